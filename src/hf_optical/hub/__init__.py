@@ -1,0 +1,4 @@
+from .cards import write_card
+
+
+__all__ = ["write_card"]

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load, save
+from torch import Tensor
+from transformers.utils import PushToHubMixin
+
+from ..files import staged_directory
+from ..model import OpticalModel
+from ..model.layout import local_folder, read_json, write_json
+from .adapters import adapter_name, add_adapter
+
+
+PACK_CONFIG = "language_pack.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_FORMAT = 1
+# PEFT names the weights of an adapter as seen from its own wrapper around the model.
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass
+class LanguagePack(PushToHubMixin):
+    """
+    What one language adds to a base model: a few megabytes, of no use without that base.
+
+    On disk a pack is a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`) and
+    `language_pack.json`, which names the language, the base and the hash of the weights.
+
+    Attributes:
+        language (`str`): language code.
+        base_model (`str`): Hub id or folder of the base.
+        base_revision (`str`, *optional*): its commit, for a base from the Hub.
+        base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base.
+        lora_config (`peft.LoraConfig`): the adapter's shape.
+        weights (`dict[str, Tensor]`): the adapter's weights, named from the text encoder down.
+        roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
+        details (`dict`): where the pack comes from: teacher, bitext, settings, results. Free-form, JSON.
+    """
+
+    language: str
+    base_model: str
+    base_fingerprint: str
+    lora_config: LoraConfig
+    weights: dict[str, Tensor]
+    base_revision: str | None = None
+    roles: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_model(
+        cls,
+        model: OpticalModel,
+        language: str,
+        *,
+        roles: dict[str, Any] | None = None,
+        details: dict[str, Any] | None = None,
+        base_fingerprint: str | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+    ) -> LanguagePack:
+        """
+        Takes a copy of what `language` added to `model`.
+
+        Args:
+            base_fingerprint (`str`, *optional*):
+                Of the base, where it is known already.
+            state_dict (`dict`, *optional*):
+                Weights of the whole model to read from in place of the model's own, as gathered from processes.
+        """
+        name = adapter_name(language)
+        if state_dict is not None:
+            state_dict = {key.removeprefix("encoder."): value for key, value in state_dict.items()}
+        # save_embedding_layers: the base's embedding is the base's; the default would ask the Hub about it.
+        weights = get_peft_model_state_dict(
+            model.encoder, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
+        )
+        return cls(
+            language=language,
+            base_model=model.name_or_path,
+            base_fingerprint=base_fingerprint or model.fingerprint(),
+            lora_config=model.encoder.peft_config[name],
+            weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
+            roles=dict(roles or {}),
+            details=dict(details or {}),
+        )
+
+    def attach(self, model: OpticalModel) -> None:
+        """
+        Adds the pack to its base and makes it the active language.
+
+        Raises:
+            ValueError: `model` is not the base that the pack was trained on, or has a pack for this language.
+        """
+        found = model.fingerprint()
+        if found != self.base_fingerprint:
+            raise ValueError(
+                f"the pack for {self.language!r} was trained on {self.base_model} (fingerprint "
+                f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
+                f"{found[:12]}); open it on the base that it names"
+            )
+        add_adapter(model, self.language, self.lora_config)
+        self.load_into(model)
+        model.eval()
+
+    def load_into(self, model: OpticalModel) -> None:
+        """Sets the weights of an adapter that `model` already has for this language."""
+        result = set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=adapter_name(self.language))
+        if result.unexpected_keys:
+            raise ValueError(f"the pack for {self.language!r} holds weights that its base has no place for: "
+                             f"{', '.join(result.unexpected_keys[:3])}")
+
+    def num_bytes(self) -> int:
+        """Size of the weights in bytes."""
+        return sum(weight.numel() * weight.element_size() for weight in self.weights.values())
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None
+    ) -> LanguagePack:
+        """
+        Reads a pack from a folder or a Hub id; the base is not needed for it.
+
+        Raises:
+            OSError: no pack there, or its files are cut short or changed.
+        """
+        folder = local_folder(pretrained_model_name_or_path, revision)
+        if not (folder / PACK_CONFIG).is_file():
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+            raise OSError(f"{folder} is no language pack: looked for {PACK_CONFIG}, found {found}")
+        stored = read_json(folder / PACK_CONFIG)
+        if stored.pop("format") > _FORMAT:
+            raise OSError(f"{folder} was written by a newer hf_optical; update the library to open it")
+        content = (folder / ADAPTER_WEIGHTS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != stored.pop("weights_sha256"):
+            raise OSError(f"{folder / ADAPTER_WEIGHTS} is cut short or changed; fetch or save the pack again")
+        weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load(content).items()}
+        return cls(lora_config=LoraConfig.from_pretrained(folder), weights=weights, **stored)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Writes the pack; a half-written one never replaces a whole one."""
+        content = save(
+            {_PEFT_PREFIX + name: weight for name, weight in self.weights.items()}, metadata={"format": "pt"}
+        )
+        with staged_directory(save_directory) as folder:
+            (folder / ADAPTER_WEIGHTS).write_bytes(content)
+            _write_lora_config(self.lora_config, self.base_model, folder)
+            write_json(
+                folder / PACK_CONFIG,
+                {
+                    "format": _FORMAT,
+                    "language": self.language,
+                    "base_model": self.base_model,
+                    "base_revision": self.base_revision,
+                    "base_fingerprint": self.base_fingerprint,
+                    "weights_sha256": hashlib.sha256(content).hexdigest(),
+                    "roles": self.roles,
+                    "details": self.details,
+                },
+            )
+
+
+def is_pack(folder: str | os.PathLike) -> bool:
+    """Whether a folder on this machine holds a language pack."""
+    return (Path(folder) / PACK_CONFIG).is_file()
+
+
+def _write_lora_config(config: LoraConfig, base_model: str, folder: Path) -> None:
+    config.base_model_name_or_path = base_model
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    # PEFT writes sets in an order that changes from run to run.
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {key: sorted(v) if isinstance(v, list) else v for key, v in sorted(settings.items())})

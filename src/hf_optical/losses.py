@@ -1,0 +1,201 @@
+"""Losses between two sets of token embeddings. Tensors and masks in, cost out: they work in any training loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .transport import TransportDiagnostics, transport_plan
+from .transport.plan import check_options
+
+
+class OTAlignmentLoss(nn.Module):
+    """Optimal-transport alignment of a student's token embeddings with those of a teacher, OPTICAL-style.
+
+    For each pair of sentences, the cost of a student token and a teacher token is one minus the cosine of their
+    embeddings. The transport plan is a soft alignment of the two sentences, and the loss of the pair is the mean cost
+    of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by the envelope theorem this is
+    the gradient of the transport problem's optimum.
+
+    Vectors need not be normalised. All is computed in float32, also under autocast and on half precision inputs, or in
+    float64 if an input is. A pair's loss depends neither on padding nor on the other pairs of the batch.
+
+    Args:
+        solver (`str`, *optional*, defaults to `"sinkhorn"`):
+            `"sinkhorn"`, `"proximal"`, `"exact"`, `"unbalanced"` or `"partial"`, see
+            [`~transport.transport_plan`] for it and for the options that follow.
+        epsilon (`float`, *optional*, defaults to 0.05):
+            Entropic regularisation, in units of cost. A large one aligns each token with all tokens, and so draws the
+            student's tokens together: watch `entropy` in the diagnostics.
+        max_iterations (`int`, *optional*, defaults to 1000): Most iterations of an iterative solver.
+        tolerance (`float`, *optional*, defaults to 1e-6): L1 marginal error at which an iterative solver stops.
+        marginal_penalty (`float`, *optional*, defaults to 1.0): Price of missing a marginal, for `"unbalanced"`.
+        transported_mass (`float`, *optional*, defaults to 0.8): Part of the mass that `"partial"` aligns.
+        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
+
+    Raises:
+        ValueError: If an option is out of its range.
+
+    Examples:
+
+    ```python
+    >>> import torch
+    >>> from hf_optical.losses import OTAlignmentLoss
+
+    >>> student = torch.randn(2, 7, 128, requires_grad=True)  # 2 sentences of up to 7 tokens
+    >>> teacher = torch.randn(2, 5, 128)  # their translations, of up to 5
+    >>> student_mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0]])
+    >>> loss = OTAlignmentLoss(solver="sinkhorn", epsilon=0.05)
+    >>> loss(student, teacher, student_mask).backward()
+    >>> student.grad.shape
+    torch.Size([2, 7, 128])
+
+    ```
+
+    Citation:
+
+    ```bibtex
+    @inproceedings{huang2023optical,
+        title={Improving Cross-lingual Information Retrieval on Low-Resource Languages
+               via Optimal Transport Distillation},
+        author={Huang, Zhiqi and Yu, Puxuan and Allan, James},
+        booktitle={Proceedings of the Sixteenth ACM International Conference on Web Search and Data Mining},
+        year={2023},
+        note={arXiv:2301.12566}
+    }
+    ```
+    """
+
+    def __init__(
+        self,
+        solver: str = "sinkhorn",
+        epsilon: float = 0.05,
+        max_iterations: int = 1000,
+        tolerance: float = 1e-6,
+        marginal_penalty: float = 1.0,
+        transported_mass: float = 0.8,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__()
+        check_options(solver, epsilon, max_iterations, tolerance, marginal_penalty, transported_mass)
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', but is {reduction!r}.")
+        self.options = {
+            "solver": solver,
+            "epsilon": epsilon,
+            "max_iterations": max_iterations,
+            "tolerance": tolerance,
+            "marginal_penalty": marginal_penalty,
+            "transported_mass": transported_mass,
+        }
+        self.reduction = reduction
+
+    def forward(
+        self,
+        student_embeddings: Tensor,
+        teacher_embeddings: Tensor,
+        student_mask: Tensor | None = None,
+        teacher_mask: Tensor | None = None,
+        student_weights: Tensor | None = None,
+        teacher_weights: Tensor | None = None,
+        return_diagnostics: bool = False,
+    ) -> Tensor | tuple[Tensor, TransportDiagnostics]:
+        """Loss of a batch of sentence pairs.
+
+        Args:
+            student_embeddings (`Tensor` of shape `(batch, n, dim)`): Token embeddings; padding may hold anything.
+            teacher_embeddings (`Tensor` of shape `(batch, m, dim)`): Token embeddings; padding may hold anything.
+            student_mask (`Tensor` of shape `(batch, n)`, *optional*): Boolean or 0/1, true for tokens.
+            teacher_mask (`Tensor` of shape `(batch, m)`, *optional*): Boolean or 0/1, true for tokens.
+            student_weights (`Tensor` of shape `(batch, n)`, *optional*):
+                Masses of the student's tokens, not negative; what the mask leaves is normalised to sum to one.
+                Uniform by default.
+            teacher_weights (`Tensor` of shape `(batch, m)`, *optional*): Masses of the teacher's tokens, likewise.
+            return_diagnostics (`bool`, *optional*, defaults to `False`): Whether to tell how the plans were found.
+
+        Returns:
+            `Tensor`: a scalar, or of shape `(batch,)` with `reduction="none"`; or `tuple` of it and
+            [`~transport.TransportDiagnostics`].
+
+        Raises:
+            ValueError: If shapes do not meet, a sentence has no token with mass, a weight is negative or not finite,
+                or an embedding of a token is not finite; the message tells in which batch entries.
+        """
+        cost, plan, diagnostics = self._align(
+            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
+        )
+        loss = (plan * cost).sum((1, 2))
+        if self.reduction != "none":
+            loss = loss.mean() if self.reduction == "mean" else loss.sum()
+        return (loss, diagnostics) if return_diagnostics else loss
+
+    def plan(
+        self,
+        student_embeddings: Tensor,
+        teacher_embeddings: Tensor,
+        student_mask: Tensor | None = None,
+        teacher_mask: Tensor | None = None,
+        student_weights: Tensor | None = None,
+        teacher_weights: Tensor | None = None,
+    ) -> Tensor:
+        """The soft alignment itself, shape `(batch, n, m)`, without gradient; arguments as in `forward`."""
+        return self._align(
+            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
+        )[1]
+
+    def _align(
+        self,
+        student_embeddings: Tensor,
+        teacher_embeddings: Tensor,
+        student_mask: Tensor | None,
+        teacher_mask: Tensor | None,
+        student_weights: Tensor | None,
+        teacher_weights: Tensor | None,
+    ) -> tuple[Tensor, Tensor, TransportDiagnostics]:
+        shapes = student_embeddings.shape, teacher_embeddings.shape
+        if any(len(shape) != 3 for shape in shapes) or shapes[0][::2] != shapes[1][::2]:
+            raise ValueError(
+                "student_embeddings and teacher_embeddings must have shapes (batch, n, dim) and (batch, m, dim) of "
+                f"equal batch and dim, but have shapes {tuple(shapes[0])} and {tuple(shapes[1])}."
+            )
+        dtype = torch.promote_types(student_embeddings.dtype, teacher_embeddings.dtype)
+        dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        student_mass = _token_mass("student", student_embeddings, student_mask, student_weights, dtype)
+        teacher_mass = _token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
+        with torch.autocast(student_embeddings.device.type, enabled=False):
+            student = _unit_vectors(student_embeddings, student_mass, dtype)
+            teacher = _unit_vectors(teacher_embeddings, teacher_mass, dtype)
+            cost = 1.0 - student @ teacher.transpose(1, 2)
+            try:
+                plan, diagnostics = transport_plan(
+                    cost, student_mass, teacher_mass, return_diagnostics=True, **self.options
+                )
+            except ValueError as error:
+                raise ValueError(f"With the student's tokens as rows and the teacher's as columns: {error}") from error
+        return cost, plan, diagnostics
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in {**self.options, "reduction": self.reduction}.items())
+
+
+def _token_mass(
+    side: str, embeddings: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Mass of each token, zero for padding, shape `(batch, tokens)`."""
+    for name, values in ((f"{side}_mask", mask), (f"{side}_weights", weights)):
+        if values is not None and values.shape != embeddings.shape[:2]:
+            raise ValueError(
+                f"{name} must have shape {tuple(embeddings.shape[:2])}, as {side}_embeddings, but has shape "
+                f"{tuple(values.shape)}."
+            )
+    if weights is None:
+        weights = embeddings.new_ones(embeddings.shape[:2])
+    mass = weights.detach().to(embeddings.device, dtype)
+    return mass if mask is None else mass.masked_fill(~mask.to(embeddings.device, torch.bool), 0.0)
+
+
+def _unit_vectors(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Embeddings at unit length, and zeros for padding and for zero vectors, with finite gradients for all."""
+    embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
+    norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
+    return embeddings / norm.masked_fill(norm == 0, 1.0)

@@ -1,0 +1,6 @@
+from .configuration_optical import OpticalConfig
+from .modeling_optical import OpticalModel, OpticalOutput
+from .processing_optical import OpticalProcessor
+
+
+__all__ = ["OpticalConfig", "OpticalModel", "OpticalOutput", "OpticalProcessor"]

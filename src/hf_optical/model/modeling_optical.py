@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ..files import staged_directory
+from .configuration_optical import OpticalConfig
+from .layout import DENSE_FOLDER, WEIGHTS, read_layout
+
+
+@dataclass
+class OpticalOutput(ModelOutput):
+    """
+    Token vectors of a batch of texts.
+
+    Args:
+        embeddings (`torch.FloatTensor` of shape `(batch, tokens, dim)`):
+            Unit vectors in float32.
+        mask (`torch.BoolTensor` of shape `(batch, tokens)`):
+            The tokens that take part in matching. Vectors elsewhere have no meaning.
+    """
+
+    embeddings: Tensor | None = None
+    mask: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> OpticalOutput:
+        """The texts `start` to `stop` of the batch."""
+        return OpticalOutput(embeddings=self.embeddings[start:stop], mask=self.mask[start:stop])
+
+
+class OpticalModel(PreTrainedModel):
+    """
+    A late-interaction encoder (ColBERT, Khattab & Zaharia 2020): one unit vector for every token of a text.
+
+    Any text encoder that `AutoModel` opens can serve, with or without a linear projection of its last hidden states.
+    `save_pretrained` writes the layout described in `layout.py`, which sentence-transformers and PyLate open too.
+
+    Args:
+        config ([`OpticalConfig`]):
+            The shape of the model.
+        encoder (`PreTrainedModel`, *optional*):
+            The text encoder. By default one with random weights is made from `config.encoder_config`.
+
+    Example:
+
+    ```python
+    >>> from hf_optical import OpticalModel, OpticalProcessor
+
+    >>> model = OpticalModel.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> processor = OpticalProcessor.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> output = model(**processor.queries(["Where does the Nile begin?"]))
+    >>> output.embeddings.shape
+    torch.Size([1, 8, 384])
+    ```
+    """
+
+    config_class = OpticalConfig
+    base_model_prefix = "encoder"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: OpticalConfig, encoder: PreTrainedModel | None = None):
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
+        self.projection = None
+        if config.projection_dim is not None:
+            self.projection = nn.Linear(
+                config.encoder_config.hidden_size, config.projection_dim, bias=config.projection_bias
+            )
+            # Orthonormal rows keep the angles between token vectors as well as a linear map to fewer sizes can.
+            nn.init.orthogonal_(self.projection.weight)
+            if config.projection_bias:
+                nn.init.zeros_(self.projection.bias)
+        # The pooler answers for a sentence vector that late interaction never asks for: without gradients it would
+        # stop distributed training, which waits for every trainable weight.
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler.requires_grad_(False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of a token vector."""
+        return self.config.embedding_dim
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_mask: Tensor | None = None) -> OpticalOutput:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`):
+                Token ids from [`OpticalProcessor`].
+            attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
+                1 where the encoder attends.
+            token_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*):
+                The tokens that take part in matching. Defaults to `attention_mask`.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.projection is not None:
+            hidden = self.projection(hidden)
+        # Half precision unit vectors are off by 1e-3, more than the differences that rank passages.
+        embeddings = nn.functional.normalize(hidden.float(), dim=-1)
+        return OpticalOutput(embeddings=embeddings, mask=(attention_mask if token_mask is None else token_mask).bool())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and values of the base weights: adapters do not change it."""
+        digest = hashlib.sha256()
+        for name, weight in sorted(base_state_dict(self).items()):
+            digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        projection_dim: int | None = None,
+        **encoder_kwargs,
+    ) -> OpticalModel:
+        """
+        Opens a checkpoint folder or Hub id: one of this library, a plain encoder, or a sentence encoder.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                Folder or Hub id.
+            revision (`str`, *optional*):
+                Branch, tag or commit on the Hub.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+                Type of the weights. Training wants float32 (mixed precision is the Trainer's `bf16`).
+            projection_dim (`int`, *optional*):
+                Adds an orthogonal projection to this size, untrained, to a checkpoint that has none.
+            encoder_kwargs:
+                Passed to `AutoModel.from_pretrained`, e.g. `attn_implementation`.
+
+        Raises:
+            OSError: no such model; or one without safetensors weights, since pickled weights are not read.
+            ValueError: `projection_dim` differs from the projection that the checkpoint already has.
+        """
+        layout = read_layout(pretrained_model_name_or_path, revision)
+        if not any(layout.folder.glob("model*.safetensors")):
+            raise OSError(
+                f"{pretrained_model_name_or_path} has no safetensors weights. Pickled weights can run code and are "
+                "not read; convert them with transformers' `save_pretrained`"
+            )
+        config = OpticalConfig.from_pretrained(layout.folder)
+        if projection_dim is not None and config.projection_dim not in (None, projection_dim):
+            raise ValueError(
+                f"projection_dim={projection_dim}, but {pretrained_model_name_or_path} already projects to "
+                f"{config.projection_dim}; leave projection_dim out"
+            )
+        config.projection_dim = config.projection_dim or projection_dim
+        encoder = AutoModel.from_pretrained(layout.folder, dtype=dtype, use_safetensors=True, **encoder_kwargs)
+        config.encoder_config = encoder.config
+        model = cls(config, encoder).to(dtype)
+        if layout.dense is not None:
+            weights = load_file(layout.dense / WEIGHTS)
+            model.projection.load_state_dict({name.removeprefix("linear."): weights[name] for name in weights})
+        model.name_or_path = str(pretrained_model_name_or_path)
+        return model.eval()
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, state_dict: dict[str, Tensor] | None = None, **kwargs
+    ) -> None:
+        """
+        Writes the whole model, without its adapters, so that a half-written file is never taken for a whole one.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder. The processor's files belong beside it: `processor.save_pretrained(save_directory)`.
+            state_dict (`dict`, *optional*):
+                Weights to write in place of the model's own, as gathered from several processes.
+        """
+        weights = base_state_dict(self, state_dict)
+        encoder_weights = {
+            name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")
+        }
+        with staged_directory(save_directory) as folder:
+            self.config.save_pretrained(folder)
+            self.config.encoder_config.architectures = [type(self.encoder).__name__]
+            self.config.encoder_config.save_pretrained(folder)
+            save_file(_contiguous(encoder_weights), folder / WEIGHTS, metadata={"format": "pt"})
+            if self.projection is not None:
+                projection = {
+                    f"linear.{name.removeprefix('projection.')}": weight
+                    for name, weight in weights.items()
+                    if name.startswith("projection.")
+                }
+                save_file(_contiguous(projection), folder / DENSE_FOLDER / WEIGHTS, metadata={"format": "pt"})
+
+
+def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights of the base alone, named as if no adapter had ever been added (PEFT wraps what it adapts)."""
+    state_dict = model.state_dict() if state_dict is None else state_dict
+    return {
+        name.replace(".base_layer.", "."): weight for name, weight in state_dict.items() if ".lora_" not in name
+    }
+
+
+def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
+
+

@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import PushToHubMixin
+
+from ..files import staged_directory
+from .layout import ENCODER_MODULE_CONFIG, ROLES_CONFIG, read_layout, write_json
+
+
+# The name of a role setting here -> its name in `config_sentence_transformers.json`.
+_ROLES = {
+    "query_marker": "query_prefix",
+    "document_marker": "document_prefix",
+    "query_length": "query_length",
+    "document_length": "document_length",
+    "query_expansion": "do_query_expansion",
+    "attend_to_expansion": "attend_to_expansion_tokens",
+    "skip_tokens": "skiplist_words",
+}
+
+
+class OpticalProcessor(PushToHubMixin):
+    """
+    Cuts texts into tokens for an [`OpticalModel`], as queries or as documents (ColBERT, section 3.2).
+
+    The tokenizer is used as it is and never changed: markers are inserted and expansion is filled in on ids.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            Any tokenizer of transformers.
+        query_marker (`str`, *optional*), document_marker (`str`, *optional*):
+            A token inserted after the tokenizer's opening token, so that the model knows the role. `None`: no marker.
+        query_length (`int`, defaults to 64), document_length (`int`, defaults to 256):
+            Longest input in tokens, special tokens and marker included; what is longer is cut off.
+        query_expansion (`bool`, defaults to `False`):
+            Whether queries are filled up to `query_length` with mask tokens, which take part in matching.
+        attend_to_expansion (`bool`, defaults to `False`):
+            Whether the encoder attends to these mask tokens.
+        skip_tokens (`"punctuation"` or a list of `str`, defaults to `"punctuation"`):
+            Tokens of documents that take no part in matching. `"punctuation"` stands for every token that Unicode
+            puts in the categories P and S alone; special and unknown tokens are never among them.
+
+    Raises:
+        ValueError: a marker is not one known token; a length leaves no room for a word; expansion without a mask
+            token.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        query_marker: str | None = None,
+        document_marker: str | None = None,
+        query_length: int = 64,
+        document_length: int = 256,
+        query_expansion: bool = False,
+        attend_to_expansion: bool = False,
+        skip_tokens: str | Sequence[str] = "punctuation",
+    ):
+        self.tokenizer = tokenizer
+        self.query_marker = query_marker or None
+        self.document_marker = document_marker or None
+        self.query_length = query_length
+        self.document_length = document_length
+        self.query_expansion = query_expansion
+        self.attend_to_expansion = attend_to_expansion
+        self.skip_tokens = punctuation_tokens(tokenizer) if skip_tokens == "punctuation" else list(skip_tokens)
+
+        self._opening = self._count_opening_tokens()
+        self._marker_ids = {
+            "query": self._marker_id("query_marker", self.query_marker),
+            "document": self._marker_id("document_marker", self.document_marker),
+        }
+        for name in ("query_length", "document_length"):
+            shortest = len(self.tokenizer("")["input_ids"]) + (self._marker_ids[name.split("_")[0]] is not None) + 1
+            if getattr(self, name) < shortest:
+                raise ValueError(f"{name}={getattr(self, name)} leaves no room for a word; set it to {shortest} or more")
+        if query_expansion and tokenizer.mask_token_id is None:
+            raise ValueError("query_expansion needs a tokenizer with a mask token; set query_expansion=False")
+        skipped = tokenizer.convert_tokens_to_ids(self.skip_tokens)
+        self._skip_ids = torch.tensor(sorted({i for i in skipped if i not in (None, tokenizer.unk_token_id)}))
+
+    def queries(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """
+        Tokenizes `texts` as queries.
+
+        Returns:
+            `dict`: `input_ids`, `attention_mask` (long) and `token_mask` (bool), each of shape `(batch, tokens)`,
+            padded on the right to the longest text or, with expansion, to `query_length`.
+        """
+        rows = self._rows(texts, "query")
+        width = max((len(row) for row in rows), default=0)
+        batch = self._pad(rows, self.query_length if self.query_expansion else width)
+        if self.query_expansion:
+            expansion = batch["attention_mask"] == 0
+            batch["input_ids"][expansion] = self.tokenizer.mask_token_id
+            batch["token_mask"] |= expansion
+            if self.attend_to_expansion:
+                batch["attention_mask"][expansion] = 1
+        return batch
+
+    def documents(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """
+        Tokenizes `texts` as documents; as [`~OpticalProcessor.queries`], but `token_mask` leaves out `skip_tokens`.
+
+        A document that is nothing but skipped tokens keeps its special tokens.
+        """
+        rows = self._rows(texts, "document")
+        batch = self._pad(rows, max((len(row) for row in rows), default=0))
+        if len(self._skip_ids):
+            batch["token_mask"] &= ~torch.isin(batch["input_ids"], self._skip_ids)
+        return batch
+
+    def __call__(self, texts: Sequence[str], role: str) -> dict[str, Tensor]:
+        """Tokenizes `texts` for `role`, `"query"` or `"document"`."""
+        if role not in ("query", "document"):
+            raise ValueError(f"role={role!r}; choose 'query' or 'document'")
+        return self.queries(texts) if role == "query" else self.documents(texts)
+
+    def pad(self, batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Stacks tokenized batches of different widths into one."""
+        width = max(batch["input_ids"].shape[1] for batch in batches)
+        fill = {"input_ids": self._pad_id, "attention_mask": 0, "token_mask": False}
+        return {
+            name: torch.cat(
+                [
+                    torch.nn.functional.pad(batch[name], (0, width - batch[name].shape[1]), value=value)
+                    for batch in batches
+                ]
+            )
+            for name, value in fill.items()
+        }
+
+    @property
+    def roles(self) -> dict:
+        """The settings beside the tokenizer, as keyword arguments of this class."""
+        return {name: getattr(self, name) for name in _ROLES}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **roles
+    ) -> OpticalProcessor:
+        """
+        Opens the tokenizer and role settings of a checkpoint folder or Hub id.
+
+        A plain encoder gets the defaults of this class, its `document_length` bounded by what the encoder can read.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
+            revision (`str`, *optional*): branch, tag or commit on the Hub.
+            roles: settings of this class that take precedence over the stored ones.
+        """
+        layout = read_layout(pretrained_model_name_or_path, revision)
+        tokenizer = AutoTokenizer.from_pretrained(layout.folder)
+        stored = {name: layout.roles[key] for name, key in _ROLES.items() if layout.roles.get(key) is not None}
+        if "document_length" not in stored:
+            longest = min(layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length)
+            stored["document_length"] = min(longest, cls.__init__.__kwdefaults__["document_length"])
+        for name in ("query_marker", "document_marker"):
+            # Other libraries store the marker with the space that follows it in their prompt.
+            if stored.get(name):
+                stored[name] = stored[name].strip()
+        return cls(tokenizer, **{**stored, **roles})
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """Writes the tokenizer and the role settings, in the layout described in `layout.py`."""
+        roles = {_ROLES[name]: value for name, value in self.roles.items()}
+        for name in ("query_prefix", "document_prefix"):
+            roles[name] = roles[name] or ""
+        with staged_directory(save_directory) as folder:
+            self.tokenizer.save_pretrained(folder)
+            write_json(
+                folder / ROLES_CONFIG,
+                {
+                    "model_type": "ColBERT",
+                    "similarity_fn_name": "MaxSim",
+                    "prompts": {},
+                    "default_prompt_name": None,
+                    **roles,
+                },
+            )
+            write_json(
+                folder / ENCODER_MODULE_CONFIG, {"max_seq_length": self.document_length, "do_lower_case": False}
+            )
+
+    def __repr__(self) -> str:
+        settings = {**self.roles, "skip_tokens": f"<{len(self.skip_tokens)} tokens>"}
+        return f"{type(self).__name__}({type(self.tokenizer).__name__}, {json.dumps(settings, ensure_ascii=False)})"
+
+    @property
+    def _pad_id(self) -> int:
+        # A tokenizer without padding gets any valid id: what is padded is neither attended to nor matched.
+        return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
+
+    def _rows(self, texts: Sequence[str], role: str) -> list[list[int]]:
+        if isinstance(texts, str):
+            raise TypeError("texts is one string; pass a list of strings")
+        marker = self._marker_ids[role]
+        length = self.query_length if role == "query" else self.document_length
+        rows = self.tokenizer(
+            list(texts), truncation=True, max_length=length - (marker is not None), return_attention_mask=False
+        )["input_ids"]
+        if marker is not None:
+            rows = [[*row[: self._opening], marker, *row[self._opening :]] for row in rows]
+        return rows
+
+    def _pad(self, rows: list[list[int]], width: int) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(row) for row in rows])
+        present = torch.arange(width)[None, :] < lengths[:, None]
+        input_ids = torch.full((len(rows), width), self._pad_id)
+        input_ids[present] = torch.tensor([token for row in rows for token in row])
+        return {"input_ids": input_ids, "attention_mask": present.long(), "token_mask": present.clone()}
+
+    def _count_opening_tokens(self) -> int:
+        empty = self.tokenizer("")["input_ids"]
+        word = self.tokenizer("a")["input_ids"]
+        return next((i for i, (a, b) in enumerate(zip(empty, word, strict=False)) if a != b), len(empty))
+
+    def _marker_id(self, name: str, marker: str | None) -> int | None:
+        if marker is None:
+            return None
+        marker_id = self.tokenizer.convert_tokens_to_ids(marker)
+        if marker_id is None or (marker_id == self.tokenizer.unk_token_id and marker != self.tokenizer.unk_token):
+            raise ValueError(
+                f"{name}={marker!r} is not a token of this tokenizer, so it would be read as an unknown word. Choose a "
+                f"token it has, add the marker to the tokenizer and the model first, or set {name}=None"
+            )
+        return marker_id
+
+
+def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Tokens whose surface is nothing but punctuation and symbols (Unicode categories P and S), in order of id."""
+    kept = set(tokenizer.all_special_tokens)
+    tokens = []
+    for token, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        if token in kept:
+            continue
+        surface = tokenizer.convert_tokens_to_string([token]).strip()
+        surface = surface.removeprefix("##") if token.startswith("##") else surface
+        if surface and all(unicodedata.category(character)[0] in "PS" for character in surface):
+            # A token that is half of a character decodes to U+FFFD, a symbol by category but not punctuation.
+            if "\ufffd" not in surface:
+                tokens.append(token)
+    return tokens

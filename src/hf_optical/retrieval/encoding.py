@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tqdm.auto import tqdm
+
+from ..model import OpticalModel, OpticalProcessor
+from .vectors import TokenVectors
+
+
+@torch.no_grad()
+def encode_texts(
+    model: OpticalModel,
+    processor: OpticalProcessor,
+    texts: Sequence[str],
+    role: str,
+    *,
+    batch_size: int = 32,
+    show_progress: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> TokenVectors:
+    """
+    Encodes texts as `role`, longest first so that a batch holds texts of like length.
+
+    Args:
+        model ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
+        texts (sequence of `str`): the texts.
+        role (`str`): `"query"` or `"document"`.
+        batch_size (`int`, defaults to 32): texts at a time.
+        show_progress (`bool`, defaults to `False`): whether to show a progress bar.
+        dtype (`torch.dtype`, defaults to `torch.float32`): type of the stored vectors.
+
+    Returns:
+        [`TokenVectors`]: on the CPU, in the order of `texts`; tokens that take no part in matching are left out.
+    """
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+    vectors: list[torch.Tensor | None] = [None] * len(texts)
+    was_training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(texts), desc=f"Encoding {role} texts", unit="text", disable=not show_progress) as progress:
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                inputs = processor([texts[i] for i in batch], role)
+                output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+                kept = output.embeddings[output.mask].to("cpu", dtype)
+                for i, rows in zip(batch, kept.split(output.mask.sum(1).tolist()), strict=True):
+                    vectors[i] = rows
+                progress.update(len(batch))
+    finally:
+        model.train(was_training)
+    return TokenVectors.from_list(vectors)

@@ -1,0 +1,5 @@
+from .config import OTDistillationConfig
+from .trainer import OTDistillationTrainer
+
+
+__all__ = ["OTDistillationConfig", "OTDistillationTrainer"]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from .distributed import check_strategy
+
+
+_ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
+
+
+@dataclass
+class OTDistillationConfig(TrainingArguments):
+    r"""
+    Settings of [`OTDistillationTrainer`]: those of [`~transformers.TrainingArguments`] and the ones below.
+
+    Args:
+        language (`str`, *optional*):
+            Code of the language to teach; it names the pack. Required.
+        teacher_language (`str`, defaults to `"en"`):
+            Code of the language that the teacher reads.
+        side (`str`, defaults to `"query"`):
+            As what the sentences are read: `"query"`, `"document"` or `"both"`.
+        solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.05), max_iterations (`int`, defaults
+            to 100), tolerance (`float`, defaults to 1e-3):
+            The transport problem, as in [`transport_plan`].
+        align_special_tokens (`bool`, defaults to `True`):
+            Whether special tokens ([CLS] and the like) are among the tokens aligned.
+        anchor_weight (`float`, defaults to 0):
+            Weight of a term that keeps the student's vectors of English text where they were before training
+            (cosine distance, token by token). 0 turns it off. It reads twice as many sentences a step.
+        train_all_weights (`bool`, defaults to `False`):
+            Train the whole student instead of a LoRA adapter.
+        lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
+            defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
+            The adapter, as in [`default_lora_config`].
+        disable_dropout (`bool`, defaults to `False`):
+            Turn off the student's own dropout while it trains.
+
+    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 5e-4 (2e-5 with
+    `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
+    and `save_strategy` `"epoch"`, `save_total_limit` 2.
+    """
+
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Initial learning rate. Default: 5e-4 for LoRA, 2e-5 for all weights."}
+    )
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentence pairs a device and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentence pairs a device at evaluation."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two logs, or their ratio if below 1."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'no', 'steps' or 'epoch'."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: 'no', 'steps', 'epoch' or 'best'."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    # The columns of bitext are for the collator; the model's signature says nothing about them.
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Left at False: the collator needs them."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Every trainable weight gets a gradient at every step, so no search is needed."}
+    )
+
+    language: str | None = field(default=None, metadata={"help": "Code of the language to teach, e.g. 'ha'."})
+    teacher_language: str = field(default="en", metadata={"help": "Code of the language that the teacher reads."})
+    side: str = field(
+        default="query",
+        metadata={"help": "As what sentences are read.", "choices": list(_ROLES)},
+    )
+    solver: str = field(default="sinkhorn", metadata={"help": "Transport solver, see `transport_plan`."})
+    epsilon: float = field(default=0.05, metadata={"help": "Entropic regularisation of the transport plan."})
+    max_iterations: int = field(default=100, metadata={"help": "Most iterations of the transport solver."})
+    tolerance: float = field(default=1e-3, metadata={"help": "Marginal error at which the transport solver stops."})
+    align_special_tokens: bool = field(default=True, metadata={"help": "Whether special tokens are aligned too."})
+    anchor_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the term that keeps the student's English where it was."}
+    )
+    train_all_weights: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
+    lora_rank: int = field(default=32, metadata={"help": "Rank of the LoRA adapter."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapter. Default: its rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapter."})
+    lora_targets: list[str] | None = field(
+        default=None, metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."}
+    )
+    lora_embeddings: bool = field(default=True, metadata={"help": "Whether the word embeddings are adapted too."})
+    disable_dropout: bool = field(default=False, metadata={"help": "Turn off the student's own dropout."})
+
+    def __post_init__(self):
+        if not self.language:
+            raise ValueError("language is not set; pass the code of the language to teach, e.g. language='ha'")
+        if self.side not in _ROLES:
+            raise ValueError(f"side={self.side!r}; choose one of {', '.join(_ROLES)}")
+        if self.anchor_weight < 0:
+            raise ValueError(f"anchor_weight={self.anchor_weight} is negative; pass 0 to turn the anchor off")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns=True would drop the sentences; leave it at False")
+        if self.output_dir is None:
+            self.output_dir = os.path.join("outputs", self.language)
+        if self.learning_rate is None:
+            self.learning_rate = 2e-5 if self.train_all_weights else 5e-4
+        check_strategy(self.train_all_weights)
+        super().__post_init__()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles in which every sentence is read."""
+        return _ROLES[self.side]

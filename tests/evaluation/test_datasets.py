@@ -1,0 +1,219 @@
+import gzip
+import json
+import os
+import re
+
+import pytest
+
+from hf_optical.errors import DataError
+from hf_optical.evaluation.datasets import Document, Query, load_beir
+
+
+CORPUS = [
+    {"_id": "d1", "title": "Kano", "text": "Kano is a city."},
+    {"_id": "d2", "title": "", "text": " No title here. "},
+    {"_id": "d3", "text": "A line separator \u2028 is not a new line."},
+]
+QUERIES = [
+    {"_id": "q2", "text": "Ina Kano?", "metadata": {"translation": "Where is Kano?"}},
+    {"_id": "q1", "text": "Wane ne?", "metadata": {}},
+    {"_id": "q3", "text": "Ba a tambaya ba."},
+]
+QRELS = "query-id\tcorpus-id\tscore\nq1\td2\t2\nq1\td3\t0\nq2\td1\t1\n"
+
+
+def lines(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def write(path, content, zipped=False):
+    content = content if isinstance(content, bytes) else content.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if zipped:
+        path = path.with_name(path.name + ".gz")
+        content = gzip.compress(content)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "ha"
+    write(folder / "corpus.jsonl", lines(CORPUS))
+    write(folder / "queries.jsonl", lines(QUERIES))
+    write(folder / "qrels" / "test.tsv", QRELS)
+    return folder
+
+
+def check(dataset, name="ha/test"):
+    assert dataset.name == name
+    assert dataset.corpus == {
+        "d1": Document("Kano", "Kano is a city."),
+        "d2": Document("", " No title here. "),
+        "d3": Document("", "A line separator \u2028 is not a new line."),
+    }
+    assert dataset.queries == {"q2": Query("Ina Kano?", "Where is Kano?"), "q1": Query("Wane ne?", None)}
+    assert dataset.qrels == {"q1": {"d2": 2, "d3": 0}, "q2": {"d1": 1}}
+    assert list(dataset.queries) == list(dataset.qrels) == ["q2", "q1"]
+    assert dataset.document_texts() == [
+        "Kano Kano is a city.",
+        "No title here.",
+        "A line separator \u2028 is not a new line.",
+    ]
+
+
+def test_plain_files(folder):
+    check(load_beir(folder))
+    check(load_beir(str(folder)))
+
+
+def test_gzipped_files_are_found_by_themselves(tmp_path):
+    folder = tmp_path / "yo"
+    write(folder / "corpus.jsonl", lines(CORPUS), zipped=True)
+    write(folder / "queries.jsonl", lines(QUERIES), zipped=True)
+    write(folder / "qrels" / "dev.tsv", QRELS, zipped=True)
+    check(load_beir(folder, "dev"), "yo/dev")
+
+
+def test_the_corpus_may_stand_elsewhere(folder, tmp_path):
+    (folder / "corpus.jsonl").unlink()
+    shared = write(tmp_path / "shared" / "passages.jsonl", lines(CORPUS), zipped=True)
+    check(load_beir(folder, corpus=shared))
+    check(load_beir(folder, corpus=shared.with_suffix("")))
+
+
+def test_the_name_of_a_relative_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_beir(".").name == "ha/test"
+
+
+def test_windows_line_ends_byte_order_mark_blank_lines_and_no_last_newline(folder):
+    write(folder / "corpus.jsonl", b"\xef\xbb\xbf" + lines(CORPUS).replace("\n", "\r\n\r\n").encode())
+    write(folder / "qrels" / "test.tsv", b"\xef\xbb\xbf" + QRELS.replace("\n", "\r\n").rstrip().encode())
+    check(load_beir(folder))
+
+
+def test_a_gzipped_file_with_a_plain_name_is_read(folder):
+    write(folder / "corpus.jsonl", gzip.compress(lines(CORPUS).encode()))
+    check(load_beir(folder))
+
+
+def test_the_same_judgement_twice_is_one(folder):
+    write(folder / "qrels" / "test.tsv", QRELS + "q2\td1\t1\n")
+    check(load_beir(folder))
+
+
+def fails(message, *arguments, **options):
+    with pytest.raises(DataError) as caught:
+        load_beir(*arguments, **options)
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    fails("there is no folder .*nowhere", tmp_path / "nowhere")
+    fails("there is no file .*else.jsonl, nor else.jsonl.gz", folder, corpus=tmp_path / "else.jsonl")
+    (folder / "queries.jsonl").unlink()
+    fails("there is no file .*queries.jsonl, nor queries.jsonl.gz", folder)
+    (folder / "corpus.jsonl").unlink()
+    fails("there is no file .*corpus.jsonl, nor corpus.jsonl.gz", folder)
+
+
+def test_a_missing_split_names_those_that_exist(folder):
+    write(folder / "qrels" / "train.tsv", QRELS, zipped=True)
+    fails(r"split 'dev' not found: .*qrels.dev.tsv\[.gz\]; the splits in .*qrels are test, train$", folder, "dev")
+    for path in (folder / "qrels").iterdir():
+        path.unlink()
+    fails("split 'test' not found: .*holds no split at all", folder)
+    (folder / "qrels").rmdir()
+    fails("split 'test' not found: .*holds no split at all", folder)
+
+
+def damage_truncated(packed):
+    return packed[: len(packed) // 2]
+
+
+def damage_flipped(packed):
+    return packed[:20] + bytes([packed[20] ^ 0xFF]) + packed[21:]
+
+
+def damage_checksum(packed):
+    return packed[:-8] + bytes(8)
+
+
+@pytest.mark.parametrize("damage", [damage_truncated, damage_flipped, damage_checksum])
+def test_a_damaged_gzip_file_is_named(folder, damage):
+    (folder / "corpus.jsonl").unlink()
+    many = [{"_id": str(i), "text": f"{i * i}"} for i in range(2000)]
+    write(folder / "corpus.jsonl.gz", damage(gzip.compress(lines(many).encode())))
+    fails(r"corpus.jsonl.gz(, line \d+: not JSON| cannot be read after line \d+ )", folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not gzip"])
+def test_a_file_that_is_not_gzip_is_named(folder, content):
+    (folder / "corpus.jsonl").unlink()
+    write(folder / "corpus.jsonl.gz", content)
+    fails("corpus.jsonl.gz is not a gzip file", folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(folder):
+    (folder / "corpus.jsonl").chmod(0)
+    fails("corpus.jsonl cannot be read after line 0 .*Permission", folder)
+
+
+@pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{not json", r"line 4: not JSON \("),
+        ('["a list"]', "line 4: list in place of an object"),
+        ('{"text": "no id"}', "line 4: '_id' is None"),
+        ('{"_id": "", "text": "empty id"}', "line 4: '_id' is ''"),
+        ('{"_id": 7, "text": "number"}', "line 4: '_id' is 7"),
+        ('{"_id": "%s", "text": "again"}', "line 4: the id '.*' is there already"),
+        (b'{"_id": "new", "text": "\xff"}', "line 4: not UTF-8"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_line(folder, file, row, message):
+    first = (folder / file).read_bytes()
+    if isinstance(row, str):
+        row = row.replace("%s", "d1" if file == "corpus.jsonl" else "q3").encode()
+    write(folder / file, first + row + b"\n")
+    fails(f"{file}, {message}", folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "message"),
+    [
+        ("corpus.jsonl", {"_id": "d4"}, "corpus.jsonl, line 1: 'text' is None"),
+        ("corpus.jsonl", {"_id": "d4", "text": 3}, "corpus.jsonl, line 1: 'text' is 3"),
+        ("corpus.jsonl", {"_id": "d4", "text": "", "title": []}, r"corpus.jsonl, line 1: 'title' is \[\]"),
+        ("queries.jsonl", {"_id": "q1"}, "queries.jsonl, line 1: 'text' is None"),
+        ("queries.jsonl", {"_id": "q1", "text": "", "metadata": 1}, "line 1: 'metadata' is 1"),
+        ("queries.jsonl", {"_id": "q1", "text": "", "metadata": {"translation": 1}}, "line 1: 'translation' is 1"),
+    ],
+)
+def test_a_bad_field_is_named(folder, file, row, message):
+    write(folder / file, lines([row]))
+    fails(message, folder)
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ("", "test.tsv: the header .* is missing"),
+        ("q1\td2\t1\n", "test.tsv, line 1: the header .* is missing"),
+        (QRELS.replace("\t", " "), "test.tsv, line 1: the header .* separated by tabs, is missing"),
+        (QRELS + "q1 d1 1\n", "test.tsv, line 5: 1 fields"),
+        (QRELS + "q1\t0\td1\t1\n", "test.tsv, line 5: 4 fields"),
+        (QRELS + "q1\td1\t1.0\n", "test.tsv, line 5: the score '1.0' is not an integer"),
+        (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' and document 'd1' are judged twice"),
+        (QRELS[: QRELS.index("q1")], "test.tsv judges no document relevant"),
+        (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "test.tsv judges no document relevant"),
+        (QRELS + "q1\tx\t1\nq2\ty\t0\n", "test.tsv names 2 documents that .*corpus.jsonl does not have, .*'x', 'y'"),
+        (QRELS + "".join(f"u{i}\td1\t1\n" for i in range(9)), "names 9 queries that .*queries.jsonl .*'u0', 'u1', 'u2';"),
+    ],
+)
+def test_bad_judgements_are_named(folder, qrels, message):
+    write(folder / "qrels" / "test.tsv", qrels)
+    fails(message, folder)

@@ -1,0 +1,107 @@
+import ir_measures
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ir_measures import AP, RR, P, R, nDCG
+
+from hf_optical.evaluation.metrics import gap_closed, per_query_metrics, retrieval_metrics, run_from_hits
+from hf_optical.retrieval.search import Hit
+
+
+QRELS = {"q1": {"d1": 1, "d4": 2, "d9": 0}, "q2": {"d2": 1}, "q3": {"d3": 1, "d1": 1}}
+RUN = {
+    "q1": {"d2": 3.5, "d1": 2.5, "d9": 2.0, "d4": 1.0},
+    "q3": {"d3": 0.0, "d2": -1.0},
+    "unjudged": {"d1": 1.0},
+}
+
+
+def average_precision(judgements, ranking):
+    relevant = {document for document, judgement in judgements.items() if judgement > 0}
+    found, total = 0, 0.0
+    for rank, document in enumerate(ranking, start=1):
+        if document in relevant:
+            found += 1
+            total += found / rank
+    return total / len(relevant) if relevant else 0.0
+
+
+documents = st.sampled_from([f"d{i}" for i in range(8)])
+qrels = st.dictionaries(
+    st.sampled_from("abcd"), st.dictionaries(documents, st.integers(0, 2), min_size=1), min_size=1, max_size=4
+)
+rankings = st.dictionaries(st.sampled_from("abcde"), st.lists(documents, unique=True, min_size=1), max_size=5)
+
+
+@given(qrels=qrels, rankings=rankings)
+def test_map_agrees_with_a_loop(qrels, rankings):
+    run = run_from_hits({query: [Hit(document, 7.0) for document in ids] for query, ids in rankings.items()})
+    expected = {query: average_precision(judged, rankings.get(query, [])) for query, judged in qrels.items()}
+    assert per_query_metrics(qrels, run, ["map"])["map"] == pytest.approx(expected, abs=1e-9)
+    mean = sum(expected.values()) / len(expected)
+    assert retrieval_metrics(qrels, run, ["map"]) == pytest.approx({"map": mean}, abs=1e-9)
+
+
+def test_names_are_those_of_ir_measures():
+    names = {"map": AP, "mrr": RR, "mrr@10": RR @ 10, "ndcg@10": nDCG @ 10, "recall@2": R @ 2, "p@2": P @ 2}
+    names |= {"AP@3": AP @ 3, "nDCG@10": nDCG @ 10, "MAP": AP, "AP(rel=2)": AP(rel=2), "AP(rel=2)@3": AP(rel=2) @ 3}
+    theirs = ir_measures.calc_aggregate(list(names.values()), QRELS, RUN)
+    ours = retrieval_metrics(QRELS, RUN, list(names))
+    assert ours == {name: theirs[measure] for name, measure in names.items()}
+    assert list(ours) == list(names) and all(type(value) is float for value in ours.values())
+
+
+def test_default_measures_by_hand():
+    metrics = retrieval_metrics(QRELS, RUN)
+    assert list(metrics) == ["map", "mrr@10", "ndcg@10", "recall@100"]
+    assert metrics["map"] == pytest.approx(((1 / 2 + 2 / 4) / 2 + 0 + 1 / 2) / 3)
+    assert metrics["mrr@10"] == pytest.approx((1 / 2 + 0 + 1) / 3)
+    assert metrics["recall@100"] == pytest.approx((1 + 0 + 1 / 2) / 3)
+
+
+def test_queries_missing_in_the_run_count_as_zero():
+    per_query = per_query_metrics(QRELS, RUN)
+    assert all(list(values) == ["q1", "q2", "q3"] and values["q2"] == 0.0 for values in per_query.values())
+    assert all(type(value) is float for values in per_query.values() for value in values.values())
+    metrics = retrieval_metrics(QRELS, RUN)
+    for name, values in per_query.items():
+        assert metrics[name] == pytest.approx(sum(values.values()) / 3)
+    assert set(retrieval_metrics(QRELS, {}).values()) == {0.0}
+
+
+@pytest.mark.parametrize("found", [["a", "b", "c"], ["c", "b", "a"]])
+def test_a_run_of_hits_keeps_their_order_whatever_the_scores(found):
+    run = run_from_hits({"q": [Hit(document, 1.0) for document in found]})
+    for relevant in found:
+        metrics = retrieval_metrics({"q": {relevant: 1}}, run, ["map", "mrr@10"])
+        assert metrics == pytest.approx(dict.fromkeys(metrics, 1 / (found.index(relevant) + 1)))
+
+
+def test_hits_without_ids_or_with_one_id_twice_are_refused():
+    with pytest.raises(ValueError, match="query 'q' carry positions; pass document_ids"):
+        run_from_hits({"q": [Hit(0, 1.0)]})
+    with pytest.raises(ValueError, match="query 'q' finds a document twice"):
+        run_from_hits({"q": [Hit("d", 1.0), Hit("d", 0.5)]})
+
+
+@pytest.mark.parametrize(
+    "name", ["f1", "", "recall", "P", "R", "ndcg@0", "recall@-1", "map@x", "@3", "AP(", "AP(x=1)", "ndcg@1.5", "AP_IA"]
+)
+def test_an_unknown_measure_is_refused_with_a_list(name):
+    with pytest.raises(ValueError, match=r"unknown measure .* recall@k, p@k, .* nDCG"):
+        retrieval_metrics(QRELS, RUN, [name])
+    with pytest.raises(ValueError, match="unknown measure"):
+        per_query_metrics(QRELS, RUN, [name])
+
+
+def test_empty_judgements_are_refused():
+    with pytest.raises(ValueError, match="qrels is empty"):
+        retrieval_metrics({}, RUN)
+
+
+def test_gap_closed():
+    assert gap_closed(0.2, 0.4, 0.7) == pytest.approx(0.4)
+    assert gap_closed(0.2, 0.1, 0.7) == pytest.approx(-0.2)
+    assert gap_closed(0.2, 0.2, 0.7) == 0.0 and gap_closed(0.2, 0.7, 0.7) == 1.0
+    assert gap_closed(0.7, 0.8, 0.7) is None and gap_closed(0.7, 0.6, 0.5) is None
+    assert gap_closed(0.2, 0.3, float("nan")) is None

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_optical.retrieval.maxsim import maxsim
+from hf_optical.retrieval.search import Hit, search
+from hf_optical.retrieval.vectors import TokenVectors
+
+
+def grid(lengths, seed):
+    """Vectors of small integers: scores are exact, and many of them are equal."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(-1, 2, (length, 3), generator=generator).float() for length in lengths]
+
+
+def naive(queries, documents, top_k):
+    rankings = []
+    for scores in maxsim(queries, documents).tolist():
+        order = sorted(range(len(documents)), key=lambda i: (-scores[i], i))
+        rankings.append([Hit(i, scores[i]) for i in order[:top_k]])
+    return rankings
+
+
+@settings(deadline=None)
+@given(
+    query_lengths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    document_lengths=st.lists(st.integers(0, 4), min_size=1, max_size=25),
+    top_k=st.integers(1, 30),
+    block_tokens=st.integers(1, 20),
+    seed=st.integers(0, 99),
+)
+def test_agrees_with_a_full_sort_ties_and_all(query_lengths, document_lengths, top_k, block_tokens, seed):
+    queries, documents = grid(query_lengths, seed), grid(document_lengths, seed + 1)
+    assert search(queries, documents, top_k, block_tokens=block_tokens) == naive(queries, documents, top_k)
+
+
+def test_equal_scores_are_ranked_by_position():
+    documents = [torch.ones(1, 2)] * 9
+    hits = search([torch.ones(1, 2)], documents, top_k=6, block_tokens=2)
+    assert hits == [[Hit(i, 2.0) for i in range(6)]]
+
+
+def test_ids_replace_positions_and_empty_documents_come_last():
+    documents = [torch.empty(0, 1), torch.tensor([[1.0]]), torch.tensor([[-3.0], [2.0]])]
+    [hits] = search(torch.ones(1, 1, 1), documents, document_ids=["empty", "one", "two"])
+    assert hits == [("two", 2.0), ("one", 1.0), ("empty", -math.inf)]
+    assert hits[0].document == "two" and hits[0].score == 2.0
+
+
+def test_half_precision_documents_and_no_gradient():
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(3, 4, 8, generator=generator, requires_grad=True)
+    documents = TokenVectors.from_padded(torch.randn(20, 5, 8, generator=generator)).to(torch.float16)
+    assert search(queries, documents, 7, block_tokens=12) == naive(queries, documents, 7)
+
+
+def test_progress_counts_documents(capsys):
+    search(torch.ones(1, 1, 2), torch.ones(5, 1, 2), block_tokens=2, show_progress=True)
+    assert "5/5" in capsys.readouterr().err
+    search(torch.ones(1, 1, 2), torch.ones(5, 1, 2))
+    assert capsys.readouterr().err == ""
+
+
+ONE = torch.ones(1, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("queries", "documents", "options", "message"),
+    [
+        (ONE, ONE, {"top_k": 0}, "top_k is 0"),
+        (ONE, ONE, {"block_tokens": 0}, "block_tokens is 0"),
+        (ONE, torch.ones(2, 1, 2), {"document_ids": ["a"]}, "document_ids has 1 entries for 2 documents"),
+        (ONE, torch.ones(1, 1, 3), {}, "query_vectors have dim 2 and document_vectors 3"),
+        (ONE, [], {}, "document_vectors: vectors is empty"),
+        ([], ONE, {}, "query_vectors: vectors is empty"),
+        (ONE[:0], ONE, {}, "query_vectors is empty"),
+        (ONE, ONE[:0], {}, "document_vectors is empty"),
+        (ONE, ONE * math.nan, {}, "documents 0 to 0 hold NaN"),
+    ],
+)
+def test_wrong_arguments_are_named(queries, documents, options, message):
+    with pytest.raises(ValueError, match=message):
+        search(queries, documents, **options)

@@ -1,0 +1,241 @@
+"""`OTAlignmentLoss` against POT, finite differences and its own promises."""
+
+from __future__ import annotations
+
+import doctest
+import math
+
+import ot
+import pytest
+import torch
+from torch import Tensor
+
+import hf_optical.losses
+import hf_optical.transport.plan
+from hf_optical.losses import OTAlignmentLoss
+from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
+
+
+def pairs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four pairs of unequal lengths: student, teacher and their masks."""
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(4, 6, 5, generator=generator, dtype=dtype)
+    student = teacher[:, [0, 1, 2, 3, 4, 5, 0, 1]] + torch.randn(4, 8, 5, generator=generator, dtype=dtype)
+    student_mask = torch.arange(8) < torch.tensor([8, 5, 1, 7]).unsqueeze(1)
+    teacher_mask = torch.arange(6) < torch.tensor([6, 6, 4, 1]).unsqueeze(1)
+    return student, teacher, student_mask, teacher_mask
+
+
+def cosine_cost(student: Tensor, teacher: Tensor) -> Tensor:
+    return 1 - torch.nn.functional.cosine_similarity(student.unsqueeze(2), teacher.unsqueeze(1), dim=3)
+
+
+def pot_cost(solver: str, index: int, weights: tuple[Tensor, Tensor], epsilon: float = 0.05) -> float:
+    """The loss of one pair, by POT on its tokens alone."""
+    student, teacher, student_mask, teacher_mask = pairs(torch.float64)
+    keep, columns = student_mask[index], teacher_mask[index]
+    cost = cosine_cost(student, teacher)[index][keep][:, columns].numpy()
+    a, b = (mass / mass.sum() for mass in (weights[0][index][keep].numpy(), weights[1][index][columns].numpy()))
+    if solver == "exact":
+        return float(ot.emd2(a, b, cost))
+    plan = ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn_log", stopThr=1e-12, numItermax=10_000)
+    return float((plan * cost).sum())
+
+
+@pytest.mark.parametrize(("solver", "tolerance"), [("exact", 1e-6), ("sinkhorn", 1e-5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_is_that_of_pot(solver: str, tolerance: float, dtype: torch.dtype, weighted: bool) -> None:
+    inputs = pairs(torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    weights = tuple(
+        torch.rand(mask.shape, generator=generator, dtype=torch.float64) + 0.1 if weighted else mask.double()
+        for mask in inputs[2:]
+    )
+    student, teacher = (embeddings.to(dtype) for embeddings in inputs[:2])
+    given = tuple(mass.to(dtype) for mass in weights) if weighted else (None, None)
+    loss = OTAlignmentLoss(solver=solver, reduction="none")(student, teacher, *inputs[2:], *given)
+    assert loss.dtype == dtype
+    for index in range(4):
+        assert loss[index].item() == pytest.approx(pot_cost(solver, index, weights), abs=tolerance)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_gradient_is_that_of_the_envelope(solver: str) -> None:
+    """The plan held fixed, the cost differentiated: the gradient is equal, and gradcheck passes on that function."""
+    student, teacher, *masks = pairs(torch.float64)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    loss = OTAlignmentLoss(solver=solver, reduction="sum")
+    plan = loss.plan(student, teacher, *masks)
+    assert not plan.requires_grad
+
+    def envelope(student: Tensor, teacher: Tensor) -> Tensor:
+        return (plan * cosine_cost(student, teacher)).sum()
+
+    assert torch.autograd.gradcheck(envelope, (student, teacher))
+    expected = torch.autograd.grad(envelope(student, teacher), (student, teacher))
+    actual = torch.autograd.grad(loss(student, teacher, *masks), (student, teacher))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_gradient_is_that_of_the_optimum() -> None:
+    """Finite differences of the exact optimum, and of the entropic objective, in which the plan follows the cost."""
+    student, teacher, *masks = pairs(torch.float64)
+    student.requires_grad_()
+    epsilon = 0.1
+
+    def exact_value(student: Tensor) -> Tensor:
+        cost = cosine_cost(student, teacher)
+        return (transport_plan(cost, *masks, solver="exact") * cost).sum()
+
+    def entropic_value(student: Tensor) -> Tensor:
+        cost = cosine_cost(student, teacher)
+        plan = transport_plan(cost, *masks, epsilon=epsilon, tolerance=1e-13, max_iterations=10_000)
+        return (plan * cost).sum() + epsilon * torch.special.xlogy(plan, plan).sum()
+
+    for solver, value in (("exact", exact_value), ("sinkhorn", entropic_value)):
+        loss = OTAlignmentLoss(solver, epsilon, tolerance=1e-13, max_iterations=10_000, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss(student, teacher, *masks), student)
+        direction = torch.randn(student.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        with torch.no_grad():
+            difference = (value(student + 1e-6 * direction) - value(student - 1e-6 * direction)) / 2e-6
+        assert (gradient * direction).sum().item() == pytest.approx(difference.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("junk", [math.nan, math.inf, 1e30, 0.0])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_padding_may_hold_anything(solver: str, junk: float) -> None:
+    student, teacher, student_mask, teacher_mask = pairs()
+    loss = OTAlignmentLoss(solver=solver)
+    results = []
+    for value in (1.0, junk):
+        inputs = [
+            embeddings.masked_fill(~mask.unsqueeze(2), value).requires_grad_()
+            for embeddings, mask in ((student, student_mask), (teacher, teacher_mask))
+        ]
+        cost = loss(*inputs, student_mask, teacher_mask)
+        results.append((cost.detach(), *torch.autograd.grad(cost, inputs)))
+    for clean, with_junk in zip(*results, strict=True):
+        assert with_junk.isfinite().all() and torch.equal(clean, with_junk)
+    assert (results[1][1][~student_mask] == 0).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_loss_depends_on_neither_padding_nor_batch_mates(solver: str) -> None:
+    student, teacher, student_mask, teacher_mask = pairs()
+    loss = OTAlignmentLoss(solver=solver, reduction="none")
+    together = loss(student, teacher, student_mask, teacher_mask)
+    for index in range(4):
+        n, m = int(student_mask[index].sum()), int(teacher_mask[index].sum())
+        alone = loss(student[index : index + 1, :n], teacher[index : index + 1, :m])
+        torch.testing.assert_close(alone, together[index : index + 1], atol=1e-6, rtol=0)
+
+
+def test_reductions_and_diagnostics() -> None:
+    inputs = pairs()
+    costs, diagnostics = OTAlignmentLoss(reduction="none")(*inputs, return_diagnostics=True)
+    assert costs.shape == (4,)
+    assert isinstance(diagnostics, TransportDiagnostics) and diagnostics.entropy.shape == (4,)
+    torch.testing.assert_close(OTAlignmentLoss()(*inputs), costs.mean())
+    torch.testing.assert_close(OTAlignmentLoss(reduction="sum")(*inputs), costs.sum())
+
+
+def test_length_of_vectors_does_not_matter() -> None:
+    student, teacher, *masks = pairs()
+    loss = OTAlignmentLoss()
+    torch.testing.assert_close(loss(3 * student, 0.1 * teacher, *masks), loss(student, teacher, *masks))
+
+
+def test_float32_under_autocast_and_for_half_precision() -> None:
+    student, teacher, *masks = pairs()
+    loss = OTAlignmentLoss()
+    expected = loss(student, teacher, *masks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(loss(student, teacher, *masks), expected)
+    half = student.bfloat16().requires_grad_(), teacher.half()
+    cost = loss(*half, *masks)
+    assert cost.dtype == torch.float32
+    assert torch.equal(cost, loss(half[0].float(), half[1].float(), *masks))
+    cost.backward()
+    assert half[0].grad.dtype == torch.bfloat16 and half[0].grad.isfinite().all()
+
+
+@pytest.mark.parametrize("epsilon", [0.005, 0.05, 1.0])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("case", ["identical vectors", "same vector everywhere", "one token", "zero vectors"])
+def test_degenerate_pairs_are_finite(case: str, solver: str, epsilon: float) -> None:
+    vectors = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
+    vectors = {
+        "identical vectors": vectors,
+        "same vector everywhere": vectors[:, :1].expand(2, 6, 5),
+        "one token": vectors[:, :1],
+        "zero vectors": torch.zeros(2, 6, 5),
+    }[case]
+    for dtype in (torch.float32, torch.bfloat16):
+        student = vectors.to(dtype, copy=True).requires_grad_()
+        loss = OTAlignmentLoss(solver=solver, epsilon=epsilon, transported_mass=1.0)(student, vectors.to(dtype))
+        loss.backward()
+        assert loss.isfinite() and student.grad.isfinite().all()
+        if case in ("same vector everywhere", "one token") and solver != "unbalanced":
+            assert loss.item() == pytest.approx(0, abs=1e-6)
+        if case == "zero vectors" and solver != "unbalanced":
+            assert loss.item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_zero_vector_among_others_gets_a_gradient_of_ordinary_size() -> None:
+    student, teacher, *_ = pairs()
+    student[0, 0] = 0
+    student.requires_grad_()
+    OTAlignmentLoss()(student, teacher).backward()
+    assert student.grad.abs().max() < 10
+
+
+def test_extra_repr_shows_the_options() -> None:
+    loss = OTAlignmentLoss(solver="partial", transported_mass=0.7)
+    assert all(option in repr(loss) for option in ("solver='partial'", "transported_mass=0.7", "reduction='mean'"))
+    assert not list(loss.parameters()) and not loss.state_dict()
+
+
+STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((STUDENT, torch.ones(2, 5, 6)), r"equal batch and dim.*\(2, 3, 4\) and \(2, 5, 6\)"),
+        ((STUDENT, torch.ones(1, 5, 4)), "equal batch and dim"),
+        ((STUDENT[0], TEACHER[0]), r"must have shapes \(batch, n, dim\)"),
+        ((STUDENT, TEACHER, torch.ones(2, 5)), r"student_mask must have shape \(2, 3\)"),
+        ((STUDENT, TEACHER, None, torch.ones(2, 3)), r"teacher_mask must have shape \(2, 5\)"),
+        ((STUDENT, TEACHER, None, None, torch.ones(3)), "student_weights must have shape"),
+        (
+            (STUDENT, TEACHER, None, None, None, -torch.ones(2, 5)),
+            r"student's tokens as rows.*column_weights.*\[0, 1\]",
+        ),
+        ((STUDENT, TEACHER, torch.tensor([[1], [0]]).expand(2, 3)), r"row_weights must have some mass.*\[1\]"),
+        ((STUDENT.index_fill(0, torch.tensor(1), math.nan), TEACHER), r"cost must be finite.*\[1\]"),
+    ],
+)
+def test_bad_input(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OTAlignmentLoss()(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reduction": "average"}, "reduction must be"),
+        ({"solver": "emd"}, "solver must be"),
+        ({"epsilon": -1}, "epsilon"),
+    ],
+)
+def test_bad_options_are_refused_at_once(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OTAlignmentLoss(**options)
+
+
+@pytest.mark.parametrize("module", [hf_optical.losses, hf_optical.transport.plan])
+def test_examples_of_the_docstrings(module) -> None:
+    results = doctest.testmod(module)
+    assert results.attempted and not results.failed

@@ -1,0 +1,54 @@
+"""Exact and partial transport against POT."""
+
+from __future__ import annotations
+
+import ot
+import pytest
+import torch
+
+from hf_optical.transport import transport_plan
+
+from .test_entropic import problems, trimmed
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_cost_is_that_of_pot(seed: int) -> None:
+    cost, rows, columns = problems(seed)
+    plan, diagnostics = transport_plan(cost, rows, columns, solver="exact", return_diagnostics=True)
+    assert diagnostics.converged.all() and diagnostics.marginal_error.max() < 1e-6
+    for index in range(6):
+        expected = ot.emd2(*trimmed(cost, rows, columns, index))
+        assert (plan[index] * cost[index]).sum().item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("mass", [0.05, 0.5, 0.8, 0.99])
+def test_partial_cost_is_that_of_pot(mass: float) -> None:
+    cost, rows, columns = problems()
+    plan, diagnostics = transport_plan(
+        cost, rows, columns, solver="partial", transported_mass=mass, return_diagnostics=True
+    )
+    assert diagnostics.converged.all() and diagnostics.marginal_error.max() < 1e-6
+    torch.testing.assert_close(plan.sum((1, 2)), torch.full((6,), mass))
+    for index in range(6):
+        a, b, real = trimmed(cost, rows, columns, index)
+        expected = (ot.partial.partial_wasserstein(a, b, real, m=mass) * real).sum()
+        assert (plan[index] * cost[index]).sum().item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_partial_of_all_mass_is_exact() -> None:
+    cost, rows, columns = problems()
+    exact = transport_plan(cost, rows, columns, solver="exact")
+    assert torch.equal(transport_plan(cost, rows, columns, solver="partial", transported_mass=1.0), exact)
+
+
+@pytest.mark.parametrize("constant", [0.0, -3.0, 5.0])
+def test_partial_moves_its_mass_whatever_the_level_of_costs(constant: float) -> None:
+    """Costs that are all zero, or negative, still leave the mass asked for to be moved."""
+    plan = transport_plan(torch.full((1, 3, 4), constant), solver="partial", transported_mass=0.6)
+    assert plan.sum().item() == pytest.approx(0.6)
+
+
+def test_partial_leaves_out_the_worst() -> None:
+    cost = torch.tensor([[[0.0, 1.0], [1.0, 0.9]]])
+    plan = transport_plan(cost, solver="partial", transported_mass=0.5)
+    torch.testing.assert_close(plan, torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))

@@ -1,0 +1,212 @@
+"""`transport_plan`: what holds for every solver."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
+
+
+BALANCED = ("sinkhorn", "proximal", "exact")
+
+
+def cosine_costs(batch: int, n: int, m: int, seed: int = 0) -> torch.Tensor:
+    """Costs between loosely aligned token sets, float32."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randn(batch, m, 16, generator=generator)
+    rows = columns[:, torch.arange(n) % m] + torch.randn(batch, n, 16, generator=generator)
+    return 1 - torch.nn.functional.cosine_similarity(rows.unsqueeze(2), columns.unsqueeze(1), dim=3)
+
+
+def random_weights(batch: int, size: int, seed: int) -> torch.Tensor:
+    """Random masses of which the last few are padding, in each problem another number."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, size + 1, (batch, 1), generator=generator)
+    return (torch.rand(batch, size, generator=generator) + 0.05) * (torch.arange(size) < lengths)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_padding_is_zero_and_its_cost_is_ignored(solver: str) -> None:
+    cost, rows, columns = cosine_costs(6, 9, 11), random_weights(6, 9, 1), random_weights(6, 11, 2)
+    plan = transport_plan(cost, rows, columns, solver=solver)
+    padding = (rows == 0).unsqueeze(2) | (columns == 0).unsqueeze(1)
+    assert (plan[padding] == 0).all() and (plan >= 0).all()
+    for junk in (math.nan, math.inf, -math.inf, 1e30):
+        assert torch.equal(transport_plan(cost.masked_fill(padding, junk), rows, columns, solver=solver), plan)
+
+
+@pytest.mark.parametrize("solver", BALANCED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_marginals_are_met(solver: str, dtype: torch.dtype) -> None:
+    rows, columns = random_weights(6, 9, 1).to(dtype), random_weights(6, 11, 2).to(dtype)
+    plan, diagnostics = transport_plan(
+        cosine_costs(6, 9, 11).to(dtype), rows, columns, solver=solver, epsilon=0.1, return_diagnostics=True
+    )
+    assert plan.dtype == dtype
+    rows, columns = rows / rows.sum(1, keepdim=True), columns / columns.sum(1, keepdim=True)
+    error = (plan.sum(2) - rows).abs().sum(1) + (plan.sum(1) - columns).abs().sum(1)
+    torch.testing.assert_close(diagnostics.marginal_error, error, atol=1e-6, rtol=0)
+    assert error.max() < (2e-6 if solver != "proximal" else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("solver", "epsilon"),
+    [
+        (solver, epsilon)
+        for solver in SOLVERS
+        for epsilon in (0.005, 0.05, 0.5)
+        if (solver, epsilon) != ("proximal", 0.005)
+    ],
+)
+def test_plan_depends_on_neither_padding_nor_batch_mates(solver: str, epsilon: float) -> None:
+    """Not so for IPOT with a step too large for its marginals: it swings, and magnifies rounding."""
+    cost, rows, columns = cosine_costs(8, 12, 10), random_weights(8, 12, 1), random_weights(8, 10, 2)
+    options = {"solver": solver, "epsilon": epsilon}
+    plan = transport_plan(cost, rows, columns, **options)
+
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    permuted = transport_plan(cost[order], rows[order], columns[order], **options)
+    torch.testing.assert_close(permuted, plan[order], atol=1e-6, rtol=0)
+
+    for index in range(8):
+        n, m = int((rows[index] > 0).sum()), int((columns[index] > 0).sum())
+        one = slice(index, index + 1)
+        alone = transport_plan(cost[one, :n, :m], rows[one, :n], columns[one, :m], **options)
+        torch.testing.assert_close(alone[0], plan[index, :n, :m], atol=1e-6, rtol=0)
+
+    pad = torch.nn.functional.pad
+    padded = transport_plan(
+        pad(cost, (0, 7, 0, 5), value=math.nan), pad(rows, (0, 5)), pad(columns, (0, 7)), **options
+    )
+    torch.testing.assert_close(padded[:, :12, :10], plan, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    m=st.integers(1, 60),
+    seed=st.integers(0, 2**31),
+    epsilon=st.sampled_from([0.005, 0.05, 1.0]),
+    solver=st.sampled_from(SOLVERS),
+)
+def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> None:
+    rows, columns = random_weights(2, n, seed), random_weights(2, m, seed + 1)
+    plan, diagnostics = transport_plan(
+        cosine_costs(2, n, m, seed), rows, columns, solver=solver, epsilon=epsilon, return_diagnostics=True
+    )
+    assert plan.shape == (2, n, m) and plan.isfinite().all() and (plan >= 0).all()
+    assert (plan[((rows == 0).unsqueeze(2) | (columns == 0).unsqueeze(1))] == 0).all()
+    if solver in BALANCED:
+        torch.testing.assert_close(plan.sum((1, 2)), torch.ones(2), atol=1e-5, rtol=0)
+        columns = columns / columns.sum(1, keepdim=True)
+        torch.testing.assert_close(plan.sum(1), columns, atol=1e-6, rtol=0)
+    assert (diagnostics.entropy >= -1e-6).all() and (diagnostics.entropy <= math.log(n * m) + 1e-5).all()
+
+
+def test_uniform_by_default_and_any_kind_of_mask() -> None:
+    cost, mask = cosine_costs(3, 5, 4), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
+    uniform = transport_plan(cost)
+    torch.testing.assert_close(uniform.sum(2), torch.full((3, 5), 0.2))
+    torch.testing.assert_close(transport_plan(cost, torch.full((3, 5), 7), torch.full((3, 4), 2.5)), uniform)
+    plans = [transport_plan(cost, None, kind) for kind in (mask, mask.bool(), mask.float(), mask.double() * 1e-3)]
+    for plan in plans:
+        torch.testing.assert_close(plan.sum(1), mask / mask.sum(1, keepdim=True))
+        torch.testing.assert_close(plan, plans[0])
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_works_in_float32_without_gradient(solver: str) -> None:
+    cost = cosine_costs(4, 6, 5).bfloat16().requires_grad_()
+    plan = transport_plan(cost, solver=solver)
+    assert plan.dtype == torch.float32 and not plan.requires_grad
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(transport_plan(cost, solver=solver), plan)
+    assert torch.equal(transport_plan(cost.float(), solver=solver), plan)
+
+
+def test_float32_matmul_precision_does_not_matter() -> None:
+    cost = cosine_costs(4, 64, 64)
+    plan = transport_plan(cost)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(transport_plan(cost), plan)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn", "proximal", "unbalanced"])
+def test_iterations_stop_at_the_tolerance_or_at_the_maximum(solver: str) -> None:
+    cost = torch.cat([torch.zeros(1, 12, 10), cosine_costs(1, 12, 10)])
+    loose = transport_plan(cost, solver=solver, epsilon=0.02, tolerance=1e-3, return_diagnostics=True)[1]
+    assert isinstance(loose, TransportDiagnostics)
+    assert loose.converged.all() and loose.marginal_error.max() <= 1e-3
+    assert loose.iterations[0] == 10 and loose.iterations[1] > 10
+    short = transport_plan(
+        cost, solver=solver, epsilon=0.02, tolerance=1e-9, max_iterations=7, return_diagnostics=True
+    )[1]
+    assert short.iterations.tolist() == [7, 7] and not short.converged[1]
+
+
+def test_entropy_is_between_a_permutation_and_independence() -> None:
+    cost = 1 - torch.eye(4).unsqueeze(0)
+    entropies = [
+        transport_plan(cost, epsilon=epsilon, return_diagnostics=True)[1].entropy.item()
+        for epsilon in (0.01, 0.3, 1e3)
+    ]
+    assert entropies[0] == pytest.approx(math.log(4), abs=1e-4)
+    assert entropies[2] == pytest.approx(math.log(16), abs=1e-4)
+    assert entropies[0] < entropies[1] < entropies[2]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_empty_batch(solver: str) -> None:
+    plan, diagnostics = transport_plan(torch.zeros(0, 3, 4), solver=solver, return_diagnostics=True)
+    assert plan.shape == (0, 3, 4) and all(part.shape == (0,) for part in diagnostics)
+
+
+COST = torch.zeros(3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((torch.zeros(4, 5),), {}, r"cost must have shape \(batch, n, m\).*unsqueeze\(0\)"),
+        ((torch.zeros(1, 2, 4, 5),), {}, r"cost must have shape"),
+        ((COST.long(),), {}, r"cost must be of a floating point dtype.*cost.float\(\)"),
+        ((COST, torch.ones(3, 5)), {}, r"row_weights must have shape \(3, 4\)"),
+        ((COST, None, torch.ones(5)), {}, r"column_weights must have shape \(3, 5\)"),
+        ((COST, torch.tensor([[1.0], [-1.0], [-2.0]]).expand(3, 4)), {}, r"row_weights.*not negative.*\[1, 2\]"),
+        ((COST, None, torch.full((3, 5), math.nan)), {}, r"column_weights must be finite.*\[0, 1, 2\]"),
+        ((COST, torch.tensor([[1], [1], [0]]).expand(3, 4)), {}, r"row_weights must have some mass.*leave out.*\[2\]"),
+        ((torch.zeros(3, 0, 5),), {}, r"row_weights must have some mass"),
+        ((COST, torch.full((3, 4), 3e38)), {}, r"row_weights must be finite"),
+        ((COST.index_fill(0, torch.tensor(1), math.nan),), {}, r"cost must be finite.*\[1\]"),
+        (
+            (COST,),
+            {"solver": "sinkhorm"},
+            r"solver must be one of 'sinkhorn', 'proximal', 'exact', 'unbalanced', 'par",
+        ),
+        ((COST,), {"epsilon": 0}, r'epsilon must be positive.*solver="exact"'),
+        ((COST,), {"epsilon": math.nan}, r"epsilon must be positive"),
+        ((COST,), {"max_iterations": 0}, r"max_iterations must be at least 1"),
+        ((COST,), {"tolerance": -1e-3}, r"tolerance must be at least 0"),
+        ((COST,), {"marginal_penalty": 0}, r"marginal_penalty must be positive"),
+        ((COST,), {"transported_mass": 1.5}, r"transported_mass must be above 0 and at most 1"),
+    ],
+)
+def test_bad_input(arguments: tuple, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        transport_plan(*arguments, **options)
+
+
+def test_not_a_tensor() -> None:
+    with pytest.raises(TypeError, match=r"cost must be a tensor.*list.*torch.as_tensor"):
+        transport_plan([[[0.0]]])
+    with pytest.raises(TypeError, match="row_weights must be a tensor"):
+        transport_plan(COST, [[1.0]])
