@@ -211,7 +211,10 @@ def test_a_bad_field_is_named(folder, file, row, message):
         (QRELS[: QRELS.index("q1")], "test.tsv judges no document relevant"),
         (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "test.tsv judges no document relevant"),
         (QRELS + "q1\tx\t1\nq2\ty\t0\n", "test.tsv names 2 documents that .*corpus.jsonl does not have, .*'x', 'y'"),
-        (QRELS + "".join(f"u{i}\td1\t1\n" for i in range(9)), "names 9 queries that .*queries.jsonl .*'u0', 'u1', 'u2';"),
+        (
+            QRELS + "".join(f"u{i}\td1\t1\n" for i in range(9)),
+            "names 9 queries that .*queries.jsonl .*'u0', 'u1', 'u2';",
+        ),
     ],
 )
 def test_bad_judgements_are_named(folder, qrels, message):

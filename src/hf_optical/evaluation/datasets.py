@@ -140,7 +140,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read after line {number} ({error}); fetch it again") from error
+        raise DataError(f"{path} cannot be read after line {number} ({error}); check it, or fetch it again") from error
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict, str]]:

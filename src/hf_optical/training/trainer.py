@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from .. import __version__
 from ..bitext import DistillationCollator
@@ -98,6 +98,8 @@ class OTDistillationTrainer(Trainer):
         self.reference = copy.deepcopy(model, shared).eval() if args.anchor_weight else None
         self.base_fingerprint = model.fingerprint()
 
+        # Trainer seeds too, but only after the adapter's first weights are drawn.
+        set_seed(args.seed)
         if not args.train_all_weights:
             config = peft_config or default_lora_config(
                 model,

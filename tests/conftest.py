@@ -1,0 +1,32 @@
+"""Fixtures for every test. What they are made of is in `tiny.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import ARCHITECTURES, DEMO, MINILM, REPOSITORY, demo_pairs, tiny_checkpoint, train_tokenizer  # noqa: F401
+
+import torch  # noqa: E402
+from hf_optical import OpticalModel, OpticalProcessor  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A tiny BERT checkpoint: the usual student and teacher of these tests."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tiny_model(tiny) -> OpticalModel:
+    return OpticalModel.from_pretrained(tiny)
+
+
+@pytest.fixture
+def tiny_processor(tiny) -> OpticalProcessor:
+    return OpticalProcessor.from_pretrained(tiny)
+
+
+@pytest.fixture(autouse=True)
+def one_seed():
+    torch.manual_seed(0)

@@ -1,0 +1,73 @@
+"""A trainer ready to run: tiny teacher and student, the embedded sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import DEMO, tiny_checkpoint
+
+from hf_optical import (
+    OpticalModel,
+    OpticalProcessor,
+    OTDistillationConfig,
+    OTDistillationTrainer,
+    RetrievalEvaluator,
+    load_beir,
+    load_bitext,
+)
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    return load_bitext(DEMO / "train.jsonl", "sw").select(range(30))
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    return load_bitext(DEMO / "validation.jsonl", "sw").select(range(11))
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(tmp_path_factory) -> Path:
+    """Another architecture, tokenizer and size than the student's; the vector size meets."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("teacher"), "xlm-roberta", seed=1)
+
+
+@pytest.fixture(scope="session")
+def evaluator(tiny):
+    teacher, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    return RetrievalEvaluator(load_beir(DEMO / "retrieval"), teacher, processor)
+
+
+@pytest.fixture
+def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
+    def make(trainer_class=OTDistillationTrainer, student=tiny, teacher=teacher_folder, **options):
+        arguments = {
+            name: options.pop(name)
+            for name in ("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset")
+            if name in options
+        }
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "language": "sw",
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 5,
+            "per_device_eval_batch_size": 4,
+            "learning_rate": 5e-3,
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            **options,
+        }
+        return trainer_class(
+            student,
+            teacher,
+            OTDistillationConfig(**settings),
+            **{"train_dataset": pairs, "eval_dataset": held_out, **arguments},
+        )
+
+    return make

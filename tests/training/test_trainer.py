@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import ot
+import pytest
+import torch
+from peft import LoraConfig
+from tiny import tiny_checkpoint, weights
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OTDistillationTrainer
+from hf_optical.languages import activate
+from hf_optical.model.modeling_optical import base_state_dict
+
+
+
+def test_training_lowers_the_loss_and_leaves_the_base_alone(make_trainer, tiny_model):
+    trainer = make_trainer(num_train_epochs=6)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.05
+    assert trainer.model.fingerprint() == tiny_model.fingerprint()
+    trained = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
+    assert trained and all(".lora_" in name for name in trained)
+
+
+def test_all_weights_train_on_request(make_trainer, tiny_model):
+    trainer = make_trainer(train_all_weights=True, num_train_epochs=3)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.model.fingerprint() != tiny_model.fingerprint()
+    assert not any(".lora_" in name for name in trainer.model.state_dict())
+
+
+def test_the_loss_is_the_mean_of_exact_transport_one_pair_at_a_time(make_trainer, tiny, teacher_folder, held_out):
+    trainer = make_trainer(solver="exact")
+    student, student_processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    teacher, teacher_processor = (
+        OpticalModel.from_pretrained(teacher_folder),
+        OpticalProcessor.from_pretrained(teacher_folder),
+    )
+    costs = []
+    for pair in held_out["translation"]:
+        with torch.no_grad():
+            new = student(**student_processor.queries([pair["sw"]])).embeddings[0].double()
+            english = teacher(**teacher_processor.queries([pair["en"]])).embeddings[0].double()
+        cost = 1 - (new @ english.T).numpy()
+        costs.append(ot.emd2([], [], cost))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(np.mean(costs), abs=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 11, 64])
+def test_eval_loss_does_not_depend_on_the_batch_size(make_trainer, batch_size):
+    reference = make_trainer().evaluate()["eval_loss"]
+    assert make_trainer(per_device_eval_batch_size=batch_size).evaluate()["eval_loss"] == pytest.approx(
+        reference, abs=1e-6
+    )
+
+
+def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
+    settings = {"disable_dropout": True, "optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0}
+    whole = make_trainer(per_device_train_batch_size=6, max_steps=3, **settings)
+    whole.train()
+    parts = make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=3, max_steps=3, **settings)
+    parts.train()
+    assert losses(parts) == pytest.approx(losses(whole), abs=2e-6)
+    for name, weight in weights(whole.model).items():
+        assert (weights(parts.model)[name] - weight).abs().max() <= 1e-6, name
+
+
+@pytest.mark.parametrize("settings", [{}, {"train_all_weights": True}, {"anchor_weight": 0.5, "side": "both"}])
+def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
+    settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "save_total_limit": None, **settings}
+    straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
+    straight.train()
+    first, second = make_trainer(output_dir=str(tmp_path / "first"), **settings), make_trainer(**settings)
+    first.add_callback(StopAfter(8))
+    first.train()
+    second.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-8"))
+    assert straight.state.global_step == second.state.global_step == 12
+    for name, weight in weights(straight.model).items():
+        assert torch.equal(weights(second.model)[name], weight), name
+
+
+def losses(trainer) -> list[float]:
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log]
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_the_best_checkpoint_by_map_is_loaded_and_stops_early(make_trainer, evaluator, tmp_path):
+    trainer = make_trainer(
+        retrieval_evaluator=evaluator,
+        num_train_epochs=8,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=None,
+        load_best_model_at_end=True,
+        metric_for_best_model="map",
+        greater_is_better=True,
+        learning_rate=5e-2,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+    )
+    trainer.train()
+    found = [log["eval_map"] for log in trainer.state.log_history if "eval_map" in log]
+    assert len(found) < 8, "a rate this high must overshoot"
+    assert trainer.state.best_metric == max(found)
+    best = LanguagePack.from_pretrained(trainer.state.best_model_checkpoint)
+    in_memory = trainer.language_pack()
+    assert all(torch.equal(best.weights[name], weight) for name, weight in in_memory.weights.items())
+    assert trainer.evaluate()["eval_map"] == max(found)
+
+
+def test_the_logs_tell_the_parts_of_the_loss_and_the_plans(make_trainer):
+    trainer = make_trainer(anchor_weight=0.5, eval_strategy="epoch")
+    trainer.train()
+    step = next(log for log in trainer.state.log_history if "loss" in log)
+    assert step["loss"] == pytest.approx(step["loss_transport"] + step["loss_anchor"], abs=1e-4)
+    assert 0 < step["plan_entropy"] < 2 * math.log(64)
+    assert 0 <= step["plan_marginal_error"] <= 1e-3 and step["plan_iterations"] >= 10
+    evaluation = next(log for log in trainer.state.log_history if "eval_loss" in log)
+    assert {"eval_loss_transport", "eval_loss_anchor", "eval_plan_entropy"} <= set(evaluation)
+
+
+def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
+    english = [pair["en"] for pair in held_out["translation"]]
+    processor = OpticalProcessor.from_pretrained(tiny)
+    inputs = processor.queries(english)
+    before = OpticalModel.from_pretrained(tiny)(**inputs).embeddings
+
+    def moved(anchor_weight: float) -> float:
+        trainer = make_trainer(anchor_weight=anchor_weight, num_train_epochs=4)
+        if anchor_weight:
+            own = dict(trainer.model.named_parameters())
+            shared = trainer.reference.get_input_embeddings().weight
+            assert any(weight.data_ptr() == shared.data_ptr() for weight in own.values()), "the base is not copied"
+        trainer.train()
+        if anchor_weight:
+            first = next(log for log in trainer.state.log_history if "loss_anchor" in log)
+            # Dropout alone moves the student's vectors at the first step.
+            assert first["loss_anchor"] < 0.2 * anchor_weight
+        after = trainer.model.eval()(**inputs).embeddings
+        return (1 - (after * before).sum(-1))[inputs["token_mask"]].mean().item()
+
+    assert moved(2.0) < 0.5 * moved(0.0)
+
+
+def test_both_sides_are_read(make_trainer, held_out):
+    both = make_trainer(side="both").evaluate()["eval_loss"]
+    query, document = (make_trainer(side=side).evaluate()["eval_loss"] for side in ("query", "document"))
+    assert both == pytest.approx((query + document) / 2, abs=1e-6)
+    assert query != pytest.approx(document, abs=1e-6)
+
+
+def test_bf16_trains(make_trainer):
+    trainer = make_trainer(bf16=True, max_steps=3)
+    trainer.train()
+    assert all(math.isfinite(loss) for loss in losses(trainer))
+    assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
+
+
+def test_activation_checkpointing_gives_the_same_losses(make_trainer):
+    settings = {"max_steps": 4, "disable_dropout": True}
+    plain, checkpointed = make_trainer(**settings), make_trainer(activation_checkpointing=True, **settings)
+    plain.train()
+    checkpointed.train()
+    assert losses(checkpointed) == pytest.approx(losses(plain), abs=1e-6)
+
+
+def test_the_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_processor, pairs):
+    from hf_optical import OTDistillationConfig
+
+    args = OTDistillationConfig(output_dir="unused", language="sw", max_steps=2, use_cpu=True, disable_tqdm=True,
+                                eval_strategy="no", save_strategy="no", dataloader_pin_memory=False)  # fmt: skip
+    trainer = OTDistillationTrainer(tiny_model, tiny_model, args, pairs, processing_class=tiny_processor)
+    fingerprint = trainer.teacher.fingerprint()
+    trainer.train()
+    assert trainer.teacher is not trainer.model
+    assert not any(".lora_" in name for name, _ in trainer.teacher.named_parameters())
+    assert trainer.teacher.fingerprint() == fingerprint
+
+
+def test_what_is_saved_is_what_is_in_memory(make_trainer, tiny, tmp_path):
+    trainer = make_trainer(max_steps=3)
+    trainer.train()
+    trainer.save_model(tmp_path / "pack")
+    assert not list((tmp_path / "pack").rglob("*.bin")), "training_args.bin would carry the Hub token"
+    pack = LanguagePack.from_pretrained(tmp_path / "pack")
+    fresh = OpticalModel.from_pretrained(tiny)
+    pack.attach(fresh)
+    inputs = trainer.processing_class.queries(["Habari za asubuhi?", "Bei ya samaki ni ngapi?"])
+    trainer.model.eval()
+    assert torch.equal(fresh(**inputs).embeddings, trainer.model(**inputs).embeddings)
+    activate(fresh, None)
+    assert torch.equal(fresh(**inputs).embeddings, OpticalModel.from_pretrained(tiny)(**inputs).embeddings)
+
+
+def test_a_whole_student_is_saved_whole(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=2, train_all_weights=True)
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    saved = OpticalModel.from_pretrained(tmp_path / "model")
+    for name, weight in base_state_dict(trainer.model).items():
+        assert torch.equal(saved.state_dict()[name], weight), name
+    OpticalProcessor.from_pretrained(tmp_path / "model")
+
+
+class SentenceMSETrainer(OTDistillationTrainer):
+    """Adds the distance of mean vectors (Reimers & Gurevych 2020) to the transported cost."""
+
+    def pair_losses(self, student, teacher):
+        parts = super().pair_losses(student, teacher)
+        parts["sentence"] = 0.5 * (mean_vector(student) - mean_vector(teacher)).square().sum(-1)
+        return parts
+
+
+def mean_vector(texts):
+    return (texts.embeddings * texts.mask[..., None]).sum(1) / texts.mask.sum(1, keepdim=True)
+
+
+def test_a_subclass_adds_a_part_to_the_loss(make_trainer):
+    trainer = make_trainer(SentenceMSETrainer, max_steps=2)
+    trainer.train()
+    step = next(log for log in trainer.state.log_history if "loss" in log)
+    assert step["loss_sentence"] > 0
+    assert step["loss"] == pytest.approx(step["loss_transport"] + step["loss_sentence"], abs=1e-4)
+
+
+def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
+    class MeanCosine(nn.Module):
+        def forward(self, student, teacher, student_mask, teacher_mask, return_diagnostics=False):
+            from hf_optical.transport import TransportDiagnostics
+
+            none = torch.zeros(len(student))
+            return 1 - (student.mean(1) * teacher.mean(1)).sum(-1), TransportDiagnostics(none, none, none, none)
+
+    trainer = make_trainer(
+        peft_config=LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"]),
+        loss=MeanCosine(),
+        max_steps=1,
+    )
+    trainer.train()
+    adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trainer.model.state_dict() if ".lora_" in name}
+    assert adapted == {"query"}
+
+
+def test_vector_sizes_that_do_not_meet(make_trainer, tmp_path):
+    small = tiny_checkpoint(tmp_path / "small", projection_dim=16)
+    with pytest.raises(ValueError, match="16 numbers and the student's 32.*projection_dim=16"):
+        make_trainer(teacher=small)
+
+
+def test_a_model_without_its_processor(make_trainer, tiny_model):
+    with pytest.raises(ValueError, match="model is a model, so processing_class"):
+        make_trainer(student=tiny_model)
+
+
+def test_a_loss_that_is_not_finite_names_the_pair(make_trainer, tiny, pairs):
+    trainer = make_trainer(per_device_train_batch_size=30, max_steps=1)
+    tokenizer = trainer.processing_class.tokenizer
+    rows = [tokenizer(pair["sw"])["input_ids"] for pair in pairs["translation"]]
+    lonely = next(
+        (token, row) for row, ids in enumerate(rows) for token in ids if sum(token in other for other in rows) == 1
+    )
+    with torch.no_grad():
+        dict(trainer.model.named_modules())["encoder.embeddings.word_embeddings"].base_layer.weight[lonely[0]] = math.nan
+    with pytest.raises(FloatingPointError, match=rf"sentence pair {pairs[lonely[1]]['index']} \(row"):
+        trainer.train()
+
+
+def test_the_card_is_written(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "sw" in card and str(tmp_path) not in card
