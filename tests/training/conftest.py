@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
-from tiny import DEMO, tiny_checkpoint
+from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
 from hf_optical import (
     OpticalModel,
@@ -71,3 +75,20 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def run_python():
+    """Runs a piece of Python in a process of its own, in the repository's root."""
+
+    def run(code: str, *command: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*(command or [sys.executable]), "-c", textwrap.dedent(code)],
+            cwd=REPOSITORY,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import warnings
 
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..model import OpticalModel
@@ -50,22 +53,25 @@ def default_lora_config(
             Whether the word embeddings are adapted too: a new language uses the old pieces of words in a new sense.
     """
     encoder = model.encoder
-    linear = {name for name, module in encoder.named_modules() if isinstance(module, nn.Linear)}
-    unused = sorted(name for name in linear if name.split(".")[0] == "pooler")
-    names = {name.rsplit(".", 1)[-1] for name in linear.difference(unused)} if targets is None else set(targets)
-    if embeddings:
-        names |= {
-            name.rsplit(".", 1)[-1]
-            for name, module in encoder.named_modules()
-            if module is encoder.get_input_embeddings()
-        }
+    names = set(targets or ())
+    unused = []
+    for path, module in encoder.named_modules():
+        # Where another language's adapter is open, what it wraps counts and what it added does not.
+        path = path.removesuffix(".base_layer")
+        name = path.rsplit(".", 1)[-1]
+        if path.split(".")[0] == "pooler":
+            unused += [path] if isinstance(module, nn.Linear) else []
+        elif module is encoder.get_input_embeddings():
+            names |= {name} if embeddings else set()
+        elif isinstance(module, nn.Linear) and targets is None and ".lora_" not in path:
+            names.add(name)
     return LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=rank,
         lora_alpha=rank if alpha is None else alpha,
         lora_dropout=dropout,
         target_modules=sorted(names),
-        exclude_modules=unused or None,
+        exclude_modules=sorted(unused) or None,
     )
 
 
@@ -73,19 +79,29 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig) -> None:
     """
     Adds a fresh adapter, makes it the active one, and leaves nothing else of the model trainable.
 
+    Args:
+        model ([`OpticalModel`]): the base, with or without adapters of other languages.
+        language (`str`): language code.
+        config (`peft.LoraConfig`): the adapter's shape. Copied, so one config may serve several models.
+
     Raises:
-        ValueError: the model has an adapter for `language` already.
+        ValueError: `language` is no language code, or the model has an adapter for it already.
     """
+    name = adapter_name(language)
     if language in languages(model):
         raise ValueError(f"the model has a pack for language {language!r} already; remove it first")
-    model.encoder.add_adapter(config, adapter_name(language))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several languages are the point
+        model.encoder.add_adapter(copy.deepcopy(config), name)
     if model.projection is not None:
         model.projection.requires_grad_(False)
+    activate(model, language)
 
 
 def languages(model: OpticalModel) -> list[str]:
     """The languages that the model has adapters for, in the order in which they were added."""
-    return [name.removeprefix(_PREFIX) for name in getattr(model.encoder, "peft_config", {})]
+    adapters = getattr(model.encoder, "peft_config", {})
+    return [name.removeprefix(_PREFIX) for name in adapters if name.startswith(_PREFIX)]
 
 
 def activate(model: OpticalModel, language: str | None) -> None:
@@ -95,28 +111,38 @@ def activate(model: OpticalModel, language: str | None) -> None:
     Raises:
         KeyError: there is no adapter for `language`.
     """
-    known = languages(model)
-    if language is None:
-        if known:
-            model.encoder.disable_adapters()
-        return
-    if language not in known:
-        raise KeyError(f"no pack for language {language!r} is open (open: {', '.join(known) or 'none'}); add it first")
-    model.encoder.enable_adapters()
-    model.encoder.set_adapter(adapter_name(language))
+    if language is not None:
+        _require(model, language)
+        model.encoder.enable_adapters()
+        model.encoder.set_adapter(adapter_name(language))
+    elif languages(model):
+        model.encoder.disable_adapters()
 
 
 def active_language(model: OpticalModel) -> str | None:
     """The language whose adapter is at work, or `None`."""
-    layers = (module for module in model.encoder.modules() if hasattr(module, "disable_adapters"))
-    layer = next(layers, None)
-    if layer is None or layer.disable_adapters:
+    layer = next((module for module in model.encoder.modules() if isinstance(module, BaseTunerLayer)), None)
+    if layer is None or layer.disable_adapters or not layer.active_adapters:
         return None
     return layer.active_adapters[0].removeprefix(_PREFIX)
 
 
 def remove(model: OpticalModel, language: str) -> None:
-    """Takes a language's adapter out of the model and leaves the bare base at work."""
-    activate(model, language)
+    """
+    Takes a language's adapter out of the model. If it was at work, the bare base is afterwards.
+
+    Raises:
+        KeyError: there is no adapter for `language`.
+    """
+    _require(model, language)
+    active = active_language(model)
+    # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
+    model.encoder.set_adapter([])
     model.encoder.delete_adapter(adapter_name(language))
-    activate(model, None)
+    activate(model, None if active == language else active)
+
+
+def _require(model: OpticalModel, language: str) -> None:
+    known = languages(model)
+    if language not in known:
+        raise KeyError(f"no pack for language {language!r} is open (open: {', '.join(known) or 'none'}); add it first")

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import copy
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +15,18 @@ from transformers.utils import PushToHubMixin
 from ..files import staged_directory
 from ..model import OpticalModel
 from ..model.layout import local_folder, read_json, write_json
-from .adapters import adapter_name, add_adapter
+from .adapters import adapter_name, add_adapter, remove
 
 
 PACK_CONFIG = "language_pack.json"
+ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _FORMAT = 1
 # PEFT names the weights of an adapter as seen from its own wrapper around the model.
 _PEFT_PREFIX = "base_model.model."
 
 
-@dataclass
+@dataclass(eq=False)
 class LanguagePack(PushToHubMixin):
     """
     What one language adds to a base model: a few megabytes, of no use without that base.
@@ -68,6 +69,9 @@ class LanguagePack(PushToHubMixin):
         Takes a copy of what `language` added to `model`.
 
         Args:
+            model ([`OpticalModel`]): the base, with an adapter for `language`.
+            language (`str`): language code.
+            roles (`dict`, *optional*), details (`dict`, *optional*): as the attributes of the same name.
             base_fingerprint (`str`, *optional*):
                 Of the base, where it is known already.
             state_dict (`dict`, *optional*):
@@ -84,7 +88,7 @@ class LanguagePack(PushToHubMixin):
             language=language,
             base_model=model.name_or_path,
             base_fingerprint=base_fingerprint or model.fingerprint(),
-            lora_config=model.encoder.peft_config[name],
+            lora_config=copy.deepcopy(model.encoder.peft_config[name]),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
             roles=dict(roles or {}),
             details=dict(details or {}),
@@ -95,25 +99,41 @@ class LanguagePack(PushToHubMixin):
         Adds the pack to its base and makes it the active language.
 
         Raises:
-            ValueError: `model` is not the base that the pack was trained on, or has a pack for this language.
+            ValueError: `model` is not the base that the pack was trained on, has a pack for this language, or has no
+                place for the weights. The model is then as it was.
         """
         found = model.fingerprint()
         if found != self.base_fingerprint:
             raise ValueError(
                 f"the pack for {self.language!r} was trained on {self.base_model} (fingerprint "
                 f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
-                f"{found[:12]}); open it on the base that it names"
+                f"{found[:12]}); open it on the base that it names, in the same dtype"
             )
         add_adapter(model, self.language, self.lora_config)
-        self.load_into(model)
-        model.eval()
+        try:
+            self.load_into(model)
+        except ValueError:
+            remove(model, self.language)
+            raise
+        model.train(model.training)  # what was added begins in training mode, whatever the model is in
 
     def load_into(self, model: OpticalModel) -> None:
-        """Sets the weights of an adapter that `model` already has for this language."""
-        result = set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=adapter_name(self.language))
-        if result.unexpected_keys:
-            raise ValueError(f"the pack for {self.language!r} holds weights that its base has no place for: "
-                             f"{', '.join(result.unexpected_keys[:3])}")
+        """
+        Sets the weights of an adapter that `model` already has for this language.
+
+        Raises:
+            ValueError: a weight is missing, too many, or of another shape.
+        """
+        name = adapter_name(self.language)
+        places = get_peft_model_state_dict(model.encoder, adapter_name=name, save_embedding_layers=False)
+        shapes = {key: tuple(weight.shape) for key, weight in self.weights.items()}
+        wrong = shapes.items() ^ {key: tuple(weight.shape) for key, weight in places.items()}.items()
+        if wrong:
+            raise ValueError(
+                f"the pack for {self.language!r} does not fit its adapter: {', '.join(sorted({k for k, _ in wrong})[:3])} "
+                "missing, too many, or of another shape; fetch or save the pack again"
+            )
+        set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
 
     def num_bytes(self) -> int:
         """Size of the weights in bytes."""
@@ -127,20 +147,25 @@ class LanguagePack(PushToHubMixin):
         Reads a pack from a folder or a Hub id; the base is not needed for it.
 
         Raises:
-            OSError: no pack there, or its files are cut short or changed.
+            OSError: no pack there, its files are damaged, cut short or changed, or a newer library wrote them.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        if not (folder / PACK_CONFIG).is_file():
-            found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-            raise OSError(f"{folder} is no language pack: looked for {PACK_CONFIG}, found {found}")
-        stored = read_json(folder / PACK_CONFIG)
-        if stored.pop("format") > _FORMAT:
-            raise OSError(f"{folder} was written by a newer hf_optical; update the library to open it")
+        for name in (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            if not (folder / name).is_file():
+                found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+                raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
+        stored = _read_pack_config(folder / PACK_CONFIG)
         content = (folder / ADAPTER_WEIGHTS).read_bytes()
         if hashlib.sha256(content).hexdigest() != stored.pop("weights_sha256"):
             raise OSError(f"{folder / ADAPTER_WEIGHTS} is cut short or changed; fetch or save the pack again")
+        try:
+            lora_config = LoraConfig.from_pretrained(str(folder))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise OSError(f"{folder / ADAPTER_CONFIG} is damaged ({error}); fetch or save the pack again") from error
+        if not isinstance(lora_config, LoraConfig):
+            raise OSError(f"{folder / ADAPTER_CONFIG} describes no LoRA adapter; fetch or save the pack again")
         weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load(content).items()}
-        return cls(lora_config=LoraConfig.from_pretrained(folder), weights=weights, **stored)
+        return cls(lora_config=lora_config, weights=weights, **stored)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the pack; a half-written one never replaces a whole one."""
@@ -170,11 +195,38 @@ def is_pack(folder: str | os.PathLike) -> bool:
     return (Path(folder) / PACK_CONFIG).is_file()
 
 
+def _read_pack_config(path: Path) -> dict[str, Any]:
+    """The entries of `language_pack.json`, all of them there and of the right kind."""
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
+        raise OSError(f"{path} does not describe a language pack; fetch or save the pack again")
+    if stored.pop("format") > _FORMAT:
+        raise OSError(f"{path} was written by a newer hf_optical; update the library to open it")
+    kinds = {
+        "language": str,
+        "base_model": str,
+        "base_revision": (str, type(None)),
+        "base_fingerprint": str,
+        "weights_sha256": str,
+        "roles": dict,
+        "details": dict,
+    }
+    wrong = [name for name, kind in kinds.items() if name not in stored or not isinstance(stored[name], kind)]
+    if wrong:
+        raise OSError(f"{path} is damaged ({', '.join(wrong)} missing or of the wrong kind); fetch or save the pack again")
+    try:
+        adapter_name(stored["language"])
+    except ValueError as error:
+        raise OSError(f"{path} is damaged: {error}") from error
+    return {name: stored[name] for name in kinds}
+
+
 def _write_lora_config(config: LoraConfig, base_model: str, folder: Path) -> None:
+    config = copy.deepcopy(config)
     config.base_model_name_or_path = base_model
     config.inference_mode = True
     config.save_pretrained(str(folder))
     # PEFT writes sets in an order that changes from run to run.
-    path = folder / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    path = folder / ADAPTER_CONFIG
+    settings = read_json(path)
     write_json(path, {key: sorted(v) if isinstance(v, list) else v for key, v in sorted(settings.items())})

@@ -32,8 +32,22 @@ def encode_texts(
         dtype (`torch.dtype`, defaults to `torch.float32`): type of the stored vectors.
 
     Returns:
-        [`TokenVectors`]: on the CPU, in the order of `texts`; tokens that take no part in matching are left out.
+        [`TokenVectors`]: on the CPU, in the order of `texts`; tokens that take no part in matching are left out. Empty
+        if there are no texts.
+
+    Raises:
+        TypeError: `texts` is one string, or holds something else than strings.
+        ValueError: `batch_size` is below 1.
     """
+    if isinstance(texts, str):
+        raise TypeError("texts is one string; pass a list of strings")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts[{position}] is {text!r}; every entry must be a string")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    if len(texts) == 0:
+        return TokenVectors(torch.empty(0, model.embedding_dim, dtype=dtype), torch.empty(0))
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
     vectors: list[torch.Tensor | None] = [None] * len(texts)
     was_training = model.training

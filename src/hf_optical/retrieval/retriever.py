@@ -68,22 +68,31 @@ class OpticalRetriever:
                 Where to compute. Defaults to the first GPU, if there is one.
 
         Raises:
-            OSError: no such model or pack.
-            ValueError: the base is not the one that the pack was trained on.
+            OSError: no such model or pack, or the base of a pack is not where it says.
+            ValueError: the base is not the one that the pack was trained on, or `base_model` is given beside a model.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        pack = LanguagePack.from_pretrained(folder) if is_pack(folder) else None
-        base, base_revision = (pretrained_model_name_or_path, revision)
-        if pack is not None:
-            base, base_revision = (base_model, None) if base_model else (pack.base_model, pack.base_revision)
-        retriever = cls(
-            OpticalModel.from_pretrained(base, revision=base_revision),
-            OpticalProcessor.from_pretrained(base, revision=base_revision, **(pack.roles if pack else {})),
-        )
-        if pack is not None:
+        if not is_pack(folder):
+            if base_model is not None:
+                raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
+            retriever = cls._open(pretrained_model_name_or_path, revision)
+        else:
+            pack = LanguagePack.from_pretrained(folder)
+            base = (pack.base_model, pack.base_revision) if base_model is None else (base_model, None)
+            try:
+                retriever = cls._open(*base)
+            except OSError as error:
+                raise OSError(f"the base of {folder} could not be opened: {error}. Name it with base_model") from error
             retriever.add_language(pack.language, pack)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return retriever
+
+    @classmethod
+    def _open(cls, name: str | os.PathLike, revision: str | None) -> OpticalRetriever:
+        return cls(
+            OpticalModel.from_pretrained(name, revision=revision),
+            OpticalProcessor.from_pretrained(name, revision=revision),
+        )
 
     @property
     def languages(self) -> list[str]:
@@ -109,17 +118,20 @@ class OpticalRetriever:
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
-        device = self.model.device
         pack.attach(self.model)
-        self.model.to(device)
         self._processors[language] = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
 
     def set_language(self, language: str | None) -> None:
-        """Chooses the language that queries are read in. Raises `KeyError` if its pack is not open."""
+        """Chooses the language that queries are read in, `None` for the base. Raises `KeyError` if its pack is not open."""
         activate(self.model, language)
 
     def remove_language(self, language: str) -> None:
-        """Closes the pack of a language; the bare base is then what reads queries."""
+        """
+        Closes the pack of a language. If it was the one set, the bare base reads queries from then on.
+
+        Raises:
+            KeyError: no pack for `language` is open.
+        """
         remove(self.model, language)
         del self._processors[language]
 
@@ -127,7 +139,7 @@ class OpticalRetriever:
         self,
         queries: Sequence[str],
         *,
-        language: str | None = None,
+        language: str | Sequence[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -136,20 +148,27 @@ class OpticalRetriever:
 
         Args:
             queries (sequence of `str`): the queries.
-            language (`str`, *optional*): their language. Defaults to the one set.
+            language (`str` or sequence of `str` or `None`, *optional*):
+                Their language, or that of each, where `None` stands for the bare base. Defaults to the one set.
             batch_size (`int`, defaults to 32): queries at a time.
             show_progress (`bool`, defaults to `False`): whether to show a progress bar.
 
         Returns:
             `list[Tensor]`: for each query a float32 tensor of shape `(tokens, dim)`, unit vectors, on the CPU.
+
+        Raises:
+            KeyError: the pack of a language is not open.
+            TypeError: `queries` is one string, or holds something else than strings.
+            ValueError: the number of languages is not that of queries.
         """
-        return self._encode(queries, "query", language or self.language, batch_size, show_progress)
+        language = self.language if language is None else language
+        return self._encode(queries, "query", language, batch_size, show_progress)
 
     def encode_documents(
         self,
         documents: Sequence[str],
         *,
-        language: str | None = None,
+        language: str | Sequence[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -167,17 +186,33 @@ class OpticalRetriever:
         return search(query_vectors, document_vectors, top_k, **kwargs)
 
     def _encode(
-        self, texts: Sequence[str], role: str, language: str | None, batch_size: int, show_progress: bool
+        self,
+        texts: Sequence[str],
+        role: str,
+        language: str | Sequence[str | None] | None,
+        batch_size: int,
+        show_progress: bool,
     ) -> list[Tensor]:
-        if isinstance(texts, str):
-            raise TypeError("one string was passed; pass a list of strings")
+        if language is None or isinstance(language, str):
+            language = [language] * len(texts)
+        if len(language) != len(texts):
+            raise ValueError(f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code")
+        vectors: list[Tensor | None] = [None] * len(texts)
         before = self.language
-        activate(self.model, language)
         try:
-            processor = self._processors.get(language, self.processor)
-            vectors = encode_texts(
-                self.model, processor, texts, role, batch_size=batch_size, show_progress=show_progress
-            )
+            for code in dict.fromkeys(language):
+                activate(self.model, code)
+                group = [i for i, entry in enumerate(language) if entry == code]
+                encoded = encode_texts(
+                    self.model,
+                    self._processors.get(code, self.processor),
+                    texts if len(group) == len(texts) else [texts[i] for i in group],
+                    role,
+                    batch_size=batch_size,
+                    show_progress=show_progress,
+                )
+                for i, tensor in zip(group, encoded.to_list(), strict=True):
+                    vectors[i] = tensor
         finally:
             activate(self.model, before)
-        return vectors.to_list()
+        return vectors

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_checkpoint, weights
+from transformers import TrainerCallback
+
+from hf_optical import OpticalModel
+from hf_optical.training.checkpoints import (
+    SaveOnInterrupt,
+    checkpoint_to_resume,
+    last_complete_checkpoint,
+    read_weights,
+)
+
+
+SAVING = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+
+
+@pytest.fixture
+def run(make_trainer, tmp_path) -> Path:
+    """A run of 6 steps with checkpoints 2, 4 and 6."""
+    make_trainer(max_steps=6, **SAVING).train()
+    return tmp_path / "run"
+
+
+def test_half_written_checkpoints_are_passed_over(run):
+    assert last_complete_checkpoint(run).endswith("checkpoint-6")
+    state = run / "checkpoint-6" / "trainer_state.json"
+    state.write_bytes(state.read_bytes()[:-20])
+    assert last_complete_checkpoint(run).endswith("checkpoint-4")
+    (run / "checkpoint-4" / "language_pack.json").unlink()
+    assert last_complete_checkpoint(run).endswith("checkpoint-2")
+    shutil.rmtree(run / "checkpoint-2")
+    assert last_complete_checkpoint(run) is None
+    assert last_complete_checkpoint(run / "nowhere") is None
+
+
+def test_a_folder_that_holds_another_run_is_refused(run, tmp_path):
+    with pytest.raises(FileExistsError, match=r"holds another run \(checkpoint-2.*--resume_from_checkpoint last"):
+        checkpoint_to_resume(run, None)
+    assert checkpoint_to_resume(tmp_path / "new", None) is None
+    assert checkpoint_to_resume(run, "last").endswith("checkpoint-6")
+    assert checkpoint_to_resume(run, True).endswith("checkpoint-6")
+    assert checkpoint_to_resume(run, str(run / "checkpoint-2")).endswith("checkpoint-2")
+    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
+        checkpoint_to_resume(run, str(run / "checkpoint-3"))
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="is a file"):
+        checkpoint_to_resume(tmp_path / "file", None)
+
+
+def test_nothing_to_resume_starts_from_the_beginning(tmp_path, caplog):
+    assert checkpoint_to_resume(tmp_path, "last") is None
+    assert "starts from the beginning" in caplog.text
+
+
+def test_a_checkpoint_of_another_language_or_base_is_refused(run, make_trainer, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint for language 'sw', and this run trains ha"):
+        read_weights(make_trainer(language="ha", output_dir=str(tmp_path / "ha")).model, run / "checkpoint-2")
+    other = tiny_checkpoint(tmp_path / "other", seed=5)
+    with pytest.raises(ValueError, match=f"was trained on .*, and the student is {other}"):
+        read_weights(make_trainer(student=other).model, run / "checkpoint-2")
+
+
+def test_weights_of_a_whole_model_are_read(make_trainer, tmp_path):
+    trainer = make_trainer(train_all_weights=True, max_steps=2)
+    trainer.train()
+    trainer.save_model(tmp_path / "whole")
+    fresh = make_trainer(train_all_weights=True).model
+    read_weights(fresh, tmp_path / "whole")
+    assert all(torch.equal(weight, weights(fresh)[name]) for name, weight in weights(trainer.model).items())
+
+
+class Interrupt(TrainerCallback):
+    """A user who presses Ctrl-C in the middle of a step."""
+
+    def __init__(self, step: int, number: int):
+        self.step, self.number = step, number
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_resumes_to_the_same_weights(make_trainer, tmp_path, number):
+    settings = {"max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
+    straight.train()
+    stopped = make_trainer(callbacks=[Interrupt(3, number)], **settings)
+    with pytest.raises(KeyboardInterrupt, match="resume_from_checkpoint"):
+        stopped.train()
+    assert stopped.state.global_step == 4
+    checkpoint = last_complete_checkpoint(tmp_path / "run")
+    assert checkpoint.endswith("checkpoint-4")
+    resumed = make_trainer(**settings)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    for name, weight in weights(straight.model).items():
+        assert torch.equal(weights(resumed.model)[name], weight), name
+
+
+def test_a_second_interrupt_stops_at_once_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as stopped, SaveOnInterrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal must end the block")
+    assert "checkpoint" not in str(stopped.value)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_in_training_is_not_covered_up():
+    with pytest.raises(ZeroDivisionError), SaveOnInterrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        1 / 0  # noqa: B018
+
+
+def test_outside_the_main_thread_signals_are_left_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with SaveOnInterrupt():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(run_python, tmp_path, tiny, teacher_folder):
+    """Files may not grow past 40 kB from step 3 on: what is saved then fails, and checkpoint 2 resumes."""
+    result = run_python(
+        f"""
+        import resource, signal
+        from hf_optical import *
+        from transformers import TrainerCallback
+
+        class FillDisk(TrainerCallback):
+            def on_step_begin(self, args, state, control, **kwargs):
+                if state.global_step == 2:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+
+        args = OTDistillationConfig(output_dir={str(tmp_path / "full")!r}, language="sw", max_steps=4, use_cpu=True,
+            eval_strategy="no", save_strategy="steps", save_steps=2, disable_tqdm=True, dataloader_pin_memory=False)
+        pairs = load_bitext("examples/data/train.jsonl", "sw").select(range(64))
+        OTDistillationTrainer({str(tiny)!r}, {str(teacher_folder)!r}, args, pairs, callbacks=[FillDisk()]).train()
+        """
+    )
+    assert result.returncode != 0
+    assert "could not save to" in result.stderr and "unharmed" in result.stderr, result.stderr
+    checkpoint = last_complete_checkpoint(tmp_path / "full")
+    assert checkpoint.endswith("checkpoint-2")
+    model = OpticalModel.from_pretrained(tiny)
+    from hf_optical import LanguagePack
+
+    LanguagePack.from_pretrained(checkpoint).attach(model)
