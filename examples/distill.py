@@ -79,33 +79,68 @@ class ScriptArguments:
 
 
 def main() -> None:
-    argv = sys.argv[1:]
+    try:
+        script, args = parse(sys.argv[1:])
+        trainer, results, before = build(script, args)
+    except (OSError, ValueError) as error:
+        # What is wrong with the input is said in one line; an error further on is a fault, and shows where.
+        sys.exit(f"error: {error}")
+    try:
+        trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except KeyboardInterrupt as stop:
+        sys.exit(f"\n{stop}" if str(stop) else "\nstopped at once; the last checkpoint is unharmed")
+    trainer.save_model()
+    trainer.save_state()
+
+    results |= trainer.evaluate()
+    if "ceiling_map" in results:
+        results["gap_closed"] = gap_closed(results["zero_shot_map"], results["eval_map"], results["ceiling_map"])
+    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    trainer.save_metrics("train", {**trained.metrics, "trainable_parameters": trainable, **trainer.details["counts"]})
+    trainer.save_metrics("eval", results)
+    trainer.results = results
+    trainer.create_model_card()
+    if trainer.is_world_process_zero():
+        report(results)
+        if before:
+            show_questions(trainer, before, script.show_questions)
+        print(f"\nThe {'model' if args.train_all_weights else 'language pack'} is in {args.output_dir}")
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    trainer.end()
+
+
+def parse(argv: list[str]) -> tuple[ScriptArguments, OTDistillationConfig]:
+    """The arguments, and the checkpoint to go on from; looked at before anything takes time."""
     if not {"--language", "--train_file", "--dataset_name"}.intersection(arg.split("=")[0] for arg in argv):
         argv = DEMO + argv
     script, args = HfArgumentParser((ScriptArguments, OTDistillationConfig)).parse_args_into_dataclasses(argv)
-    state = PartialState()
-    logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
+    level = logging.INFO if PartialState().is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    # Looked at before anything takes time, and before any process writes there.
     args.resume_from_checkpoint = from_main_process(
         lambda: checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint)
     )
+    return script, args
 
+
+def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistillationTrainer, dict, dict]:
+    """The trainer; what the untrained student and the ceiling score; what the untrained student finds."""
     train_pairs, validation_pairs, counts = load_pairs(script, args)
     dataset = load_beir(script.eval_dir, script.eval_split, script.eval_corpus) if script.eval_dir else None
 
     lengths = {"query_length": script.query_length, "document_length": script.document_length}
     lengths = {name: length for name, length in lengths.items() if length is not None}
-    teacher = OpticalModel.from_pretrained(script.teacher_model).to(state.device)
     teacher_processor = OpticalProcessor.from_pretrained(script.teacher_model, **lengths)
-    student = OpticalModel.from_pretrained(script.student_model).to(state.device)
     student_processor = OpticalProcessor.from_pretrained(script.student_model, **lengths)
+    teacher = OpticalModel.from_pretrained(script.teacher_model).to(args.device)
+    student = OpticalModel.from_pretrained(script.student_model).to(args.device)
 
     evaluator, before, results = None, {}, {}
     if dataset is not None:
         evaluator = RetrievalEvaluator(dataset, teacher, teacher_processor, show_progress=True)
-        before = from_main_process(lambda: evaluator.search(student, student_processor, top_k=1))
-        results |= prefixed("zero_shot_", from_main_process(lambda: evaluator(student, student_processor)))
+        before = from_main_process(lambda: evaluator.search(student, student_processor))
+        results = prefixed("zero_shot_", from_main_process(lambda: evaluator(student, student_processor)))
         if evaluator.has_translations:
             ceiling = from_main_process(lambda: evaluator(teacher, teacher_processor, translated=True))
             results |= prefixed("ceiling_", ceiling)
@@ -120,28 +155,9 @@ def main() -> None:
         teacher_processing_class=teacher_processor,
         retrieval_evaluator=evaluator,
     )
-    trainer.details = {"pairs": len(train_pairs), "bitext": Path(script.dataset_name or script.train_file).name}
-    trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-
-    results |= trainer.evaluate()
-    if "ceiling_map" in results:
-        results["gap_closed"] = gap_closed(results["zero_shot_map"], results["eval_map"], results["ceiling_map"])
-    trainable = sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
-    trainer.save_metrics("train", {**trained.metrics, **counts, "trainable_parameters": trainable})
-    trainer.save_metrics("eval", results)
-    trainer.results = results
-    trainer.create_model_card()
-    if state.is_main_process:
-        report(results)
-        if evaluator is not None:
-            after = evaluator.search(student, student_processor, top_k=1)
-            show_questions(dataset, before, after, script.show_questions)
-        print(f"\nThe {'model' if args.train_all_weights else 'language pack'} is in {args.output_dir}")
-    if args.push_to_hub:
-        trainer.push_to_hub()
-    trainer.end()
+    source = script.train_file or script.dataset_name
+    trainer.details = {"pairs": len(train_pairs), "bitext": Path(source).name, "counts": counts}
+    return trainer, results, before
 
 
 def load_pairs(script: ScriptArguments, args: OTDistillationConfig):
@@ -186,10 +202,13 @@ def report(results: dict[str, float]) -> None:
         print(f"{'gap closed':28}{results['gap_closed']:12.3f}")
 
 
-def show_questions(dataset, before, after, count: int) -> None:
+def show_questions(trainer: OTDistillationTrainer, before: dict, count: int) -> None:
     """Prints a few questions whose first passage changed, right ones first."""
+    evaluator = trainer.retrieval_evaluator
+    dataset = evaluator.dataset
+    after = evaluator.search(trainer.model, trainer.processing_class)
 
-    def right(hits, query_id: str) -> bool:
+    def right(hits: dict, query_id: str) -> bool:
         return dataset.qrels[query_id].get(hits[query_id][0].document, 0) > 0
 
     changed = [query for query in dataset.queries if before[query][0].document != after[query][0].document]
@@ -204,9 +223,4 @@ def show_questions(dataset, before, after, count: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (DataError, FileExistsError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as stop:
-        sys.exit(f"\n{stop or 'stopped'}")
+    main()

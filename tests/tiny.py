@@ -32,7 +32,11 @@ ARCHITECTURES = {
     "bert": (SMALL, "wordpiece"),
     "distilbert": ({"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}, "wordpiece"),
     "xlm-roberta": ({**SMALL, "type_vocab_size": 1, "max_position_embeddings": 514}, "unigram"),
-    "modernbert": ({**SMALL, "global_attn_every_n_layers": 2}, "bpe"),
+    "modernbert": (
+        {**SMALL, "global_attn_every_n_layers": 2}
+        | {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+        "bpe",
+    ),
     "deberta-v2": ({**SMALL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}, "unigram"),
 }
 

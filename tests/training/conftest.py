@@ -64,7 +64,6 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
             "logging_steps": 1,
             "disable_tqdm": True,
             "use_cpu": True,
-            "dataloader_pin_memory": False,
             **options,
         }
         return trainer_class(

@@ -35,7 +35,6 @@ def main(student: str, teacher: str, output: str, settings: str) -> None:
         save_steps=2,
         disable_tqdm=True,
         use_cpu=True,
-        dataloader_pin_memory=False,
         **json.loads(settings),
     )
     reader, processor = OpticalModel.from_pretrained(student), OpticalProcessor.from_pretrained(student)

@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run_python, tmp_path, tiny
                     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 
         args = OTDistillationConfig(output_dir={str(tmp_path / "full")!r}, language="sw", max_steps=4, use_cpu=True,
-            eval_strategy="no", save_strategy="steps", save_steps=2, disable_tqdm=True, dataloader_pin_memory=False)
+            eval_strategy="no", save_strategy="steps", save_steps=2, disable_tqdm=True)
         pairs = load_bitext("examples/data/train.jsonl", "sw").select(range(64))
         OTDistillationTrainer({str(tiny)!r}, {str(teacher_folder)!r}, args, pairs, callbacks=[FillDisk()]).train()
         """

@@ -181,7 +181,7 @@ def test_the_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_proce
     from hf_optical import OTDistillationConfig
 
     args = OTDistillationConfig(output_dir="unused", language="sw", max_steps=2, use_cpu=True, disable_tqdm=True,
-                                eval_strategy="no", save_strategy="no", dataloader_pin_memory=False)  # fmt: skip
+                                eval_strategy="no", save_strategy="no")  # fmt: skip
     trainer = OTDistillationTrainer(tiny_model, tiny_model, args, pairs, processing_class=tiny_processor)
     fingerprint = trainer.teacher.fingerprint()
     trainer.train()

@@ -22,7 +22,8 @@ class DistillationCollator:
         language (`str`), teacher_language (`str`): keys of the `translation` feature.
         roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both.
         anchor (`bool`, defaults to `False`): whether the student also reads the English side.
-        align_special_tokens (`bool`, defaults to `True`): whether special tokens are among those aligned.
+        align_special_tokens (`bool`, defaults to `True`): whether special tokens, role markers and query expansion are
+            among what is aligned. Unknown words always are.
 
     Returns:
         `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`], and `index`, the row numbers
@@ -50,8 +51,14 @@ class DistillationCollator:
     def _tokenize(self, processor: OpticalProcessor, blocks: list[list[str]]) -> dict[str, Tensor]:
         batch = processor.pad([processor(texts, role) for texts in blocks for role in self.roles])
         if not self.align_special_tokens:
-            special = torch.isin(batch["input_ids"], torch.tensor(processor.tokenizer.all_special_ids))
-            words = batch["token_mask"] & ~special
-            # A sentence of nothing but unknown words keeps its special tokens: transport needs some mass.
+            words = batch["token_mask"] & ~torch.isin(batch["input_ids"], _special_ids(processor))
+            # An empty sentence keeps its special tokens: transport needs some mass.
             batch["token_mask"] = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
         return batch
+
+
+def _special_ids(processor: OpticalProcessor) -> Tensor:
+    tokenizer = processor.tokenizer
+    markers = [marker for marker in (processor.query_marker, processor.document_marker) if marker is not None]
+    ids = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(markers)} - {tokenizer.unk_token_id}
+    return torch.tensor(sorted(ids))

@@ -1,24 +1,27 @@
 from __future__ import annotations
 
+import csv
+import json
+import lzma
 import os
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TextIO
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ..errors import DataError
 
 
-# File ending -> builder of the datasets library and its options. A compression ending may follow.
-_BUILDERS = {
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".csv": ("csv", {}),
-    ".tsv": ("csv", {"delimiter": "\t"}),
-    ".parquet": ("parquet", {}),
-}
-_COMPRESSED = {".gz", ".xz", ".zst", ".bz2"}
+_ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
+_COMPRESSED = (".bz2", ".gz", ".xz")
+_EXAMPLE = '{"translation": {"en": "...", "ha": "..."}}'
 
 
 @dataclass
@@ -49,44 +52,46 @@ def load_bitext(
 
     Args:
         name_or_file (`str` or `os.PathLike`):
-            A JSON, CSV, TSV or Parquet file, compressed or not, or the id of a dataset on the Hub.
+            A file, or the id of a dataset on the Hub, or the folder of one. The file's name ends in `.jsonl`, `.json`
+            (one list, or one object a line), `.csv`, `.tsv` (both with a header) or `.parquet`; `.gz`, `.bz2` or `.xz`
+            may follow.
         language (`str`), teacher_language (`str`, defaults to `"en"`):
             Language codes; the keys of the `translation` feature where no `columns` are named.
         config_name (`str`, *optional*), split (`str`, defaults to `"train"`), revision (`str`, *optional*):
-            Which part of a Hub dataset. A file is one split.
+            Which part of a dataset. A file is one split.
         columns (`tuple[str, str]`, *optional*):
             The column of `language` and that of `teacher_language`, for pairs kept in two columns.
 
     Returns:
         `datasets.Dataset` with the columns `translation` (`{teacher_language: str, language: str}`) and `index` (the
-        row number in the source, counted from 0).
+        row number in the source, counted from 0). A text that is missing is `""`.
 
     Raises:
-        DataError: the file is missing, unreadable or empty, or a language or column is not there.
+        DataError: the file or dataset is missing, unreadable or empty, or a language or column is not there.
     """
     if language == teacher_language:
         raise DataError(f"language and teacher_language are both {language!r}; a pair needs two languages")
-    dataset = _load(name_or_file, config_name, split, revision)
-    if len(dataset) == 0:
+    if columns is not None and columns[0] == columns[1]:
+        raise DataError(f"columns names {columns[0]!r} twice; name the column of {language!r} and that of the other")
+    student_key, teacher_key = columns or (language, teacher_language)
+
+    # In memory, and not by a loader of the datasets library: the texts of a low-resource language are small, nothing is
+    # left behind in the user's cache, and an error can name the row.
+    pairs = []
+    found: dict[str, None] = {}
+    for index, row in enumerate(_rows(name_or_file, config_name, split, revision)):
+        where = f"{name_or_file}, row {index}"
+        texts = row if columns else _translation(row, where)
+        found |= dict.fromkeys(texts)
+        pair = {teacher_language: _text(texts, teacher_key, where), language: _text(texts, student_key, where)}
+        pairs.append({"translation": pair, "index": index})
+    if not pairs:
         raise DataError(f"{name_or_file} holds no sentence pairs")
-    student_column, teacher_column = columns or (None, None)
-    if columns is not None:
-        for column in columns:
-            if column not in dataset.column_names:
-                raise DataError(
-                    f"{name_or_file} has no column {column!r}; its columns are {', '.join(dataset.column_names)}"
-                )
-    else:
-        _check_translation(dataset, name_or_file, language, teacher_language)
-
-    def pair(row: dict, index: int) -> dict:
-        source = row if columns is not None else (row["translation"] or {})
-        student = source.get(student_column or language)
-        teacher = source.get(teacher_column or teacher_language)
-        return {"translation": {teacher_language: _text(teacher), language: _text(student)}, "index": index}
-
-    # In memory: the texts of a low-resource language are small, and nothing is left behind on the disk.
-    return Dataset.from_list([pair(row, index) for index, row in enumerate(dataset)])
+    for key in (student_key, teacher_key):
+        if key not in found:
+            kind = "column" if columns else "language"
+            raise DataError(f"{name_or_file} has no {kind} {key!r}; it has {', '.join(map(str, found)) or 'none'}")
+    return Dataset.from_list(pairs)
 
 
 def filter_bitext(
@@ -129,43 +134,88 @@ def filter_bitext(
     return dataset.select(kept), counts
 
 
-def _load(name_or_file: str | os.PathLike, config_name: str | None, split: str, revision: str | None) -> Dataset:
+def _rows(
+    name_or_file: str | os.PathLike, config_name: str | None, split: str, revision: str | None
+) -> Iterable[dict[str, Any]]:
     path = Path(name_or_file)
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    ending = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in _COMPRESSED else (suffixes or [""])[-1]
+    ending = path.with_suffix("").suffix if path.suffix.lower() in _COMPRESSED else path.suffix
+    ending = ending.lower()
     if path.is_file():
-        if ending not in _BUILDERS:
-            raise DataError(f"{path} ends in {ending!r}; bitext is read from {', '.join(sorted(_BUILDERS))} files")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty")
-        builder, options = _BUILDERS[ending]
-        try:
-            return load_dataset(builder, data_files=str(path), split="train", keep_in_memory=True, **options)
-        except (DatasetGenerationError, OSError, ValueError, EOFError) as error:
-            reason = error.__cause__ or error
-            raise DataError(f"{path} could not be read as bitext: {reason}") from error
-    if ending in _BUILDERS or path.is_absolute():
-        raise DataError(f"there is no file {path}")
+        if ending not in _ENDINGS:
+            raise DataError(f"{path} ends in {ending!r}; bitext is read from {', '.join(_ENDINGS)} files")
+        return _file_rows(path, ending)
+    if ending in _ENDINGS or (path.is_absolute() and not path.is_dir()):
+        raise DataError(f"there is no file {path}; check the path")
     try:
         return load_dataset(str(name_or_file), config_name, split=split, revision=revision)
-    except (DatasetNotFoundError, FileNotFoundError, ConnectionError) as error:
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise DataError(
-            f"{str(name_or_file)!r} is neither a file on this machine nor a dataset on the Hub that can be reached"
+            f"{str(name_or_file)!r} is no file on this machine, and could not be opened as a dataset ({reason}); check "
+            "the name, config_name and split, or the connection"
         ) from error
 
 
-def _check_translation(dataset: Dataset, name: str | os.PathLike, language: str, teacher_language: str) -> None:
-    if "translation" not in dataset.column_names:
+def _file_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
+    try:
+        if ending == ".parquet":
+            with fsspec.open(path, compression="infer") as file:
+                yield from pq.read_table(file).to_pylist()
+        else:
+            with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
+                yield from _json_rows(file, path) if ending in (".json", ".jsonl") else _csv_rows(file, path, ending)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); fetch or write it again") from error
+
+
+def _json_rows(file: TextIO, path: Path) -> Iterator[dict[str, Any]]:
+    text = file.read()
+    whole = text.lstrip().startswith("[")
+    # Only a newline ends a line, whatever Unicode says.
+    lines = ((1, text),) if whole else enumerate(text.split("\n"), start=1)
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            rows = json.loads(line)
+        except json.JSONDecodeError as error:
+            place = f"{path}, line {error.lineno if whole else number}"
+            raise DataError(f"{place}: not JSON ({error.msg}); write one object a line, or one list of them") from error
+        for row in rows if whole else [rows]:
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}: {row!r:.50} in place of an object such as {_EXAMPLE}")
+            yield row
+
+
+def _csv_rows(file: TextIO, path: Path, ending: str) -> Iterator[dict[str, Any]]:
+    # Strict: an open quotation mark would otherwise swallow the lines that follow.
+    reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",", strict=True)
+    try:
+        for row in reader:
+            if None in row:
+                raise csv.Error("more fields than the header has")
+            yield row
+    except csv.Error as error:
         raise DataError(
-            f"{name} has no `translation` column (its columns: {', '.join(dataset.column_names)}); name the two text "
-            "columns with `columns`"
+            f"{path}, line {reader.line_num}: {error}; a field that holds a quotation mark or the separator must be quoted"
+        ) from error
+
+
+def _translation(row: dict[str, Any], where: str) -> dict[str, Any]:
+    if "translation" not in row:
+        raise DataError(
+            f"{where}: no `translation` (it has {', '.join(map(str, row))}); name the two text columns with `columns`"
         )
-    first = dataset[0]["translation"]
-    keys = sorted(first) if isinstance(first, dict) else []
-    for code in (language, teacher_language):
-        if code not in keys:
-            raise DataError(f"{name} has no language {code!r} in `translation`; it has {', '.join(keys) or 'none'}")
+    texts = row["translation"] or {}
+    if not isinstance(texts, dict):
+        raise DataError(f"{where}: `translation` is {texts!r:.50}; it must map language to text, as in {_EXAMPLE}")
+    return texts
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+def _text(texts: dict[str, Any], key: str, where: str) -> str:
+    text = texts.get(key)
+    if text is not None and not isinstance(text, str):
+        raise DataError(f"{where}: {key!r} is {text!r:.50}; it must be text")
+    return text or ""

@@ -20,7 +20,7 @@ class RetrievalEvaluator:
         dataset ([`RetrievalDataset`]):
             Queries, documents and judgements.
         teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]):
-            What encodes the documents.
+            What encodes the documents. Not the very object that is being trained: its index would change under it.
         document_vectors ([`TokenVectors`], *optional*):
             The documents encoded already, in the order of `dataset.corpus`.
         measures (sequence of `str`, *optional*):
@@ -88,16 +88,26 @@ class RetrievalEvaluator:
         The best documents for every query: query id -> hits, best first.
 
         Args:
+            model ([`OpticalModel`]), processor ([`OpticalProcessor`]):
+                What encodes the queries.
+            top_k (`int`, defaults to 10):
+                Length of the rankings.
             translated (`bool`, defaults to `False`):
                 Whether to ask the human translations of the queries in their place.
+
+        Raises:
+            ValueError: `translated`, and a query has no translation.
         """
         queries = self.dataset.queries
+        if translated and not self.has_translations:
+            missing = next(key for key, query in queries.items() if not query.translation)
+            raise ValueError(f"query {missing!r} of {self.dataset.name} has no translation; leave translated at False")
         texts = [query.translation if translated else query.text for query in queries.values()]
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
         hits = search(vectors, self.document_vectors, top_k=top_k, document_ids=list(self.dataset.corpus))
         return dict(zip(queries, hits, strict=True))
 
-    def __call__(self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False) -> dict:
+    def __call__(self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False) -> dict[str, float]:
         """Mean of every measure over the queries: `{"map": 0.42, ...}`."""
         hits = self.search(model, processor, top_k=self.depth, translated=translated)
         return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)

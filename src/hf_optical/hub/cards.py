@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
+from ..evaluation.metrics import DEFAULT_MEASURES
 from ..files import write_text
 
 
 # What the card shows of the results: row -> prefix of its entries in `eval_results.json`.
 _ROWS = {"before training": "zero_shot_", "this model": "eval_", "human translation, teacher": "ceiling_"}
+# Template -> the library that opens it, how it relates to its base, and its title.
+_KINDS = {
+    "language_pack": ("hf_optical", "adapter", "Language pack"),
+    "model": ("sentence-transformers", "finetune", "Late-interaction model"),
+}
 
 
 def write_card(
@@ -28,29 +36,41 @@ def write_card(
     """
     Writes `README.md`: metadata that the Hub understands and a page for people.
 
+    Of what lies on this machine only the last part of its path is told.
+
     Args:
-        folder (`str` or `os.PathLike`): where the card goes.
-        kind (`str`): `"language_pack"` or `"model"`, the name of the template.
-        language (`str`): code of the language.
-        base_model (`str`): Hub id of the base. A folder on this machine is left out of the metadata.
-        details (`dict`): teacher, bitext and settings.
-        results (`dict`): as in `eval_results.json`; may be empty.
+        folder (`str` or `os.PathLike`):
+            Where the card goes.
+        kind (`str`):
+            `"language_pack"` or `"model"`, the name of the template.
+        language (`str`):
+            Code of the language.
+        base_model (`str`):
+            Hub id of the base. A folder on this machine is left out of the metadata.
+        details (`dict`):
+            Where the weights come from, all of it optional: `teacher`, `teacher_language`, `bitext`, `pairs`,
+            `settings` (a `dict`), `eval_name` (the retrieval set).
+        results (`dict[str, float]`):
+            As in `eval_results.json`; may be empty.
     """
-    measures = [name.removeprefix("eval_") for name in results if f"zero_shot_{name.removeprefix('eval_')}" in results]
-    on_hub = not Path(base_model).is_absolute() and base_model.count("/") <= 1
+    library, relation, what = _KINDS[kind]
+    title = f"{what} for {language}"
+    named = [name.removeprefix("eval_") for name in results if name.startswith("eval_")]
+    measures = [name for name in named if name in DEFAULT_MEASURES or f"zero_shot_{name}" in results]
+    dataset = _public_name(details.get("eval_name") or "custom")
     data = ModelCardData(
         language=[language],
-        library_name="hf_optical" if kind == "language_pack" else "sentence-transformers",
-        base_model=base_model if on_hub else None,
-        base_model_relation="adapter" if kind == "language_pack" else "finetune",
+        library_name=library,
+        base_model=base_model if _is_hub_id(base_model) else None,
+        base_model_relation=relation if _is_hub_id(base_model) else None,
         pipeline_tag="sentence-similarity",
         tags=["hf-optical", "late-interaction", "colbert", "cross-lingual", "optimal-transport"],
-        model_name=f"{'Language pack' if kind == 'language_pack' else 'Late-interaction model'} for {language}",
+        model_name=title if measures else None,
         eval_results=[
             EvalResult(
                 task_type="information-retrieval",
-                dataset_type=details.get("eval_name", "custom"),
-                dataset_name=details.get("eval_name", "custom"),
+                dataset_type=dataset,
+                dataset_name=dataset,
                 metric_type=measure,
                 metric_value=round(results[f"eval_{measure}"], 4),
             )
@@ -61,14 +81,37 @@ def write_card(
     card = ModelCard.from_template(
         data,
         template_str=files("hf_optical.hub_cards").joinpath(f"{kind}.md").read_text(encoding="utf-8"),
-        base_model=base_model if on_hub else Path(base_model).name,
-        measures=measures,
-        rows=[
-            (label, [results.get(prefix + measure) for measure in measures])
-            for label, prefix in _ROWS.items()
-            if any(prefix + measure in results for measure in measures)
-        ],
+        title=title,
+        language=language,
+        base_model=_public_name(base_model),
+        results=_results_table(measures, results),
         gap_closed=results.get("gap_closed"),
-        **{"teacher": None, "bitext": None, "pairs": None, "settings": {}, **details},
+        teacher=_public_name(details.get("teacher") or "not recorded"),
+        teacher_language=details.get("teacher_language", "en"),
+        bitext=_public_name(details["bitext"]) if details.get("bitext") else None,
+        pairs=details.get("pairs", "not recorded"),
+        settings=details.get("settings", {}),
     )
-    write_text(Path(folder) / "README.md", str(card))
+    write_text(Path(folder) / "README.md", f"{card}\n")
+
+
+def _results_table(measures: list[str], results: dict[str, float]) -> str:
+    """A Markdown table with a column a measure, or nothing."""
+    rows = [["", *measures], ["---", *["---:"] * len(measures)]]
+    for label, prefix in _ROWS.items():
+        values = [results.get(prefix + measure) for measure in measures]
+        if any(value is not None for value in values):
+            rows.append([label, *("" if value is None else f"{value:.3f}" for value in values)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) if measures else ""
+
+
+def _is_hub_id(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _public_name(name: str) -> str:
+    return name if _is_hub_id(name) else Path(name).name

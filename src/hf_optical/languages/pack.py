@@ -158,14 +158,8 @@ class LanguagePack(PushToHubMixin):
         content = (folder / ADAPTER_WEIGHTS).read_bytes()
         if hashlib.sha256(content).hexdigest() != stored.pop("weights_sha256"):
             raise OSError(f"{folder / ADAPTER_WEIGHTS} is cut short or changed; fetch or save the pack again")
-        try:
-            lora_config = LoraConfig.from_pretrained(str(folder))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise OSError(f"{folder / ADAPTER_CONFIG} is damaged ({error}); fetch or save the pack again") from error
-        if not isinstance(lora_config, LoraConfig):
-            raise OSError(f"{folder / ADAPTER_CONFIG} describes no LoRA adapter; fetch or save the pack again")
         weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load(content).items()}
-        return cls(lora_config=lora_config, weights=weights, **stored)
+        return cls(lora_config=_read_lora_config(folder), weights=weights, **stored)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the pack; a half-written one never replaces a whole one."""
@@ -219,6 +213,17 @@ def _read_pack_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise OSError(f"{path} is damaged: {error}") from error
     return {name: stored[name] for name in kinds}
+
+
+def _read_lora_config(folder: Path) -> LoraConfig:
+    path = folder / ADAPTER_CONFIG
+    settings = read_json(path)
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise OSError(f"{path} describes no LoRA adapter; fetch or save the pack again")
+    try:
+        return LoraConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError) as error:
+        raise OSError(f"{path} is damaged ({error}); fetch or save the pack again") from error
 
 
 def _write_lora_config(config: LoraConfig, base_model: str, folder: Path) -> None:

@@ -8,6 +8,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from .layout import read_json, read_layout, write_modules
 
 
+_LINEAR = "torch.nn.modules.linear.Identity"
+
+
 class OpticalConfig(PreTrainedConfig):
     r"""
     The shape of an [`OpticalModel`]: a text encoder and an optional linear projection of its token vectors.
@@ -49,15 +52,17 @@ class OpticalConfig(PreTrainedConfig):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **kwargs
     ) -> OpticalConfig:
-        """Reads the shape of a checkpoint folder or Hub id (see `layout.py` for what is understood)."""
+        """
+        Reads the shape of a checkpoint folder or Hub id (see `layout.py` for what is understood).
+
+        Raises:
+            OSError: no such checkpoint, or one with damaged files.
+            ValueError: its token projection is not linear.
+        """
         layout = read_layout(pretrained_model_name_or_path, revision)
         projection = {}
         if layout.dense is not None:
-            dense = read_json(layout.dense / "config.json")
-            activation = dense.get("activation_function", "torch.nn.modules.linear.Identity")
-            if not activation.endswith("Identity"):
-                raise ValueError(f"{layout.dense} projects tokens with {activation}; only a linear projection is read")
-            projection = {"projection_dim": dense["out_features"], "projection_bias": dense.get("bias", True)}
+            projection = _read_projection(layout.dense)
         return cls(encoder_config=AutoConfig.from_pretrained(layout.folder), **{**projection, **kwargs})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
@@ -72,7 +77,15 @@ class OpticalConfig(PreTrainedConfig):
             "in_features": self.encoder_config.hidden_size,
             "out_features": self.projection_dim,
             "bias": self.projection_bias,
-            "activation_function": "torch.nn.modules.linear.Identity",
+            "activation_function": _LINEAR,
         }
+
+
+def _read_projection(folder: Path) -> dict:
+    dense = read_json(folder / "config.json")
+    activation = "a residual connection" if dense.get("use_residual") else dense.get("activation_function", _LINEAR)
+    if not activation.endswith("Identity"):
+        raise ValueError(f"{folder} projects tokens with {activation}; only a linear projection is read")
+    return {"projection_dim": dense["out_features"], "projection_bias": dense.get("bias", True)}
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
 
 
 ENCODER_CONFIG = "config.json"
@@ -61,7 +62,7 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
     The folder of a checkpoint on this machine; a Hub id is downloaded first, unless an installed package carries it.
 
     Raises:
-        OSError: there is no such folder, and no such repository that can be reached.
+        OSError: there is no such folder, and no such repository that can be reached. The message says why.
     """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
@@ -70,12 +71,13 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
         return packaged
     try:
         return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=_PATTERNS))
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise OSError(f"{str(name_or_path)!r} is neither a folder on this machine nor a model on the Hub") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except HFValidationError as error:
+        raise OSError(f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model") from error
+    except OSError as error:
+        at = f" at revision {revision!r}" if revision else ""
         raise OSError(
-            f"{str(name_or_path)!r} is not a folder on this machine, and the Hub could not be reached to look for it "
-            "there; check the name, or the connection"
+            f"{str(name_or_path)!r} is not a folder on this machine and could not be fetched from the Hub{at}; check "
+            f"the name, your access to it and the connection. The Hub client says: {str(error).strip()}"
         ) from error
 
 
@@ -95,17 +97,43 @@ def packaged_copy(model_id: str) -> Path | None:
     return folder if found == digest else None
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file. Raises `OSError` that names the file if it is not JSON."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Reads a JSON file. Raises `OSError` that names the file if it is missing, no JSON, or no `kind`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise OSError(f"{path} is not valid JSON ({error}); the checkpoint is damaged, fetch it again") from error
+    if not isinstance(content, kind):
+        raise OSError(f"{path} holds no JSON {kind.__name__}; the checkpoint is damaged, fetch it again")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def weight_names(folder: Path) -> set[str]:
+    """
+    Names of the weights in a folder's safetensors, for which only the heads of the files are read.
+
+    Raises:
+        OSError: there are none; or a file is cut short or damaged, and is named.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        raise OSError(
+            f"{folder} has no safetensors weights. Pickled weights can run code and are not read; convert them with "
+            "transformers' `save_pretrained`"
+        )
+    names = set()
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as weights:
+                names.update(weights.keys())
+        except SafetensorError as error:
+            raise OSError(f"{path} is cut short or damaged ({error}); fetch or save the checkpoint again") from error
+    return names
 
 
 def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) -> Layout:
@@ -116,7 +144,9 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
     projection.
 
     Raises:
-        OSError: the folder has no `config.json`; the message says what was looked for and what was found.
+        OSError: the folder has no `config.json`; the message says what was looked for and what was found. Or a file
+            is no JSON.
+        ValueError: more than one dense layer projects the tokens.
     """
     folder = local_folder(name_or_path, revision)
     if not (folder / ENCODER_CONFIG).is_file():
@@ -124,9 +154,11 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
         raise OSError(f"{folder} is no model folder: looked for {ENCODER_CONFIG}, found {found}")
     layout = Layout(folder)
     if (folder / MODULES).is_file():
-        modules = read_json(folder / MODULES)
+        modules = read_json(folder / MODULES, list)
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
         if "Dense" in kinds and "Pooling" not in kinds:
+            if kinds.count("Dense") > 1:
+                raise ValueError(f"{folder} projects tokens through {kinds.count('Dense')} layers; one is read")
             layout.dense = folder / modules[kinds.index("Dense")]["path"]
     if (folder / ROLES_CONFIG).is_file():
         layout.roles = read_json(folder / ROLES_CONFIG)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..files import staged_directory
 from .configuration_optical import OpticalConfig
-from .layout import DENSE_FOLDER, WEIGHTS, read_layout
+from .layout import DENSE_FOLDER, WEIGHTS, read_layout, weight_names
 
 
 @dataclass
@@ -116,11 +117,11 @@ class OpticalModel(PreTrainedModel):
         return OpticalOutput(embeddings=embeddings, mask=(attention_mask if token_mask is None else token_mask).bool())
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes and values of the base weights: adapters do not change it."""
+        """SHA-256 over names, shapes, types and values of the base weights: adapters do not change it."""
         digest = hashlib.sha256()
         for name, weight in sorted(base_state_dict(self).items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
     @classmethod
@@ -149,15 +150,12 @@ class OpticalModel(PreTrainedModel):
                 Passed to `AutoModel.from_pretrained`, e.g. `attn_implementation`.
 
         Raises:
-            OSError: no such model; or one without safetensors weights, since pickled weights are not read.
-            ValueError: `projection_dim` differs from the projection that the checkpoint already has.
+            OSError: no such model; or one without safetensors weights, since pickled weights are not read; or one
+                whose weights are damaged, or are not those of the architecture in its `config.json`.
+            ValueError: `projection_dim` differs from the projection that the checkpoint already has, or that one is
+                not linear.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
-        if not any(layout.folder.glob("model*.safetensors")):
-            raise OSError(
-                f"{pretrained_model_name_or_path} has no safetensors weights. Pickled weights can run code and are "
-                "not read; convert them with transformers' `save_pretrained`"
-            )
         config = OpticalConfig.from_pretrained(layout.folder)
         if projection_dim is not None and config.projection_dim not in (None, projection_dim):
             raise ValueError(
@@ -165,12 +163,11 @@ class OpticalModel(PreTrainedModel):
                 f"{config.projection_dim}; leave projection_dim out"
             )
         config.projection_dim = config.projection_dim or projection_dim
-        encoder = AutoModel.from_pretrained(layout.folder, dtype=dtype, use_safetensors=True, **encoder_kwargs)
+        encoder = _open_encoder(layout.folder, config.encoder_config, dtype, encoder_kwargs)
         config.encoder_config = encoder.config
         model = cls(config, encoder).to(dtype)
         if layout.dense is not None:
-            weights = load_file(layout.dense / WEIGHTS)
-            model.projection.load_state_dict({name.removeprefix("linear."): weights[name] for name in weights})
+            _load_projection(model.projection, layout.dense)
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
 
@@ -191,9 +188,9 @@ class OpticalModel(PreTrainedModel):
             name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")
         }
         with staged_directory(save_directory) as folder:
-            self.config.save_pretrained(folder)
             self.config.encoder_config.architectures = [type(self.encoder).__name__]
-            self.config.encoder_config.save_pretrained(folder)
+            self.config.encoder_config.dtype = self.dtype
+            self.config.save_pretrained(folder)
             save_file(_contiguous(encoder_weights), folder / WEIGHTS, metadata={"format": "pt"})
             if self.projection is not None:
                 projection = {
@@ -210,6 +207,33 @@ def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = 
     return {
         name.replace(".base_layer.", "."): weight for name, weight in state_dict.items() if ".lora_" not in name
     }
+
+
+def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:
+    names = weight_names(folder)
+    encoder_class = MODEL_MAPPING.get(type(config), None)
+    if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:
+        # A pooler that the checkpoint lacks would get random weights, and the base another fingerprint every time.
+        options = {"add_pooling_layer": any("pooler." in name for name in names), **options}
+    encoder, report = AutoModel.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise OSError(
+            f"{folder} lacks {len(missing)} weights of a {type(encoder).__name__}, {missing[0]} among them: config.json "
+            "and the weights do not belong together; fetch or save the checkpoint again"
+        )
+    return encoder
+
+
+def _load_projection(projection: nn.Linear, folder: Path) -> None:
+    weight_names(folder)
+    weights = load_file(folder / WEIGHTS)
+    try:
+        projection.load_state_dict({name.removeprefix("linear."): weights[name] for name in weights})
+    except RuntimeError as error:
+        raise OSError(f"the weights in {folder} are not those of {projection}: {error}") from error
 
 
 def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,7 +31,8 @@ class OpticalProcessor(PushToHubMixin):
     """
     Cuts texts into tokens for an [`OpticalModel`], as queries or as documents (ColBERT, section 3.2).
 
-    The tokenizer is used as it is and never changed: markers are inserted and expansion is filled in on ids.
+    The tokenizer is used as it is and never changed: markers are inserted, long texts cut and expansion filled in on
+    ids.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
@@ -45,11 +47,11 @@ class OpticalProcessor(PushToHubMixin):
             Whether the encoder attends to these mask tokens.
         skip_tokens (`"punctuation"` or a list of `str`, defaults to `"punctuation"`):
             Tokens of documents that take no part in matching. `"punctuation"` stands for every token that Unicode
-            puts in the categories P and S alone; special and unknown tokens are never among them.
+            puts in the categories P and S alone. Special and unknown tokens always take part.
 
     Raises:
         ValueError: a marker is not one known token; a length leaves no room for a word; expansion without a mask
-            token.
+            token; `skip_tokens` is some other string.
     """
 
     def __init__(
@@ -71,21 +73,26 @@ class OpticalProcessor(PushToHubMixin):
         self.document_length = document_length
         self.query_expansion = query_expansion
         self.attend_to_expansion = attend_to_expansion
+        if isinstance(skip_tokens, str) and skip_tokens != "punctuation":
+            raise ValueError(f"skip_tokens={skip_tokens!r}; pass 'punctuation' or a list of tokens")
         self.skip_tokens = punctuation_tokens(tokenizer) if skip_tokens == "punctuation" else list(skip_tokens)
 
-        self._opening = self._count_opening_tokens()
+        self._opening, self._closing = self._frame()
         self._marker_ids = {
             "query": self._marker_id("query_marker", self.query_marker),
             "document": self._marker_id("document_marker", self.document_marker),
         }
         for name in ("query_length", "document_length"):
-            shortest = len(self.tokenizer("")["input_ids"]) + (self._marker_ids[name.split("_")[0]] is not None) + 1
+            marked = self._marker_ids[name.split("_")[0]] is not None
+            shortest = len(self._opening) + marked + 1 + len(self._closing)
             if getattr(self, name) < shortest:
                 raise ValueError(f"{name}={getattr(self, name)} leaves no room for a word; set it to {shortest} or more")
         if query_expansion and tokenizer.mask_token_id is None:
             raise ValueError("query_expansion needs a tokenizer with a mask token; set query_expansion=False")
         skipped = tokenizer.convert_tokens_to_ids(self.skip_tokens)
-        self._skip_ids = torch.tensor(sorted({i for i in skipped if i not in (None, tokenizer.unk_token_id)}))
+        self._skip_ids = torch.tensor(
+            sorted(set(skipped).difference(tokenizer.all_special_ids, [None])), dtype=torch.long
+        )
 
     def queries(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """
@@ -114,8 +121,7 @@ class OpticalProcessor(PushToHubMixin):
         """
         rows = self._rows(texts, "document")
         batch = self._pad(rows, max((len(row) for row in rows), default=0))
-        if len(self._skip_ids):
-            batch["token_mask"] &= ~torch.isin(batch["input_ids"], self._skip_ids)
+        batch["token_mask"] &= ~torch.isin(batch["input_ids"], self._skip_ids)
         return batch
 
     def __call__(self, texts: Sequence[str], role: str) -> dict[str, Tensor]:
@@ -156,9 +162,13 @@ class OpticalProcessor(PushToHubMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`): folder or Hub id.
             revision (`str`, *optional*): branch, tag or commit on the Hub.
             roles: settings of this class that take precedence over the stored ones.
+
+        Raises:
+            OSError: no such checkpoint, or one with a missing or damaged tokenizer.
+            ValueError: the stored settings do not fit the tokenizer.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
-        tokenizer = AutoTokenizer.from_pretrained(layout.folder)
+        tokenizer = _open_tokenizer(layout.folder)
         stored = {name: layout.roles[key] for name, key in _ROLES.items() if layout.roles.get(key) is not None}
         if "document_length" not in stored:
             longest = min(layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length)
@@ -202,26 +212,29 @@ class OpticalProcessor(PushToHubMixin):
     def _rows(self, texts: Sequence[str], role: str) -> list[list[int]]:
         if isinstance(texts, str):
             raise TypeError("texts is one string; pass a list of strings")
+        if len(texts) == 0:
+            return []
         marker = self._marker_ids[role]
+        opening = self._opening if marker is None else [*self._opening, marker]
         length = self.query_length if role == "query" else self.document_length
-        rows = self.tokenizer(
-            list(texts), truncation=True, max_length=length - (marker is not None), return_attention_mask=False
-        )["input_ids"]
-        if marker is not None:
-            rows = [[*row[: self._opening], marker, *row[self._opening :]] for row in rows]
-        return rows
+        room = length - len(opening) - len(self._closing)
+        # Asked to cut texts itself, a fast tokenizer keeps the length of the last call and saves it with its files.
+        words = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return [[*opening, *row[:room], *self._closing] for row in words["input_ids"]]
 
     def _pad(self, rows: list[list[int]], width: int) -> dict[str, Tensor]:
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
         present = torch.arange(width)[None, :] < lengths[:, None]
         input_ids = torch.full((len(rows), width), self._pad_id)
-        input_ids[present] = torch.tensor([token for row in rows for token in row])
+        input_ids[present] = torch.tensor([token for row in rows for token in row], dtype=torch.long)
         return {"input_ids": input_ids, "attention_mask": present.long(), "token_mask": present.clone()}
 
-    def _count_opening_tokens(self) -> int:
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and behind a text."""
         empty = self.tokenizer("")["input_ids"]
         word = self.tokenizer("a")["input_ids"]
-        return next((i for i, (a, b) in enumerate(zip(empty, word, strict=False)) if a != b), len(empty))
+        opening = next((i for i, (a, b) in enumerate(zip(empty, word, strict=False)) if a != b), len(empty))
+        return empty[:opening], empty[opening:]
 
     def _marker_id(self, name: str, marker: str | None) -> int | None:
         if marker is None:
@@ -235,6 +248,19 @@ class OpticalProcessor(PushToHubMixin):
         return marker_id
 
 
+def _open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    # What is wrong with the files decides the type: JSON and value errors, or a bare `Exception` from Rust.
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise OSError(f"the tokenizer in {folder} is missing or damaged ({reason}); fetch it again") from error
+    # From a folder without tokenizer files transformers makes a tokenizer that knows no word.
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise OSError(f"{folder} has no tokenizer files; save the tokenizer there")
+    return tokenizer
+
+
 def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Tokens whose surface is nothing but punctuation and symbols (Unicode categories P and S), in order of id."""
     kept = set(tokenizer.all_special_tokens)
@@ -243,7 +269,7 @@ def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         if token in kept:
             continue
         surface = tokenizer.convert_tokens_to_string([token]).strip()
-        surface = surface.removeprefix("##") if token.startswith("##") else surface
+        surface = surface.removeprefix("##") or surface
         if surface and all(unicodedata.category(character)[0] in "PS" for character in surface):
             # A token that is half of a character decodes to U+FFFD, a symbol by category but not punctuation.
             if "\ufffd" not in surface:

@@ -133,7 +133,7 @@ class OpticalRetriever:
             KeyError: no pack for `language` is open.
         """
         remove(self.model, language)
-        del self._processors[language]
+        self._processors.pop(language, None)
 
     def encode_queries(
         self,

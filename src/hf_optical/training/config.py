@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 
 from .distributed import check_strategy
@@ -98,6 +99,8 @@ class OTDistillationConfig(TrainingArguments):
         if self.learning_rate is None:
             self.learning_rate = 2e-5 if self.train_all_weights else 5e-4
         check_strategy(self.train_all_weights)
+        # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
 
     @property

@@ -1,0 +1,111 @@
+import ir_measures
+import pytest
+import torch
+from ir_measures import AP, RR, R, nDCG
+from tiny import DEMO, tiny_checkpoint
+
+from hf_optical import OpticalModel, OpticalProcessor, load_beir
+from hf_optical.evaluation import evaluator as evaluator_module
+from hf_optical.evaluation import retrieval_metrics
+from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
+from hf_optical.evaluation.evaluator import RetrievalEvaluator
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    whole = load_beir(DEMO / "retrieval")
+    queries = dict(list(whole.queries.items())[:20])
+    qrels = {key: dict(whole.qrels[key]) for key in queries}
+    # Graded judgements and more than one relevant document, so that the measures differ.
+    for key, document in zip(qrels, whole.corpus, strict=False):
+        qrels[key].setdefault(document, 2)
+    return RetrievalDataset("demo", whole.corpus, queries, qrels)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    folder = tiny_checkpoint(tmp_path_factory.mktemp("student"), seed=5)
+    return OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
+
+
+@pytest.fixture
+def evaluator(dataset, tiny_model, tiny_processor):
+    return RetrievalEvaluator(dataset, tiny_model, tiny_processor)
+
+
+def one_by_one(model, processor, texts, role):
+    for text in texts:
+        with torch.no_grad():
+            output = model(**processor([text], role))
+        yield output.embeddings[0][output.mask[0]]
+
+
+def brute_force(dataset, teacher, student, texts):
+    """Query id -> document id -> MaxSim, from the definition."""
+    documents = list(one_by_one(*teacher, dataset.document_texts(), "document"))
+    run = {}
+    for key, query in zip(dataset.queries, one_by_one(*student, texts, "query"), strict=True):
+        scores = [float((query @ document.T).max(1).values.sum()) for document in documents]
+        run[key] = dict(zip(dataset.corpus, scores, strict=True))
+    return run
+
+
+@pytest.mark.parametrize("translated", [False, True])
+def test_agrees_with_ir_measures_on_brute_force(dataset, evaluator, tiny_model, tiny_processor, student, translated):
+    texts = [query.translation if translated else query.text for query in dataset.queries.values()]
+    run = brute_force(dataset, (tiny_model, tiny_processor), student, texts)
+    found = evaluator(*student, translated=translated)
+    measures = {"map": AP, "mrr@10": RR @ 10, "ndcg@10": nDCG @ 10, "recall@100": R @ 100}
+    expected = ir_measures.calc_aggregate(list(measures.values()), dataset.qrels, run)
+    assert found == pytest.approx({name: expected[measure] for name, measure in measures.items()}, abs=1e-6)
+    assert list(found) == list(measures)
+
+    hits = evaluator.search(*student, top_k=7, translated=translated)
+    assert list(hits) == list(dataset.queries)
+    for key, ranking in hits.items():
+        best = sorted(run[key].values(), reverse=True)[:7]
+        assert [run[key][hit.document] for hit in ranking] == pytest.approx(best, abs=1e-4)
+        assert [hit.score for hit in ranking] == pytest.approx(best, abs=1e-4)
+
+
+def test_documents_are_encoded_once_and_only_when_needed(evaluator, student, monkeypatch):
+    roles = []
+    real = evaluator_module.encode_texts
+
+    def counting(model, processor, texts, role, **settings):
+        roles.append(role)
+        return real(model, processor, texts, role, **settings)
+
+    monkeypatch.setattr(evaluator_module, "encode_texts", counting)
+    first, second = evaluator(*student), evaluator(*student)
+    evaluator(*student, translated=True)
+    evaluator.search(*student)
+    assert first == second
+    assert roles.count("document") == 1
+    assert roles.count("query") == 4
+
+
+def test_vectors_given_are_used(dataset, evaluator, student):
+    given = RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors)
+    assert given(*student) == evaluator(*student)
+    with pytest.raises(ValueError, match=f"document_vectors has 3 entries for {len(dataset.corpus)} documents"):
+        RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors[:3])
+
+
+def test_measures_and_depth(dataset, tiny_model, tiny_processor, student):
+    evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor, measures=("p@3", "map"), depth=3)
+    found = evaluator(*student)
+    assert list(found) == ["p@3", "map"]
+    hits = evaluator.search(*student, top_k=3)
+    run = {key: {hit.document: -rank for rank, hit in enumerate(ranking)} for key, ranking in hits.items()}
+    assert found == retrieval_metrics(dataset.qrels, run, ("p@3", "map"))
+
+
+def test_translations_that_are_not_there(tiny_model, tiny_processor):
+    queries = {"q1": Query("basi", "the bus"), "q2": Query("dereva")}
+    dataset = RetrievalDataset("two", {"d": Document("", "bus")}, queries, {"q1": {"d": 1}, "q2": {"d": 1}})
+    evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor)
+    assert not evaluator.has_translations
+    assert evaluator(tiny_model, tiny_processor)["map"] == 1.0
+    with pytest.raises(ValueError, match="query 'q2' of two has no translation; leave translated at False"):
+        evaluator(tiny_model, tiny_processor, translated=True)

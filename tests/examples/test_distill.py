@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import DEMO, REPOSITORY
+
+from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
+
+
+MEASURES = ("map", "mrr@10", "ndcg@10", "recall@100")
+
+
+def distill(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *launcher, "examples/distill.py", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.fixture
+def small(tiny, tmp_path) -> list:
+    """A run of a few steps: tiny models, the embedded data gzipped, the corpus in a place of its own."""
+    files = {}
+    for name in ("train", "validation"):
+        files[name] = tmp_path / f"{name}.jsonl.gz"
+        files[name].write_bytes(gzip.compress((DEMO / f"{name}.jsonl").read_bytes()))
+    folder = tmp_path / "questions"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "queries.jsonl").write_bytes((DEMO / "retrieval" / "queries.jsonl").read_bytes())
+    (folder / "qrels" / "dev.tsv").write_bytes((DEMO / "retrieval" / "qrels" / "test.tsv").read_bytes())
+    corpus = tmp_path / "corpus.jsonl.gz"
+    corpus.write_bytes(gzip.compress((DEMO / "retrieval" / "corpus.jsonl").read_bytes()))
+    return [
+        *("--teacher_model", tiny, "--student_model", tiny, "--language", "sw"),
+        *("--train_file", files["train"], "--validation_file", files["validation"]),
+        *("--eval_dir", folder, "--eval_corpus", corpus, "--eval_split", "dev"),
+        *("--output_dir", tmp_path / "out", "--max_steps", "4", "--save_steps", "2", "--save_strategy", "steps"),
+        *("--eval_strategy", "no"),
+    ]
+
+
+def test_the_contract(small, tiny, tmp_path):
+    result = distill(*small, launcher=("-m", "accelerate.commands.launch"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    out = tmp_path / "out"
+    results = json.loads((out / "eval_results.json").read_text())
+    for measure in MEASURES:
+        for prefix in ("zero_shot_", "eval_", "ceiling_"):
+            assert 0 <= results[prefix + measure] <= 1
+    gap = (results["eval_map"] - results["zero_shot_map"]) / (results["ceiling_map"] - results["zero_shot_map"])
+    assert results["gap_closed"] == pytest.approx(gap)
+    everything = json.loads((out / "all_results.json").read_text())
+    assert results.items() <= everything.items()
+    assert everything["pairs_kept"] == 720 and everything["trainable_parameters"] > 0
+    assert "gap closed" in result.stdout and f"is in {out}" in result.stdout
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert f"{results['eval_map']:.3f}" in card and str(tmp_path) not in card
+    assert not list(out.rglob("training_args.bin"))
+
+    pack = LanguagePack.from_pretrained(out)
+    assert pack.language == "sw" and pack.details["pairs"] == 720
+    retriever = OpticalRetriever.from_pretrained(out)
+    model = OpticalModel.from_pretrained(tiny)
+    pack.attach(model)
+    (vectors,) = retriever.encode_queries(["Habari za asubuhi?"])
+    assert torch.equal(vectors, model(**retriever.processor.queries(["Habari za asubuhi?"])).embeddings[0])
+
+
+def test_going_on_where_a_run_stopped(small, tmp_path):
+    assert distill(*small, "--seed", 3).returncode == 0
+    whole = LanguagePack.from_pretrained(tmp_path / "out")
+    again = distill(*small, "--seed", 3)
+    assert again.returncode != 0 and "holds another run" in again.stderr and "Traceback" not in again.stderr
+    for path in [*(tmp_path / "out").glob("checkpoint-4/*"), *(tmp_path / "out").glob("*.*")]:
+        path.unlink()
+    resumed = distill(*small, "--seed", 3, "--resume_from_checkpoint", "last")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    for name, weight in LanguagePack.from_pretrained(tmp_path / "out").weights.items():
+        assert torch.equal(whole.weights[name], weight), name
+
+
+def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
+    pairs = [json.loads(line)["translation"] for line in (DEMO / "train.jsonl").read_text().splitlines()][:100]
+    table = tmp_path / "pairs.tsv"
+    table.write_text("english\tswahili\n" + "".join(f"{pair['en']}\t{pair['sw']}\n" for pair in pairs))
+    result = distill(
+        *("--teacher_model", tiny, "--student_model", tiny, "--language", "sw", "--train_file", table),
+        *("--student_column", "swahili", "--teacher_column", "english", "--max_steps", 2, "--train_all_weights", True),
+        *("--output_dir", tmp_path / "out"),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "eval_loss" in json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    OpticalRetriever.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--train_file": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
+        ({"--language": "yo"}, "has no language 'yo'"),
+        ({"--eval_split": "train"}, "train"),
+        ({"--eval_dir": "nowhere"}, "nowhere"),
+        ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
+        ({"--side": "left"}, "side"),
+        ({"--query_length": "1"}, "query_length=1 leaves no room"),
+    ],
+)
+def test_bad_arguments_end_in_one_line(small, change, message):
+    arguments = list(small)
+    for option, value in change.items():
+        if option in arguments:
+            arguments[arguments.index(option) + 1] = value
+        else:
+            arguments += [option, value]
+    result = distill(*arguments)
+    assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr, result.stderr[-2000:]
+
+
+def test_the_embedded_data_is_what_it_says():
+    pairs = {name: [json.loads(line)["translation"] for line in (DEMO / f"{name}.jsonl").read_text().splitlines()]
+             for name in ("train", "validation")}  # fmt: skip
+    folder = DEMO / "retrieval"
+    corpus = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    assert len(pairs["train"]) + len(pairs["validation"]) >= 600
+    assert len(corpus) >= 200 and len(queries) >= 80
+    sentences = [text for rows in pairs.values() for pair in rows for text in pair.values()]
+    assert len(set(sentences)) == len(sentences)
+    asked = {text for query in queries for text in (query["text"], query["metadata"]["translation"])}
+    assert not asked.intersection(sentences)
+    passages = " ".join(document["text"] for document in corpus)
+    assert not [sentence for sentence in sentences if sentence in passages]
+    assert "achine-written" in Path(DEMO / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_embedded_default(tmp_path):
+    result = distill("--output_dir", tmp_path / "out", launcher=("-m", "accelerate.commands.launch"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert results["eval_map"] > results["zero_shot_map"] + 0.1
+    assert " after + " in result.stdout

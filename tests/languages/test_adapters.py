@@ -1,0 +1,201 @@
+import pytest
+import torch
+from peft import LoraConfig
+from tiny import ARCHITECTURES, tiny_checkpoint
+from torch import nn
+
+from hf_optical import OpticalModel, OpticalProcessor
+from hf_optical.languages import activate, active_language, add_adapter, default_lora_config, languages, remove
+
+
+TEXTS = ["Kwa nini unaendesha haraka?", "Basi.", "The driver is here, with a bus full of passengers."]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def checkpoint(request, tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp(request.param), request.param, projection_dim=16)
+
+
+def vectors(model, processor):
+    with torch.no_grad():
+        return model(**processor.documents(TEXTS)).embeddings
+
+
+def disturb(model, language):
+    """Gives an adapter random weights, as training would: a fresh one changes nothing."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if f"language_{language}" in name:
+                weight.normal_(std=0.3)
+
+
+@pytest.fixture
+def opened(tiny_model, tiny_processor):
+    return tiny_model, tiny_processor, vectors(tiny_model, tiny_processor)
+
+
+def test_the_base_stays_what_it_was_whatever_is_added(checkpoint):
+    model, processor = OpticalModel.from_pretrained(checkpoint), OpticalProcessor.from_pretrained(checkpoint)
+    before, fingerprint = vectors(model, processor), model.fingerprint()
+
+    add_adapter(model, "ha", default_lora_config(model))
+    model.eval()
+    assert torch.equal(vectors(model, processor), before)  # a fresh adapter is the identity
+    disturb(model, "ha")
+    assert not torch.allclose(vectors(model, processor), before, atol=1e-2)
+    assert model.fingerprint() == fingerprint
+    activate(model, None)
+    assert torch.equal(vectors(model, processor), before)
+
+    remove(model, "ha")
+    assert torch.equal(vectors(model, processor), before)
+    assert model.fingerprint() == fingerprint
+    assert languages(model) == []
+
+
+def test_gradients_reach_every_trainable_weight_and_no_other(checkpoint):
+    model, processor = OpticalModel.from_pretrained(checkpoint), OpticalProcessor.from_pretrained(checkpoint)
+    add_adapter(model, "ha", default_lora_config(model, rank=4))
+    disturb(model, "ha")
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert all(".lora_" in name and "language_ha" in name for name in trainable)
+    assert any("embeddings" in name for name in trainable)
+    assert not any("pooler" in name or "projection" in name for name in trainable)
+
+    output = model.train()(**processor.documents(TEXTS))
+    (output.embeddings * torch.randn_like(output.embeddings))[output.mask].sum().backward()
+    for name, weight in model.named_parameters():
+        if name in trainable:
+            assert weight.grad is not None and weight.grad.abs().sum() > 0, name
+        else:
+            assert weight.grad is None, name
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
+def test_the_pooler_is_left_alone_and_every_other_linear_layer_is_not(tmp_path, architecture):
+    model = OpticalModel.from_pretrained(tiny_checkpoint(tmp_path, architecture))
+    linear = {name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)}
+    assert "pooler.dense" in linear
+    add_adapter(model, "ha", default_lora_config(model, embeddings=False))
+    wrapped = {
+        name.removesuffix(".base_layer") for name, _ in model.encoder.named_modules() if name.endswith(".base_layer")
+    }
+    assert wrapped == linear - {"pooler.dense"}
+
+
+def test_the_config_says_what_was_asked_for(tiny_model):
+    config = default_lora_config(tiny_model)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (32, 32, 0.0)
+    assert config.target_modules == {"dense", "key", "query", "value", "word_embeddings"}
+    config = default_lora_config(tiny_model, rank=4, alpha=8.0, dropout=0.1, targets=["query"], embeddings=False)
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (4, 8.0, 0.1)
+    assert config.target_modules == {"query"}
+
+
+def test_a_second_language_gets_the_same_config_as_the_first(tiny_model):
+    first = default_lora_config(tiny_model)
+    add_adapter(tiny_model, "ha", first)
+    second = default_lora_config(tiny_model)
+    assert (second.target_modules, second.exclude_modules) == (first.target_modules, first.exclude_modules)
+
+
+def test_two_languages_do_not_touch_each_other(opened):
+    model, processor, base = opened
+    add_adapter(model, "ha", default_lora_config(model))
+    disturb(model, "ha")
+    model.eval()
+    hausa = vectors(model, processor)
+
+    # Another shape on other layers, so that some have one adapter only.
+    add_adapter(model, "yo", LoraConfig(task_type="FEATURE_EXTRACTION", r=3, target_modules=["query"]))
+    disturb(model, "yo")
+    model.eval()
+    yoruba = vectors(model, processor)
+    assert [name for name, weight in model.named_parameters() if weight.requires_grad and "language_ha" in name] == []
+
+    for language, expected in [("ha", hausa), (None, base), ("yo", yoruba), ("ha", hausa), ("yo", yoruba)]:
+        activate(model, language)
+        assert active_language(model) == language
+        assert torch.equal(vectors(model, processor), expected)
+    assert len({tuple(each.flatten().tolist()) for each in (base, hausa, yoruba)}) == 3
+
+    remove(model, "ha")  # not at work: the one at work goes on
+    assert (languages(model), active_language(model)) == (["yo"], "yo")
+    assert torch.equal(vectors(model, processor), yoruba)
+
+
+def test_removing_the_language_at_work_leaves_the_base(opened):
+    model, processor, base = opened
+    for language in ("ha", "yo"):
+        add_adapter(model, language, default_lora_config(model, rank=2))
+        disturb(model, language)
+    model.eval()
+    yoruba = vectors(model, processor)
+    activate(model, "ha")
+    remove(model, "ha")
+    assert (languages(model), active_language(model)) == (["yo"], None)
+    assert torch.equal(vectors(model, processor), base)
+    activate(model, "yo")
+    assert torch.equal(vectors(model, processor), yoruba)
+
+
+def test_adding_puts_to_work_even_where_the_base_was(opened):
+    model, processor, base = opened
+    add_adapter(model, "ha", default_lora_config(model))
+    activate(model, None)
+    add_adapter(model, "yo", default_lora_config(model))
+    disturb(model, "yo")
+    assert active_language(model) == "yo"
+    assert not torch.equal(vectors(model.eval(), processor), base)
+
+
+def test_added_again_after_removing_it_is_fresh(opened):
+    model, processor, base = opened
+    for _ in range(2):
+        add_adapter(model, "ha", default_lora_config(model))
+        assert torch.equal(vectors(model.eval(), processor), base)
+        disturb(model, "ha")
+        assert not torch.equal(vectors(model, processor), base)
+        remove(model, "ha")
+
+
+def test_a_config_can_serve_two_models(tiny, tiny_model):
+    config = default_lora_config(tiny_model)
+    before = config.to_dict()
+    add_adapter(tiny_model, "ha", config)
+    add_adapter(OpticalModel.from_pretrained(tiny), "ha", config)
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("language", ["lo", "or", "ra", "ha", "zh-Hant", "sr_Latn", "lora"])
+def test_codes_that_peft_could_trip_over(opened, language):
+    model, processor, base = opened
+    assert active_language(model) is None
+    activate(model, None)  # nothing to turn off yet
+    for code in (language, "sw"):
+        add_adapter(model, code, default_lora_config(model, rank=2))
+        disturb(model, code)
+    assert languages(model) == [language, "sw"]
+    activate(model, language)
+    assert active_language(model) == language
+    remove(model, "sw")
+    remove(model, language)
+    assert active_language(model) is None
+    assert torch.equal(vectors(model.eval(), processor), base)
+
+
+@pytest.mark.parametrize("language", ["", "a.b", None, "../x", "ha/yo", "ha ", "-ha", "ha\n", 3])
+def test_what_is_no_language_code_is_refused(tiny_model, language):
+    with pytest.raises(ValueError, match="no language code; pass one such as 'ha'"):
+        add_adapter(tiny_model, language, default_lora_config(tiny_model))
+    assert languages(tiny_model) == []
+
+
+def test_languages_that_are_there_twice_or_not_at_all(tiny_model):
+    add_adapter(tiny_model, "ha", default_lora_config(tiny_model))
+    with pytest.raises(ValueError, match="'ha' already; remove it first"):
+        add_adapter(tiny_model, "ha", default_lora_config(tiny_model))
+    for act in (activate, remove):
+        with pytest.raises(KeyError, match="'yo' is open .open: ha.; add it first"):
+            act(tiny_model, "yo")
+    assert active_language(tiny_model) == "ha"

@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import pytest
+import torch
+from tiny import MINILM, tiny_checkpoint, train_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from hf_optical import OpticalModel, OpticalProcessor
+from hf_optical.model.layout import packaged_copy
+from hf_optical.model.processing_optical import punctuation_tokens
+
+
+KINDS = ("wordpiece", "unigram", "bpe")
+TEXTS = ["The river rises in the hills.", "", "Mto, unaanza wapi?", " \t\n", "🦒 !", "word " * 300]
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    return train_tokenizer(request.param)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return OpticalProcessor.from_pretrained(MINILM)
+
+
+def plain_tokenizer(vocabulary: dict[str, int], model=models.WordLevel, **names) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts nothing around a text."""
+    backend = Tokenizer(model(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **names)
+
+
+def ids_by_hand(tokenizer, text, marker, length):
+    words = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+    marker = [] if marker is None else tokenizer.convert_tokens_to_ids([marker])
+    words = words[: length - 2 - len(marker)]
+    return [tokenizer.cls_token_id, *marker, *words, tokenizer.sep_token_id]
+
+
+def kept(processor, text):
+    """The tokens of a document that take part in matching."""
+    batch = processor.documents([text])
+    return processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][batch["token_mask"]].tolist())
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_ids_marker_and_truncation(tokenizer, marked):
+    vocabulary = tokenizer.get_vocab()
+    query_marker, document_marker = sorted(set(vocabulary) - set(tokenizer.all_special_tokens))[100:102]
+    markers = {"query_marker": query_marker, "document_marker": document_marker} if marked else {}
+    processor = OpticalProcessor(tokenizer, query_length=9, document_length=21, **markers)
+    for role, marker, length in (("query", query_marker, 9), ("document", document_marker, 21)):
+        batch = processor(TEXTS, role)
+        expected = [ids_by_hand(tokenizer, text, marker if marked else None, length) for text in TEXTS]
+        width = max(map(len, expected))
+        assert width == length
+        assert batch["input_ids"].tolist() == [
+            row + [tokenizer.pad_token_id] * (width - len(row)) for row in expected
+        ]
+        assert batch["attention_mask"].tolist() == [[1] * len(row) + [0] * (width - len(row)) for row in expected]
+        assert {name: tensor.dtype for name, tensor in batch.items()} == {
+            "input_ids": torch.int64,
+            "attention_mask": torch.int64,
+            "token_mask": torch.bool,
+        }
+
+
+def test_queries_match_with_every_token(tokenizer):
+    batch = OpticalProcessor(tokenizer).queries(["Where, then?", "a"])
+    assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
+
+
+@pytest.mark.parametrize("marker", ["[unused0]", "two words", "[Q]"])
+@pytest.mark.parametrize("name", ["query_marker", "document_marker"])
+def test_a_marker_that_is_no_token_is_refused(tokenizer, name, marker):
+    with pytest.raises(ValueError) as caught:
+        OpticalProcessor(tokenizer, **{name: marker})
+    assert f"{name}={marker!r} is not a token" in str(caught.value)
+
+
+def test_a_bert_marker_is_refused_by_xlm_roberta(tmp_path):
+    tiny_checkpoint(tmp_path, "xlm-roberta")
+    with pytest.raises(ValueError, match=r"query_marker='\[unused0\]' is not a token"):
+        OpticalProcessor.from_pretrained(tmp_path, query_marker="[unused0]")
+    path = tmp_path / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "document_prefix": "[unused1] "}))
+    with pytest.raises(ValueError, match=r"document_marker='\[unused1\]' is not a token"):
+        OpticalProcessor.from_pretrained(tmp_path)
+
+
+def test_minilm_knows_the_bert_markers():
+    processor = OpticalProcessor.from_pretrained(MINILM, query_marker="[unused0]", document_marker="[unused1]")
+    assert processor.queries(["hello"])["input_ids"].tolist() == [[101, 1, 7592, 102]]
+    assert processor.documents(["hello"])["input_ids"].tolist() == [[101, 2, 7592, 102]]
+
+
+def test_a_stored_marker_loses_the_space_behind_it(tiny, tmp_path):
+    processor = OpticalProcessor.from_pretrained(tiny, query_marker="the")
+    processor.save_pretrained(tmp_path)
+    path = tmp_path / "config_sentence_transformers.json"
+    path.write_text(path.read_text().replace('"the"', '"the "'))
+    (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    assert OpticalProcessor.from_pretrained(tmp_path).query_marker == "the"
+
+
+@pytest.mark.parametrize("marker", [None, "the"])
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_a_length_without_room_for_a_word_is_refused(tiny, role, marker):
+    shortest = 3 if marker is None else 4
+    settings = {f"{role}_marker": marker}
+    with pytest.raises(ValueError, match=f"{role}_length={shortest - 1} leaves no room .* to {shortest} or more"):
+        OpticalProcessor.from_pretrained(tiny, **{f"{role}_length": shortest - 1}, **settings)
+    processor = OpticalProcessor.from_pretrained(tiny, **{f"{role}_length": shortest}, **settings)
+    assert processor(["hills and rivers"], role)["input_ids"].shape == (1, shortest)
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_expansion(tokenizer, attend):
+    plain = OpticalProcessor(tokenizer, query_length=16)
+    processor = OpticalProcessor(tokenizer, query_length=16, query_expansion=True, attend_to_expansion=attend)
+    texts = ["Where?", "word " * 50, ""]
+    batch = processor.queries(texts)
+    assert batch["input_ids"].shape == (3, 16)
+    assert batch["token_mask"].all()
+    for row, text in enumerate(texts):
+        words = plain.queries([text])["input_ids"][0].tolist()
+        assert batch["input_ids"][row].tolist() == words + [tokenizer.mask_token_id] * (16 - len(words))
+        assert batch["attention_mask"][row].tolist() == [1] * len(words) + [int(attend)] * (16 - len(words))
+    for name, tensor in plain.documents(texts).items():
+        assert torch.equal(tensor, processor.documents(texts)[name])
+
+
+def test_expansion_needs_a_mask_token():
+    tokenizer = plain_tokenizer({"[UNK]": 0, "a": 1})
+    with pytest.raises(ValueError, match="set query_expansion=False"):
+        OpticalProcessor(tokenizer, query_expansion=True)
+
+
+def test_expansion_vectors_do_not_depend_on_the_batch(tiny, tiny_model):
+    processor = OpticalProcessor.from_pretrained(tiny, query_expansion=True, query_length=16)
+    texts = ["Where does the river begin?", "Why?"]
+    together = tiny_model(**processor.queries(texts)).embeddings
+    for row, text in enumerate(texts):
+        alone = tiny_model(**processor.queries([text])).embeddings[0]
+        assert (alone - together[row]).abs().max() <= 1e-6
+
+
+def test_a_tokenizer_without_special_tokens():
+    tokenizer = plain_tokenizer({"[UNK]": 0, "a": 1, "b": 2, "M": 3, "!": 4})
+    processor = OpticalProcessor(tokenizer, query_marker="M", query_length=3)
+    assert processor.queries(["a b a b", "b"])["input_ids"].tolist() == [[3, 1, 2], [3, 2, 0]]
+    assert processor.documents(["a !", ""])["token_mask"].tolist() == [[True, False], [False, False]]
+    assert processor.documents([""])["input_ids"].shape == (1, 0)
+
+
+def test_skipped_tokens_are_those_of_unicode(minilm):
+    vocabulary = minilm.tokenizer.get_vocab()
+    skipped = set(minilm.skip_tokens)
+    assert {"!", ",", "。", "।", "、", "«", "###", "##。", "€", "+", "“"} & vocabulary.keys() <= skipped
+    assert len({"!", ",", "。", "।", "、"} & skipped) == 5
+    assert not skipped & {*minilm.tokenizer.all_special_tokens, "[unused0]", "a", "##s", "1", "²", "ー"}
+    for token in set(vocabulary) - set(minilm.tokenizer.all_special_tokens):
+        surface = token[2:] if token.startswith("##") and len(token) > 2 else token
+        assert (token in skipped) == all(unicodedata.category(c)[0] in "PS" for c in surface), token
+
+
+def test_skipping_in_documents_only(minilm):
+    text = "Yes, «the Nile» ends here। 好。"
+    assert kept(minilm, text) == ["[CLS]", "yes", "the", "nile", "ends", "here", "[UNK]", "[SEP]"][:6] + [
+        token for token in minilm.tokenizer.tokenize("好") + ["[SEP]"]
+    ]
+    assert minilm.queries([text])["token_mask"].all()
+
+
+def test_metaspace_and_byte_level_surfaces():
+    for kind, marked in (("unigram", "▁"), ("bpe", "Ġ")):
+        tokenizer = train_tokenizer(kind)
+        tokenizer.add_tokens(["?!", "。", f"{marked}¡", "a!"])
+        skipped = punctuation_tokens(tokenizer)
+        assert {".", "?!", "。"} <= set(skipped)
+        assert marked not in skipped and "a!" not in skipped
+        assert not set(skipped) & set(tokenizer.all_special_tokens)
+    # Every single byte is a token of the last one. Those above ASCII are parts of characters.
+    ascii_marks = {chr(i) for i in range(33, 127) if unicodedata.category(chr(i))[0] in "PS"}
+    assert {token for token in skipped if len(token) == 1} == ascii_marks | {"。"}
+
+
+def test_a_wordless_hash_outside_wordpiece():
+    tokenizer = plain_tokenizer({"[UNK]": 0, "##": 1, "###": 2, "##a": 3, "#": 4})
+    assert punctuation_tokens(tokenizer) == ["##", "###", "#"]
+
+
+def test_unknown_and_special_tokens_are_never_skipped(tokenizer):
+    skip = ["never seen", tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, "."]
+    processor = OpticalProcessor(tokenizer, skip_tokens=skip)
+    unknown = "\u0f40" if tokenizer.convert_tokens_to_ids(tokenizer.tokenize("\u0f40"))[0] == tokenizer.unk_token_id else ""
+    found = kept(processor, f"{unknown}.")
+    assert found[0] == tokenizer.cls_token and found[-1] == tokenizer.sep_token
+    assert "." not in found
+    assert (tokenizer.unk_token in found) == bool(unknown)
+
+
+def test_a_document_of_punctuation_keeps_its_special_tokens(tokenizer):
+    processor = OpticalProcessor(tokenizer)
+    assert kept(processor, ". . ?")[0] == tokenizer.cls_token
+    assert kept(processor, "...") == [tokenizer.cls_token, tokenizer.sep_token]
+
+
+def test_an_empty_skip_list(tokenizer):
+    batch = OpticalProcessor(tokenizer, skip_tokens=[]).documents(["Yes, no.", "a"])
+    assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
+
+
+def test_a_skip_list_that_is_a_word_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="skip_tokens='none'; pass 'punctuation' or a list"):
+        OpticalProcessor(tokenizer, skip_tokens="none")
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_long_and_strange_texts(minilm, role, caplog):
+    limit = minilm.query_length if role == "query" else minilm.document_length
+    texts = ["", "   ", "\n\t", "🦒🦒", "\u200b", "\x00", "a" * 100_000, "word " * 20_000, "[SEP] [PAD] [MASK]"]
+    batch = minilm(texts, role)
+    assert batch["input_ids"].shape == (len(texts), limit)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    assert lengths[:3] == [2, 2, 2]
+    assert lengths[7] == limit
+    assert (batch["input_ids"][7, limit - 1]) == minilm.tokenizer.sep_token_id
+    assert not caplog.records
+
+
+def test_no_texts(tokenizer):
+    processor = OpticalProcessor(tokenizer, query_expansion=True, query_length=8)
+    assert {name: tuple(tensor.shape) for name, tensor in processor.documents([]).items()} == {
+        "input_ids": (0, 0),
+        "attention_mask": (0, 0),
+        "token_mask": (0, 0),
+    }
+    assert processor.queries([])["input_ids"].shape == (0, 8)
+
+
+def test_one_string_is_refused(tiny_processor):
+    for role in ("query", "document"):
+        with pytest.raises(TypeError, match="pass a list of strings"):
+            tiny_processor("Where?", role)
+
+
+def test_an_unknown_role_is_refused(tiny_processor):
+    with pytest.raises(ValueError, match="role='passage'; choose 'query' or 'document'"):
+        tiny_processor(["Where?"], "passage")
+
+
+def test_other_sequences_of_texts(tiny_processor):
+    expected = tiny_processor.queries(["a", "b c"])
+    assert torch.equal(tiny_processor.queries(("a", "b c"))["input_ids"], expected["input_ids"])
+
+
+def test_pad(tiny_processor):
+    parts = [tiny_processor.documents([text, "x"]) for text in ("short.", "a rather longer text, with a comma")]
+    found = tiny_processor.pad(parts)
+    expected = tiny_processor.documents(["short.", "x", "a rather longer text, with a comma", "x"])
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype, name
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        {},
+        {"query_marker": "the", "document_marker": "a", "query_length": 10, "document_length": 30},
+        {"query_expansion": True, "attend_to_expansion": True, "skip_tokens": ["the", "。"]},
+        {"skip_tokens": []},
+    ],
+    ids=str,
+)
+def test_roles_round_trip(tiny, tmp_path, roles):
+    processor = OpticalProcessor.from_pretrained(tiny, **roles)
+    for name, value in roles.items():
+        assert getattr(processor, name) == value
+    OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    copy = OpticalProcessor.from_pretrained(tmp_path)
+    assert copy.roles == processor.roles
+    assert repr(copy) == repr(processor)
+    assert OpticalProcessor(copy.tokenizer, **processor.roles).roles == processor.roles
+    for role in ("query", "document"):
+        for name, tensor in processor(TEXTS, role).items():
+            assert torch.equal(tensor, copy(TEXTS, role)[name])
+    assert OpticalProcessor.from_pretrained(tmp_path, query_length=7).query_length == 7
+
+
+def test_lengths_of_a_plain_encoder(tiny, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
+    for longest, expected in ((10**30, 256), (512, 256), (40, 40)):
+        tokenizer.model_max_length = longest
+        tokenizer.save_pretrained(tmp_path)
+        assert OpticalProcessor.from_pretrained(tmp_path).document_length == expected
+    (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 30}')
+    assert OpticalProcessor.from_pretrained(tmp_path).document_length == 30
+
+
+def state(tokenizer) -> tuple:
+    attributes = {name: repr(value) for name, value in vars(tokenizer).items() if name != "_tokenizer"}
+    return tokenizer.backend_tokenizer.to_str(), attributes, tokenizer.special_tokens_map
+
+
+def test_the_tokenizer_is_not_changed(tokenizer, tmp_path):
+    before = state(tokenizer)
+    processor = OpticalProcessor(
+        tokenizer, query_marker="a", query_expansion=True, query_length=8, document_length=16
+    )
+    for role in ("query", "document"):
+        processor(TEXTS, role)
+    assert state(tokenizer) == before
+    processor.save_pretrained(tmp_path / "used")
+    OpticalProcessor(tokenizer, **processor.roles).save_pretrained(tmp_path / "new")
+    for path in (tmp_path / "new").iterdir():
+        assert path.read_bytes() == (tmp_path / "used" / path.name).read_bytes()
+
+
+def test_lengths_that_a_tokenizer_was_stored_with_do_not_count(minilm):
+    """The published MiniLM tokenizer cuts and fills to 128 tokens by itself."""
+    stored = json.loads((packaged_copy(MINILM) / "tokenizer.json").read_text())
+    assert stored["truncation"]["max_length"] == stored["padding"]["strategy"]["Fixed"] == 128
+    assert minilm.documents(["word " * 300])["input_ids"].shape == (1, 256)
+    assert minilm.documents(["word"])["input_ids"].shape == (1, 3)

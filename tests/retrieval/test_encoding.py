@@ -1,0 +1,76 @@
+import pytest
+import torch
+from tiny import demo_pairs
+
+from hf_optical.retrieval import encode_texts
+
+
+TEXTS = [pair["en"] for pair in demo_pairs()[:12]] + ["", "a", "bus " * 90, "a", "..."]
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_each_text_as_if_it_were_alone_and_in_its_place(tiny_model, tiny_processor, role, batch_size):
+    vectors = encode_texts(tiny_model, tiny_processor, TEXTS, role, batch_size=batch_size)
+    assert len(vectors) == len(TEXTS)
+    for text, found in zip(TEXTS, vectors.to_list(), strict=True):
+        with torch.no_grad():
+            output = tiny_model(**tiny_processor([text], role))
+        alone = output.embeddings[0][output.mask[0]]
+        assert found.shape == alone.shape
+        assert (found - alone).abs().max() <= 1e-6
+        assert torch.allclose(found.norm(dim=-1), torch.ones(len(found)), atol=1e-5)
+
+
+def test_tokens_that_take_no_part_are_left_out(tiny_model, tiny_processor):
+    query, document = (
+        encode_texts(tiny_model, tiny_processor, ["the bus, the bus."], role) for role in ("query", "document")
+    )
+    assert len(query[0]) - len(document[0]) == 2  # the comma and the full stop
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_is_off_and_the_mode_restored(tiny_model, tiny_processor, training):
+    expected = encode_texts(tiny_model.eval(), tiny_processor, TEXTS, "query")
+    tiny_model.train(training)
+    found = encode_texts(tiny_model, tiny_processor, TEXTS, "query")
+    assert torch.equal(found.values, expected.values)
+    assert not found.values.requires_grad
+    assert tiny_model.training == training
+    assert all(module.training == training for module in tiny_model.modules())
+
+
+def test_the_mode_is_restored_after_an_error(tiny_model, tiny_processor):
+    with pytest.raises(ValueError, match="role='passage'"):
+        encode_texts(tiny_model.train(), tiny_processor, TEXTS, "passage")
+    assert tiny_model.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_the_type_asked_for(tiny_model, tiny_processor, dtype):
+    vectors = encode_texts(tiny_model, tiny_processor, TEXTS, "query", dtype=dtype)
+    assert vectors.values.dtype == dtype
+    assert encode_texts(tiny_model, tiny_processor, [], "query", dtype=dtype).values.dtype == dtype
+    exact = encode_texts(tiny_model, tiny_processor, TEXTS, "query")
+    assert torch.equal(vectors.values, exact.values.to(dtype))
+
+
+def test_no_texts(tiny_model, tiny_processor):
+    vectors = encode_texts(tiny_model, tiny_processor, [], "document")
+    assert (len(vectors), vectors.dim, vectors.to_list()) == (0, 32, [])
+
+
+def test_progress_only_where_asked_for(tiny_model, tiny_processor, capfd):
+    encode_texts(tiny_model, tiny_processor, TEXTS, "query")
+    assert capfd.readouterr() == ("", "")
+    encode_texts(tiny_model, tiny_processor, TEXTS, "query", show_progress=True)
+    assert f"Encoding query texts: 100%|██████████| {len(TEXTS)}/{len(TEXTS)}" in capfd.readouterr().err
+
+
+def test_what_is_no_list_of_strings(tiny_model, tiny_processor):
+    with pytest.raises(TypeError, match="one string; pass a list"):
+        encode_texts(tiny_model, tiny_processor, "the bus", "query")
+    with pytest.raises(TypeError, match=r"texts\[1\] is None; every entry must be a string"):
+        encode_texts(tiny_model, tiny_processor, ["a", None], "query")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        encode_texts(tiny_model, tiny_processor, ["a"], "query", batch_size=0)
