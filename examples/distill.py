@@ -165,7 +165,9 @@ def load_pairs(script: ScriptArguments, args: OTDistillationConfig):
     source = script.train_file or script.dataset_name
     if source is None:
         raise DataError("there are no sentence pairs; pass --train_file or --dataset_name")
-    columns = (script.student_column, script.teacher_column) if script.student_column or script.teacher_column else None
+    columns = (
+        (script.student_column, script.teacher_column) if script.student_column or script.teacher_column else None
+    )
     if columns and None in columns:
         raise DataError("--student_column and --teacher_column go together; pass both")
     options = {"config_name": script.dataset_config_name, "columns": columns}

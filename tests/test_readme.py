@@ -33,9 +33,7 @@ def test_the_drawing_is_true():
 
 
 def test_rooms_import_only_from_those_above():
-    floors = [
-        name for name, _ in re.findall(r"^  (\w+)(/|\.py) ", README, flags=re.MULTILINE)
-    ]
+    floors = [name for name, _ in re.findall(r"^  (\w+)(/|\.py) ", README, flags=re.MULTILINE)]
     package = REPOSITORY / "src" / "hf_optical"
     for floor, room in enumerate(floors):
         files = (package / room).glob("*.py") if (package / room).is_dir() else [package / f"{room}.py"]

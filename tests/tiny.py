@@ -25,7 +25,10 @@ REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "examples" / "data"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SPECIAL = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]}
+SPECIAL = {
+    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+}
 # Architecture -> (settings of a tiny one, kind of tokenizer).
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ARCHITECTURES = {

@@ -36,7 +36,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what editors and type checkers see
     from .bitext import load_bitext
     from .evaluation import RetrievalEvaluator, load_beir
     from .languages import LanguagePack

@@ -14,7 +14,13 @@ from hf_optical.bitext import FilterCounts, filter_bitext, load_bitext
 from hf_optical.errors import DataError
 
 
-PAIRS = [("Wane ne, 'shi'?", 'Who is "he"?'), ("NA", "null"), ("ƙofa 門 🐫", "door\u2028gate"), ("", "12"), ("ruwa", "")]
+PAIRS = [
+    ("Wane ne, 'shi'?", 'Who is "he"?'),
+    ("NA", "null"),
+    ("ƙofa 門 🐫", "door\u2028gate"),
+    ("", "12"),
+    ("ruwa", ""),
+]
 
 
 def rows(pairs=PAIRS):
@@ -22,9 +28,7 @@ def rows(pairs=PAIRS):
 
 
 def expected(pairs=PAIRS):
-    return [
-        {"translation": {"en": en, "ha": ha}, "index": index} for index, (ha, en) in enumerate(pairs)
-    ]
+    return [{"translation": {"en": en, "ha": ha}, "index": index} for index, (ha, en) in enumerate(pairs)]
 
 
 def write(path, content):

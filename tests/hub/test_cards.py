@@ -24,7 +24,7 @@ DETAILS = {
     "teacher": "org/teacher",
     "teacher_language": "en",
     "bitext": "org/bitext",
-    "pairs": 600,
+    "pairs": 7123,
     "eval_name": "retrieval/test",
     "settings": {"solver": "sinkhorn", "epsilon": 0.05},
     "steps": 12,
@@ -116,7 +116,7 @@ def test_the_page_is_whole(tmp_path, kind, results, details):
     assert all(f"\n\n{heading}\n\n" in text for heading in headings)
     bullets = [line for line in text.split("\n") if line.startswith("- ") and text.index(line) > text.index("## T")]
     assert len(bullets) == 3 + len(details.get("settings", {}))
-    assert ("`org/bitext`" in text, "600" in text) == (bool(details), bool(details))
+    assert ("`org/bitext`" in text, "7123" in text) == (bool(details), bool(details))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,7 +124,10 @@ def test_nothing_is_told_of_the_machine(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("models/base", "models/teacher"):
         Path(folder).mkdir(parents=True)
-    for base, teacher in [(str(tmp_path / "models" / "base"), tmp_path / "models" / "teacher"), ("models/base", "./models/teacher")]:
+    for base, teacher in [
+        (str(tmp_path / "models" / "base"), tmp_path / "models" / "teacher"),
+        ("models/base", "./models/teacher"),
+    ]:
         text = card(
             tmp_path / "out",
             kind,

@@ -97,7 +97,8 @@ def test_a_path_that_is_neither_folder_nor_id(projected):
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "modules.json", "config_sentence_transformers.json", "1_Dense/config.json", "tokenizer.json"]
+    "name",
+    ["config.json", "modules.json", "config_sentence_transformers.json", "1_Dense/config.json", "tokenizer.json"],
 )
 @pytest.mark.parametrize("content", ["{", '{"a": "\udc80"}'])
 def test_damaged_json_is_named(checkpoint, name, content):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import unicodedata
 
@@ -18,9 +19,15 @@ KINDS = ("wordpiece", "unigram", "bpe")
 TEXTS = ["The river rises in the hills.", "", "Mto, unaanza wapi?", " \t\n", "🦒 !", "word " * 300]
 
 
-@pytest.fixture(params=KINDS)
-def tokenizer(request):
+@pytest.fixture(scope="module", params=KINDS)
+def trained(request):
     return train_tokenizer(request.param)
+
+
+@pytest.fixture
+def tokenizer(trained):
+    """One of each kind, fresh for every test."""
+    return copy.deepcopy(trained)
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +66,7 @@ def test_ids_marker_and_truncation(tokenizer, marked):
         expected = [ids_by_hand(tokenizer, text, marker if marked else None, length) for text in TEXTS]
         width = max(map(len, expected))
         assert width == length
-        assert batch["input_ids"].tolist() == [
-            row + [tokenizer.pad_token_id] * (width - len(row)) for row in expected
-        ]
+        assert batch["input_ids"].tolist() == [row + [tokenizer.pad_token_id] * (width - len(row)) for row in expected]
         assert batch["attention_mask"].tolist() == [[1] * len(row) + [0] * (width - len(row)) for row in expected]
         assert {name: tensor.dtype for name, tensor in batch.items()} == {
             "input_ids": torch.int64,
@@ -170,10 +175,8 @@ def test_skipped_tokens_are_those_of_unicode(minilm):
 
 
 def test_skipping_in_documents_only(minilm):
-    text = "Yes, «the Nile» ends here। 好。"
-    assert kept(minilm, text) == ["[CLS]", "yes", "the", "nile", "ends", "here", "[UNK]", "[SEP]"][:6] + [
-        token for token in minilm.tokenizer.tokenize("好") + ["[SEP]"]
-    ]
+    text = "Yes, «the Nile» ends here। Seen ☃!"
+    assert kept(minilm, text) == ["[CLS]", "yes", "the", "nile", "ends", "here", "seen", "[UNK]", "[SEP]"]
     assert minilm.queries([text])["token_mask"].all()
 
 
@@ -190,6 +193,11 @@ def test_metaspace_and_byte_level_surfaces():
     assert {token for token in skipped if len(token) == 1} == ascii_marks | {"。"}
 
 
+def test_a_special_token_is_no_punctuation():
+    tokenizer = plain_tokenizer({"[UNK]": 0, "|": 1, "!": 2}, sep_token="|")
+    assert punctuation_tokens(tokenizer) == ["!"]
+
+
 def test_a_wordless_hash_outside_wordpiece():
     tokenizer = plain_tokenizer({"[UNK]": 0, "##": 1, "###": 2, "##a": 3, "#": 4})
     assert punctuation_tokens(tokenizer) == ["##", "###", "#"]
@@ -197,18 +205,19 @@ def test_a_wordless_hash_outside_wordpiece():
 
 def test_unknown_and_special_tokens_are_never_skipped(tokenizer):
     skip = ["never seen", tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, "."]
-    processor = OpticalProcessor(tokenizer, skip_tokens=skip)
-    unknown = "\u0f40" if tokenizer.convert_tokens_to_ids(tokenizer.tokenize("\u0f40"))[0] == tokenizer.unk_token_id else ""
-    found = kept(processor, f"{unknown}.")
+    text = "\u0f40 ."
+    unknown = tokenizer(text)["input_ids"].count(tokenizer.unk_token_id)
+    assert unknown == (0 if "Ġ" in tokenizer.get_vocab() else 1)  # bytes leave nothing unknown
+    found = kept(OpticalProcessor(tokenizer, skip_tokens=skip), text)
     assert found[0] == tokenizer.cls_token and found[-1] == tokenizer.sep_token
     assert "." not in found
-    assert (tokenizer.unk_token in found) == bool(unknown)
+    assert found.count(tokenizer.unk_token) == unknown
 
 
 def test_a_document_of_punctuation_keeps_its_special_tokens(tokenizer):
     processor = OpticalProcessor(tokenizer)
-    assert kept(processor, ". . ?")[0] == tokenizer.cls_token
-    assert kept(processor, "...") == [tokenizer.cls_token, tokenizer.sep_token]
+    # The space that some tokenizers put before the first word is no punctuation.
+    assert set(kept(processor, "...")) - {"▁"} == {tokenizer.cls_token, tokenizer.sep_token}
 
 
 def test_an_empty_skip_list(tokenizer):
@@ -285,13 +294,13 @@ def test_roles_round_trip(tiny, tmp_path, roles):
         assert getattr(processor, name) == value
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    copy = OpticalProcessor.from_pretrained(tmp_path)
-    assert copy.roles == processor.roles
-    assert repr(copy) == repr(processor)
-    assert OpticalProcessor(copy.tokenizer, **processor.roles).roles == processor.roles
+    reopened = OpticalProcessor.from_pretrained(tmp_path)
+    assert reopened.roles == processor.roles
+    assert repr(reopened) == repr(processor)
+    assert OpticalProcessor(reopened.tokenizer, **processor.roles).roles == processor.roles
     for role in ("query", "document"):
         for name, tensor in processor(TEXTS, role).items():
-            assert torch.equal(tensor, copy(TEXTS, role)[name])
+            assert torch.equal(tensor, reopened(TEXTS, role)[name])
     assert OpticalProcessor.from_pretrained(tmp_path, query_length=7).query_length == 7
 
 
@@ -313,9 +322,7 @@ def state(tokenizer) -> tuple:
 
 def test_the_tokenizer_is_not_changed(tokenizer, tmp_path):
     before = state(tokenizer)
-    processor = OpticalProcessor(
-        tokenizer, query_marker="a", query_expansion=True, query_length=8, document_length=16
-    )
+    processor = OpticalProcessor(tokenizer, query_marker="a", query_expansion=True, query_length=8, document_length=16)
     for role in ("query", "document"):
         processor(TEXTS, role)
     assert state(tokenizer) == before

@@ -39,7 +39,9 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, teacher_folder, tmp_
         settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 2}
         outcome = run(processes, str(tiny), str(teacher_folder), output, json.dumps(settings))
         assert outcome.returncode == 0, outcome.stderr[-3000:]
-        results[processes] = [json.loads((tmp_path / f"run{processes}.{i}.json").read_text()) for i in range(processes)]
+        results[processes] = [
+            json.loads((tmp_path / f"run{processes}.{i}.json").read_text()) for i in range(processes)
+        ]
     (one,), (first, second) = results[1], results[2]
     assert first["losses"] == pytest.approx(one["losses"], abs=1e-6)
     assert first["weights"] == second["weights"], "the ranks have parted"

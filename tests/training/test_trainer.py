@@ -16,7 +16,6 @@ from hf_optical.languages import activate
 from hf_optical.model.modeling_optical import base_state_dict
 
 
-
 def test_training_lowers_the_loss_and_leaves_the_base_alone(make_trainer, tiny_model):
     trainer = make_trainer(num_train_epochs=6)
     before = trainer.evaluate()["eval_loss"]
@@ -273,7 +272,9 @@ def test_a_loss_that_is_not_finite_names_the_pair(make_trainer, tiny, pairs):
         (token, row) for row, ids in enumerate(rows) for token in ids if sum(token in other for other in rows) == 1
     )
     with torch.no_grad():
-        dict(trainer.model.named_modules())["encoder.embeddings.word_embeddings"].base_layer.weight[lonely[0]] = math.nan
+        dict(trainer.model.named_modules())["encoder.embeddings.word_embeddings"].base_layer.weight[lonely[0]] = (
+            math.nan
+        )
     with pytest.raises(FloatingPointError, match=rf"sentence pair {pairs[lonely[1]]['index']} \(row"):
         trainer.train()
 

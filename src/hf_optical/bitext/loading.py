@@ -63,8 +63,9 @@ def load_bitext(
             The column of `language` and that of `teacher_language`, for pairs kept in two columns.
 
     Returns:
-        `datasets.Dataset` with the columns `translation` (`{teacher_language: str, language: str}`) and `index` (the
-        row number in the source, counted from 0). A text that is missing is `""`.
+        `datasets.Dataset` with the columns `translation` (`{teacher_language: str, language: str}`), `index` (the row
+        number in the source, counted from 0) and `length` (characters of both, for
+        `train_sampling_strategy="group_by_length"`). A text that is missing is `""`.
 
     Raises:
         DataError: the file or dataset is missing, unreadable or empty, or a language or column is not there.
@@ -75,8 +76,8 @@ def load_bitext(
         raise DataError(f"columns names {columns[0]!r} twice; name the column of {language!r} and that of the other")
     student_key, teacher_key = columns or (language, teacher_language)
 
-    # In memory, and not by a loader of the datasets library: the texts of a low-resource language are small, nothing is
-    # left behind in the user's cache, and an error can name the row.
+    # Files are not read by the loaders of the datasets library: these guess types (a sentence "NA" is missing, "12" a
+    # number), leave a copy in the user's cache, and cannot say which row is wrong.
     pairs = []
     found: dict[str, None] = {}
     for index, row in enumerate(_rows(name_or_file, config_name, split, revision)):
@@ -84,7 +85,8 @@ def load_bitext(
         texts = row if columns else _translation(row, where)
         found |= dict.fromkeys(texts)
         pair = {teacher_language: _text(texts, teacher_key, where), language: _text(texts, student_key, where)}
-        pairs.append({"translation": pair, "index": index})
+        length = sum(map(len, pair.values()))
+        pairs.append({"translation": pair, "index": index, "length": length})
     if not pairs:
         raise DataError(f"{name_or_file} holds no sentence pairs")
     for key in (student_key, teacher_key):
@@ -151,8 +153,8 @@ def _rows(
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         raise DataError(
-            f"{str(name_or_file)!r} is no file on this machine, and could not be opened as a dataset ({reason}); check "
-            "the name, config_name and split, or the connection"
+            f"{str(name_or_file)!r} is no file on this machine, and could not be opened as a dataset ({reason}); "
+            "check the name, config_name and split, or the connection"
         ) from error
 
 
@@ -182,7 +184,9 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[dict[str, Any]]:
             rows = json.loads(line)
         except json.JSONDecodeError as error:
             place = f"{path}, line {error.lineno if whole else number}"
-            raise DataError(f"{place}: not JSON ({error.msg}); write one object a line, or one list of them") from error
+            raise DataError(
+                f"{place}: not JSON ({error.msg}); write one object a line, or one list of them"
+            ) from error
         for row in rows if whole else [rows]:
             if not isinstance(row, dict):
                 raise DataError(f"{path}, line {number}: {row!r:.50} in place of an object such as {_EXAMPLE}")
@@ -199,7 +203,8 @@ def _csv_rows(file: TextIO, path: Path, ending: str) -> Iterator[dict[str, Any]]
             yield row
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {reader.line_num}: {error}; a field that holds a quotation mark or the separator must be quoted"
+            f"{path}, line {reader.line_num}: {error}; a field that holds a quotation mark or the separator must be "
+            "quoted"
         ) from error
 
 

@@ -107,7 +107,9 @@ class RetrievalEvaluator:
         hits = search(vectors, self.document_vectors, top_k=top_k, document_ids=list(self.dataset.corpus))
         return dict(zip(queries, hits, strict=True))
 
-    def __call__(self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False) -> dict[str, float]:
+    def __call__(
+        self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False
+    ) -> dict[str, float]:
         """Mean of every measure over the queries: `{"map": 0.42, ...}`."""
         hits = self.search(model, processor, top_k=self.depth, translated=translated)
         return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)

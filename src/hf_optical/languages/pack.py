@@ -129,9 +129,10 @@ class LanguagePack(PushToHubMixin):
         shapes = {key: tuple(weight.shape) for key, weight in self.weights.items()}
         wrong = shapes.items() ^ {key: tuple(weight.shape) for key, weight in places.items()}.items()
         if wrong:
+            names = ", ".join(sorted({key for key, _ in wrong})[:3])
             raise ValueError(
-                f"the pack for {self.language!r} does not fit its adapter: {', '.join(sorted({k for k, _ in wrong})[:3])} "
-                "missing, too many, or of another shape; fetch or save the pack again"
+                f"the pack for {self.language!r} does not fit its adapter: {names} missing, too many, or of another "
+                "shape; fetch or save the pack again"
             )
         set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
 
@@ -207,7 +208,9 @@ def _read_pack_config(path: Path) -> dict[str, Any]:
     }
     wrong = [name for name, kind in kinds.items() if name not in stored or not isinstance(stored[name], kind)]
     if wrong:
-        raise OSError(f"{path} is damaged ({', '.join(wrong)} missing or of the wrong kind); fetch or save the pack again")
+        raise OSError(
+            f"{path} is damaged ({', '.join(wrong)} missing or of the wrong kind); fetch or save the pack again"
+        )
     try:
         adapter_name(stored["language"])
     except ValueError as error:

@@ -87,5 +87,3 @@ def _read_projection(folder: Path) -> dict:
     if not activation.endswith("Identity"):
         raise ValueError(f"{folder} projects tokens with {activation}; only a linear projection is read")
     return {"projection_dim": dense["out_features"], "projection_bias": dense.get("bias", True)}
-
-

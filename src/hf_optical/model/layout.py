@@ -72,7 +72,9 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
     try:
         return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=_PATTERNS))
     except HFValidationError as error:
-        raise OSError(f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model") from error
+        raise OSError(
+            f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model"
+        ) from error
     except OSError as error:
         at = f" at revision {revision!r}" if revision else ""
         raise OSError(

@@ -204,9 +204,7 @@ class OpticalModel(PreTrainedModel):
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
     """The weights of the base alone, named as if no adapter had ever been added (PEFT wraps what it adapts)."""
     state_dict = model.state_dict() if state_dict is None else state_dict
-    return {
-        name.replace(".base_layer.", "."): weight for name, weight in state_dict.items() if ".lora_" not in name
-    }
+    return {name.replace(".base_layer.", "."): weight for name, weight in state_dict.items() if ".lora_" not in name}
 
 
 def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:
@@ -221,8 +219,8 @@ def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, op
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise OSError(
-            f"{folder} lacks {len(missing)} weights of a {type(encoder).__name__}, {missing[0]} among them: config.json "
-            "and the weights do not belong together; fetch or save the checkpoint again"
+            f"{folder} lacks {len(missing)} weights of a {type(encoder).__name__}, {missing[0]} among them: "
+            "config.json and the weights do not belong together; fetch or save the checkpoint again"
         )
     return encoder
 
@@ -238,5 +236,3 @@ def _load_projection(projection: nn.Linear, folder: Path) -> None:
 
 def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
-
-

@@ -86,7 +86,9 @@ class OpticalProcessor(PushToHubMixin):
             marked = self._marker_ids[name.split("_")[0]] is not None
             shortest = len(self._opening) + marked + 1 + len(self._closing)
             if getattr(self, name) < shortest:
-                raise ValueError(f"{name}={getattr(self, name)} leaves no room for a word; set it to {shortest} or more")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} leaves no room for a word; set it to {shortest} or more"
+                )
         if query_expansion and tokenizer.mask_token_id is None:
             raise ValueError("query_expansion needs a tokenizer with a mask token; set query_expansion=False")
         skipped = tokenizer.convert_tokens_to_ids(self.skip_tokens)
@@ -171,7 +173,9 @@ class OpticalProcessor(PushToHubMixin):
         tokenizer = _open_tokenizer(layout.folder)
         stored = {name: layout.roles[key] for name, key in _ROLES.items() if layout.roles.get(key) is not None}
         if "document_length" not in stored:
-            longest = min(layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length)
+            longest = min(
+                layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length
+            )
             stored["document_length"] = min(longest, cls.__init__.__kwdefaults__["document_length"])
         for name in ("query_marker", "document_marker"):
             # Other libraries store the marker with the space that follows it in their prompt.
@@ -242,8 +246,8 @@ class OpticalProcessor(PushToHubMixin):
         marker_id = self.tokenizer.convert_tokens_to_ids(marker)
         if marker_id is None or (marker_id == self.tokenizer.unk_token_id and marker != self.tokenizer.unk_token):
             raise ValueError(
-                f"{name}={marker!r} is not a token of this tokenizer, so it would be read as an unknown word. Choose a "
-                f"token it has, add the marker to the tokenizer and the model first, or set {name}=None"
+                f"{name}={marker!r} is not a token of this tokenizer, so it would be read as an unknown word. Choose "
+                f"a token it has, add the marker to the tokenizer and the model first, or set {name}=None"
             )
         return marker_id
 

@@ -119,10 +119,17 @@ class OpticalRetriever:
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
         pack.attach(self.model)
-        self._processors[language] = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
+        self._processors[language] = OpticalProcessor(
+            self.processor.tokenizer, **{**self.processor.roles, **pack.roles}
+        )
 
     def set_language(self, language: str | None) -> None:
-        """Chooses the language that queries are read in, `None` for the base. Raises `KeyError` if its pack is not open."""
+        """
+        Chooses the language that queries are read in, `None` for the bare base.
+
+        Raises:
+            KeyError: no pack for `language` is open.
+        """
         activate(self.model, language)
 
     def remove_language(self, language: str) -> None:
@@ -196,7 +203,9 @@ class OpticalRetriever:
         if language is None or isinstance(language, str):
             language = [language] * len(texts)
         if len(language) != len(texts):
-            raise ValueError(f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code")
+            raise ValueError(
+                f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
+            )
         vectors: list[Tensor | None] = [None] * len(texts)
         before = self.language
         try:

@@ -62,15 +62,16 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     if resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false":
         if not _is_complete(Path(resume_from_checkpoint)):
             raise FileNotFoundError(
-                f"{resume_from_checkpoint} is no whole checkpoint; pass --resume_from_checkpoint last for the newest one"
+                f"{resume_from_checkpoint} is no whole checkpoint; pass --resume_from_checkpoint last for the newest "
+                "one"
             )
         return str(resume_from_checkpoint)
     holds = [name for name in (PACK_CONFIG, WEIGHTS, "eval_results.json") if (output_dir / name).exists()]
     holds += [folder.name for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
     if holds:
         raise FileExistsError(
-            f"output_dir {output_dir} holds another run ({', '.join(sorted(holds)[:4])}). Pass --resume_from_checkpoint "
-            "last to go on with it, or choose another --output_dir"
+            f"output_dir {output_dir} holds another run ({', '.join(sorted(holds)[:4])}). Pass "
+            "--resume_from_checkpoint last to go on with it, or choose another --output_dir"
         )
     return None
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from .distributed import check_strategy
 
@@ -42,7 +43,7 @@ class OTDistillationConfig(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 5e-4 (2e-5 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
-    and `save_strategy` `"epoch"`, `save_total_limit` 2.
+    and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     """
 
     learning_rate: float | None = field(
@@ -55,10 +56,12 @@ class OTDistillationConfig(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'no', 'steps' or 'epoch'."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: 'no', 'steps', 'epoch' or 'best'."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    hub_strategy: str = field(default="end", metadata={"help": "When to push: only 'end' is allowed."})
     # The columns of bitext are for the collator; the model's signature says nothing about them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Left at False: the collator needs them."})
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Every trainable weight gets a gradient at every step, so no search is needed."}
+        default=False,
+        metadata={"help": "Every trainable weight gets a gradient at every step, so no search is needed."},
     )
 
     language: str | None = field(default=None, metadata={"help": "Code of the language to teach, e.g. 'ha'."})
@@ -80,7 +83,8 @@ class OTDistillationConfig(TrainingArguments):
     lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapter. Default: its rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapter."})
     lora_targets: list[str] | None = field(
-        default=None, metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."}
+        default=None,
+        metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."},
     )
     lora_embeddings: bool = field(default=True, metadata={"help": "Whether the word embeddings are adapted too."})
     disable_dropout: bool = field(default=False, metadata={"help": "Turn off the student's own dropout."})
@@ -94,6 +98,11 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError(f"anchor_weight={self.anchor_weight} is negative; pass 0 to turn the anchor off")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the sentences; leave it at False")
+        if HubStrategy(self.hub_strategy) != HubStrategy.END:
+            raise ValueError(
+                f"hub_strategy={self.hub_strategy!r} would publish `training_args.bin`, a pickle that holds the Hub "
+                "token; leave it at 'end'"
+            )
         if self.output_dir is None:
             self.output_dir = os.path.join("outputs", self.language)
         if self.learning_rate is None:

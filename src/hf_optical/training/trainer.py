@@ -85,7 +85,10 @@ class OTDistillationTrainer(Trainer):
         model, processing_class = _open(model, processing_class, "model", "processing_class")
         same = teacher is model
         teacher, teacher_processing_class = _open(
-            teacher, teacher_processing_class or (processing_class if same else None), "teacher", "teacher_processing_class"
+            teacher,
+            teacher_processing_class or (processing_class if same else None),
+            "teacher",
+            "teacher_processing_class",
         )
         if teacher.embedding_dim != model.embedding_dim:
             raise ValueError(
@@ -136,6 +139,11 @@ class OTDistillationTrainer(Trainer):
             callbacks=[save_on_interrupt, *(callbacks or [])],
             optimizers=optimizers,
         )
+        if self.is_fsdp_enabled and retrieval_evaluator is not None:
+            raise ValueError(
+                "under FSDP no process holds the whole student, so it cannot encode queries while it trains; leave "
+                "retrieval_evaluator out and evaluate the saved model"
+            )
         self.teacher.to(self.accelerator.device)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
