@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch  # noqa: E402
-from tiny import ARCHITECTURES, DEMO, MINILM, REPOSITORY, demo_pairs, tiny_checkpoint, train_tokenizer  # noqa: F401
+import torch
+from tiny import tiny_checkpoint
 
 from hf_optical import OpticalModel, OpticalProcessor  # noqa: E402
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -25,10 +28,6 @@ REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "examples" / "data"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-SPECIAL = {
-    "bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
-    "roberta": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
-}
 # Architecture -> (settings of a tiny one, kind of tokenizer).
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ARCHITECTURES = {
@@ -49,39 +48,42 @@ def demo_pairs(name: str = "train") -> list[dict[str, str]]:
     return [json.loads(line)["translation"] for line in lines]
 
 
-def train_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of 600 entries over the embedded English and Swahili."""
+def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """
+    A tokenizer of some hundred entries over the embedded English and Swahili.
+
+    The vocabulary is counted here and not trained: two of the three trainers give another one in every process.
+    """
     texts = [text for pair in demo_pairs() for text in pair.values()]
+    names = dict(
+        zip(("pad", "unk", "cls", "sep", "mask"), ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), strict=True)
+    )
     if kind == "wordpiece":
-        special = SPECIAL["bert"]
-        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        words, characters = count(text.lower() for text in texts)
+        entries = [*names.values(), *characters, *(f"##{character}" for character in characters), *words]
+        vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         tokenizer.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=600, special_tokens=special, show_progress=False)
     elif kind == "unigram":
-        special = SPECIAL["roberta"]
-        tokenizer = Tokenizer(models.Unigram())
+        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        words, characters = count(texts)
+        pieces = dict.fromkeys((*names.values(), "▁"), 0.0)
+        pieces |= {f"▁{word}": -5.0 - rank / 100 for rank, word in enumerate(words)}
+        pieces |= dict.fromkeys(characters, -12.0)
+        tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=list(names).index("unk")))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
         tokenizer.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=600, special_tokens=special, unk_token="<unk>", show_progress=False
-        )
     else:
-        special = SPECIAL["bert"]
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(
-            vocab_size=600,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
+            vocab_size=600, special_tokens=list(names.values()), initial_alphabet=alphabet, show_progress=False
         )
-    tokenizer.train_from_iterator(texts, trainer)
-    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL["bert"], strict=True))
-    if special is SPECIAL["roberta"]:
-        names = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+        tokenizer.train_from_iterator(texts, trainer)
     opening, closing = names["cls"], names["sep"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{opening} $A {closing}",
@@ -92,12 +94,19 @@ def train_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     )
 
 
+def count(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The 400 most frequent words, and all characters."""
+    texts = list(texts)
+    words = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    return sorted(words, key=lambda word: (-words[word], word))[:400], sorted(set("".join(texts)) - {" "})
+
+
 def tiny_checkpoint(
     folder: Path, architecture: str = "bert", *, projection_dim: int | None = None, seed: int = 0, **roles
 ) -> Path:
     """Writes a whole tiny late-interaction checkpoint; another `seed` gives other weights."""
     settings, kind = ARCHITECTURES[architecture]
-    tokenizer = train_tokenizer(kind)
+    tokenizer = tiny_tokenizer(kind)
     encoder_config = AutoConfig.for_model(
         architecture, **settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
     )

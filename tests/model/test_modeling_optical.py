@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import ARCHITECTURES, MINILM, SMALL, tiny_checkpoint, train_tokenizer, weights
+from tiny import ARCHITECTURES, MINILM, SMALL, tiny_checkpoint, tiny_tokenizer, weights
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -269,7 +269,7 @@ def test_attention_implementation_is_passed_on(tiny):
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path, architecture, quiet):
     """Language models come without one. Random weights in its place would change the fingerprint at every opening."""
-    tokenizer = train_tokenizer("wordpiece")
+    tokenizer = tiny_tokenizer("wordpiece")
     config = AutoConfig.for_model(architecture, **SMALL, vocab_size=len(tokenizer))
     AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -280,7 +280,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path, architectur
 
 
 def test_a_language_model_opens_without_its_head(tmp_path):
-    tokenizer = train_tokenizer("wordpiece")
+    tokenizer = tiny_tokenizer("wordpiece")
     language_model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer)))
     language_model.eval().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -367,7 +367,7 @@ def test_roles_in_sentence_transformers(tmp_path, architecture, roles):
 
 
 def test_markers_in_sentence_transformers(tmp_path):
-    tokenizer = train_tokenizer("wordpiece")
+    tokenizer = tiny_tokenizer("wordpiece")
     tokenizer.add_special_tokens({"extra_special_tokens": ["[Q]", "[D]"]})
     config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer))
     OpticalModel(OpticalConfig(encoder_config=config, projection_dim=16)).save_pretrained(tmp_path)

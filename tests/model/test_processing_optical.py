@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 import torch
-from tiny import MINILM, tiny_checkpoint, train_tokenizer
+from tiny import MINILM, tiny_checkpoint, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -21,7 +21,7 @@ TEXTS = ["The river rises in the hills.", "", "Mto, unaanza wapi?", " \t\n", "�
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(request):
-    return train_tokenizer(request.param)
+    return tiny_tokenizer(request.param)
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_skipping_in_documents_only(minilm):
 
 def test_metaspace_and_byte_level_surfaces():
     for kind, marked in (("unigram", "▁"), ("bpe", "Ġ")):
-        tokenizer = train_tokenizer(kind)
+        tokenizer = tiny_tokenizer(kind)
         tokenizer.add_tokens(["?!", "。", f"{marked}¡", "a!"])
         skipped = punctuation_tokens(tokenizer)
         assert {".", "?!", "。"} <= set(skipped)

@@ -7,11 +7,11 @@ import ot
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import tiny_checkpoint, weights
+from tiny import DEMO, tiny_checkpoint, weights
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OTDistillationTrainer
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OTDistillationTrainer, load_bitext
 from hf_optical.languages import activate
 from hf_optical.model.modeling_optical import base_state_dict
 
@@ -159,6 +159,20 @@ def test_both_sides_are_read(make_trainer, held_out):
     query, document = (make_trainer(side=side).evaluate()["eval_loss"] for side in ("query", "document"))
     assert both == pytest.approx((query + document) / 2, abs=1e-6)
     assert query != pytest.approx(document, abs=1e-6)
+
+
+def test_batches_are_grouped_by_length_on_request(make_trainer):
+    def padding(strategy: str) -> float:
+        trainer = make_trainer(
+            train_sampling_strategy=strategy,
+            per_device_train_batch_size=6,
+            train_dataset=load_bitext(DEMO / "train.jsonl", "sw"),
+        )
+        masks = [batch["student"]["attention_mask"] for batch in trainer.get_train_dataloader()]
+        return sum((mask == 0).sum().item() for mask in masks)
+
+    assert padding("group_by_length") < 0.85 * padding("random")
+    make_trainer(train_sampling_strategy="group_by_length", max_steps=2).train()
 
 
 def test_bf16_trains(make_trainer):

@@ -54,6 +54,9 @@ class OpticalProcessor(PushToHubMixin):
             token; `skip_tokens` is some other string.
     """
 
+    # Trainer asks for it when it groups batches by length.
+    model_input_names = ["input_ids", "attention_mask", "token_mask"]
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
