@@ -36,7 +36,7 @@ def test_all_weights_train_on_request(make_trainer, tiny_model):
 
 
 def test_the_loss_is_the_mean_of_exact_transport_one_pair_at_a_time(make_trainer, tiny, teacher_folder, held_out):
-    trainer = make_trainer(solver="exact")
+    trainer = make_trainer(solver="exact", align_special_tokens=True)
     student, student_processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     teacher, teacher_processor = (
         OpticalModel.from_pretrained(teacher_folder),
@@ -73,7 +73,9 @@ def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
 
 @pytest.mark.parametrize("settings", [{}, {"train_all_weights": True}, {"anchor_weight": 0.5, "side": "both"}])
 def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
-    settings = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 4, "save_total_limit": None, **settings}
+    saving = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
+    # With dropout, so that the state of the random numbers has to come back too.
+    settings = {"num_train_epochs": 2, "disable_dropout": False, **saving, **settings}
     straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
     straight.train()
     first, second = make_trainer(output_dir=str(tmp_path / "first"), **settings), make_trainer(**settings)
@@ -146,8 +148,7 @@ def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
         trainer.train()
         if anchor_weight:
             first = next(log for log in trainer.state.log_history if "loss_anchor" in log)
-            # Dropout alone moves the student's vectors at the first step.
-            assert first["loss_anchor"] < 0.2 * anchor_weight
+            assert first["loss_anchor"] == pytest.approx(0.0, abs=1e-6)
         after = trainer.model.eval()(**inputs).embeddings
         return (1 - (after * before).sum(-1))[inputs["token_mask"]].mean().item()
 
@@ -226,6 +227,14 @@ def test_a_whole_student_is_saved_whole(make_trainer, tmp_path):
     for name, weight in base_state_dict(trainer.model).items():
         assert torch.equal(saved.state_dict()[name], weight), name
     OpticalProcessor.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("solver", ["proximal", "unbalanced", "partial"])
+def test_every_solver_trains(make_trainer, solver):
+    trainer = make_trainer(solver=solver, max_steps=2, marginal_penalty=0.5, transported_mass=0.7)
+    trainer.train()
+    assert all(math.isfinite(loss) for loss in losses(trainer))
+    assert trainer.loss.options["marginal_penalty"] == 0.5 and trainer.loss.options["transported_mass"] == 0.7
 
 
 class SentenceMSETrainer(OTDistillationTrainer):

@@ -26,9 +26,10 @@ class OTDistillationConfig(TrainingArguments):
         side (`str`, defaults to `"query"`):
             As what the sentences are read: `"query"`, `"document"` or `"both"`.
         solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.05), max_iterations (`int`, defaults
-            to 100), tolerance (`float`, defaults to 1e-3):
+            to 100), tolerance (`float`, defaults to 1e-3), marginal_penalty (`float`, defaults to 1.0),
+            transported_mass (`float`, defaults to 0.8):
             The transport problem, as in [`transport_plan`].
-        align_special_tokens (`bool`, defaults to `True`):
+        align_special_tokens (`bool`, defaults to `False`):
             Whether special tokens ([CLS] and the like) are among the tokens aligned.
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
@@ -38,16 +39,16 @@ class OTDistillationConfig(TrainingArguments):
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`].
-        disable_dropout (`bool`, defaults to `False`):
-            Turn off the student's own dropout while it trains.
+        disable_dropout (`bool`, defaults to `True`):
+            Turn off the student's own dropout while it trains: what it learns from is exact.
 
-    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 5e-4 (2e-5 with
+    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (2e-4 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
     and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     """
 
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Initial learning rate. Default: 5e-4 for LoRA, 2e-5 for all weights."}
+        default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 2e-4 for all weights."}
     )
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentence pairs a device and step."})
@@ -74,7 +75,13 @@ class OTDistillationConfig(TrainingArguments):
     epsilon: float = field(default=0.05, metadata={"help": "Entropic regularisation of the transport plan."})
     max_iterations: int = field(default=100, metadata={"help": "Most iterations of the transport solver."})
     tolerance: float = field(default=1e-3, metadata={"help": "Marginal error at which the transport solver stops."})
-    align_special_tokens: bool = field(default=True, metadata={"help": "Whether special tokens are aligned too."})
+    marginal_penalty: float = field(
+        default=1.0, metadata={"help": "What it costs to leave a token out, with --solver unbalanced."}
+    )
+    transported_mass: float = field(
+        default=0.8, metadata={"help": "Part of the tokens' mass that is aligned, with --solver partial."}
+    )
+    align_special_tokens: bool = field(default=False, metadata={"help": "Whether special tokens are aligned too."})
     anchor_weight: float = field(
         default=0.0, metadata={"help": "Weight of the term that keeps the student's English where it was."}
     )
@@ -87,7 +94,7 @@ class OTDistillationConfig(TrainingArguments):
         metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."},
     )
     lora_embeddings: bool = field(default=True, metadata={"help": "Whether the word embeddings are adapted too."})
-    disable_dropout: bool = field(default=False, metadata={"help": "Turn off the student's own dropout."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn off the student's own dropout."})
 
     def __post_init__(self):
         if not self.language:
@@ -106,7 +113,7 @@ class OTDistillationConfig(TrainingArguments):
         if self.output_dir is None:
             self.output_dir = os.path.join("outputs", self.language)
         if self.learning_rate is None:
-            self.learning_rate = 2e-5 if self.train_all_weights else 5e-4
+            self.learning_rate = 2e-4 if self.train_all_weights else 2e-3
         check_strategy(self.train_all_weights)
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()

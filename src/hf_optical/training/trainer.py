@@ -152,6 +152,8 @@ class OTDistillationTrainer(Trainer):
             epsilon=args.epsilon,
             max_iterations=args.max_iterations,
             tolerance=args.tolerance,
+            marginal_penalty=args.marginal_penalty,
+            transported_mass=args.transported_mass,
         )
         self.loss.reduction = "none"
         self.retrieval_evaluator = retrieval_evaluator
