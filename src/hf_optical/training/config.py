@@ -42,13 +42,13 @@ class OTDistillationConfig(TrainingArguments):
         disable_dropout (`bool`, defaults to `True`):
             Turn off the student's own dropout while it trains: what it learns from is exact.
 
-    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (2e-4 with
+    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 1e-3 (1e-4 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
     and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     """
 
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 2e-4 for all weights."}
+        default=None, metadata={"help": "Initial learning rate. Default: 1e-3 for LoRA, 1e-4 for all weights."}
     )
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentence pairs a device and step."})
@@ -113,7 +113,7 @@ class OTDistillationConfig(TrainingArguments):
         if self.output_dir is None:
             self.output_dir = os.path.join("outputs", self.language)
         if self.learning_rate is None:
-            self.learning_rate = 2e-4 if self.train_all_weights else 2e-3
+            self.learning_rate = 1e-4 if self.train_all_weights else 1e-3
         check_strategy(self.train_all_weights)
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
