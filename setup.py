@@ -42,6 +42,7 @@ setup(
         "peft>=0.21",
         "POT>=0.9.6",
         "safetensors>=0.7",
+        "scipy>=1.11",
         "torch>=2.6",
         "tqdm>=4.66",
         "transformers>=5.23",

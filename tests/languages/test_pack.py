@@ -190,7 +190,7 @@ def test_a_file_that_is_missing_is_named(saved, name):
 def test_weights_cut_short_or_changed(saved, damage):
     file = saved / "adapter_model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(OSError, match="adapter_model.safetensors is cut short or changed; fetch or save"):
+    with pytest.raises(OSError, match="adapter_model.safetensors is missing, cut short or changed; fetch or save"):
         LanguagePack.from_pretrained(saved)
 
 

@@ -21,7 +21,7 @@ class DistillationCollator:
         student_processor ([`OpticalProcessor`]), teacher_processor ([`OpticalProcessor`]): one for each side.
         language (`str`), teacher_language (`str`): keys of the `translation` feature.
         roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both.
-        anchor (`bool`, defaults to `False`): whether the student also reads the English side.
+        anchor ([`OpticalProcessor`], *optional*): with what the student also reads the English side.
         align_special_tokens (`bool`, defaults to `True`): whether special tokens, role markers and query expansion are
             among what is aligned. Unknown words always are.
 
@@ -35,21 +35,23 @@ class DistillationCollator:
     language: str
     teacher_language: str
     roles: tuple[str, ...] = ("query",)
-    anchor: bool = False
+    anchor: OpticalProcessor | None = None
     align_special_tokens: bool = True
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         new = [row["translation"][self.language] for row in rows]
         english = [row["translation"][self.teacher_language] for row in rows]
-        read_by_student = [new, english] if self.anchor else [new]
+        student = self._tokenize(self.student_processor, new)
+        if self.anchor is not None:
+            student = self.student_processor.pad([student, self._tokenize(self.anchor, english)])
         return {
-            "student": self._tokenize(self.student_processor, read_by_student),
-            "teacher": self._tokenize(self.teacher_processor, [english]),
+            "student": student,
+            "teacher": self._tokenize(self.teacher_processor, english),
             "index": torch.tensor([row["index"] for row in rows]),
         }
 
-    def _tokenize(self, processor: OpticalProcessor, blocks: list[list[str]]) -> dict[str, Tensor]:
-        batch = processor.pad([processor(texts, role) for texts in blocks for role in self.roles])
+    def _tokenize(self, processor: OpticalProcessor, texts: list[str]) -> dict[str, Tensor]:
+        batch = processor.pad([processor(texts, role) for role in self.roles])
         if not self.align_special_tokens:
             words = batch["token_mask"] & ~torch.isin(batch["input_ids"], _special_ids(processor))
             # An empty sentence keeps its special tokens: transport needs some mass.

@@ -1,5 +1,17 @@
 from .adapters import activate, active_language, add_adapter, default_lora_config, languages, remove
 from .pack import LanguagePack
+from .vocabulary import Vocabulary, extend_processor, learn_vocabulary
 
 
-__all__ = ["LanguagePack", "activate", "active_language", "add_adapter", "default_lora_config", "languages", "remove"]
+__all__ = [
+    "LanguagePack",
+    "Vocabulary",
+    "activate",
+    "active_language",
+    "add_adapter",
+    "default_lora_config",
+    "extend_processor",
+    "languages",
+    "learn_vocabulary",
+    "remove",
+]

@@ -1,4 +1,4 @@
-"""The LoRA adapters of one base model: one a language, at most one at work. The base's own weights never change."""
+"""What languages add to one base model: at most one is at work, and the base's own weights never change."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..model import OpticalModel
+from .vocabulary import LanguageEmbedding, Vocabulary, language_embedding, word_embedding
 
 
 # PEFT looks for an adapter's name inside its own parameter names: "lo", "or" and "ra" are inside "lora_".
@@ -75,17 +76,19 @@ def default_lora_config(
     )
 
 
-def add_adapter(model: OpticalModel, language: str, config: LoraConfig) -> None:
+def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabulary: Vocabulary | None = None) -> None:
     """
-    Adds a fresh adapter, makes it the active one, and leaves nothing else of the model trainable.
+    Adds a fresh adapter and new words, makes them the active ones, and leaves nothing else of the model trainable.
 
     Args:
         model ([`OpticalModel`]): the base, with or without adapters of other languages.
         language (`str`): language code.
         config (`peft.LoraConfig`): the adapter's shape. Copied, so one config may serve several models.
+        vocabulary ([`Vocabulary`], *optional*): words to add. `config` must then leave the word embeddings out.
 
     Raises:
-        ValueError: `language` is no language code, or the model has an adapter for it already.
+        ValueError: `language` is no language code, the model has an adapter for it already, or `config` adapts the
+            word embeddings beside new words.
     """
     name = adapter_name(language)
     if language in languages(model):
@@ -95,6 +98,10 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig) -> None:
         model.encoder.add_adapter(copy.deepcopy(config), name)
     if model.projection is not None:
         model.projection.requires_grad_(False)
+    if vocabulary is not None and vocabulary.tokens:
+        if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
+            raise ValueError("new words have rows of their own; leave the word embeddings out of the LoRA config")
+        language_embedding(model).add(name, vocabulary)
     activate(model, language)
 
 
@@ -117,6 +124,9 @@ def activate(model: OpticalModel, language: str | None) -> None:
         model.encoder.set_adapter(adapter_name(language))
     elif languages(model):
         model.encoder.disable_adapters()
+    embedding = word_embedding(model)
+    if isinstance(embedding, LanguageEmbedding):
+        embedding.activate(None if language is None else adapter_name(language))
 
 
 def active_language(model: OpticalModel) -> str | None:
@@ -139,6 +149,9 @@ def remove(model: OpticalModel, language: str) -> None:
     # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
     model.encoder.set_adapter([])
     model.encoder.delete_adapter(adapter_name(language))
+    embedding = word_embedding(model)
+    if isinstance(embedding, LanguageEmbedding):
+        embedding.discard(adapter_name(language))
     activate(model, None if active == language else active)
 
 

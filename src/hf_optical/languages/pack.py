@@ -16,11 +16,13 @@ from ..files import staged_directory
 from ..model import OpticalModel
 from ..model.layout import local_folder, read_json, write_json
 from .adapters import adapter_name, add_adapter, remove
+from .vocabulary import LanguageEmbedding, Vocabulary, word_embedding
 
 
 PACK_CONFIG = "language_pack.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+VOCABULARY = "vocabulary.safetensors"
 _FORMAT = 1
 # PEFT names the weights of an adapter as seen from its own wrapper around the model.
 _PEFT_PREFIX = "base_model.model."
@@ -31,8 +33,9 @@ class LanguagePack(PushToHubMixin):
     """
     What one language adds to a base model: a few megabytes, of no use without that base.
 
-    On disk a pack is a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`) and
-    `language_pack.json`, which names the language, the base and the hash of the weights.
+    On disk a pack is a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the rows
+    of its new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which names the language,
+    the base, the new words and the hashes of the weights.
 
     Attributes:
         language (`str`): language code.
@@ -41,6 +44,7 @@ class LanguagePack(PushToHubMixin):
         base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base.
         lora_config (`peft.LoraConfig`): the adapter's shape.
         weights (`dict[str, Tensor]`): the adapter's weights, named from the text encoder down.
+        vocabulary ([`Vocabulary`], *optional*): the new words.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`): where the pack comes from: teacher, bitext, settings, results. Free-form, JSON.
     """
@@ -50,6 +54,7 @@ class LanguagePack(PushToHubMixin):
     base_fingerprint: str
     lora_config: LoraConfig
     weights: dict[str, Tensor]
+    vocabulary: Vocabulary | None = None
     base_revision: str | None = None
     roles: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -84,8 +89,13 @@ class LanguagePack(PushToHubMixin):
         weights = get_peft_model_state_dict(
             model.encoder, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
         )
+        embedding = word_embedding(model)
+        vocabulary = None
+        if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
+            vocabulary = Vocabulary(list(embedding.tokens[name]), embedding.rows[name].detach().cpu().clone())
         return cls(
             language=language,
+            vocabulary=vocabulary,
             base_model=model.name_or_path,
             base_fingerprint=base_fingerprint or model.fingerprint(),
             lora_config=copy.deepcopy(model.encoder.peft_config[name]),
@@ -109,7 +119,7 @@ class LanguagePack(PushToHubMixin):
                 f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
                 f"{found[:12]}); open it on the base that it names, in the same dtype"
             )
-        add_adapter(model, self.language, self.lora_config)
+        add_adapter(model, self.language, self.lora_config, self.vocabulary)
         try:
             self.load_into(model)
         except ValueError:
@@ -134,11 +144,21 @@ class LanguagePack(PushToHubMixin):
                 f"the pack for {self.language!r} does not fit its adapter: {names} missing, too many, or of another "
                 "shape; fetch or save the pack again"
             )
+        embedding = word_embedding(model)
+        known = embedding.tokens.get(name) if isinstance(embedding, LanguageEmbedding) else None
+        if known != (self.vocabulary.tokens if self.vocabulary else None):
+            raise ValueError(
+                f"the pack for {self.language!r} has other new words than its place in the model; if it is a "
+                "checkpoint, go on with the same sentence pairs and settings"
+            )
         set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
+        if self.vocabulary is not None:
+            embedding.rows[name].data.copy_(self.vocabulary.rows)
 
     def num_bytes(self) -> int:
         """Size of the weights in bytes."""
-        return sum(weight.numel() * weight.element_size() for weight in self.weights.values())
+        rows = [self.vocabulary.rows] if self.vocabulary else []
+        return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *rows])
 
     @classmethod
     def from_pretrained(
@@ -156,19 +176,26 @@ class LanguagePack(PushToHubMixin):
                 found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
                 raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
         stored = _read_pack_config(folder / PACK_CONFIG)
-        content = (folder / ADAPTER_WEIGHTS).read_bytes()
-        if hashlib.sha256(content).hexdigest() != stored.pop("weights_sha256"):
-            raise OSError(f"{folder / ADAPTER_WEIGHTS} is cut short or changed; fetch or save the pack again")
-        weights = {name.removeprefix(_PEFT_PREFIX): weight for name, weight in load(content).items()}
-        return cls(lora_config=_read_lora_config(folder), weights=weights, **stored)
+        weights = _read_weights(folder / ADAPTER_WEIGHTS, stored.pop("weights_sha256"))
+        tokens, digest = stored.pop("new_words"), stored.pop("vocabulary_sha256")
+        vocabulary = Vocabulary(tokens, _read_weights(folder / VOCABULARY, digest)["rows"]) if tokens else None
+        return cls(
+            lora_config=_read_lora_config(folder),
+            weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
+            vocabulary=vocabulary,
+            **stored,
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the pack; a half-written one never replaces a whole one."""
         content = save(
             {_PEFT_PREFIX + name: weight for name, weight in self.weights.items()}, metadata={"format": "pt"}
         )
+        rows = save({"rows": self.vocabulary.rows.contiguous()}, metadata={"format": "pt"}) if self.vocabulary else b""
         with staged_directory(save_directory) as folder:
             (folder / ADAPTER_WEIGHTS).write_bytes(content)
+            if rows:
+                (folder / VOCABULARY).write_bytes(rows)
             _write_lora_config(self.lora_config, self.base_model, folder)
             write_json(
                 folder / PACK_CONFIG,
@@ -179,6 +206,8 @@ class LanguagePack(PushToHubMixin):
                     "base_revision": self.base_revision,
                     "base_fingerprint": self.base_fingerprint,
                     "weights_sha256": hashlib.sha256(content).hexdigest(),
+                    "vocabulary_sha256": hashlib.sha256(rows).hexdigest(),
+                    "new_words": self.vocabulary.tokens if self.vocabulary else [],
                     "roles": self.roles,
                     "details": self.details,
                 },
@@ -203,6 +232,8 @@ def _read_pack_config(path: Path) -> dict[str, Any]:
         "base_revision": (str, type(None)),
         "base_fingerprint": str,
         "weights_sha256": str,
+        "vocabulary_sha256": str,
+        "new_words": list,
         "roles": dict,
         "details": dict,
     }
@@ -216,6 +247,13 @@ def _read_pack_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise OSError(f"{path} is damaged: {error}") from error
     return {name: stored[name] for name in kinds}
+
+
+def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise OSError(f"{path} is missing, cut short or changed; fetch or save the pack again")
+    return load(content)
 
 
 def _read_lora_config(folder: Path) -> LoraConfig:

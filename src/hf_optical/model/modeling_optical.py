@@ -202,9 +202,13 @@ class OpticalModel(PreTrainedModel):
 
 
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights of the base alone, named as if no adapter had ever been added (PEFT wraps what it adapts)."""
+    """The weights of the base alone, named as if no language had ever been added (PEFT wraps what it adapts)."""
     state_dict = model.state_dict() if state_dict is None else state_dict
-    return {name.replace(".base_layer.", "."): weight for name, weight in state_dict.items() if ".lora_" not in name}
+    return {
+        name.replace(".base_layer.", "."): weight
+        for name, weight in state_dict.items()
+        if ".lora_" not in name and ".rows.language_" not in name
+    }
 
 
 def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..languages import LanguagePack, activate, active_language, languages, remove
+from ..languages import LanguagePack, activate, active_language, extend_processor, languages, remove
 from ..languages.pack import is_pack
 from ..model import OpticalModel, OpticalProcessor
 from ..model.layout import local_folder
@@ -119,9 +119,10 @@ class OpticalRetriever:
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
         pack.attach(self.model)
-        self._processors[language] = OpticalProcessor(
-            self.processor.tokenizer, **{**self.processor.roles, **pack.roles}
-        )
+        processor = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
+        if pack.vocabulary is not None:
+            processor = extend_processor(processor, pack.vocabulary.tokens)
+        self._processors[language] = processor
 
     def set_language(self, language: str | None) -> None:
         """

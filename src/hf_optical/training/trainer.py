@@ -15,7 +15,7 @@ from .. import __version__
 from ..bitext import DistillationCollator
 from ..evaluation import RetrievalEvaluator
 from ..hub import write_card
-from ..languages import LanguagePack, add_adapter, default_lora_config
+from ..languages import LanguagePack, add_adapter, default_lora_config, extend_processor, learn_vocabulary
 from ..losses import OTAlignmentLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import SaveOnInterrupt, read_weights
@@ -103,16 +103,9 @@ class OTDistillationTrainer(Trainer):
 
         # Trainer seeds too, but only after the adapter's first weights are drawn.
         set_seed(args.seed)
+        anchor_processor = processing_class if args.anchor_weight else None
         if not args.train_all_weights:
-            config = peft_config or default_lora_config(
-                model,
-                rank=args.lora_rank,
-                alpha=args.lora_alpha,
-                dropout=args.lora_dropout,
-                targets=args.lora_targets,
-                embeddings=args.lora_embeddings,
-            )
-            add_adapter(model, args.language, config)
+            processing_class = _add_language(model, processing_class, args, train_dataset, peft_config)
         if args.disable_dropout:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
@@ -128,7 +121,7 @@ class OTDistillationTrainer(Trainer):
                 language=args.language,
                 teacher_language=args.teacher_language,
                 roles=args.roles,
-                anchor=args.anchor_weight > 0,
+                anchor=anchor_processor,
                 align_special_tokens=args.align_special_tokens,
             ),
             train_dataset=train_dataset,
@@ -259,13 +252,22 @@ class OTDistillationTrainer(Trainer):
 
     def _details(self) -> dict[str, Any]:
         """Where the weights come from, for pack and card."""
-        settings = ("side", "solver", "epsilon", "align_special_tokens", "anchor_weight", "lora_rank", "learning_rate")
+        settings = (
+            "side",
+            "solver",
+            "epsilon",
+            "align_special_tokens",
+            "anchor_weight",
+            "new_words",
+            "lora_rank",
+            "learning_rate",
+        )
         return {
             "hf_optical_version": __version__,
             "teacher": self.teacher.name_or_path,
             "teacher_language": self.args.teacher_language,
             "steps": self.state.global_step,
-            "settings": {name: getattr(self.args, name) for name in (*settings, "num_train_epochs", "seed")},
+            "settings": {name: getattr(self.args, name) for name in settings},
             **self.details,
         }
 
@@ -306,6 +308,34 @@ class OTDistillationTrainer(Trainer):
             details=self._details(),
             results=self.results or (evaluations[-1] if evaluations else {}),
         )
+
+
+def _add_language(
+    model: OpticalModel,
+    processor: OpticalProcessor,
+    args: OTDistillationConfig,
+    pairs: Dataset | None,
+    peft_config: LoraConfig | None,
+) -> OpticalProcessor:
+    """Adds what is to be trained, new words and an adapter, and returns the processor that knows these words."""
+    vocabulary = None
+    if args.new_words:
+        if pairs is None:
+            raise ValueError("new_words are found in train_dataset; pass it, or set new_words=0")
+        vocabulary = learn_vocabulary(
+            model, processor, pairs, args.language, args.teacher_language, max_words=args.new_words
+        )
+        processor = extend_processor(processor, vocabulary.tokens)
+    config = peft_config or default_lora_config(
+        model,
+        rank=args.lora_rank,
+        alpha=args.lora_alpha,
+        dropout=args.lora_dropout,
+        targets=args.lora_targets,
+        embeddings=args.lora_embeddings and not args.new_words,
+    )
+    add_adapter(model, args.language, config, vocabulary)
+    return processor
 
 
 def _open(
