@@ -23,7 +23,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(make_trainer, tiny_m
     assert trainer.evaluate()["eval_loss"] < before - 0.05
     assert trainer.model.fingerprint() == tiny_model.fingerprint()
     trained = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
-    assert trained and all(".lora_" in name for name in trained)
+    assert trained and all(".lora_" in name or ".rows.language_sw" in name for name in trained)
 
 
 def test_all_weights_train_on_request(make_trainer, tiny_model):
@@ -282,13 +282,30 @@ def test_vector_sizes_that_do_not_meet(make_trainer, tmp_path):
         make_trainer(teacher=small)
 
 
+def test_sentence_pairs_without_the_language(make_trainer):
+    with pytest.raises(ValueError, match="train_dataset has no language 'ha'.*it has en, sw"):
+        make_trainer(language="ha")
+
+
+def test_new_words_are_added_and_saved(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=3)
+    started = trainer.model.get_input_embeddings().rows["language_sw"].detach().clone()
+    trainer.train()
+    trainer.save_model(tmp_path / "pack")
+    pack = LanguagePack.from_pretrained(tmp_path / "pack")
+    assert pack.vocabulary.tokens and not torch.equal(pack.vocabulary.rows, started)
+    assert len(make_trainer(new_words=1).language_pack().vocabulary.tokens) == 1
+    without = make_trainer(new_words=0).language_pack()
+    assert without.vocabulary is None and any("lora_embedding" in name for name in without.weights)
+
+
 def test_a_model_without_its_processor(make_trainer, tiny_model):
     with pytest.raises(ValueError, match="model is a model, so processing_class"):
         make_trainer(student=tiny_model)
 
 
 def test_a_loss_that_is_not_finite_names_the_pair(make_trainer, tiny, pairs):
-    trainer = make_trainer(per_device_train_batch_size=30, max_steps=1)
+    trainer = make_trainer(per_device_train_batch_size=30, max_steps=1, new_words=0)
     tokenizer = trainer.processing_class.tokenizer
     rows = [tokenizer(pair["sw"])["input_ids"] for pair in pairs["translation"]]
     lonely = next(

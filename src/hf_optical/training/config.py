@@ -36,12 +36,12 @@ class OTDistillationConfig(TrainingArguments):
             (cosine distance, token by token). 0 turns it off. It reads twice as many sentences a step.
         train_all_weights (`bool`, defaults to `False`):
             Train the whole student instead of a LoRA adapter.
-        new_words (`int`, defaults to 0):
-            Most words of the language to add to the student's vocabulary, see [`learn_vocabulary`]. They take the
-            place of `lora_embeddings`.
+        new_words (`int`, *optional*, defaults to 8000):
+            Most words of the language to add to the student's vocabulary, see [`learn_vocabulary`]; 0, and the default
+            with `train_all_weights`, adds none.
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
-            The adapter, as in [`default_lora_config`].
+            The adapter, as in [`default_lora_config`]. Where words are added, the word embeddings are not adapted.
         disable_dropout (`bool`, defaults to `True`):
             Turn off the student's own dropout while it trains: what it learns from is exact.
 
@@ -89,7 +89,10 @@ class OTDistillationConfig(TrainingArguments):
         default=0.0, metadata={"help": "Weight of the term that keeps the student's English where it was."}
     )
     train_all_weights: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
-    new_words: int = field(default=0, metadata={"help": "Most words to add to the vocabulary; 0 adds none."})
+    new_words: int | None = field(
+        default=None,
+        metadata={"help": "Most words to add to the vocabulary. Default: 8000, and none with --train_all_weights."},
+    )
     lora_rank: int = field(default=32, metadata={"help": "Rank of the LoRA adapter."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapter. Default: its rank."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapter."})
@@ -107,6 +110,8 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError(f"side={self.side!r}; choose one of {', '.join(_ROLES)}")
         if self.anchor_weight < 0:
             raise ValueError(f"anchor_weight={self.anchor_weight} is negative; pass 0 to turn the anchor off")
+        if self.new_words is None:
+            self.new_words = 0 if self.train_all_weights else 8000
         if self.new_words < 0 or (self.new_words and self.train_all_weights):
             raise ValueError(f"new_words={self.new_words} needs to be 0 or more, and 0 with train_all_weights")
         if self.remove_unused_columns:

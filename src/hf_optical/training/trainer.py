@@ -59,7 +59,8 @@ class OTDistillationTrainer(Trainer):
             As in [`~transformers.Trainer`].
 
     Raises:
-        ValueError: vector sizes that do not meet, or a distributed strategy that cannot hold teacher or adapter.
+        ValueError: vector sizes that do not meet, sentence pairs without the languages, or FSDP beside a
+            `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
     """
 
@@ -82,6 +83,7 @@ class OTDistillationTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
+        _check_languages(args, train_dataset=train_dataset, eval_dataset=eval_dataset)
         model, processing_class = _open(model, processing_class, "model", "processing_class")
         same = teacher is model
         teacher, teacher_processing_class = _open(
@@ -310,6 +312,19 @@ class OTDistillationTrainer(Trainer):
         )
 
 
+def _check_languages(args: OTDistillationConfig, **datasets: Dataset | None) -> None:
+    for name, dataset in datasets.items():
+        if dataset is None or len(dataset) == 0:
+            continue
+        found = sorted(dataset[0].get("translation") or ())
+        for code in (args.language, args.teacher_language):
+            if code not in found:
+                raise ValueError(
+                    f"{name} has no language {code!r} in `translation`; it has {', '.join(found) or 'none'}. "
+                    "`load_bitext` makes such a dataset"
+                )
+
+
 def _add_language(
     model: OpticalModel,
     processor: OpticalProcessor,
@@ -332,7 +347,7 @@ def _add_language(
         alpha=args.lora_alpha,
         dropout=args.lora_dropout,
         targets=args.lora_targets,
-        embeddings=args.lora_embeddings and not args.new_words,
+        embeddings=args.lora_embeddings and not (vocabulary and vocabulary.tokens),
     )
     add_adapter(model, args.language, config, vocabulary)
     return processor

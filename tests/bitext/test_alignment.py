@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from tiny import demo_pairs, tiny_tokenizer
+
+from hf_optical.bitext.alignment import learn_lexicon, word_splitter
+
+
+def naive_model_1(words, tokens, iterations):
+    """Brown et al. 1993, as the formula stands, with the empty word as `None`."""
+    probability = defaultdict(lambda: 1.0)
+    for _ in range(iterations):
+        counts, totals = defaultdict(float), defaultdict(float)
+        for sentence, translation in zip(words, tokens, strict=True):
+            for token in translation:
+                norm = sum(probability[word, token] for word in [*sentence, None])
+                for word in [*sentence, None]:
+                    share = probability[word, token] / norm
+                    counts[word, token] += share
+                    totals[word] += share
+        probability = defaultdict(float, {key: value / totals[key[0]] for key, value in counts.items()})
+    return probability
+
+
+def test_it_is_model_1():
+    rng = np.random.default_rng(0)
+    words = [[f"w{i}" for i in rng.integers(0, 12, rng.integers(1, 7))] for _ in range(40)]
+    tokens = [list(rng.integers(100, 115, rng.integers(1, 7))) for _ in range(40)]
+    lexicon = learn_lexicon(words, tokens, iterations=4, min_probability=0.0)
+    expected = naive_model_1(words, tokens, 4)
+    table = lexicon.probabilities.toarray()
+    for i, word in enumerate(lexicon.words):
+        for j, token in enumerate(lexicon.token_ids):
+            assert table[i, j] == pytest.approx(expected[word, token], abs=1e-9)
+    assert np.allclose(table.sum(1), 1)
+
+
+def test_it_finds_the_translations_of_frequent_words():
+    tokenizer = tiny_tokenizer("wordpiece")
+    split, pairs = word_splitter(tokenizer), demo_pairs()
+    lexicon = learn_lexicon(
+        [split(pair["sw"]) for pair in pairs],
+        tokenizer([pair["en"] for pair in pairs], add_special_tokens=False)["input_ids"],
+    )
+    assert lexicon.counts == sorted(lexicon.counts, reverse=True)
+    for swahili, english in {"maji": "water", "watoto": "children", "soko": "market"}.items():
+        if swahili in lexicon.words and english in tokenizer.get_vocab():
+            best = [tokenizer.convert_ids_to_tokens(token) for token, _ in lexicon.top(swahili, 3)]
+            assert english in best, (swahili, best)
+
+
+def test_it_is_linear_in_pairs():
+    rng = np.random.default_rng(0)
+
+    def seconds(pairs: int) -> float:
+        words = [[f"w{i}" for i in rng.integers(0, 3000, 20)] for _ in range(pairs)]
+        tokens = [list(rng.integers(0, 3000, 20)) for _ in range(pairs)]
+        start = time.perf_counter()
+        learn_lexicon(words, tokens, iterations=3)
+        return time.perf_counter() - start
+
+    seconds(100)
+    assert seconds(4000) < 4 * 3 * seconds(1000)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_words_are_what_stands_between_spaces_and_punctuation(kind):
+    split = word_splitter(tiny_tokenizer(kind))
+    found = split("Maji, 3 (watoto)  sokoni!")
+    assert [word.lower() for word in found] == ["maji", "watoto", "sokoni"]
+    assert split("") == [] and split("3 , !") == []
+
+
+def test_a_lexicon_from_nothing():
+    with pytest.raises(ValueError, match="pass pairs"):
+        learn_lexicon([["a"]], [])
+    with pytest.raises(ValueError, match="no pair of a word and a token"):
+        learn_lexicon([[]], [[]])
