@@ -31,6 +31,7 @@ def test_every_setting_can_be_given_on_the_command_line():
     [
         ({"language": None}, "language is not set"),
         ({"side": "left"}, "side='left'; choose one of query, document, both"),
+        ({"marginals": "tfidf"}, "marginals='tfidf'; choose one of uniform, idf"),
         ({"anchor_weight": -1.0}, "anchor_weight=-1.0 is negative"),
         ({"hub_strategy": "every_save"}, "hub_strategy='every_save' would publish"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True would drop"),

@@ -326,3 +326,24 @@ def test_the_card_is_written(make_trainer, tmp_path):
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "sw" in card and str(tmp_path) not in card
+
+
+def test_marginals_by_inverse_document_frequency(make_trainer, pairs):
+    """Against exact transport, pair by pair, with weights counted here."""
+    trainer = make_trainer(solver="exact", new_words=0, eval_dataset=pairs.select(range(5)))
+    assert trainer.args.marginals == "idf"
+    student, teacher = trainer.processing_class, trainer.data_collator.teacher_processor
+    costs = []
+    for pair in pairs.select(range(5))["translation"]:
+        sides = []
+        for model, processor, language in ((trainer.model, student, "sw"), (trainer.teacher, teacher, "en")):
+            inputs = processor.queries([pair[language]])
+            with torch.no_grad():
+                vectors = model.eval()(**inputs).embeddings[0].double()
+            ids = inputs["input_ids"][0].tolist()
+            texts = [set(processor.tokenizer(other[language])["input_ids"]) for other in pairs["translation"]]
+            weights = np.array([math.log1p(30 / (1 + sum(i in text for text in texts))) for i in ids])
+            sides.append((vectors[1:-1], weights[1:-1] / weights[1:-1].sum()))
+        (new, a), (english, b) = sides
+        costs.append(ot.emd2(a, b, 1 - (new @ english.T).numpy()))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(np.mean(costs), abs=1e-5)

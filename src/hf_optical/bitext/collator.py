@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +27,12 @@ class DistillationCollator:
         align_special_tokens (`bool`, defaults to `True`): whether special tokens, role markers and query expansion are
             among what is aligned. Unknown words always are.
 
+        student_weights (`torch.Tensor` of shape `(vocabulary,)`, *optional*), teacher_weights (likewise):
+            What each token id counts for in the alignment, see [`inverse_document_frequency`]. All the same by default.
+
     Returns:
-        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`], and `index`, the row numbers
-        of the pairs, of shape `(batch,)`.
+        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `index`, the row numbers of the
+        pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a number a token.
     """
 
     student_processor: OpticalProcessor
@@ -37,6 +42,8 @@ class DistillationCollator:
     roles: tuple[str, ...] = ("query",)
     anchor: OpticalProcessor | None = None
     align_special_tokens: bool = True
+    student_weights: Tensor | None = None
+    teacher_weights: Tensor | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         new = [row["translation"][self.language] for row in rows]
@@ -44,11 +51,13 @@ class DistillationCollator:
         student = self._tokenize(self.student_processor, new)
         if self.anchor is not None:
             student = self.student_processor.pad([student, self._tokenize(self.anchor, english)])
-        return {
-            "student": student,
-            "teacher": self._tokenize(self.teacher_processor, english),
-            "index": torch.tensor([row["index"] for row in rows]),
-        }
+        teacher = self._tokenize(self.teacher_processor, english)
+        batch = {"student": student, "teacher": teacher, "index": torch.tensor([row["index"] for row in rows])}
+        if self.student_weights is not None:
+            batch["student_weights"] = self.student_weights[student["input_ids"][: len(rows) * len(self.roles)]]
+        if self.teacher_weights is not None:
+            batch["teacher_weights"] = self.teacher_weights[teacher["input_ids"]]
+        return batch
 
     def _tokenize(self, processor: OpticalProcessor, texts: list[str]) -> dict[str, Tensor]:
         batch = processor.pad([processor(texts, role) for role in self.roles])
@@ -57,6 +66,18 @@ class DistillationCollator:
             # An empty sentence keeps its special tokens: transport needs some mass.
             batch["token_mask"] = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
         return batch
+
+
+def inverse_document_frequency(processor: OpticalProcessor, texts: Sequence[str]) -> Tensor:
+    """
+    How telling each token is: `log(1 + N / (1 + df))` for `N` texts of which `df` hold the token.
+
+    Returns:
+        `torch.Tensor` of shape `(vocabulary,)`, above 0 everywhere.
+    """
+    frequency = Counter(token for ids in processor.tokenizer(list(texts))["input_ids"] for token in set(ids))
+    counts = torch.tensor([frequency[token] for token in range(len(processor.tokenizer))])
+    return torch.log1p(len(texts) / (1 + counts))
 
 
 def _special_ids(processor: OpticalProcessor) -> Tensor:

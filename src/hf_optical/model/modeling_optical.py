@@ -27,14 +27,17 @@ class OpticalOutput(ModelOutput):
             Unit vectors in float32.
         mask (`torch.BoolTensor` of shape `(batch, tokens)`):
             The tokens that take part in matching. Vectors elsewhere have no meaning.
+        weights (`torch.FloatTensor` of shape `(batch, tokens)`, *optional*):
+            What each token counts for while a student learns. The model itself gives none.
     """
 
     embeddings: Tensor | None = None
     mask: Tensor | None = None
+    weights: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> OpticalOutput:
         """The texts `start` to `stop` of the batch."""
-        return OpticalOutput(embeddings=self.embeddings[start:stop], mask=self.mask[start:stop])
+        return OpticalOutput(**{name: tensor[start:stop] for name, tensor in self.items()})
 
 
 class OpticalModel(PreTrainedModel):

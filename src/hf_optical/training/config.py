@@ -10,6 +10,7 @@ from transformers.trainer_utils import HubStrategy
 from .distributed import check_strategy
 
 
+_MARGINALS = ("uniform", "idf")
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
@@ -29,6 +30,9 @@ class OTDistillationConfig(TrainingArguments):
             to 100), tolerance (`float`, defaults to 1e-3), marginal_penalty (`float`, defaults to 1.0),
             transported_mass (`float`, defaults to 0.8):
             The transport problem, as in [`transport_plan`].
+        marginals (`str`, defaults to `"idf"`):
+            What each token counts for in the transport: `"uniform"`, or `"idf"`, the more the fewer training sentences
+            hold it ([`inverse_document_frequency`]).
         align_special_tokens (`bool`, defaults to `False`):
             Whether special tokens ([CLS] and the like) are among the tokens aligned.
         anchor_weight (`float`, defaults to 0):
@@ -84,6 +88,9 @@ class OTDistillationConfig(TrainingArguments):
     transported_mass: float = field(
         default=0.8, metadata={"help": "Part of the tokens' mass that is aligned, with --solver partial."}
     )
+    marginals: str = field(
+        default="idf", metadata={"help": "What each token counts for in the transport.", "choices": list(_MARGINALS)}
+    )
     align_special_tokens: bool = field(default=False, metadata={"help": "Whether special tokens are aligned too."})
     anchor_weight: float = field(
         default=0.0, metadata={"help": "Weight of the term that keeps the student's English where it was."}
@@ -108,6 +115,8 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError("language is not set; pass the code of the language to teach, e.g. language='ha'")
         if self.side not in _ROLES:
             raise ValueError(f"side={self.side!r}; choose one of {', '.join(_ROLES)}")
+        if self.marginals not in _MARGINALS:
+            raise ValueError(f"marginals={self.marginals!r}; choose one of {', '.join(_MARGINALS)}")
         if self.anchor_weight < 0:
             raise ValueError(f"anchor_weight={self.anchor_weight} is negative; pass 0 to turn the anchor off")
         if self.new_words is None:
