@@ -140,7 +140,7 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
     if dataset is not None:
         evaluator = RetrievalEvaluator(dataset, teacher, teacher_processor, show_progress=True)
         before = from_main_process(lambda: evaluator.search(student, student_processor))
-        results = prefixed("zero_shot_", from_main_process(lambda: evaluator(student, student_processor)))
+        results = prefixed("zero_shot_", evaluator.measure(before))
         if evaluator.has_translations:
             ceiling = from_main_process(lambda: evaluator(teacher, teacher_processor, translated=True))
             results |= prefixed("ceiling_", ceiling)
@@ -208,12 +208,14 @@ def show_questions(trainer: OTDistillationTrainer, before: dict, count: int) -> 
     """Prints a few questions whose first passage changed, right ones first."""
     evaluator = trainer.retrieval_evaluator
     dataset = evaluator.dataset
-    after = evaluator.search(trainer.model, trainer.processing_class)
+    after = evaluator.search(
+        trainer.model, trainer.processing_class, top_k=1, query_ids=list(dataset.queries)[: 10 * count]
+    )
 
     def right(hits: dict, query_id: str) -> bool:
         return dataset.qrels[query_id].get(hits[query_id][0].document, 0) > 0
 
-    changed = [query for query in dataset.queries if before[query][0].document != after[query][0].document]
+    changed = [query for query in after if before[query][0].document != after[query][0].document]
     changed.sort(key=lambda query: right(after, query), reverse=True)
     for query_id in changed[:count]:
         query = dataset.queries[query_id]

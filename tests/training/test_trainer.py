@@ -36,7 +36,7 @@ def test_all_weights_train_on_request(make_trainer, tiny_model):
 
 
 def test_the_loss_is_the_mean_of_exact_transport_one_pair_at_a_time(make_trainer, tiny, teacher_folder, held_out):
-    trainer = make_trainer(solver="exact", align_special_tokens=True)
+    trainer = make_trainer(solver="exact", align_special_tokens=True, marginals="uniform", new_words=0)
     student, student_processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     teacher, teacher_processor = (
         OpticalModel.from_pretrained(teacher_folder),
@@ -269,6 +269,8 @@ def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
     trainer = make_trainer(
         peft_config=LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"]),
         loss=MeanCosine(),
+        marginals="uniform",
+        new_words=0,
         max_steps=1,
     )
     trainer.train()

@@ -28,11 +28,11 @@ class DistillationCollator:
             among what is aligned. Unknown words always are.
 
         student_weights (`torch.Tensor` of shape `(vocabulary,)`, *optional*), teacher_weights (likewise):
-            What each token id counts for in the alignment, see [`inverse_document_frequency`]. All the same by default.
+            What each token id counts for in the alignment, see [`inverse_document_frequency`]. Alike by default.
 
     Returns:
-        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `index`, the row numbers of the
-        pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a number a token.
+        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `index`, the row numbers of
+        the pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a number a token.
     """
 
     student_processor: OpticalProcessor

@@ -82,7 +82,13 @@ class RetrievalEvaluator:
         return all(query.translation for query in self.dataset.queries.values())
 
     def search(
-        self, model: OpticalModel, processor: OpticalProcessor, *, top_k: int = 10, translated: bool = False
+        self,
+        model: OpticalModel,
+        processor: OpticalProcessor,
+        *,
+        top_k: int | None = None,
+        translated: bool = False,
+        query_ids: Sequence[str] | None = None,
     ) -> dict[str, list[Hit]]:
         """
         The best documents for every query: query id -> hits, best first.
@@ -90,26 +96,35 @@ class RetrievalEvaluator:
         Args:
             model ([`OpticalModel`]), processor ([`OpticalProcessor`]):
                 What encodes the queries.
-            top_k (`int`, defaults to 10):
-                Length of the rankings.
+            top_k (`int`, *optional*):
+                Length of the rankings. Defaults to `depth`.
             translated (`bool`, defaults to `False`):
                 Whether to ask the human translations of the queries in their place.
+            query_ids (sequence of `str`, *optional*):
+                The queries to ask. All by default.
 
         Raises:
             ValueError: `translated`, and a query has no translation.
         """
         queries = self.dataset.queries
+        if query_ids is not None:
+            queries = {query_id: queries[query_id] for query_id in query_ids}
         if translated and not self.has_translations:
             missing = next(key for key, query in queries.items() if not query.translation)
             raise ValueError(f"query {missing!r} of {self.dataset.name} has no translation; leave translated at False")
         texts = [query.translation if translated else query.text for query in queries.values()]
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
-        hits = search(vectors, self.document_vectors, top_k=top_k, document_ids=list(self.dataset.corpus))
+        hits = search(
+            vectors, self.document_vectors, top_k=top_k or self.depth, document_ids=list(self.dataset.corpus)
+        )
         return dict(zip(queries, hits, strict=True))
+
+    def measure(self, hits: dict[str, list[Hit]]) -> dict[str, float]:
+        """Mean of every measure over the queries, for what [`~RetrievalEvaluator.search`] found."""
+        return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
 
     def __call__(
         self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False
     ) -> dict[str, float]:
         """Mean of every measure over the queries: `{"map": 0.42, ...}`."""
-        hits = self.search(model, processor, top_k=self.depth, translated=translated)
-        return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
+        return self.measure(self.search(model, processor, translated=translated))

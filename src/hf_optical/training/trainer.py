@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from .. import __version__
-from ..bitext import DistillationCollator
+from ..bitext import DistillationCollator, inverse_document_frequency
 from ..evaluation import RetrievalEvaluator
 from ..hub import write_card
 from ..languages import LanguagePack, add_adapter, default_lora_config, extend_processor, learn_vocabulary
@@ -125,6 +125,7 @@ class OTDistillationTrainer(Trainer):
                 roles=args.roles,
                 anchor=anchor_processor,
                 align_special_tokens=args.align_special_tokens,
+                **_token_weights(args, train_dataset, processing_class, teacher_processing_class),
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -169,14 +170,21 @@ class OTDistillationTrainer(Trainer):
         The parts of the loss, for each sentence pair. The place to override.
 
         Args:
-            student ([`OpticalOutput`]): `embeddings` (pairs, student tokens, dim), `mask` (pairs, student tokens).
+            student ([`OpticalOutput`]): `embeddings` (pairs, student tokens, dim), `mask` and, unless marginals are
+                uniform, `weights`, both (pairs, student tokens).
             teacher ([`OpticalOutput`]): the same for the teacher, without gradient.
 
         Returns:
             `dict[str, Tensor]`: name -> loss of shape `(pairs,)`.
         """
+        weights = {"student_weights": student.weights, "teacher_weights": teacher.weights}
         cost, plan = self.loss(
-            student.embeddings, teacher.embeddings, student.mask, teacher.mask, return_diagnostics=True
+            student.embeddings,
+            teacher.embeddings,
+            student.mask,
+            teacher.mask,
+            return_diagnostics=True,
+            **{name: weight for name, weight in weights.items() if weight is not None},
         )
         self._record(
             plan_entropy=plan.entropy, plan_marginal_error=plan.marginal_error, plan_iterations=plan.iterations
@@ -189,7 +197,9 @@ class OTDistillationTrainer(Trainer):
             teacher = self.teacher(**inputs["teacher"])
         pairs = len(teacher.embeddings)
         self._check_finite(student.embeddings[:pairs].sum((1, 2)), inputs["index"])
-        parts = self.pair_losses(student.rows(0, pairs), teacher)
+        aligned = student.rows(0, pairs)
+        aligned.weights, teacher.weights = inputs.get("student_weights"), inputs.get("teacher_weights")
+        parts = self.pair_losses(aligned, teacher)
         if self.reference is not None:
             parts["anchor"] = self.args.anchor_weight * self._anchor_losses(student, inputs["student"], pairs)
         self._record(**{f"loss_{name}": part for name, part in parts.items()})
@@ -258,6 +268,7 @@ class OTDistillationTrainer(Trainer):
             "side",
             "solver",
             "epsilon",
+            "marginals",
             "align_special_tokens",
             "anchor_weight",
             "new_words",
@@ -323,6 +334,19 @@ def _check_languages(args: OTDistillationConfig, **datasets: Dataset | None) -> 
                     f"{name} has no language {code!r} in `translation`; it has {', '.join(found) or 'none'}. "
                     "`load_bitext` makes such a dataset"
                 )
+
+
+def _token_weights(
+    args: OTDistillationConfig, pairs: Dataset | None, student: OpticalProcessor, teacher: OpticalProcessor
+) -> dict[str, Tensor]:
+    """What each token counts for, as the collator takes it; nothing for uniform marginals."""
+    if args.marginals == "uniform" or pairs is None:
+        return {}
+    texts = pairs["translation"]
+    return {
+        "student_weights": inverse_document_frequency(student, [text[args.language] for text in texts]),
+        "teacher_weights": inverse_document_frequency(teacher, [text[args.teacher_language] for text in texts]),
+    }
 
 
 def _add_language(
