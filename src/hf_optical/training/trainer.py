@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections import defaultdict
 from typing import Any
 
@@ -12,15 +11,16 @@ from torch import Tensor, nn
 from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
 
 from .. import __version__
-from ..bitext import DistillationCollator, inverse_document_frequency
+from ..bitext import DistillationCollator
 from ..evaluation import RetrievalEvaluator
 from ..hub import write_card
-from ..languages import LanguagePack, add_adapter, default_lora_config, extend_processor, learn_vocabulary
+from ..languages import LanguagePack
 from ..losses import OTAlignmentLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import SaveOnInterrupt, read_weights
 from .config import OTDistillationConfig
 from .distributed import from_main_process, mean_over_processes
+from .preparation import check_languages, open_model, prepare_student, token_weights
 
 
 class OTDistillationTrainer(Trainer):
@@ -64,7 +64,6 @@ class OTDistillationTrainer(Trainer):
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
     """
 
-    _tag_names = ["hf-optical", "late-interaction", "optimal-transport"]
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
@@ -83,10 +82,10 @@ class OTDistillationTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
-        _check_languages(args, train_dataset=train_dataset, eval_dataset=eval_dataset)
-        model, processing_class = _open(model, processing_class, "model", "processing_class")
+        check_languages(args, train_dataset=train_dataset, eval_dataset=eval_dataset)
+        model, processing_class = open_model(model, processing_class, "model", "processing_class")
         same = teacher is model
-        teacher, teacher_processing_class = _open(
+        teacher, teacher_processing_class = open_model(
             teacher,
             teacher_processing_class or (processing_class if same else None),
             "teacher",
@@ -107,7 +106,7 @@ class OTDistillationTrainer(Trainer):
         set_seed(args.seed)
         anchor_processor = processing_class if args.anchor_weight else None
         if not args.train_all_weights:
-            processing_class = _add_language(model, processing_class, args, train_dataset, peft_config)
+            processing_class = prepare_student(model, processing_class, args, train_dataset, peft_config)
         if args.disable_dropout:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
@@ -125,7 +124,7 @@ class OTDistillationTrainer(Trainer):
                 roles=args.roles,
                 anchor=anchor_processor,
                 align_special_tokens=args.align_special_tokens,
-                **_token_weights(args, train_dataset, processing_class, teacher_processing_class),
+                **token_weights(args, train_dataset, processing_class, teacher_processing_class),
             ),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -321,68 +320,3 @@ class OTDistillationTrainer(Trainer):
             details=self._details(),
             results=self.results or (evaluations[-1] if evaluations else {}),
         )
-
-
-def _check_languages(args: OTDistillationConfig, **datasets: Dataset | None) -> None:
-    for name, dataset in datasets.items():
-        if dataset is None or len(dataset) == 0:
-            continue
-        found = sorted(dataset[0].get("translation") or ())
-        for code in (args.language, args.teacher_language):
-            if code not in found:
-                raise ValueError(
-                    f"{name} has no language {code!r} in `translation`; it has {', '.join(found) or 'none'}. "
-                    "`load_bitext` makes such a dataset"
-                )
-
-
-def _token_weights(
-    args: OTDistillationConfig, pairs: Dataset | None, student: OpticalProcessor, teacher: OpticalProcessor
-) -> dict[str, Tensor]:
-    """What each token counts for, as the collator takes it; nothing for uniform marginals."""
-    if args.marginals == "uniform" or pairs is None:
-        return {}
-    texts = pairs["translation"]
-    return {
-        "student_weights": inverse_document_frequency(student, [text[args.language] for text in texts]),
-        "teacher_weights": inverse_document_frequency(teacher, [text[args.teacher_language] for text in texts]),
-    }
-
-
-def _add_language(
-    model: OpticalModel,
-    processor: OpticalProcessor,
-    args: OTDistillationConfig,
-    pairs: Dataset | None,
-    peft_config: LoraConfig | None,
-) -> OpticalProcessor:
-    """Adds what is to be trained, new words and an adapter, and returns the processor that knows these words."""
-    vocabulary = None
-    if args.new_words:
-        if pairs is None:
-            raise ValueError("new_words are found in train_dataset; pass it, or set new_words=0")
-        vocabulary = learn_vocabulary(
-            model, processor, pairs, args.language, args.teacher_language, max_words=args.new_words
-        )
-        processor = extend_processor(processor, vocabulary.tokens)
-    config = peft_config or default_lora_config(
-        model,
-        rank=args.lora_rank,
-        alpha=args.lora_alpha,
-        dropout=args.lora_dropout,
-        targets=args.lora_targets,
-        embeddings=args.lora_embeddings and not (vocabulary and vocabulary.tokens),
-    )
-    add_adapter(model, args.language, config, vocabulary)
-    return processor
-
-
-def _open(
-    model: str | OpticalModel, processor: OpticalProcessor | None, model_argument: str, processor_argument: str
-) -> tuple[OpticalModel, OpticalProcessor]:
-    """A model and its processor, opened if given by name; the base of a pack is no name."""
-    if not isinstance(model, (str, os.PathLike)):
-        if processor is None:
-            raise ValueError(f"{model_argument} is a model, so {processor_argument} must be given beside it")
-        return model, processor
-    return OpticalModel.from_pretrained(model), processor or OpticalProcessor.from_pretrained(model)
