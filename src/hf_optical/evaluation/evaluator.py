@@ -30,7 +30,7 @@ class RetrievalEvaluator:
         batch_size (`int`, defaults to 32):
             Texts encoded at a time.
         show_progress (`bool`, defaults to `False`):
-            Whether to show a progress bar while the documents are encoded.
+            Whether to show progress bars while documents are encoded and searched.
 
     Raises:
         ValueError: the number of document vectors is not that of the documents.
@@ -115,7 +115,11 @@ class RetrievalEvaluator:
         texts = [query.translation if translated else query.text for query in queries.values()]
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
         hits = search(
-            vectors, self.document_vectors, top_k=top_k or self.depth, document_ids=list(self.dataset.corpus)
+            vectors,
+            self.document_vectors,
+            top_k=top_k or self.depth,
+            document_ids=list(self.dataset.corpus),
+            show_progress=self.show_progress,
         )
         return dict(zip(queries, hits, strict=True))
 
