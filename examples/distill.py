@@ -35,6 +35,7 @@ from hf_optical.errors import DataError
 from hf_optical.evaluation import gap_closed
 from hf_optical.training.checkpoints import checkpoint_to_resume
 from hf_optical.training.distributed import from_main_process
+from hf_optical.training.preparation import check_sizes
 
 
 DATA = Path(__file__).parent / "data"
@@ -135,6 +136,7 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
     student_processor = OpticalProcessor.from_pretrained(script.student_model, **lengths)
     teacher = OpticalModel.from_pretrained(script.teacher_model).to(args.device)
     student = OpticalModel.from_pretrained(script.student_model).to(args.device)
+    check_sizes(student, teacher)
 
     evaluator, before, results = None, {}, {}
     if dataset is not None:

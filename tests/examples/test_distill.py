@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import DEMO, REPOSITORY
+from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.languages import extend_processor
@@ -128,6 +128,14 @@ def test_bad_arguments_end_in_one_line(small, change, message):
     result = distill(*arguments)
     assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
+
+
+def test_sizes_that_do_not_meet_end_in_one_line(small, tmp_path):
+    arguments = list(small)
+    arguments[arguments.index("--teacher_model") + 1] = tiny_checkpoint(tmp_path / "teacher", projection_dim=16)
+    result = distill(*arguments)
+    assert result.returncode != 0 and "16 numbers and the student's 32" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_the_embedded_data_is_what_it_says():

@@ -28,6 +28,15 @@ def check_languages(args: OTDistillationConfig, **datasets: Dataset | None) -> N
                 )
 
 
+def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
+    """Raises `ValueError` if the vectors of student and teacher are of different sizes."""
+    if teacher.embedding_dim != student.embedding_dim:
+        raise ValueError(
+            f"the teacher's vectors have {teacher.embedding_dim} numbers and the student's {student.embedding_dim}; "
+            f"open the student with projection_dim={teacher.embedding_dim}, or choose a teacher of its size"
+        )
+
+
 def token_weights(
     args: OTDistillationConfig, pairs: Dataset | None, student: OpticalProcessor, teacher: OpticalProcessor
 ) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import SaveOnInterrupt, read_weights
 from .config import OTDistillationConfig
 from .distributed import from_main_process, mean_over_processes
-from .preparation import check_languages, open_model, prepare_student, token_weights
+from .preparation import check_languages, check_sizes, open_model, prepare_student, token_weights
 
 
 class OTDistillationTrainer(Trainer):
@@ -91,11 +91,7 @@ class OTDistillationTrainer(Trainer):
             "teacher",
             "teacher_processing_class",
         )
-        if teacher.embedding_dim != model.embedding_dim:
-            raise ValueError(
-                f"the teacher's vectors have {teacher.embedding_dim} numbers and the student's {model.embedding_dim}; "
-                f"open the student with projection_dim={teacher.embedding_dim}, or choose a teacher of its size"
-            )
+        check_sizes(model, teacher)
         self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
         # The student as it was, for the anchor. Beside an adapter the base never changes, so its weights are shared.
         shared = {} if args.train_all_weights else {id(weight): weight for weight in model.parameters()}
