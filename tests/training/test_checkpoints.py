@@ -117,6 +117,12 @@ def test_a_second_interrupt_stops_at_once_and_handlers_come_back():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_sigterm_after_ctrl_c_does_not_cut_the_saving_short():
+    with pytest.raises(KeyboardInterrupt, match="after saving a checkpoint"), SaveOnInterrupt():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_an_error_in_training_is_not_covered_up():
     with pytest.raises(ZeroDivisionError), SaveOnInterrupt():
         os.kill(os.getpid(), signal.SIGINT)

@@ -133,7 +133,8 @@ class SaveOnInterrupt(TrainerCallback):
 
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
-        self._restore()
+        # This signal alone: after a Ctrl-C, torchrun sends SIGTERM to its workers, which must not cut the saving short.
+        signal.signal(number, self._handlers.pop(number))
         logger.warning("Stopping: this step is finished and saved first. Once more to stop at once, without saving.")
 
     def _restore(self) -> None:
