@@ -133,7 +133,7 @@ class SaveOnInterrupt(TrainerCallback):
 
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
-        # This signal alone: after a Ctrl-C, torchrun sends SIGTERM to its workers, which must not cut the saving short.
+        # This signal alone: after a Ctrl-C torchrun sends SIGTERM to its workers, which must not cut the saving short.
         signal.signal(number, self._handlers.pop(number))
         logger.warning("Stopping: this step is finished and saved first. Once more to stop at once, without saving.")
 
