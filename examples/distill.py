@@ -159,6 +159,8 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
     )
     source = script.train_file or script.dataset_name
     trainer.details = {"pairs": len(train_pairs), "bitext": Path(source).name, "counts": counts}
+    if dataset is not None:
+        trainer.details["eval_name"] = dataset.name
     return trainer, results, before
 
 
