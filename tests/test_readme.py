@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from tiny import REPOSITORY
 
 
@@ -43,10 +42,3 @@ def test_rooms_import_only_from_those_above():
                 inside = file.parent == package
                 if (len(dots) == 2 or inside) and name in floors and name != room:
                     assert floors.index(name) < floor, f"{file.name} in {room} imports from {name}"
-
-
-@pytest.mark.parametrize("word", ["/work/", "../shared", "RESULTS_TABLE"])
-def test_nothing_is_left_that_belongs_elsewhere(word):
-    for path in REPOSITORY.rglob("*.md"):
-        if not any(part.startswith(".") for part in path.relative_to(REPOSITORY).parts):
-            assert word not in path.read_text(encoding="utf-8"), path
