@@ -189,3 +189,12 @@ def test_a_real_pack_is_as_big_as_its_file(minilm, tmp_path):
     minilm.remove_language("sw")
     pack.save_pretrained(tmp_path)
     assert pack.num_bytes() == pytest.approx((tmp_path / "adapter_model.safetensors").stat().st_size, rel=0.05)
+
+
+def test_texts_are_encoded_before_they_are_searched(tiny):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    queries, documents = ["Where is the market?"], ["The market is open.", "Children go to school.", "Water is life."]
+    expected = retriever.search(retriever.encode_queries(queries), retriever.encode_documents(documents), top_k=2)
+    assert retriever.search(queries, documents, top_k=2) == expected
+    with pytest.raises(TypeError, match="one string was passed"):
+        retriever.search("Where is the market?", documents)

@@ -185,13 +185,28 @@ class OpticalRetriever:
 
     def search(
         self,
-        query_vectors: Sequence[Tensor] | TokenVectors,
-        document_vectors: Sequence[Tensor] | TokenVectors,
+        queries: Sequence[Tensor] | Sequence[str] | TokenVectors,
+        documents: Sequence[Tensor] | Sequence[str] | TokenVectors,
         top_k: int = 10,
         **kwargs,
     ) -> list[list[Hit]]:
-        """Exact search by MaxSim, see [`~retrieval.search`]: for each query its hits `(document, score)`."""
-        return search(query_vectors, document_vectors, top_k, **kwargs)
+        """
+        Exact search by MaxSim, see [`~retrieval.search`] for what else can be passed.
+
+        Args:
+            queries (sequence of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or sequence of `str`):
+                Vectors from [`~OpticalRetriever.encode_queries`], or texts, which are encoded first.
+            documents (likewise): vectors from [`~OpticalRetriever.encode_documents`], or texts.
+            top_k (`int`, defaults to 10): length of the rankings.
+
+        Returns:
+            `list[list[Hit]]`: for each query its hits `(document, score)`, best first.
+        """
+        if _are_texts(queries):
+            queries = self.encode_queries(queries)
+        if _are_texts(documents):
+            documents = self.encode_documents(documents)
+        return search(queries, documents, top_k, **kwargs)
 
     def _encode(
         self,
@@ -226,3 +241,9 @@ class OpticalRetriever:
         finally:
             activate(self.model, before)
         return vectors
+
+
+def _are_texts(texts_or_vectors: Sequence[Tensor] | Sequence[str] | TokenVectors) -> bool:
+    if isinstance(texts_or_vectors, str):
+        raise TypeError("one string was passed; pass a list of strings")
+    return len(texts_or_vectors) > 0 and isinstance(texts_or_vectors[0], str)
