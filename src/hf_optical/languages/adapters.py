@@ -98,10 +98,14 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
         model.encoder.add_adapter(copy.deepcopy(config), name)
     if model.projection is not None:
         model.projection.requires_grad_(False)
-    if vocabulary is not None and vocabulary.tokens:
-        if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
-            raise ValueError("new words have rows of their own; leave the word embeddings out of the LoRA config")
-        language_embedding(model).add(name, vocabulary)
+    try:
+        if vocabulary is not None and vocabulary.tokens:
+            if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
+                raise ValueError("new words have rows of their own; leave the word embeddings out of the LoRA config")
+            language_embedding(model).add(name, vocabulary)
+    except ValueError:
+        remove(model, language)
+        raise
     activate(model, language)
 
 
