@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from tiny import ARCHITECTURES, DEMO, MINILM, tiny_checkpoint
 
@@ -12,9 +13,11 @@ from hf_optical.languages import (
     add_adapter,
     default_lora_config,
     extend_processor,
+    languages,
     learn_vocabulary,
     remove,
 )
+from hf_optical.model.layout import _PATTERNS
 
 
 ENGLISH = ["Where is the market?", "The children carry water; it isn't far.", ""]
@@ -117,6 +120,14 @@ def test_a_pack_brings_its_words(folder, pairs, tmp_path):
         assert torch.equal(vectors, model(**extended.queries([text])).embeddings[0])
 
 
+def test_every_file_of_a_pack_is_fetched_from_the_hub(tiny_model, tiny_processor, pairs, tmp_path):
+    teach(tiny_model, tiny_processor, pairs)
+    LanguagePack.from_model(tiny_model, "sw", roles=tiny_processor.roles).save_pretrained(tmp_path)
+    written = sorted(path.name for path in tmp_path.iterdir())
+    assert "vocabulary.safetensors" in written
+    assert list(filter_repo_objects(written, allow_patterns=_PATTERNS)) == written
+
+
 def test_two_languages_with_words_do_not_disturb_each_other(tiny, tiny_model, tiny_processor, pairs):
     _, extended = teach(tiny_model, tiny_processor, pairs)
     alone = tiny_model(**extended.queries(SWAHILI)).embeddings
@@ -163,6 +174,7 @@ def test_words_beside_an_adapter_of_the_embeddings_are_refused(tiny_model):
     config = LoraConfig(target_modules=["word_embeddings"])
     with pytest.raises(ValueError, match="leave the word embeddings out"):
         add_adapter(tiny_model, "sw", config, vocabulary)
+    assert languages(tiny_model) == []
 
 
 def test_rows_of_another_size(tiny_model):
@@ -170,3 +182,4 @@ def test_rows_of_another_size(tiny_model):
         add_adapter(
             tiny_model, "sw", default_lora_config(tiny_model, embeddings=False), Vocabulary(["a"], torch.zeros(1, 8))
         )
+    assert languages(tiny_model) == []

@@ -27,7 +27,15 @@ DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
 
 # What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.
-_PATTERNS = ["*.json", "*.txt", "*.model", "model*.safetensors", "adapter_model.safetensors", "*_Dense/*"]
+_PATTERNS = [
+    "*.json",
+    "*.txt",
+    "*.model",
+    "model*.safetensors",
+    "adapter_model.safetensors",
+    "*_Dense/*",
+    "vocabulary.safetensors",
+]
 
 # Hub id -> the Python package that carries the same model, its folder there, and the SHA-256 of its weights.
 _PACKAGED = {

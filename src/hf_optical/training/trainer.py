@@ -269,6 +269,8 @@ class OTDistillationTrainer(Trainer):
             "new_words",
             "lora_rank",
             "learning_rate",
+            "num_train_epochs",
+            "seed",
         )
         return {
             "hf_optical_version": __version__,
