@@ -9,12 +9,18 @@ With your own data, and every field of `TrainingArguments`:
 
     accelerate launch examples/distill.py --teacher_model ID_OR_PATH --student_model ID_OR_PATH --language ha \
         --train_file train.jsonl.gz --validation_file validation.jsonl.gz --eval_dir BEIR_FOLDER --eval_split dev
+
+Several languages in one run, a pack each: files, folders and columns in the same order, or one for all.
+
+    accelerate launch examples/distill.py --language ha ig yo --train_file ha.jsonl.gz ig.jsonl.gz yo.jsonl.gz \
+        --eval_dir questions/ha questions/ig questions/yo --eval_corpus corpus.jsonl.gz --sampling_temperature 2
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +38,8 @@ from hf_optical import (
 )
 from hf_optical.bitext import filter_bitext
 from hf_optical.errors import DataError
-from hf_optical.evaluation import gap_closed
+from hf_optical.evaluation import RetrievalDataset, gap_closed
+from hf_optical.evaluation.results import of_language, over_languages
 from hf_optical.training.checkpoints import checkpoint_to_resume
 from hf_optical.training.distributed import from_main_process
 from hf_optical.training.preparation import check_sizes
@@ -60,18 +67,24 @@ class ScriptArguments:
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Folder or Hub id of the student, which learns the language."},
     )
-    train_file: str | None = field(default=None, metadata={"help": "Sentence pairs: JSON lines, CSV, TSV, Parquet."})
-    validation_file: str | None = field(
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."}
+    )
+    validation_file: list[str] | None = field(
         default=None, metadata={"help": "Sentence pairs for `eval_loss`. Default: 5 % of the others, at most 500."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Hub dataset, in place of the files."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the Hub dataset."})
-    student_column: str | None = field(
+    dataset_name: list[str] | None = field(default=None, metadata={"help": "Hub dataset, in place of the files."})
+    dataset_config_name: list[str] | None = field(
+        default=None, metadata={"help": "Configuration of the Hub dataset. One a language, or one."}
+    )
+    student_column: list[str] | None = field(
         default=None, metadata={"help": "Column of the new language, where there is no `translation` column."}
     )
     teacher_column: str | None = field(default=None, metadata={"help": "Column of the teacher's language, likewise."})
     max_length_ratio: float = field(default=6.0, metadata={"help": "Pairs more unequal than this are dropped."})
-    eval_dir: str | None = field(default=None, metadata={"help": "Retrieval set in BEIR layout."})
+    eval_dir: list[str] | None = field(
+        default=None, metadata={"help": "Retrieval set in BEIR layout. One a language, or one."}
+    )
     eval_corpus: str | None = field(default=None, metadata={"help": "Its corpus file, where the folder holds none."})
     eval_split: str = field(default="test", metadata={"help": "Its split: the name of a file in `qrels/`."})
     query_length: int | None = field(default=None, metadata={"help": "Longest query in tokens."})
@@ -93,19 +106,22 @@ def main() -> None:
     trainer.save_model()
     trainer.save_state()
 
-    results |= trainer.evaluate()
-    if "ceiling_map" in results:
-        results["gap_closed"] = gap_closed(results["zero_shot_map"], results["eval_map"], results["ceiling_map"])
+    results = with_gaps(results | trainer.evaluate(), args.languages)
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    trainer.save_metrics("train", {**trained.metrics, "trainable_parameters": trainable, **trainer.details["counts"]})
+    counts = Counter()
+    for told in trainer.details.values():
+        counts.update(told["counts"])
+    trainer.save_metrics("train", {**trained.metrics, "trainable_parameters": trainable, **counts})
     trainer.save_metrics("eval", results)
     trainer.results = results
     trainer.create_model_card()
     if trainer.is_world_process_zero():
-        report(results)
-        if before:
-            show_questions(trainer, before, script.show_questions)
-        print(f"\nThe {'model' if args.train_all_weights else 'language pack'} is in {args.output_dir}")
+        for language in args.languages:
+            report(results, language, args.languages)
+            if before:
+                show_questions(trainer, language, before[language], script.show_questions)
+        what = "model" if args.train_all_weights else "language pack" if len(args.packs) == 1 else "language packs"
+        print(f"\nThe {what} {'is' if len(args.packs) < 2 else 'are'} in {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
@@ -126,9 +142,10 @@ def parse(argv: list[str]) -> tuple[ScriptArguments, OTDistillationConfig]:
 
 
 def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistillationTrainer, dict, dict]:
-    """The trainer; what the untrained student and the ceiling score; what the untrained student finds."""
-    train_pairs, validation_pairs, counts = load_pairs(script, args)
-    dataset = load_beir(script.eval_dir, script.eval_split, script.eval_corpus) if script.eval_dir else None
+    """The trainer; what the untrained student and the ceiling score; what the untrained student finds, by language."""
+    train_pairs, validation_pairs, details = load_pairs(script, args)
+    folders = for_each(args.languages, "eval_dir", script.eval_dir) if script.eval_dir else {}
+    datasets = {code: load_beir(folder, script.eval_split, script.eval_corpus) for code, folder in folders.items()}
 
     lengths = {"query_length": script.query_length, "document_length": script.document_length}
     lengths = {name: length for name, length in lengths.items() if length is not None}
@@ -138,14 +155,13 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
     student = OpticalModel.from_pretrained(script.student_model).to(args.device)
     check_sizes(student, teacher)
 
-    evaluator, before, results = None, {}, {}
-    if dataset is not None:
-        evaluator = RetrievalEvaluator(dataset, teacher, teacher_processor, show_progress=True)
-        before = from_main_process(lambda: evaluator.search(student, student_processor))
-        results = prefixed("zero_shot_", evaluator.measure(before))
+    evaluators = build_evaluators(datasets, teacher, teacher_processor)
+    before, zero_shot, ceiling = {}, {}, {}
+    for language, evaluator in evaluators.items():
+        before[language] = from_main_process(lambda it=evaluator: it.search(student, student_processor))
+        zero_shot[language] = evaluator.measure(before[language])
         if evaluator.has_translations:
-            ceiling = from_main_process(lambda: evaluator(teacher, teacher_processor, translated=True))
-            results |= prefixed("ceiling_", ceiling)
+            ceiling[language] = from_main_process(lambda it=evaluator: it(teacher, teacher_processor, translated=True))
 
     trainer = OTDistillationTrainer(
         model=student,
@@ -155,65 +171,111 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
         eval_dataset=validation_pairs,
         processing_class=student_processor,
         teacher_processing_class=teacher_processor,
-        retrieval_evaluator=evaluator,
+        retrieval_evaluator=evaluators or None,
     )
-    source = script.train_file or script.dataset_name
-    trainer.details = {"pairs": len(train_pairs), "bitext": Path(source).name, "counts": counts}
-    if dataset is not None:
-        trainer.details["eval_name"] = dataset.name
-    return trainer, results, before
+    for language, dataset in datasets.items():
+        details[language]["eval_name"] = dataset.name
+    trainer.details = details
+    return trainer, over_languages(zero_shot, "zero_shot_") | over_languages(ceiling, "ceiling_"), before
 
 
-def load_pairs(script: ScriptArguments, args: OTDistillationConfig):
-    """Training pairs, validation pairs, and how many were dropped."""
-    source = script.train_file or script.dataset_name
-    if source is None:
+def build_evaluators(
+    datasets: dict[str, RetrievalDataset], teacher: OpticalModel, processor: OpticalProcessor
+) -> dict[str, RetrievalEvaluator]:
+    """An evaluator for each language; the teacher reads a corpus that they share once."""
+    evaluators: dict[str, RetrievalEvaluator] = {}
+    for language, dataset in datasets.items():
+        vectors = None
+        # The main process alone searches.
+        if PartialState().is_main_process:
+            same = (other for other in evaluators.values() if other.dataset.corpus == dataset.corpus)
+            vectors = next((other.document_vectors for other in same), None)
+        evaluators[language] = RetrievalEvaluator(
+            dataset, teacher, processor, document_vectors=vectors, show_progress=True
+        )
+    return evaluators
+
+
+def load_pairs(script: ScriptArguments, args: OTDistillationConfig) -> tuple[dict, dict, dict]:
+    """Training pairs, validation pairs, and what is told of them, by language."""
+    languages = args.languages
+    sources = for_each(languages, "train_file", script.train_file or script.dataset_name)
+    validation_files = for_each(languages, "validation_file", script.validation_file)
+    configs = for_each(languages, "dataset_config_name", script.dataset_config_name)
+    columns = for_each(languages, "student_column", script.student_column)
+    if None in sources.values():
         raise DataError("there are no sentence pairs; pass --train_file or --dataset_name")
-    columns = (
-        (script.student_column, script.teacher_column) if script.student_column or script.teacher_column else None
-    )
-    if columns and None in columns:
+    if (script.student_column is None) != (script.teacher_column is None):
         raise DataError("--student_column and --teacher_column go together; pass both")
-    options = {"config_name": script.dataset_config_name, "columns": columns}
 
-    def pairs(name: str, split: str):
-        loaded = load_bitext(name, args.language, args.teacher_language, split=split, **options)
-        return filter_bitext(loaded, args.language, args.teacher_language, max_length_ratio=script.max_length_ratio)
+    def pairs(language: str, name: str, split: str):
+        loaded = load_bitext(
+            name,
+            language,
+            args.teacher_language,
+            config_name=configs[language],
+            split=split,
+            columns=(columns[language], script.teacher_column) if script.teacher_column else None,
+        )
+        return filter_bitext(loaded, language, args.teacher_language, max_length_ratio=script.max_length_ratio)
 
-    train, counts = pairs(source, "train")
-    logging.info("Sentence pairs: %s", counts)
-    if script.validation_file is not None:
-        validation, _ = pairs(script.validation_file, "validation")
-    else:
-        held_out = min(500, max(1, len(train) // 20))
-        split = train.train_test_split(test_size=held_out, seed=args.data_seed or args.seed)
-        train, validation = split["train"], split["test"]
-    return train, validation, {f"pairs_{name}": count for name, count in vars(counts).items()}
+    train, validation, details = {}, {}, {}
+    for language, source in sources.items():
+        train[language], counts = pairs(language, source, "train")
+        logging.info("Sentence pairs for %s: %s", language, counts)
+        if validation_files[language] is not None:
+            validation[language], _ = pairs(language, validation_files[language], "validation")
+        else:
+            held_out = min(500, max(1, len(train[language]) // 20))
+            split = train[language].train_test_split(test_size=held_out, seed=args.data_seed or args.seed)
+            train[language], validation[language] = split["train"], split["test"]
+        details[language] = {
+            "pairs": len(train[language]),
+            "bitext": Path(source).name,
+            "counts": {f"pairs_{name}": count for name, count in vars(counts).items()},
+        }
+    return train, validation, details
 
 
-def prefixed(prefix: str, metrics: dict[str, float]) -> dict[str, float]:
-    return {prefix + name: value for name, value in metrics.items()}
+def for_each(languages: list[str], option: str, values: list[str] | None) -> dict[str, str | None]:
+    """Language -> its value of an option that has one for each language, one for all, or none."""
+    values = values or [None]
+    if len(values) not in (1, len(languages)):
+        raise DataError(f"--{option} has {len(values)} values for {len(languages)} languages; pass one for each")
+    return dict(zip(languages, values * len(languages), strict=False))
 
 
-def report(results: dict[str, float]) -> None:
-    measures = [name.removeprefix("zero_shot_") for name in results if name.startswith("zero_shot_")]
+def with_gaps(results: dict[str, float], languages: list[str]) -> dict[str, float]:
+    """The results, and of each language and in the mean the share of the gap that was closed."""
+    gaps = {}
+    for language in languages:
+        own = of_language(results, language) if len(languages) > 1 else results
+        if "ceiling_map" in own:
+            gaps[language] = {"gap_closed": gap_closed(own["zero_shot_map"], own["eval_map"], own["ceiling_map"])}
+    return results | over_languages(gaps)
+
+
+def report(results: dict[str, float], language: str, languages: list[str]) -> None:
+    own = of_language(results, language) if len(languages) > 1 else results
+    measures = [name.removeprefix("zero_shot_") for name in own if name.startswith("zero_shot_")]
     if not measures:
         return
-    print("\n" + " " * 28 + "".join(f"{measure:>12}" for measure in measures))
+    print(f"\n{language:28}" + "".join(f"{measure:>12}" for measure in measures))
     for label, prefix in (("before", "zero_shot_"), ("after", "eval_"), ("human translation, teacher", "ceiling_")):
-        values = [results.get(prefix + measure) for measure in measures]
+        values = [own.get(prefix + measure) for measure in measures]
         if None not in values:
             print(f"{label:28}" + "".join(f"{value:12.3f}" for value in values))
-    if results.get("gap_closed") is not None:
-        print(f"{'gap closed':28}{results['gap_closed']:12.3f}")
+    if own.get("gap_closed") is not None:
+        print(f"{'gap closed':28}{own['gap_closed']:12.3f}")
 
 
-def show_questions(trainer: OTDistillationTrainer, before: dict, count: int) -> None:
+def show_questions(trainer: OTDistillationTrainer, language: str, before: dict, count: int) -> None:
     """Prints a few questions whose first passage changed, right ones first."""
-    evaluator = trainer.retrieval_evaluator
+    evaluator = trainer.retrieval_evaluators[language]
     dataset = evaluator.dataset
+    trainer.set_language(language)
     after = evaluator.search(
-        trainer.model, trainer.processing_class, top_k=1, query_ids=list(dataset.queries)[: 10 * count]
+        trainer.model, trainer.processors[language], top_k=1, query_ids=list(dataset.queries)[: 10 * count]
     )
 
     def right(hits: dict, query_id: str) -> bool:

@@ -30,13 +30,18 @@ def test_it_is_model_1():
     rng = np.random.default_rng(0)
     words = [[f"w{i}" for i in rng.integers(0, 12, rng.integers(1, 7))] for _ in range(40)]
     tokens = [list(rng.integers(100, 115, rng.integers(1, 7))) for _ in range(40)]
-    lexicon = learn_lexicon(words, tokens, iterations=4, min_probability=0.0)
-    expected = naive_model_1(words, tokens, 4)
+    lexicon = learn_lexicon(words, tokens, iterations=4, symmetric=False, min_probability=0.0)
+    forth, back = naive_model_1(words, tokens, 4), naive_model_1(tokens, words, 4)
     table = lexicon.probabilities.toarray()
     for i, word in enumerate(lexicon.words):
-        for j, token in enumerate(lexicon.token_ids):
-            assert table[i, j] == pytest.approx(expected[word, token], abs=1e-9)
+        for j, token in enumerate(lexicon.targets):
+            assert table[i, j] == pytest.approx(forth[word, token], abs=1e-9)
     assert np.allclose(table.sum(1), 1)
+
+    table = learn_lexicon(words, tokens, iterations=4, min_probability=0.0).probabilities.toarray()
+    for i, word in enumerate(lexicon.words):
+        means = [np.sqrt(forth[word, token] * back[token, word]) for token in lexicon.targets]
+        assert table[i] == pytest.approx(np.array(means) / sum(means), abs=1e-9)
 
 
 def test_it_finds_the_translations_of_frequent_words():
@@ -51,6 +56,37 @@ def test_it_finds_the_translations_of_frequent_words():
         if swahili in lexicon.words and english in tokenizer.get_vocab():
             best = [tokenizer.convert_ids_to_tokens(token) for token, _ in lexicon.top(swahili, 3)]
             assert english in best, (swahili, best)
+
+
+def test_a_rare_word_is_not_given_what_frequent_words_explain():
+    # "rare" stood once beside "the", which "frequent" translates a hundred times.
+    words = [["frequent", "other"]] * 50 + [["frequent"]] * 50 + [["frequent", "rare"]]
+    targets = [["the", "dog"]] * 50 + [["the"]] * 50 + [["the", "cat"]]
+    lexicon = learn_lexicon(words, targets)
+    assert lexicon.top("rare", 1)[0][0] == "cat" and lexicon.top("frequent", 1)[0][0] == "the"
+    assert dict(lexicon.top("rare"))["cat"] > dict(learn_lexicon(words, targets, symmetric=False).top("rare"))["cat"]
+    assert lexicon.top("never seen") == []
+
+
+def test_ten_pairs_are_enough_for_a_lexicon():
+    pairs = demo_pairs()[:10]
+    split = word_splitter(tiny_tokenizer("wordpiece"))
+    lexicon = learn_lexicon([split(pair["sw"]) for pair in pairs], [split(pair["en"]) for pair in pairs])
+    assert all(lexicon.top(word) for word in lexicon.words)
+    assert np.allclose(lexicon.probabilities.sum(axis=1), 1)
+
+
+def test_two_columns_of_muse(tmp_path):
+    pairs = demo_pairs()
+    split = word_splitter(tiny_tokenizer("wordpiece"))
+    lexicon = learn_lexicon([split(pair["en"]) for pair in pairs], [split(pair["sw"]) for pair in pairs])
+    lines = lexicon.save_muse(tmp_path / "en-sw.txt", translations=2, min_probability=0.2)
+    rows = [line.split(" ") for line in (tmp_path / "en-sw.txt").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == lines > 100 and all(len(row) == 2 for row in rows)
+    for english, swahili in rows[:50]:
+        assert dict(lexicon.top(english, 2))[swahili] >= 0.2
+    with pytest.raises(ValueError, match="holds words"):
+        learn_lexicon([["a"]], [[7]]).save_muse(tmp_path / "ids.txt")
 
 
 def test_ten_thousand_pairs_take_less_than_a_minute():

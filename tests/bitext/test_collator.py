@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hf_optical import OpticalProcessor
-from hf_optical.bitext import DistillationCollator
+from hf_optical.bitext import DistillationCollator, MultilingualCollator
 
 
 ROWS = [
@@ -37,7 +37,7 @@ def assert_holds(batch, block, expected):
 @pytest.mark.parametrize("anchor", [False, True])
 def test_blocks_are_texts_by_roles(student, teacher, roles, anchor):
     batch = DistillationCollator(student, teacher, "sw", "en", roles=roles, anchor=student if anchor else None)(ROWS)
-    assert set(batch) == {"student", "teacher", "index"}
+    assert set(batch) == {"student", "teacher", "index", "language"} and batch["language"] == "sw"
     blocks = [(texts, role) for texts in ([NEW, ENGLISH] if anchor else [NEW]) for role in roles]
     assert all(len(tensor) == len(blocks) * len(ROWS) for tensor in batch["student"].values())
     for position, (texts, role) in enumerate(blocks):
@@ -75,3 +75,19 @@ def test_a_sentence_of_special_tokens_alone_keeps_them(student):
     batch = DistillationCollator(student, student, "sw", "en", align_special_tokens=False)(rows)["student"]
     assert batch["token_mask"].sum(1).tolist()[0] == 2
     assert batch["token_mask"].any(1).all()
+
+
+def test_a_batch_is_made_by_the_collator_of_its_language(student, teacher):
+    own = {
+        "sw": DistillationCollator(student, teacher, "sw", "en"),
+        "en": DistillationCollator(teacher, teacher, "en", "sw"),
+    }
+    for language, collator in own.items():
+        rows = [{**row, "language": language} for row in ROWS]
+        batch, expected = MultilingualCollator(own)(rows), collator(rows)
+        assert batch["language"] == language
+        assert all(torch.equal(batch["student"][name], tensor) for name, tensor in expected["student"].items())
+    mixed = [{**ROWS[0], "language": "en"}, {**ROWS[1], "language": "sw"}]
+    for rows, found in ((mixed, "en, sw"), ([{**ROWS[0], "language": "yo"}], "yo")):
+        with pytest.raises(ValueError, match=f"of the languages {found}; it must be of one out of sw, en"):
+            MultilingualCollator(own)(rows)

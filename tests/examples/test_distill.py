@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,67 @@ def test_the_contract(small, tiny, tmp_path):
     assert torch.equal(vectors, model(**processor.queries(["Habari za asubuhi?"])).embeddings[0])
 
 
+@pytest.fixture
+def two_languages(small, tmp_path) -> list:
+    """The run for Swahili and, under the code `lo`, Swahili spelt backwards: one training file, all else one each."""
+    pairs = {name: [json.loads(line)["translation"] for line in (DEMO / f"{name}.jsonl").read_text().splitlines()]
+             for name in ("train", "validation")}  # fmt: skip
+    train = tmp_path / "all.jsonl"
+    rows = [{**pair, "lo": pair["sw"][::-1] if i % 3 == 0 else None} for i, pair in enumerate(pairs["train"][:300])]
+    train.write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    backwards = tmp_path / "lo.jsonl"
+    rows = [{"en": pair["en"], "lo": pair["sw"][::-1]} for pair in pairs["validation"][:20]]
+    backwards.write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    folder = tmp_path / "lo"
+    (folder / "qrels").mkdir(parents=True)
+    queries = [json.loads(line) for line in (DEMO / "retrieval" / "queries.jsonl").read_text().splitlines()]
+    (folder / "queries.jsonl").write_text("".join(json.dumps({**q, "text": q["text"][::-1]}) + "\n" for q in queries))
+    (folder / "qrels" / "dev.tsv").write_bytes((DEMO / "retrieval" / "qrels" / "test.tsv").read_bytes())
+    arguments = list(small)
+    for option, values in {
+        "--language": ["sw", "lo"],
+        "--train_file": [train],
+        "--validation_file": [arguments[arguments.index("--validation_file") + 1], backwards],
+        "--eval_dir": [arguments[arguments.index("--eval_dir") + 1], folder],
+    }.items():
+        place = arguments.index(option) + 1
+        arguments[place : place + 1] = values
+    return arguments
+
+
+def test_two_languages_in_one_run(two_languages, tmp_path):
+    result = distill(*two_languages, "--sampling_temperature", 5, "--metric_for_best_model", "map")
+    assert result.returncode == 0, result.stderr[-3000:]
+    out = tmp_path / "out"
+    results = json.loads((out / "eval_results.json").read_text())
+    for name in [prefix + measure for prefix in ("zero_shot_{}", "eval_{}", "ceiling_{}") for measure in MEASURES]:
+        each = [results[name.format(f"{language}_")] for language in ("sw", "lo")]
+        assert results[name.format("")] == pytest.approx(sum(each) / 2)
+    for language in ("sw", "lo"):
+        before, after, ceiling = (results[f"{prefix}_{language}_map"] for prefix in ("zero_shot", "eval", "ceiling"))
+        assert results[f"{language}_gap_closed"] == pytest.approx((after - before) / (ceiling - before))
+        pack = LanguagePack.from_pretrained(out / language)
+        assert pack.details["pairs"] == {"sw": 300, "lo": 100}[language] and pack.details["bitext"] == "all.jsonl"
+        assert f"{after:.3f}" in (out / language / "README.md").read_text(encoding="utf-8")
+        assert f"\n{language} " in result.stdout
+    assert "language packs are in" in result.stdout
+    # The teacher reads the passages that both search once.
+    assert len(re.findall(r"Encoding document texts: +0%", result.stderr)) == 1, result.stderr
+    retriever = OpticalRetriever.from_pretrained(out / "lo")
+    retriever.add_language("sw", out / "sw")
+    assert len(retriever.encode_queries(["?inagn", "Basi"], language=["lo", "sw"])) == 2
+
+
+def test_two_languages_in_one_pack(two_languages, tmp_path):
+    shared = [*two_languages, "--shared_pack", "eastern"]
+    assert distill(*shared).returncode == 0
+    pack = LanguagePack.from_pretrained(tmp_path / "out")
+    assert pack.language == "eastern" and pack.details["pairs"] == 400
+    assert pack.details["counts"]["pairs_kept"] == 400 and pack.details["counts"]["pairs_empty"] == 200
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "for sw, lo" in card and card.count("| before training |") == 3
+
+
 def test_going_on_where_a_run_stopped(small, tmp_path):
     assert distill(*small, "--seed", 3).returncode == 0
     whole = LanguagePack.from_pretrained(tmp_path / "out")
@@ -116,6 +178,7 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
         ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
         ({"--side": "left"}, "side"),
         ({"--query_length": "1"}, "query_length=1 leaves no room"),
+        ({"--sampling_temperature": "-1"}, "sampling_temperature=-1.0 is not above 0"),
     ],
 )
 def test_bad_arguments_end_in_one_line(small, change, message):

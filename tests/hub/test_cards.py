@@ -9,6 +9,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
+from hf_optical.evaluation.results import over_languages
 from hf_optical.hub import write_card
 from hf_optical.languages import add_adapter, default_lora_config
 
@@ -100,6 +101,32 @@ def test_results_of_the_last_evaluation_alone(tmp_path):
     text = card(tmp_path, results={"eval_map": 0.25, "eval_recall@100": 0.5, "eval_loss": 1.0})
     assert tables(text)[0][2:] == [["this model", "0.250", "0.500"]]
     assert "Of the gap" not in text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_languages_have_a_table_each_and_one_of_the_means(tmp_path, kind):
+    results = {}
+    for prefix, value in (("zero_shot_", 0.1), ("eval_", 0.4), ("ceiling_", 0.7)):
+        own = {"ha": {"map": value, "p@3": value}, "lo": {"map": value + 0.1, "p@3": value}}
+        results |= over_languages(own, prefix)
+    write_card(
+        *(tmp_path,),
+        **{"kind": kind, "language": "niger", "languages": ["ha", "lo"], "base_model": "org/base"},
+        **{"details": DETAILS, "results": results},
+    )
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    parsed = ModelCard(text, ignore_metadata_errors=False)
+    assert parsed.data.language == ["ha", "lo"] and "for ha, lo\n" in text and "**ha, lo**" in text
+    assert {result.metric_type: result.metric_value for result in parsed.data.eval_results} == {
+        "map": 0.45,
+        "p@3": 0.4,
+    }
+    assert [table[3] for table in tables(text)] == [
+        ["this model", "0.450", "0.400"],
+        ["this model", "0.400", "0.400"],
+        ["this model", "0.500", "0.400"],
+    ]
+    assert ('language="niger"' in text) == (kind == "language_pack")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,7 +5,16 @@ from tiny import ARCHITECTURES, tiny_checkpoint
 from torch import nn
 
 from hf_optical import OpticalModel, OpticalProcessor
-from hf_optical.languages import activate, active_language, add_adapter, default_lora_config, languages, remove
+from hf_optical.languages import (
+    Vocabulary,
+    activate,
+    active_language,
+    add_adapter,
+    default_lora_config,
+    languages,
+    make_trainable,
+    remove,
+)
 
 
 TEXTS = ["Kwa nini unaendesha haraka?", "Basi.", "The driver is here, with a bus full of passengers."]
@@ -122,6 +131,37 @@ def test_two_languages_do_not_touch_each_other(opened):
     remove(model, "ha")  # not at work: the one at work goes on
     assert (languages(model), active_language(model)) == (["yo"], "yo")
     assert torch.equal(vectors(model, processor), yoruba)
+
+
+def trainable(model) -> set[str]:
+    """The languages of which something is trainable, `base` for anything else."""
+    found = set()
+    for name, weight in model.named_parameters():
+        own = [part for part in name.split(".") if part.startswith("language_")]
+        if weight.requires_grad:
+            found.add(own[0].removeprefix("language_") if own else "base")
+        elif own:
+            found.add(f"not {own[0].removeprefix('language_')}")
+    return found
+
+
+def test_what_is_trainable_is_not_changed_by_what_is_at_work(opened):
+    model = opened[0]
+    for language in ("lo", "yo", "ha"):
+        vocabulary = Vocabulary([f"neno{language}"], torch.ones(1, 32))
+        add_adapter(model, language, default_lora_config(model, rank=2, embeddings=False), vocabulary)
+        assert trainable(model) == {language} | {f"not {other}" for other in languages(model) if other != language}
+    for chosen in (["lo", "yo"], [], ["ha"], ["ha", "lo", "yo"]):
+        make_trainable(model, chosen)
+        expected = {code if code in chosen else f"not {code}" for code in ("lo", "yo", "ha")}
+        for language in ("yo", None, "lo", "ha"):
+            activate(model, language)
+            assert trainable(model) == expected
+    make_trainable(model, ["lo", "yo"])
+    remove(model, "ha")
+    assert trainable(model) == {"lo", "yo"}
+    with pytest.raises(KeyError, match="'ha' is open"):
+        make_trainable(model, ["lo", "ha"])
 
 
 def test_removing_the_language_at_work_leaves_the_base(opened):

@@ -1,30 +1,67 @@
+import hashlib
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
-from tiny import tiny_checkpoint
+from peft import LoraConfig, PeftModel
+from safetensors.torch import save
+from tiny import tiny_checkpoint, weights
+from torch import nn
 from transformers import AutoModel
+from transformers.utils import hub
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
-from hf_optical.languages import activate, active_language, add_adapter, default_lora_config, languages
+from hf_optical.languages import (
+    Vocabulary,
+    activate,
+    active_language,
+    add_adapter,
+    default_lora_config,
+    languages,
+)
 from hf_optical.languages.pack import is_pack
 
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "language_pack.json"]
+VOCABULARY = "vocabulary.safetensors"
 TEXTS = ["Kwa nini unaendesha haraka?", "The driver is here, with a bus full of passengers."]
 
 
-def adapted(folder, language="sw", **settings):
+def adapted(folder, language="sw", words=(), **settings):
     """A model whose adapter has random weights, lora_B too, as after training."""
     model = OpticalModel.from_pretrained(folder)
-    add_adapter(model, language, default_lora_config(model, **settings))
+    vocabulary = Vocabulary(list(words), torch.zeros(len(words), 32)) if words else None
+    add_adapter(model, language, default_lora_config(model, embeddings=not words, **settings), vocabulary)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.normal_(std=0.2)
     return model.eval()
+
+
+def anatomy(model):
+    """Everything about a model that adding a language could change; room for new words without any is no change."""
+    empty = [name for name, module in model.named_modules() if name.endswith(".rows") and len(module) == 0]
+    return {
+        "modules": {
+            name: (nn.Embedding if f"{name}.rows" in empty else type(module), module.training)
+            for name, module in model.named_modules()
+            if name not in empty
+        },
+        "trainable": {name: weight.requires_grad for name, weight in model.named_parameters()},
+        "languages": (languages(model), active_language(model)),
+        "loaded": model.encoder._hf_peft_config_loaded,
+    }
+
+
+def sign(folder, **changes):
+    """Changes entries of `language_pack.json`, and lets its hashes be those of the files there."""
+    file = folder / "language_pack.json"
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path != file}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sha256": digests, **changes}))
 
 
 def vectors(model, folder):
@@ -40,6 +77,11 @@ def model(tiny):
 @pytest.fixture
 def pack(model):
     return LanguagePack.from_model(model, "sw", roles={"query_length": 20}, details={"teacher": "t", "pairs": 3})
+
+
+@pytest.fixture
+def with_words(tiny):
+    return LanguagePack.from_model(adapted(tiny, words=["mazuqa", "kitxbu"], rank=4), "sw")
 
 
 @pytest.fixture
@@ -115,6 +157,22 @@ def test_a_pack_is_a_copy(tiny):
     assert torch.equal(vectors(model, tiny), trained)
 
 
+def test_made_from_a_state_dict_every_weight_is_from_there(tiny):
+    model = adapted(tiny, words=["mazuqa", "kitxbu"], rank=4)
+    add_adapter(
+        model, "sw-KE", default_lora_config(model, rank=2, embeddings=False), Vocabulary(["a"], torch.ones(1, 32))
+    )
+    gathered = {name: weight + 1 for name, weight in weights(model).items()}
+    here, there = (LanguagePack.from_model(model, "sw", state_dict=source) for source in (None, gathered))
+    assert torch.equal(there.vocabulary.rows, here.vocabulary.rows + 1)
+    assert there.vocabulary.tokens == here.vocabulary.tokens == ["mazuqa", "kitxbu"]
+    assert there.weights.keys() == here.weights.keys()
+    assert all(torch.equal(there.weights[name], weight + 1) for name, weight in here.weights.items())
+    del gathered["encoder.embeddings.word_embeddings.rows.language_sw"]
+    with pytest.raises(ValueError, match="state_dict has 0 entries for the new words' rows of 'sw'; pass all weights"):
+        LanguagePack.from_model(model, "sw", state_dict=gathered)
+
+
 def test_made_from_a_state_dict_it_is_the_same(model, pack):
     gathered = LanguagePack.from_model(model, "sw", state_dict=model.state_dict(), base_fingerprint="known")
     assert gathered.base_fingerprint == "known"
@@ -162,21 +220,47 @@ def test_one_pack_a_language(pack, tiny):
         pack.attach(fresh)
 
 
-@pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
-def test_weights_that_do_not_fit_are_refused_and_the_model_left_alone(pack, tiny, change):
-    first = next(iter(pack.weights))
-    if change == "missing":
-        del pack.weights[first]
-    elif change == "unexpected":
-        pack.weights["encoder.layer.9.lora_A.weight"] = torch.zeros(4, 32)
-    else:
-        pack.weights[first] = torch.zeros(1, 2)
-    fresh = OpticalModel.from_pretrained(tiny)
-    base = vectors(fresh, tiny)
-    with pytest.raises(ValueError, match="'sw' does not fit its adapter: "):
-        pack.attach(fresh)
-    assert languages(fresh) == []
-    assert torch.equal(vectors(fresh, tiny), base)
+def interrupt(*_):
+    raise KeyboardInterrupt("stop")
+
+
+SPOILED = {
+    "does not fit its adapter: embeddings": lambda pack, words: replace(
+        pack, weights=dict(list(pack.weights.items())[1:])
+    ),
+    "does not fit its adapter: layer.9": lambda pack, words: replace(
+        pack, weights={**pack.weights, "layer.9": torch.ones(1)}
+    ),
+    "does not fit its adapter: encoder": lambda pack, words: replace(
+        pack, lora_config=LoraConfig(r=4, target_modules=["word_embeddings", "key"])
+    ),
+    "not found in the base model": lambda pack, words: replace(
+        pack, lora_config=LoraConfig(target_modules=["nowhere"])
+    ),
+    "leave the word embeddings out": lambda pack, words: replace(pack, vocabulary=words.vocabulary),
+    "the new rows have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
+    "stop": lambda pack, words: words,
+}
+
+
+@pytest.mark.parametrize("others", [[], ["ha"], ["ha", None]], ids=str)
+@pytest.mark.parametrize("reason", SPOILED)
+def test_a_failure_half_way_leaves_nothing_behind(pack, with_words, tiny, monkeypatch, reason, others):
+    spoiled = SPOILED[reason](pack, with_words)
+    if reason == "stop":
+        monkeypatch.setattr(LanguagePack, "load_into", interrupt)
+    model = adapted(tiny, "ha", rank=2) if others else OpticalModel.from_pretrained(tiny)
+    if None in others:
+        activate(model, None)
+    before, found, bits = anatomy(model), vectors(model, tiny), weights(model)
+    with pytest.raises((ValueError, KeyboardInterrupt), match=reason):
+        spoiled.attach(model)
+    assert anatomy(model) == before
+    assert torch.equal(vectors(model, tiny), found)
+    assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
+    monkeypatch.undo()
+    LanguagePack.from_model(adapted(tiny, rank=4), "sw").attach(model)  # and nothing stands in the way of a good one
+    assert active_language(model) == "sw"
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -187,11 +271,42 @@ def test_a_file_that_is_missing_is_named(saved, name):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
-def test_weights_cut_short_or_changed(saved, damage):
-    file = saved / "adapter_model.safetensors"
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", VOCABULARY])
+def test_files_cut_short_or_changed(with_words, tmp_path, name, damage):
+    with_words.save_pretrained(tmp_path)
+    file = tmp_path / name
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(OSError, match="adapter_model.safetensors is missing, cut short or changed; fetch or save"):
-        LanguagePack.from_pretrained(saved)
+    with pytest.raises(OSError, match=f"{name} is missing, cut short or changed; fetch or save"):
+        LanguagePack.from_pretrained(tmp_path)
+    with_words.save_pretrained(tmp_path)
+    LanguagePack.from_pretrained(tmp_path)
+
+
+def test_the_words_of_a_pack_that_are_missing(with_words, tmp_path):
+    with_words.save_pretrained(tmp_path)
+    (tmp_path / VOCABULARY).unlink()
+    with pytest.raises(OSError, match=f"{VOCABULARY} is missing, cut short or changed"):
+        LanguagePack.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", save({"other": torch.zeros(2, 32)})])
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", VOCABULARY])
+def test_files_of_another_kind_are_named_even_if_their_hash_is_right(with_words, tiny, tmp_path, name, content):
+    with_words.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    sign(tmp_path)
+    model = OpticalModel.from_pretrained(tiny)
+    with pytest.raises((OSError, ValueError), match=f"{name} holds|does not fit its adapter"):
+        LanguagePack.from_pretrained(tmp_path).attach(model)
+    assert languages(model) == []
+
+
+def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_path):
+    with_words.save_pretrained(tmp_path)
+    assert (tmp_path / VOCABULARY).exists()
+    pack.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    assert LanguagePack.from_pretrained(tmp_path).vocabulary is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +318,9 @@ def test_weights_cut_short_or_changed(saved, damage):
         ({"language": None}, "language missing or of the wrong kind"),
         ({"language": "../x"}, "'../x' is no language code"),
         ({"base_model": None, "roles": "query"}, "base_model, roles missing or of the wrong kind"),
-        ({"weights_sha256": 5}, "weights_sha256 missing"),
+        ({"base_revision": 3}, "base_revision missing or of the wrong kind"),
+        ({"new_words": ["maji", 3]}, "new_words missing or of the wrong kind"),
+        ({"sha256": "5"}, "sha256 missing"),
     ],
 )
 def test_a_description_that_makes_no_sense(saved, change, reason):
@@ -217,23 +334,46 @@ def test_a_description_that_makes_no_sense(saved, change, reason):
 @pytest.mark.parametrize("name", ["language_pack.json", "adapter_config.json"])
 def test_json_that_is_damaged(saved, name, content):
     (saved / name).write_text(content)
+    if name == "adapter_config.json":
+        sign(saved)
     with pytest.raises(OSError, match=f"{name}.*(save the pack again|fetch it again)"):
         LanguagePack.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("key", ["format", "language", "base_model", "base_fingerprint", "weights_sha256", "details"])
-def test_every_entry_is_asked_for(saved, key):
+def test_every_entry_is_asked_for(saved):
     file = saved / "language_pack.json"
     content = json.loads(file.read_text())
-    del content[key]
-    file.write_text(json.dumps(content))
-    with pytest.raises(OSError, match="language_pack.json"):
-        LanguagePack.from_pretrained(saved)
+    assert list(content)[0] == "format" and len(content) == 9
+    for key in content:
+        file.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
+        with pytest.raises(OSError, match="language_pack.json"):
+            LanguagePack.from_pretrained(saved)
 
 
-def test_an_adapter_of_another_kind(saved):
-    (saved / "adapter_config.json").write_text('{"peft_type": "IA3", "target_modules": ["key"]}')
-    with pytest.raises(OSError, match="adapter_config.json describes no LoRA adapter"):
+def test_every_file_has_its_hash(with_words, tmp_path):
+    with_words.save_pretrained(tmp_path)
+    digests = json.loads((tmp_path / "language_pack.json").read_text())["sha256"]
+    assert sorted(digests) == sorted({*FILES, VOCABULARY} - {"language_pack.json"})
+    for name in digests:
+        sign(tmp_path, sha256={**digests, name: "0" * 64})
+        with pytest.raises(OSError, match=f"{name} is missing, cut short or changed"):
+            LanguagePack.from_pretrained(tmp_path)
+        sign(tmp_path, sha256={key: value for key, value in digests.items() if key != name})
+        with pytest.raises(OSError, match=f"{name} is missing, cut short or changed"):
+            LanguagePack.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"peft_type": "IA3", "target_modules": ["key"]}', "describes no LoRA adapter"),
+        ('{"peft_type": "LORA", "layers_pattern": "x"}', "is damaged"),
+    ],
+)
+def test_an_adapter_of_another_kind(saved, content, reason):
+    (saved / "adapter_config.json").write_text(content)
+    sign(saved)
+    with pytest.raises(OSError, match=f"adapter_config.json {reason}"):
         LanguagePack.from_pretrained(saved)
 
 
@@ -242,5 +382,46 @@ def test_a_folder_moved_still_opens(saved, tmp_path, tiny):
     LanguagePack.from_pretrained(moved).attach(OpticalModel.from_pretrained(tiny))
 
 
-def test_it_can_be_pushed():
-    assert callable(LanguagePack.push_to_hub)
+def test_codes_inside_one_another(tiny, tmp_path):
+    """What PEFT filters by an adapter's name must not take along one that begins alike."""
+    model = adapted(tiny, "zh", rank=2)
+    packs = {"zh": LanguagePack.from_model(model, "zh")}
+    for code in ("zh-Hant", "z", "lo", "or", "ra", "lora"):
+        packs[code] = LanguagePack.from_model(adapted(tiny, code, rank=3), code)
+        packs[code].attach(model)
+    for code, pack in packs.items():
+        again = LanguagePack.from_model(model, code)
+        assert again.weights.keys() == pack.weights.keys()
+        assert all(torch.equal(again.weights[name], weight) for name, weight in pack.weights.items())
+
+
+def test_it_shows_what_it_is_and_its_size(pack, with_words):
+    assert repr(pack) == f"LanguagePack('sw' on {pack.base_model!r}: LoRA of rank 4, {pack.num_bytes() / 1e6:.1f} MB)"
+    assert "LoRA of rank 4, 2 new words, 0.0 MB" in repr(with_words)
+    assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
+
+
+def test_what_is_pushed_tells_nothing_of_this_machine(with_words, tiny, tmp_path, monkeypatch):
+    pushed = {}
+
+    class Api:
+        def create_repo(self, repo_id, **kwargs):
+            return type("Repository", (), {"repo_id": repo_id})
+
+        def create_commit(self, operations, **kwargs):
+            pushed.update({each.path_in_repo: Path(each.path_or_fileobj).read_bytes() for each in operations})
+            return kwargs["repo_id"]
+
+    monkeypatch.setattr(hub, "hf_api", Api)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *_, **__: hub.ModelCard("---\nlanguage: sw\n---\n"))
+    pack = replace(
+        with_words,
+        details={"teacher": str(tiny), "files": [str(tmp_path / "a.jsonl")], "bitext": "org/bitext", "n": 3},
+    )
+    assert pack.push_to_hub("org/pack") == "org/pack"
+    assert sorted(pushed) == sorted([*FILES, VOCABULARY, "README.md"])
+    assert not any(str(tmp_path.parent).encode() in content for content in pushed.values())
+    told = json.loads(pushed["language_pack.json"])
+    assert told["base_model"] == tiny.name
+    assert told["details"] == {"teacher": tiny.name, "files": ["a.jsonl"], "bitext": "org/bitext", "n": 3}
+    assert pack.base_model == pack.details["teacher"] == str(tiny)

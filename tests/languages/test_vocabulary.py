@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
 from tiny import ARCHITECTURES, DEMO, MINILM, tiny_checkpoint
@@ -17,6 +18,7 @@ from hf_optical.languages import (
     learn_vocabulary,
     remove,
 )
+from hf_optical.languages.vocabulary import spelled_alike
 from hf_optical.model.layout import _PATTERNS
 
 
@@ -145,8 +147,6 @@ def test_two_languages_with_words_do_not_disturb_each_other(tiny, tiny_model, ti
 
 
 def test_a_language_whose_every_word_is_one_token(tiny_model, tiny_processor):
-    from datasets import Dataset
-
     words = [word for word in tiny_processor.tokenizer.get_vocab() if word.isalpha() and len(word) > 2][:20]
     rows = [{"translation": {"en": "the water", "xx": f"{a} {b}"}} for a in words for b in words[:4]]
     vocabulary = learn_vocabulary(tiny_model, tiny_processor, Dataset.from_list(rows), "xx")
@@ -154,12 +154,31 @@ def test_a_language_whose_every_word_is_one_token(tiny_model, tiny_processor):
     add_adapter(tiny_model, "xx", default_lora_config(tiny_model, rank=2), vocabulary)
 
 
+def test_names_keep_the_pieces_that_the_teacher_reads(tiny_model, tiny_processor):
+    rows = [
+        {"translation": {"en": "Nkurunziza drinks water", "sw": "Nkurunziza anakunywa maji"}},
+        {"translation": {"en": "where is Nkurunziza ?", "sw": "Nkurunziza yuko wapi ?"}},
+        {"translation": {"en": "the Mercato of the town", "sw": "soko la mji"}},
+        {"translation": {"en": "water of the town", "sw": "maji ya Mercato"}},
+    ]
+    vocabulary = learn_vocabulary(tiny_model, tiny_processor, Dataset.from_list(rows), "sw")
+    assert "nkurunziza" not in vocabulary.tokens and {"anakunywa", "mercato"} <= set(vocabulary.tokens)
+    every = learn_vocabulary(tiny_model, tiny_processor, Dataset.from_list(rows), "sw", max_alike=1.1)
+    assert "nkurunziza" in every.tokens
+
+
+def test_words_alike_by_a_naive_count():
+    words = [["a", "b", "a"], ["a", "c"], ["b"]]
+    translations = [["a", "x"], ["c"], ["b", "b"]]
+    assert spelled_alike(words, translations) == {"a": 1 / 2, "c": 1.0, "b": 1 / 2}
+
+
 @pytest.mark.parametrize(
-    "text", ["ውሃ በገበያ ውስጥ አለ ውሃ", "बाज़ार में पानी है पानी", "ਪਾਣੀ ਬਾਜ਼ਾਰ"], ids=["Amharic", "Marathi", "Punjabi"]
+    "text",
+    ["ውሃ በገበያ ውስጥ አለ ውሃ", "बाज़ार में पानी है पानी", "ਪਾਣੀ ਬਾਜ਼ਾਰ", "มี น้ำ อยู่ใน ตลาด"],
+    ids=["Amharic", "Marathi", "Punjabi", "Thai"],
 )
 def test_scripts_that_the_base_cannot_spell(text):
-    from datasets import Dataset
-
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
     rows = [{"translation": {"en": "there is water in the market", "xx": text}}] * 3
     vocabulary = learn_vocabulary(model, processor, Dataset.from_list(rows), "xx")

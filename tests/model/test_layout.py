@@ -10,7 +10,7 @@ from tiny import MINILM, tiny_checkpoint
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
 from hf_optical.model import layout
-from hf_optical.model.layout import local_folder, packaged_copy, read_json, read_layout
+from hf_optical.model.layout import local_folder, packaged_copy, public_name, read_json, read_layout
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,9 @@ def package(tmp_path, monkeypatch, projected):
 
 def test_a_package_stands_in_for_the_hub(package):
     assert local_folder("some/model") == package / "model"
-    assert OpticalModel.from_pretrained("some/model").name_or_path == "some/model"
+    model = OpticalModel.from_pretrained("some/model")
+    # Without a commit: whoever opens a pack of it may have the package, or what is newest on the Hub.
+    assert (model.name_or_path, model.revision) == ("some/model", None)
 
 
 def test_a_package_with_other_weights_does_not(package):
@@ -203,6 +205,21 @@ def test_a_package_that_is_not_installed_and_an_id_without_package(package):
 def test_a_revision_is_asked_of_the_hub(package):
     with pytest.raises(OSError, match="at revision 'main'"):
         local_folder("some/model", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("org/model", "org/model"), ("model", "model"), ("/home/me/runs/ha", "ha"), ("../base/", "base"), ("", "")],
+)
+def test_of_a_path_others_are_told_the_last_part(name, told):
+    assert public_name(name) == told
+
+
+def test_a_folder_that_is_named_like_an_id(tmp_path, monkeypatch):
+    (tmp_path / "outputs" / "ha").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("outputs/ha") == "ha"
+    assert public_name(str(tmp_path)) == tmp_path.name
 
 
 def test_minilm_is_installed_with_the_published_weights():

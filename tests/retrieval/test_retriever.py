@@ -1,54 +1,17 @@
+import gc
+import random
+import statistics
+import time
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny import DEMO, MINILM, demo_pairs, tiny_checkpoint
+from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
+from tiny import DEMO, MINILM, tiny_checkpoint, tiny_tokenizer
+from transformers import AutoConfig
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
-from hf_optical.languages import add_adapter, default_lora_config
-from hf_optical.retrieval import encode_texts
-
-
-TEXTS = [text for pair in demo_pairs()[:4] for text in pair.values()]
-
-
-def make_pack(base, language, seed, **roles):
-    torch.manual_seed(seed)
-    model = OpticalModel.from_pretrained(base)
-    add_adapter(model, language, default_lora_config(model, rank=4))
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.requires_grad:
-                weight.normal_(std=0.2)
-    return LanguagePack.from_model(model, language, roles=roles)
-
-
-@pytest.fixture(scope="module")
-def packs(tiny):
-    return {
-        language: make_pack(tiny, language, seed, **roles)
-        for seed, (language, roles) in enumerate({"ha": {}, "yo": {"query_length": 5, "document_length": 6}}.items())
-    }
-
-
-@pytest.fixture
-def retriever(tiny, packs):
-    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
-    for language, pack in packs.items():
-        retriever.add_language(language, pack)
-    return retriever
-
-
-def with_pack(tiny, pack, texts, role):
-    """What a model with nothing but this pack makes of the texts."""
-    model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
-    if pack is not None:
-        pack.attach(model)
-        processor = OpticalProcessor(processor.tokenizer, **{**processor.roles, **pack.roles})
-    return encode_texts(model, processor, texts, role).to_list()
-
-
-def assert_equal(found, expected):
-    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
-    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+from hf_optical import LanguagePack, OpticalConfig, OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
+from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
 
 
 def test_a_base_alone(tiny):
@@ -120,7 +83,7 @@ def test_removing_languages(retriever, tiny):
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, None, TEXTS, "query"))
 
 
-def test_adding_a_pack_that_does_not_belong(retriever, packs, tmp_path):
+def test_adding_a_pack_that_does_not_belong(retriever, packs, tiny, tmp_path):
     with pytest.raises(ValueError, match="the pack is for language 'ha', not for 'sw'"):
         retriever.add_language("sw", packs["ha"])
     with pytest.raises(ValueError, match="'ha' already"):
@@ -128,6 +91,12 @@ def test_adding_a_pack_that_does_not_belong(retriever, packs, tmp_path):
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path, seed=1), device="cpu")
     with pytest.raises(ValueError, match="open it on the base that it names"):
         other.add_language("ha", packs["ha"])
+    assert other.languages == []
+    # Also where its words and roles fit no better than its weights.
+    other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "bpe", "modernbert"), device="cpu")
+    for misfit in (make_pack(tiny, "sw", 0, WORDS), replace(packs["ha"], roles={"query_marker": "[x]"})):
+        with pytest.raises(ValueError, match=f"was trained on {tiny} .*but the model is {tmp_path / 'bpe'} "):
+            other.add_language(misfit.language, misfit)
     assert other.languages == []
     with pytest.raises(OSError, match="no whole language pack"):
         other.add_language("ha", tmp_path)
@@ -198,3 +167,144 @@ def test_texts_are_encoded_before_they_are_searched(tiny):
     assert retriever.search(queries, documents, top_k=2) == expected
     with pytest.raises(TypeError, match="one string was passed"):
         retriever.search("Where is the market?", documents)
+
+
+def test_merging_a_language_that_is_not_open(retriever):
+    with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha, yo.; add it first"):
+        retriever.merge("sw")
+    assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"roles": {"query_length": 1}}, "'sw' does not fit the processor: query_length=1 leaves no room"),
+        ({"roles": {"query_size": 9}}, "'sw' does not fit the processor: .*query_size"),
+        (
+            {"vocabulary": Vocabulary(["mzuqo", "a"], torch.zeros(2, 32))},
+            "'sw' .* its new words do not follow the",
+        ),
+        ({"weights": {}}, "'sw' does not fit its adapter"),
+    ],
+)
+def test_a_pack_that_does_not_fit_leaves_the_retriever_as_it_was(retriever, tiny, change, reason):
+    before = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("ha", "yo", None)}
+    with pytest.raises(ValueError, match=reason):
+        retriever.add_language("sw", replace(make_pack(tiny, "sw", 3, WORDS), **change))
+    assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
+    for code, vectors in before.items():
+        assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), vectors)
+    retriever.add_language("sw", make_pack(tiny, "sw", 3, WORDS))
+
+
+@pytest.fixture(scope="module")
+def many(tiny):
+    """Packs of many kinds, among them codes inside one another and inside the names that PEFT gives."""
+    made = {
+        "lo": make_pack(tiny, "lo", 1, WORDS),
+        "or": make_pack(tiny, "or", 2),
+        "ra": make_pack(tiny, "ra", 3, WORDS[1:], rank=2, query_length=7),
+        "zh": make_pack(tiny, "zh", 4, rank=1),
+        "zh-Hant": make_pack(tiny, "zh-Hant", 5, ["umzuqo", "mzuqo"], rank=3),
+    }
+    return made, {code: with_pack(tiny, pack, TEXTS, "query") for code, pack in [*made.items(), (None, None)]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_opened_set_and_closed_each_language_gives_what_it_gives_alone(many, tiny, tmp_path, seed):
+    packs, expected = many
+    documents = with_pack(tiny, None, TEXTS, "document")
+    draw = random.Random(seed)
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    fingerprint = retriever.model.fingerprint()
+    opened, chosen = [], None
+    for step in range(30):
+        action = draw.choice(["add", "add", "set", "remove", "encode", "mix", "save", "fail"])
+        closed = [code for code in packs if code not in opened]
+        if action == "add" and closed:
+            chosen = draw.choice(closed)
+            retriever.add_language(chosen, packs[chosen])
+            opened.append(chosen)
+        elif action == "set":
+            chosen = draw.choice([*opened, None])
+            retriever.set_language(chosen)
+        elif action == "remove" and opened:
+            code = draw.choice(opened)
+            retriever.remove_language(code)
+            opened.remove(code)
+            chosen = None if code == chosen else chosen
+        elif action == "encode":
+            code = draw.choice([*opened, None])
+            assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), expected[code])
+        elif action == "mix":
+            codes = [draw.choice([*opened, None]) for _ in TEXTS]
+            # Batches of one text: how many share a batch is none of a pack's doing.
+            mixed = retriever.encode_queries(TEXTS, language=codes, batch_size=1)
+            for code in set(codes):
+                alone = retriever.encode_queries(TEXTS, language=[code] * len(TEXTS), batch_size=1)
+                assert_equal(
+                    [vectors for vectors, each in zip(mixed, codes, strict=True) if each == code],
+                    [vectors for vectors, each in zip(alone, codes, strict=True) if each == code],
+                )
+        elif action == "save" and step % 3 == 0:
+            retriever.save_pretrained(tmp_path / "saved")
+            retriever = OpticalRetriever.from_pretrained(tmp_path / "saved", device="cpu")
+        elif action == "fail" and closed:
+            pack = packs[closed[0]]
+            broken = replace(pack, weights={**pack.weights, "nowhere": torch.zeros(1)})
+            with pytest.raises(ValueError, match="does not fit"):
+                retriever.add_language(closed[0], broken)
+        assert (retriever.languages, retriever.language) == (opened, chosen)
+        assert_equal(retriever.encode_queries(TEXTS), expected[chosen])
+        assert_equal(retriever.encode_documents(TEXTS), documents)
+    assert retriever.model.fingerprint() == fingerprint
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """A model of MiniLM's shape with ten packs of real size; what a pack measures, and what ten of them occupy."""
+    folder = tmp_path_factory.mktemp("shape")
+    tokenizer = tiny_tokenizer("wordpiece")
+    config = AutoConfig.for_model(
+        "bert",
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        vocab_size=len(tokenizer),
+    )
+    OpticalModel(OpticalConfig(encoder_config=config)).save_pretrained(folder)
+    OpticalProcessor(tokenizer).save_pretrained(folder)
+    pack = make_pack(folder, "xx", 0, [f"mzuqo{number}q" for number in range(5000)], rank=32)
+    pack.save_pretrained(folder / "pack")
+    retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
+    size, before = pack.num_bytes(), tensor_bytes()
+    for number in range(10):
+        retriever.add_language(
+            f"x{number}", replace(LanguagePack.from_pretrained(folder / "pack"), language=f"x{number}")
+        )
+    return retriever, size, tensor_bytes() - before
+
+
+def tensor_bytes():
+    """What all tensors of this process occupy; those that share memory count once."""
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+
+
+def test_ten_open_packs_occupy_ten_packs(ten):
+    _, size, occupied = ten
+    assert 10e6 < size < 15e6
+    assert 10 * size <= occupied <= 10 * size + 1e5
+
+
+@pytest.mark.parametrize("pair", [("x0", "x9"), ("x4", None)])
+def test_switching_takes_less_than_10_ms(ten, pair):
+    retriever, *_ = ten
+    times = []
+    for turn in range(60):
+        start = time.perf_counter()
+        retriever.set_language(pair[turn % 2])
+        times.append(time.perf_counter() - start)
+    assert statistics.median(times) < 0.010

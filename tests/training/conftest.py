@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
 from hf_optical import (
@@ -30,6 +31,25 @@ def pairs():
 @pytest.fixture(scope="session")
 def held_out():
     return load_bitext(DEMO / "validation.jsonl", "sw").select(range(11))
+
+
+def in_lao(pairs: Dataset) -> Dataset:
+    """The pairs with the Swahili spelt backwards, as a second language under a code that PEFT could trip over."""
+    rows = [
+        {**row, "translation": {"en": row["translation"]["en"], "lo": row["translation"]["sw"][::-1]}} for row in pairs
+    ]
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="session")
+def two(pairs):
+    """Sentence pairs of two languages, unequal in number."""
+    return {"sw": pairs, "lo": in_lao(pairs.select(range(5, 17)))}
+
+
+@pytest.fixture(scope="session")
+def two_held_out(held_out):
+    return {"sw": held_out, "lo": in_lao(held_out.select(range(6)))}
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +91,18 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
             teacher,
             OTDistillationConfig(**settings),
             **{"train_dataset": pairs, "eval_dataset": held_out, **arguments},
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_two(make_trainer, two, two_held_out):
+    """As `make_trainer`, for two languages."""
+
+    def make(**options):
+        return make_trainer(
+            **{"language": ["sw", "lo"], "train_dataset": two, "eval_dataset": two_held_out, **options}
         )
 
     return make

@@ -1,4 +1,8 @@
-"""What `test_distributed.py` runs in one process and in several: evaluate, train, evaluate; rank by rank a result."""
+"""
+What `test_distributed.py` runs in one process and in several: evaluate, train, evaluate; rank by rank a result.
+
+Two languages of the settings are Swahili and, under the code `lo`, Swahili spelt backwards.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
+from datasets import Dataset
 
 from hf_optical import (
     OpticalModel,
@@ -20,34 +25,45 @@ from hf_optical import (
 )
 
 
+def load(name: str, count: int, languages: list[str]) -> Dataset | dict[str, Dataset]:
+    pairs = load_bitext(f"examples/data/{name}.jsonl", "sw").select(range(count))
+    if languages == ["sw"]:
+        return pairs
+    other = [
+        {**row, "translation": {"en": row["translation"]["en"], "lo": row["translation"]["sw"][::-1]}}
+        for row in pairs.select(range(count // 2))
+    ]
+    return {"sw": pairs, "lo": Dataset.from_list(other)}
+
+
 def main(student: str, teacher: str, output: str, settings: str) -> None:
-    data = Path("examples/data")
+    settings = {"language": ["sw"], "max_steps": 4, "save_steps": 2, "resume_from_checkpoint": None} | json.loads(
+        settings
+    )
     args = OTDistillationConfig(
         output_dir=output,
-        language="sw",
         disable_dropout=True,
         optim="sgd",
         learning_rate=0.5,
         logging_steps=1,
-        max_steps=4,
         eval_strategy="no",
         save_strategy="steps",
-        save_steps=2,
         disable_tqdm=True,
         use_cpu=True,
-        **json.loads(settings),
+        **settings,
     )
     reader, processor = OpticalModel.from_pretrained(student), OpticalProcessor.from_pretrained(student)
+    evaluator = RetrievalEvaluator(load_beir("examples/data/retrieval"), reader, processor)
     trainer = OTDistillationTrainer(
         student,
         teacher,
         args,
-        load_bitext(data / "train.jsonl", "sw").select(range(45)),
-        load_bitext(data / "validation.jsonl", "sw").select(range(13)),
-        retrieval_evaluator=RetrievalEvaluator(load_beir(data / "retrieval"), reader, processor),
+        load("train", 45, args.languages),
+        load("validation", 13, args.languages),
+        retrieval_evaluator=dict.fromkeys(args.languages, evaluator),
     )
     before = trainer.evaluate()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     after = trainer.evaluate()
     trainer.save_model()
     rank = PartialState().process_index
@@ -56,7 +72,9 @@ def main(student: str, teacher: str, output: str, settings: str) -> None:
         "before": before,
         "after": after,
         "weights": {
-            name: weight.double().sum().item() for name, weight in trainer.model.state_dict().items() if "lora" in name
+            name: weight.double().sum().item()
+            for name, weight in trainer.model.state_dict().items()
+            if "language_" in name
         },
     }
     Path(f"{output}.{rank}.json").write_text(json.dumps(result))

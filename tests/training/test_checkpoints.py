@@ -16,6 +16,7 @@ from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
     last_complete_checkpoint,
+    pack_folders,
     read_weights,
 )
 
@@ -62,12 +63,32 @@ def test_nothing_to_resume_starts_from_the_beginning(tmp_path, caplog):
 
 
 def test_a_checkpoint_of_another_language_or_base_is_refused(run, make_trainer, tmp_path):
-    with pytest.raises(ValueError, match="checkpoint for language 'sw', and this run trains ha"):
+    with pytest.raises(ValueError, match="checkpoint for sw, and this run trains ha"):
         other = make_trainer(language="ha", new_words=0, train_dataset=None, eval_dataset=None)
         read_weights(other.model, run / "checkpoint-2")
     other = tiny_checkpoint(tmp_path / "other", seed=5)
     with pytest.raises(ValueError, match=f"was trained on .*, and the student is {other}"):
         read_weights(make_trainer(student=other).model, run / "checkpoint-2")
+
+
+def test_a_checkpoint_of_several_packs(make_two, make_trainer, tmp_path):
+    make_two(max_steps=4, **SAVING).train()
+    run = tmp_path / "run"
+    last = run / "checkpoint-4"
+    assert last_complete_checkpoint(run) == str(last)
+    assert [path.name for path in pack_folders(last)] == ["lo", "sw"] and pack_folders(run) == []
+    with pytest.raises(ValueError, match="checkpoint for lo, sw, and this run trains sw;"):
+        read_weights(make_trainer().model, last)
+    (last / "lo" / "language_pack.json").unlink()
+    assert last_complete_checkpoint(run).endswith("checkpoint-2")
+    with pytest.raises(ValueError, match="checkpoint for sw, and this run trains sw, lo;"):
+        read_weights(make_two().model, last)
+
+
+def test_a_folder_that_holds_several_packs_is_refused(make_two, tmp_path):
+    make_two().save_model()
+    with pytest.raises(FileExistsError, match=r"holds another run \(lo, sw\)"):
+        checkpoint_to_resume(tmp_path / "run", None)
 
 
 def test_weights_of_a_whole_model_are_read(make_trainer, tmp_path):

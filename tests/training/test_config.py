@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from transformers import HfArgumentParser
 
@@ -17,12 +19,27 @@ def test_defaults():
     assert args.roles == ("query",) and make(side="both").roles == ("query", "document")
 
 
+def test_languages_and_packs():
+    one, several, shared = make(), make(language=["ha", "yo"]), make(language=["ha", "yo"], shared_pack="niger")
+    assert (one.languages, several.languages) == (["ha"], ["ha", "yo"])
+    assert one.packs == {"ha": ["ha"]} and several.packs == {"ha": ["ha"], "yo": ["yo"]}
+    assert shared.packs == {"niger": ["ha", "yo"]} and make(train_all_weights=True).packs == {}
+    assert [args.pack_of("yo") for args in (several, shared)] == ["yo", "niger"]
+    assert [Path(args.output_dir).name for args in (one, several, shared)] == ["ha", "ha-yo", "niger"]
+    assert one.folder_of("ha") == Path("outputs/ha") and several.folder_of("yo") == Path("outputs/ha-yo/yo")
+    assert shared.folder_of("niger", "here") == Path("here")
+    # A step trains one pack of several: the others have no gradient, which DistributedDataParallel must look for.
+    assert [args.ddp_find_unused_parameters for args in (one, several, shared)] == [False, True, False]
+    assert make(language=["ha", "yo"], ddp_find_unused_parameters=False).ddp_find_unused_parameters is False
+
+
 def test_every_setting_can_be_given_on_the_command_line():
     (args,) = HfArgumentParser(OTDistillationConfig).parse_args_into_dataclasses(
-        "--language yo --side both --epsilon 0.1 --lora_rank 8 --lora_embeddings false --anchor_weight 0.5 --use_cpu "
+        "--language yo ig --shared_pack niger --sampling_temperature 5 "
+        "--side both --epsilon 0.1 --lora_rank 8 --lora_embeddings false --anchor_weight 0.5 --use_cpu "
         "--gradient_accumulation_steps 2 --lora_targets query value".split()
     )
-    assert (args.language, args.side, args.epsilon, args.lora_rank) == ("yo", "both", 0.1, 8)
+    assert (args.languages, args.side, args.epsilon, args.lora_rank) == (["yo", "ig"], "both", 0.1, 8)
     assert args.lora_embeddings is False and args.lora_targets == ["query", "value"]
 
 
@@ -30,6 +47,15 @@ def test_every_setting_can_be_given_on_the_command_line():
     ("settings", "message"),
     [
         ({"language": None}, "language is not set"),
+        ({"language": []}, "language is not set"),
+        ({"language": ["ha", "../x"]}, "language='../x' is no language code"),
+        ({"language": ["ha", "yo", "ha"]}, "names a language twice"),
+        ({"language": ["ha", "en"]}, "'en' is the teacher's language"),
+        ({"shared_pack": "a/b"}, "language='a/b' is no language code"),
+        ({"shared_pack": "all", "train_all_weights": True}, "shared_pack='all' names a pack"),
+        ({"sampling_temperature": 0.0}, "sampling_temperature=0.0 is not above 0"),
+        ({"language": ["ha", "yo"], "train_sampling_strategy": "sequential"}, "'sequential' would mix languages"),
+        ({"language": ["ha", "yo"], "dataloader_persistent_workers": True, "dataloader_num_workers": 1}, "persistent"),
         ({"side": "left"}, "side='left'; choose one of query, document, both"),
         ({"marginals": "tfidf"}, "marginals='tfidf'; choose one of uniform, idf"),
         ({"anchor_weight": -1.0}, "anchor_weight=-1.0 is negative"),

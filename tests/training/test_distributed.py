@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import REPOSITORY
 
 from hf_optical import LanguagePack
+from hf_optical.training.checkpoints import pack_folders
 from hf_optical.training.distributed import from_main_process, mean_over_processes
 
 
@@ -31,29 +33,57 @@ def run(processes: int, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_two_processes_equal_one_with_twice_the_batch(tiny, teacher_folder, tmp_path):
+def results(folder: Path, name: str, processes: int, *arguments: object, **settings) -> list[dict]:
+    """What each process of a run found."""
+    outcome = run(processes, *map(str, arguments), str(folder / name), json.dumps(settings))
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    return [json.loads((folder / f"{name}.{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"language": ["sw", "lo"], "gradient_accumulation_steps": 2, "max_steps": 3},
+        {"language": ["sw", "lo"], "shared_pack": "eastern", "train_sampling_strategy": "group_by_length"},
+    ],
+)
+def test_two_processes_equal_one_with_twice_the_batch(tiny, teacher_folder, tmp_path, settings):
     """13 sentences to evaluate on do not divide evenly; `evaluate` comes before `train`."""
-    results = {}
+    found = {}
     for processes, batch in ((1, 6), (2, 3)):
-        output = str(tmp_path / f"run{processes}")
-        settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 2}
-        outcome = run(processes, str(tiny), str(teacher_folder), output, json.dumps(settings))
-        assert outcome.returncode == 0, outcome.stderr[-3000:]
-        results[processes] = [
-            json.loads((tmp_path / f"run{processes}.{i}.json").read_text()) for i in range(processes)
-        ]
-    (one,), (first, second) = results[1], results[2]
+        found[processes] = results(
+            *(tmp_path, f"run{processes}", processes, tiny, teacher_folder),
+            **{"per_device_train_batch_size": batch, "per_device_eval_batch_size": 2, **settings},
+        )
+    (one,), (first, second) = found[1], found[2]
     assert first["losses"] == pytest.approx(one["losses"], abs=1e-6)
     assert first["weights"] == second["weights"], "the ranks have parted"
     assert first["weights"] == pytest.approx(one["weights"], abs=1e-5)
     for rank in (first, second):
         for when in ("before", "after"):
-            for measure in ("eval_loss", "eval_map", "eval_recall@100"):
+            for measure in [name for name in one[when] if name.endswith(("_loss", "_map", "_recall@100"))]:
                 assert rank[when][measure] == pytest.approx(one[when][measure], abs=1e-6), (when, measure)
-    assert one["after"]["eval_loss"] < one["before"]["eval_loss"]
-    packs = [LanguagePack.from_pretrained(tmp_path / f"run{processes}") for processes in (1, 2)]
-    for name, weight in packs[0].weights.items():
-        assert (packs[1].weights[name] - weight).abs().max() <= 1e-6
+    for language in settings.get("language", ["sw"]):
+        loss = f"eval_{language}_loss" if "language" in settings else "eval_loss"
+        assert one["after"][loss] < one["before"][loss]
+    packs = [[LanguagePack.from_pretrained(path) for path in pack_folders(tmp_path / f"run{n}")] for n in (1, 2)]
+    assert len(packs[0]) == (1 if "shared_pack" in settings else len(settings.get("language", ["sw"])))
+    for one, other in zip(*packs, strict=True):
+        for name, weight in one.weights.items():
+            assert (other.weights[name] - weight).abs().max() <= 1e-6
+        assert (other.vocabulary.rows - one.vocabulary.rows).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("languages", [["sw"], ["sw", "lo"]])
+def test_two_processes_go_on_in_mid_epoch_with_the_same_pairs(tiny, teacher_folder, tmp_path, languages):
+    """Eight or eleven steps an epoch; the checkpoint is in the second."""
+    settings = {"language": languages, "per_device_train_batch_size": 3, "max_steps": 15, "save_steps": 13}
+    straight, _ = results(tmp_path, "straight", 2, tiny, teacher_folder, **settings)
+    checkpoint = str(tmp_path / "straight" / "checkpoint-13")
+    resumed, _ = results(tmp_path, "resumed", 2, tiny, teacher_folder, **settings, resume_from_checkpoint=checkpoint)
+    assert resumed["losses"] == straight["losses"]
+    assert resumed["weights"] == straight["weights"]
 
 
 def test_one_process_does_no_more_than_the_question_asks():

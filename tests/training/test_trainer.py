@@ -167,6 +167,7 @@ def test_batches_are_grouped_by_length_on_request(make_trainer):
         trainer = make_trainer(
             train_sampling_strategy=strategy,
             per_device_train_batch_size=6,
+            new_words=0,
             train_dataset=load_bitext(DEMO / "train.jsonl", "sw"),
         )
         masks = [batch["student"]["attention_mask"] for batch in trainer.get_train_dataloader()]

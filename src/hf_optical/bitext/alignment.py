@@ -1,9 +1,10 @@
-"""Word alignment from sentence pairs alone: which teacher tokens translate a word of the new language."""
+"""Word alignment from sentence pairs alone: what translates a word of the new language."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,29 +12,67 @@ from scipy import sparse
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from ..files import write_text
+
 
 @dataclass
 class Lexicon:
     """
-    Translations learned from sentence pairs: `p(teacher token | word)`.
+    Translations learned from sentence pairs: `p(target | word)`.
 
     Attributes:
-        words (`list[str]`): words of the new language, normalised, the most frequent first.
+        words (`list[str]`): words of one language, normalised, the most frequent first.
         counts (`list[int]`): how many sentences hold each word.
-        token_ids (`np.ndarray` of shape `(tokens,)`): the teacher tokens that the columns stand for.
-        probabilities (`scipy.sparse.csr_array` of shape `(words, tokens)`): rows that sum to one.
+        targets (`list`): what the columns stand for: words of the other language, or token ids of a tokenizer.
+        probabilities (`scipy.sparse.csr_array` of shape `(words, targets)`): rows that sum to one.
     """
 
     words: list[str]
     counts: list[int]
-    token_ids: np.ndarray
+    targets: list[Hashable]
     probabilities: sparse.csr_array
 
-    def top(self, word: str, k: int = 5) -> list[tuple[int, float]]:
-        """The `k` likeliest teacher token ids of a word, with their probabilities."""
-        row = self.probabilities[[self.words.index(word)]]
-        order = np.argsort(-row.data, kind="stable")[:k]
-        return [(int(self.token_ids[row.indices[i]]), float(row.data[i])) for i in order]
+    def __post_init__(self):
+        self._rows = {word: row for row, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def top(self, word: str, k: int = 5) -> list[tuple[Hashable, float]]:
+        """The `k` likeliest targets of a word, with their probabilities; none for a word that is not there."""
+        if word not in self._rows:
+            return []
+        table = self.probabilities
+        start, stop = table.indptr[self._rows[word] : self._rows[word] + 2]
+        order = np.argsort(-table.data[start:stop], kind="stable")[:k] + start
+        return [(self.targets[table.indices[i]], float(table.data[i])) for i in order]
+
+    def save_muse(self, file: str | os.PathLike, *, translations: int = 3, min_probability: float = 0.1) -> int:
+        """
+        Writes the lexicon in the two columns of MUSE (Conneau et al. 2018): a word and a translation a line, several
+        lines for a word with several translations, the likeliest first.
+
+        Args:
+            file (`str` or `os.PathLike`): where to.
+            translations (`int`, defaults to 3): at most so many for a word.
+            min_probability (`float`, defaults to 0.1): less likely ones are left out.
+
+        Returns:
+            `int`: the number of lines.
+
+        Raises:
+            ValueError: the targets are no words.
+        """
+        if not all(isinstance(target, str) for target in self.targets):
+            raise ValueError("the lexicon leads to token ids, and MUSE's format holds words; learn it from words")
+        lines = [
+            f"{word} {target}\n"
+            for word in self.words
+            for target, probability in self.top(word, translations)
+            if probability >= min_probability
+        ]
+        write_text(file, "".join(lines))
+        return len(lines)
 
 
 def word_splitter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[str]]:
@@ -55,62 +94,85 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[st
 
 def learn_lexicon(
     words: Sequence[Sequence[str]],
-    tokens: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[Hashable]],
     *,
     iterations: int = 8,
+    symmetric: bool = True,
     min_probability: float = 1e-3,
 ) -> Lexicon:
     """
-    IBM model 1 (Brown et al. 1993): every teacher token is the translation of one word of the sentence, or of none.
+    IBM model 1 (Brown et al. 1993): every target is the translation of one word of the sentence, or of none.
 
-    Linear in sentence pairs: a pass sums over the products of the two sides' lengths.
+    Learned in both directions and joined, `p(t | w)` in proportion to the geometric mean of the two: a rare word must
+    not explain a frequent target merely because it stood beside it once. Linear in sentence pairs: a pass sums over
+    the products of the two sides' lengths.
 
     Args:
-        words (sequence of sequences of `str`): the words of each sentence in the new language.
-        tokens (sequence of sequences of `int`): the teacher tokens of its translation.
+        words (sequence of sequences of `str`): the words of each sentence.
+        targets (sequence of sequences): the words, or token ids, of its translation.
         iterations (`int`, defaults to 8): passes of expectation maximisation.
+        symmetric (`bool`, defaults to `True`): whether both directions are joined; `False` is plain model 1.
         min_probability (`float`, defaults to 1e-3): entries below it are dropped at the end.
 
     Returns:
         [`Lexicon`]
 
     Raises:
-        ValueError: the two sides differ in number, or hold no pair of a word and a token.
+        ValueError: the two sides differ in number, or hold no pair of a word and a target.
     """
-    if len(words) != len(tokens):
-        raise ValueError(f"words has {len(words)} sentences and tokens {len(tokens)}; pass pairs")
-    counts = Counter(word for sentence in words for word in set(sentence))
-    vocabulary = sorted(counts, key=lambda word: (-counts[word], word))
-    word_ids = {word: i for i, word in enumerate(vocabulary)}
-    token_ids = np.unique(np.concatenate([np.asarray(sentence, dtype=np.int64) for sentence in tokens] or [[]]))
-    if not vocabulary or not len(token_ids):
+    if len(words) != len(targets):
+        raise ValueError(f"words has {len(words)} sentences and targets {len(targets)}; pass pairs")
+    vocabulary, counts, word_ids = _index(words)
+    target_vocabulary, _, target_ids = _index(targets)
+    if not vocabulary or not target_vocabulary:
         raise ValueError("no pair of a word and a token is there to learn from; look at the sentence pairs")
+    sizes = len(vocabulary), len(target_vocabulary)
+    table = _model_1(word_ids, target_ids, sizes, iterations)
+    if symmetric:
+        table = table.multiply(_model_1(target_ids, word_ids, sizes[::-1], iterations).T).sqrt()
+    table = _unit_rows(sparse.csr_array(table))
+    table.data[table.data < min_probability] = 0
+    table.eliminate_zeros()
+    return Lexicon(vocabulary, counts, target_vocabulary, _unit_rows(table))
 
-    # One entry for every (token occurrence, word or none) of a pair; the last word id stands for none.
-    none = len(vocabulary)
-    entry_word, entry_token, entry_occurrence, occurrences = [], [], [], 0
-    for sentence, translation in zip(words, tokens, strict=True):
-        rows = np.array([*(word_ids[word] for word in sentence), none])
-        columns = np.searchsorted(token_ids, np.asarray(translation, dtype=np.int64))
-        entry_word.append(np.tile(rows, len(columns)))
-        entry_token.append(np.repeat(columns, len(rows)))
-        entry_occurrence.append(np.repeat(np.arange(occurrences, occurrences + len(columns)), len(rows)))
-        occurrences += len(columns)
-    entry_word, entry_token = np.concatenate(entry_word), np.concatenate(entry_token)
+
+def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], list[int], list[np.ndarray]]:
+    """The items, the most frequent first; in how many sentences each stands; the sentences in positions of items."""
+    counts = Counter(item for sentence in sentences for item in set(sentence))
+    items = sorted(counts, key=lambda item: (-counts[item], item))
+    positions = {item: position for position, item in enumerate(items)}
+    ids = [np.array([positions[item] for item in sentence], dtype=np.int64) for sentence in sentences]
+    return items, [counts[item] for item in items], ids
+
+
+def _model_1(
+    sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], sizes: tuple[int, int], iterations: int
+) -> sparse.csr_array:
+    """`p(target | source)` of shape `sizes`; what the empty source takes is left out."""
+    # One entry for every (target occurrence, source or none) of a pair; the last source id stands for none.
+    none, columns = sizes
+    entry_source, entry_target, entry_occurrence, occurrences = [], [], [], 0
+    for source, target in zip(sources, targets, strict=True):
+        rows = np.append(source, none)
+        entry_source.append(np.tile(rows, len(target)))
+        entry_target.append(np.repeat(target, len(rows)))
+        entry_occurrence.append(np.repeat(np.arange(occurrences, occurrences + len(target)), len(rows)))
+        occurrences += len(target)
+    cells, entry_cell = np.unique(
+        np.concatenate(entry_source) * columns + np.concatenate(entry_target), return_inverse=True
+    )
     entry_occurrence = np.concatenate(entry_occurrence)
-
-    cells, entry_cell = np.unique(entry_word * len(token_ids) + entry_token, return_inverse=True)
-    cell_word = cells // len(token_ids)
+    cell_source = cells // columns
     probability = np.ones(len(cells))
     for _ in range(iterations):
         share = probability[entry_cell]
         share /= np.bincount(entry_occurrence, share, occurrences)[entry_occurrence]
         probability = np.bincount(entry_cell, share, len(cells))
-        probability /= np.bincount(cell_word, probability, none + 1)[cell_word]
+        probability /= np.bincount(cell_source, probability, none + 1)[cell_source]
+    kept = cell_source < none
+    return sparse.csr_array((probability[kept], (cell_source[kept], cells[kept] % columns)), shape=sizes)
 
-    kept = (probability >= min_probability) & (cell_word < none)
-    table = sparse.csr_array(
-        (probability[kept], (cell_word[kept], cells[kept] % len(token_ids))), shape=(none, len(token_ids))
-    )
-    table = sparse.csr_array(table.multiply(1 / np.maximum(table.sum(axis=1), 1e-12)[:, None]))
-    return Lexicon(vocabulary, [counts[word] for word in vocabulary], token_ids, table)
+
+def _unit_rows(table: sparse.csr_array) -> sparse.csr_array:
+    sums = np.asarray(table.sum(axis=1)).ravel()
+    return sparse.csr_array(sparse.diags_array(1 / np.where(sums > 0, sums, 1.0)) @ table)

@@ -31,8 +31,9 @@ class DistillationCollator:
             What each token id counts for in the alignment, see [`inverse_document_frequency`]. Alike by default.
 
     Returns:
-        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `index`, the row numbers of
-        the pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a number a token.
+        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `language`, the code; `index`,
+        the row numbers of the pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a
+        number a token.
     """
 
     student_processor: OpticalProcessor
@@ -52,7 +53,8 @@ class DistillationCollator:
         if self.anchor is not None:
             student = self.student_processor.pad([student, self._tokenize(self.anchor, english)])
         teacher = self._tokenize(self.teacher_processor, english)
-        batch = {"student": student, "teacher": teacher, "index": torch.tensor([row["index"] for row in rows])}
+        batch = {"student": student, "teacher": teacher, "language": self.language}
+        batch["index"] = torch.tensor([row["index"] for row in rows])
         if self.student_weights is not None:
             batch["student_weights"] = self.student_weights[student["input_ids"][: len(rows) * len(self.roles)]]
         if self.teacher_weights is not None:
@@ -66,6 +68,30 @@ class DistillationCollator:
             # An empty sentence keeps its special tokens: transport needs some mass.
             batch["token_mask"] = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
         return batch
+
+
+@dataclass
+class MultilingualCollator:
+    """
+    Sentence pairs of one language, whichever it is -> what its own collator makes of them.
+
+    Args:
+        collators (`dict[str, DistillationCollator]`): language -> its collator.
+
+    Raises:
+        ValueError: when called with rows whose `language` is not the same, or not known.
+    """
+
+    collators: dict[str, DistillationCollator]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        found = {row["language"] for row in rows}
+        if len(found) > 1 or not found <= self.collators.keys():
+            raise ValueError(
+                f"a batch is of the languages {', '.join(sorted(found))}; it must be of one out of "
+                f"{', '.join(self.collators)}"
+            )
+        return self.collators[found.pop()](rows)
 
 
 def inverse_document_frequency(processor: OpticalProcessor, texts: Sequence[str]) -> Tensor:

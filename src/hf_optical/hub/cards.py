@@ -12,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..evaluation.metrics import DEFAULT_MEASURES
+from ..evaluation.results import of_language
 from ..files import write_text
 
 
@@ -29,6 +30,7 @@ def write_card(
     *,
     kind: str,
     language: str,
+    languages: list[str] | None = None,
     base_model: str,
     details: dict[str, Any],
     results: dict[str, float],
@@ -44,22 +46,25 @@ def write_card(
         kind (`str`):
             `"language_pack"` or `"model"`, the name of the template.
         language (`str`):
-            Code of the language.
+            Code of the language, or of the pack that several share.
+        languages (`list[str]`, *optional*):
+            Codes of the languages that it reads. Defaults to `[language]`.
         base_model (`str`):
             Hub id of the base. A folder on this machine is left out of the metadata.
         details (`dict`):
             Where the weights come from, all of it optional: `teacher`, `teacher_language`, `bitext`, `pairs`,
             `settings` (a `dict`), `eval_name` (the retrieval set).
         results (`dict[str, float]`):
-            As in `eval_results.json`; may be empty.
+            As in `eval_results.json`; may be empty. Of several languages, the means and the results of each, named as
+            [`over_languages`] does.
     """
     library, relation, what = _KINDS[kind]
-    title = f"{what} for {language}"
-    named = [name.removeprefix("eval_") for name in results if name.startswith("eval_")]
-    measures = [name for name in named if name in DEFAULT_MEASURES or f"zero_shot_{name}" in results]
+    languages = languages or [language]
+    title = f"{what} for {', '.join(languages)}"
+    measures = _measures(results, languages)
     dataset = _public_name(details.get("eval_name") or "custom")
     data = ModelCardData(
-        language=[language],
+        language=languages,
         library_name=library,
         base_model=base_model if _is_hub_id(base_model) else None,
         base_model_relation=relation if _is_hub_id(base_model) else None,
@@ -83,8 +88,9 @@ def write_card(
         template_str=files("hf_optical.hub_cards").joinpath(f"{kind}.md").read_text(encoding="utf-8"),
         title=title,
         language=language,
+        languages=", ".join(languages),
         base_model=_public_name(base_model),
-        results=_results_table(measures, results),
+        results=_results_tables(measures, results, languages),
         gap_closed=results.get("gap_closed"),
         teacher=_public_name(details.get("teacher") or "not recorded"),
         teacher_language=details.get("teacher_language", "en"),
@@ -93,6 +99,21 @@ def write_card(
         settings=details.get("settings", {}),
     )
     write_text(Path(folder) / "README.md", f"{card}\n")
+
+
+def _measures(results: dict[str, float], languages: list[str]) -> list[str]:
+    named = [name.removeprefix("eval_") for name in results if name.startswith("eval_")]
+    measures = [name for name in named if name in DEFAULT_MEASURES or f"zero_shot_{name}" in results]
+    return [name for name in measures if not name.startswith(tuple(f"{code}_" for code in languages))]
+
+
+def _results_tables(measures: list[str], results: dict[str, float], languages: list[str]) -> str:
+    """A table; for several languages one of the means and one for each."""
+    table = _results_table(measures, results)
+    if len(languages) == 1 or not table:
+        return table
+    own = [f"{language}:\n\n{_results_table(measures, of_language(results, language))}" for language in languages]
+    return "\n\n".join([f"Mean over the languages:\n\n{table}", *own])
 
 
 def _results_table(measures: list[str], results: dict[str, float]) -> str:

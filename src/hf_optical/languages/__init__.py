@@ -1,4 +1,13 @@
-from .adapters import activate, active_language, add_adapter, default_lora_config, languages, remove
+from .adapters import (
+    activate,
+    active_language,
+    add_adapter,
+    default_lora_config,
+    languages,
+    make_trainable,
+    remove,
+)
+from .merging import merge_language
 from .pack import LanguagePack
 from .vocabulary import Vocabulary, extend_processor, learn_vocabulary
 
@@ -13,5 +22,7 @@ __all__ = [
     "extend_processor",
     "languages",
     "learn_vocabulary",
+    "make_trainable",
+    "merge_language",
     "remove",
 ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..model import OpticalModel
@@ -96,8 +99,6 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several languages are the point
         model.encoder.add_adapter(copy.deepcopy(config), name)
-    if model.projection is not None:
-        model.projection.requires_grad_(False)
     try:
         if vocabulary is not None and vocabulary.tokens:
             if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
@@ -107,6 +108,7 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
         remove(model, language)
         raise
     activate(model, language)
+    make_trainable(model, [language])
 
 
 def languages(model: OpticalModel) -> list[str]:
@@ -117,20 +119,40 @@ def languages(model: OpticalModel) -> list[str]:
 
 def activate(model: OpticalModel, language: str | None) -> None:
     """
-    Puts one language's adapter to work; `None` gives the bare base.
+    Puts one language's adapter to work; `None` gives the bare base. What is trainable stays so: [`make_trainable`].
 
     Raises:
         KeyError: there is no adapter for `language`.
     """
     if language is not None:
         _require(model, language)
-        model.encoder.enable_adapters()
-        model.encoder.set_adapter(adapter_name(language))
-    elif languages(model):
-        model.encoder.disable_adapters()
+    with _trainable_kept(model):
+        if language is not None:
+            # In one pass, and without enabling again what is: with ten packs open PEFT's own would take twice as long.
+            for layer in model.encoder.modules():
+                if isinstance(layer, (BaseTunerLayer, ModulesToSaveWrapper)):
+                    if layer.disable_adapters:
+                        layer.enable_adapters(True)
+                    layer.set_adapter(adapter_name(language))
+        elif languages(model):
+            model.encoder.disable_adapters()
     embedding = word_embedding(model)
     if isinstance(embedding, LanguageEmbedding):
         embedding.activate(None if language is None else adapter_name(language))
+
+
+def make_trainable(model: OpticalModel, codes: Sequence[str]) -> None:
+    """
+    Leaves the adapters and new words of these languages trainable, at work or not, and nothing else of the model.
+
+    Raises:
+        KeyError: there is no adapter for one of them.
+    """
+    for language in codes:
+        _require(model, language)
+    names = {adapter_name(language) for language in codes}
+    for path, weight in model.named_parameters():
+        weight.requires_grad_(not names.isdisjoint(path.split(".")))
 
 
 def active_language(model: OpticalModel) -> str | None:
@@ -150,13 +172,23 @@ def remove(model: OpticalModel, language: str) -> None:
     """
     _require(model, language)
     active = active_language(model)
-    # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
-    model.encoder.set_adapter([])
-    model.encoder.delete_adapter(adapter_name(language))
+    with _trainable_kept(model):
+        # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
+        model.encoder.set_adapter([])
+        model.encoder.delete_adapter(adapter_name(language))
     embedding = word_embedding(model)
     if isinstance(embedding, LanguageEmbedding):
         embedding.discard(adapter_name(language))
     activate(model, None if active == language else active)
+
+
+@contextmanager
+def _trainable_kept(model: OpticalModel) -> Iterator[None]:
+    # PEFT freezes the adapters that it takes off work; trained in turns, they would silently never learn.
+    flags = [(weight, weight.requires_grad) for weight in model.parameters()]
+    yield
+    for weight, flag in flags:
+        weight.requires_grad_(flag)
 
 
 def _require(model: OpticalModel, language: str) -> None:

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from transformers.utils import PushToHubMixin
 
 from ..files import staged_directory
 from ..model import OpticalModel
-from ..model.layout import local_folder, read_json, write_json
-from .adapters import adapter_name, add_adapter, remove
+from ..model.layout import local_folder, public_name, write_json
+from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
+from .merging import unwrap
+from .pack_files import FORMAT, read_lora_config, read_pack_config, read_rows, read_weights, sha256, write_lora_config
 from .vocabulary import LanguageEmbedding, Vocabulary, word_embedding
 
 
@@ -23,19 +26,18 @@ PACK_CONFIG = "language_pack.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
-_FORMAT = 1
 # PEFT names the weights of an adapter as seen from its own wrapper around the model.
 _PEFT_PREFIX = "base_model.model."
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LanguagePack(PushToHubMixin):
     """
     What one language adds to a base model: a few megabytes, of no use without that base.
 
     On disk a pack is a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the rows
     of its new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which names the language,
-    the base, the new words and the hashes of the weights.
+    the base, the new words and the hashes of the other files.
 
     Attributes:
         language (`str`): language code.
@@ -81,6 +83,9 @@ class LanguagePack(PushToHubMixin):
                 Of the base, where it is known already.
             state_dict (`dict`, *optional*):
                 Weights of the whole model to read from in place of the model's own, as gathered from processes.
+
+        Raises:
+            ValueError: `state_dict` lacks the rows of the new words.
         """
         name = adapter_name(language)
         if state_dict is not None:
@@ -92,11 +97,12 @@ class LanguagePack(PushToHubMixin):
         embedding = word_embedding(model)
         vocabulary = None
         if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
-            vocabulary = Vocabulary(list(embedding.tokens[name]), embedding.rows[name].detach().cpu().clone())
+            vocabulary = embedding.vocabulary(name, None if state_dict is None else _find_rows(state_dict, language))
         return cls(
             language=language,
             vocabulary=vocabulary,
             base_model=model.name_or_path,
+            base_revision=model.revision,
             base_fingerprint=base_fingerprint or model.fingerprint(),
             lora_config=copy.deepcopy(model.encoder.peft_config[name]),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
@@ -112,6 +118,15 @@ class LanguagePack(PushToHubMixin):
             ValueError: `model` is not the base that the pack was trained on, has a pack for this language, or has no
                 place for the weights. The model is then as it was.
         """
+        self.check_base(model)
+        if self.language in languages(model):
+            raise ValueError(f"the model has a pack for language {self.language!r} already; remove it first")
+        with _all_or_nothing(model, self.language):
+            add_adapter(model, self.language, self.lora_config, self.vocabulary)
+            self.load_into(model)
+
+    def check_base(self, model: OpticalModel) -> None:
+        """Raises `ValueError`, which names both, if `model` is not the base that the pack was trained on."""
         found = model.fingerprint()
         if found != self.base_fingerprint:
             raise ValueError(
@@ -119,13 +134,6 @@ class LanguagePack(PushToHubMixin):
                 f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
                 f"{found[:12]}); open it on the base that it names, in the same dtype"
             )
-        add_adapter(model, self.language, self.lora_config, self.vocabulary)
-        try:
-            self.load_into(model)
-        except ValueError:
-            remove(model, self.language)
-            raise
-        model.train(model.training)  # what was added begins in training mode, whatever the model is in
 
     def load_into(self, model: OpticalModel) -> None:
         """
@@ -160,6 +168,11 @@ class LanguagePack(PushToHubMixin):
         rows = [self.vocabulary.rows] if self.vocabulary else []
         return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *rows])
 
+    def __repr__(self) -> str:
+        words = f", {len(self.vocabulary.tokens)} new words" if self.vocabulary else ""
+        what = f"LoRA of rank {self.lora_config.r}{words}, {self.num_bytes() / 1e6:.1f} MB"
+        return f"LanguagePack({self.language!r} on {self.base_model!r}: {what})"
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None
@@ -175,43 +188,51 @@ class LanguagePack(PushToHubMixin):
             if not (folder / name).is_file():
                 found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
                 raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
-        stored = _read_pack_config(folder / PACK_CONFIG)
-        weights = _read_weights(folder / ADAPTER_WEIGHTS, stored.pop("weights_sha256"))
-        tokens, digest = stored.pop("new_words"), stored.pop("vocabulary_sha256")
-        vocabulary = Vocabulary(tokens, _read_weights(folder / VOCABULARY, digest)["rows"]) if tokens else None
+        stored = read_pack_config(folder / PACK_CONFIG)
+        tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
+        weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
         return cls(
-            lora_config=_read_lora_config(folder),
+            lora_config=read_lora_config(folder / ADAPTER_CONFIG, digests),
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
-            vocabulary=vocabulary,
+            vocabulary=Vocabulary(tokens, read_rows(folder / VOCABULARY, digests), first_id) if tokens else None,
             **stored,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the pack; a half-written one never replaces a whole one."""
-        content = save(
-            {_PEFT_PREFIX + name: weight for name, weight in self.weights.items()}, metadata={"format": "pt"}
-        )
-        rows = save({"rows": self.vocabulary.rows.contiguous()}, metadata={"format": "pt"}) if self.vocabulary else b""
         with staged_directory(save_directory) as folder:
-            (folder / ADAPTER_WEIGHTS).write_bytes(content)
-            if rows:
-                (folder / VOCABULARY).write_bytes(rows)
-            _write_lora_config(self.lora_config, self.base_model, folder)
+            write_lora_config(folder / ADAPTER_CONFIG, self.lora_config, self.base_model, self.base_revision)
+            weights = {_PEFT_PREFIX + name: weight for name, weight in self.weights.items()}
+            (folder / ADAPTER_WEIGHTS).write_bytes(save(weights, metadata={"format": "pt"}))
+            if self.vocabulary:
+                rows = {"rows": self.vocabulary.rows.contiguous()}
+                (folder / VOCABULARY).write_bytes(save(rows, metadata={"format": "pt"}))
+            digests = {path.name: sha256(path.read_bytes()) for path in sorted(folder.iterdir())}
             write_json(
                 folder / PACK_CONFIG,
                 {
-                    "format": _FORMAT,
+                    "format": FORMAT,
                     "language": self.language,
                     "base_model": self.base_model,
                     "base_revision": self.base_revision,
                     "base_fingerprint": self.base_fingerprint,
-                    "weights_sha256": hashlib.sha256(content).hexdigest(),
-                    "vocabulary_sha256": hashlib.sha256(rows).hexdigest(),
                     "new_words": self.vocabulary.tokens if self.vocabulary else [],
+                    "first_new_id": self.vocabulary.first_id if self.vocabulary else None,
                     "roles": self.roles,
                     "details": self.details,
+                    "sha256": digests,
                 },
             )
+        if not self.vocabulary:
+            (Path(save_directory) / VOCABULARY).unlink(missing_ok=True)  # of another pack, saved here before
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """As in transformers; what is pushed tells of folders on this machine only the last part of their path."""
+        return super(LanguagePack, self.without_local_paths()).push_to_hub(repo_id, **kwargs)
+
+    def without_local_paths(self) -> LanguagePack:
+        """The same pack, with the last part of a path wherever `base_model` and `details` name a local folder."""
+        return replace(self, base_model=public_name(self.base_model), details=_shorten_paths(self.details))
 
 
 def is_pack(folder: str | os.PathLike) -> bool:
@@ -219,60 +240,38 @@ def is_pack(folder: str | os.PathLike) -> bool:
     return (Path(folder) / PACK_CONFIG).is_file()
 
 
-def _read_pack_config(path: Path) -> dict[str, Any]:
-    """The entries of `language_pack.json`, all of them there and of the right kind."""
-    stored = read_json(path)
-    if not isinstance(stored, dict) or not isinstance(stored.get("format"), int):
-        raise OSError(f"{path} does not describe a language pack; fetch or save the pack again")
-    if stored.pop("format") > _FORMAT:
-        raise OSError(f"{path} was written by a newer hf_optical; update the library to open it")
-    kinds = {
-        "language": str,
-        "base_model": str,
-        "base_revision": (str, type(None)),
-        "base_fingerprint": str,
-        "weights_sha256": str,
-        "vocabulary_sha256": str,
-        "new_words": list,
-        "roles": dict,
-        "details": dict,
-    }
-    wrong = [name for name, kind in kinds.items() if name not in stored or not isinstance(stored[name], kind)]
-    if wrong:
-        raise OSError(
-            f"{path} is damaged ({', '.join(wrong)} missing or of the wrong kind); fetch or save the pack again"
+@contextmanager
+def _all_or_nothing(model: OpticalModel, language: str) -> Iterator[None]:
+    """If adding `language` fails half-way, the model is as it was: its layers, what is at work, what is trainable."""
+    others, active = languages(model), active_language(model)
+    trainable = [(weight, weight.requires_grad) for weight in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        if not others:
+            unwrap(model)
+        elif language in languages(model):
+            remove(model, language)
+        activate(model, active)
+        for weight, flag in trainable:
+            weight.requires_grad_(flag)
+        raise
+    finally:
+        model.train(model.training)  # layers that are new begin in training mode, whatever the model is in
+
+
+def _find_rows(state_dict: dict[str, Tensor], language: str) -> Tensor:
+    found = [weight for key, weight in state_dict.items() if key.endswith(f".rows.{adapter_name(language)}")]
+    if len(found) != 1:
+        raise ValueError(
+            f"state_dict has {len(found)} entries for the new words' rows of {language!r}; pass all weights"
         )
-    try:
-        adapter_name(stored["language"])
-    except ValueError as error:
-        raise OSError(f"{path} is damaged: {error}") from error
-    return {name: stored[name] for name in kinds}
+    return found[0]
 
 
-def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
-    content = path.read_bytes() if path.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise OSError(f"{path} is missing, cut short or changed; fetch or save the pack again")
-    return load(content)
-
-
-def _read_lora_config(folder: Path) -> LoraConfig:
-    path = folder / ADAPTER_CONFIG
-    settings = read_json(path)
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise OSError(f"{path} describes no LoRA adapter; fetch or save the pack again")
-    try:
-        return LoraConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError) as error:
-        raise OSError(f"{path} is damaged ({error}); fetch or save the pack again") from error
-
-
-def _write_lora_config(config: LoraConfig, base_model: str, folder: Path) -> None:
-    config = copy.deepcopy(config)
-    config.base_model_name_or_path = base_model
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    # PEFT writes sets in an order that changes from run to run.
-    path = folder / ADAPTER_CONFIG
-    settings = read_json(path)
-    write_json(path, {key: sorted(v) if isinstance(v, list) else v for key, v in sorted(settings.items())})
+def _shorten_paths(details: Any) -> Any:
+    if isinstance(details, dict):
+        return {key: _shorten_paths(value) for key, value in details.items()}
+    if isinstance(details, (list, tuple)):
+        return [_shorten_paths(value) for value in details]
+    return Path(details).name if isinstance(details, str) and os.path.isabs(details) else details

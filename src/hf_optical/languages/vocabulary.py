@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,25 +25,38 @@ class Vocabulary:
     Attributes:
         tokens (`list[str]`): whole words, in the form that the tokenizer's normaliser gives them.
         rows (`torch.Tensor` of shape `(tokens, hidden)`): their word embeddings.
+        first_id (`int`, *optional*):
+            Token id of the first; the others follow. By default the number of the base's word embeddings, of which
+            some models have more than their tokenizer has tokens.
     """
 
     tokens: list[str]
     rows: Tensor
+    first_id: int | None = None
 
 
 class LanguageEmbedding(nn.Embedding):
     """
     The base's word embeddings, and behind them the rows of the language at work.
 
-    Ids below `num_embeddings` are the base's and give what they always gave, to the last bit. The weight keeps its
-    name, so a state dict looks as before but for the rows added.
+    Ids below its first one are the base's and give what they always gave, to the last bit. The weight keeps its name,
+    so a state dict looks as before but for the rows added.
+
+    Raises:
+        ValueError: `base` does more than to look up its rows, as the scaled embeddings of some models do.
     """
 
     def __init__(self, base: nn.Embedding):
+        if type(base) is not nn.Embedding:
+            raise ValueError(
+                f"the base's word embeddings are a {type(base).__name__}, which no rows can be added to; train with "
+                "new_words=0, or choose another base"
+            )
         super().__init__(base.num_embeddings, base.embedding_dim, base.padding_idx, _weight=base.weight)
         self.weight = base.weight
         self.rows = nn.ParameterDict()
         self.tokens: dict[str, list[str]] = {}
+        self.first_ids: dict[str, int] = {}
         self.active: str | None = None
 
     def add(self, name: str, vocabulary: Vocabulary) -> None:
@@ -52,22 +67,29 @@ class LanguageEmbedding(nn.Embedding):
             )
         self.rows[name] = nn.Parameter(vocabulary.rows.detach().clone().to(self.weight))
         self.tokens[name] = list(vocabulary.tokens)
+        self.first_ids[name] = self.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
+
+    def vocabulary(self, name: str, rows: Tensor | None = None) -> Vocabulary | None:
+        """A copy of what was added under `name`, with other rows where they are given; `None` if nothing was."""
+        if name not in self.tokens:
+            return None
+        rows = self.rows[name] if rows is None else rows
+        return Vocabulary(list(self.tokens[name]), rows.detach().cpu().clone(), self.first_ids[name])
 
     def discard(self, name: str) -> None:
         if name in self.tokens:
-            del self.rows[name], self.tokens[name]
+            del self.rows[name], self.tokens[name], self.first_ids[name]
 
     def activate(self, name: str | None) -> None:
         self.active = name if name in self.tokens else None
-        for language, rows in self.rows.items():
-            rows.requires_grad_(language == name)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         if self.active is None:
             return super().forward(input_ids)
-        new = input_ids >= self.num_embeddings
+        first = self.first_ids[self.active]
+        new = input_ids >= first
         base = super().forward(input_ids.masked_fill(new, 0))
-        added = nn.functional.embedding((input_ids - self.num_embeddings).clamp_min(0), self.rows[self.active])
+        added = nn.functional.embedding((input_ids - first).clamp_min(0), self.rows[self.active])
         return torch.where(new.unsqueeze(-1), added, base)
 
 
@@ -99,11 +121,14 @@ def learn_vocabulary(
     *,
     max_words: int = 8000,
     min_count: int = 2,
+    max_alike: float = 0.3,
     translations: int = 10,
 ) -> Vocabulary:
     """
-    The frequent words that the base's tokenizer has to cut up, each started as the mean of the base's embeddings of
-    its likeliest translations, weighted by their probability ([`learn_lexicon`]).
+    The words that the base's tokenizer has to cut up, each started as the mean of the base's embeddings of its
+    likeliest translations, weighted by their probability ([`learn_lexicon`]).
+
+    Words that the translations spell alike are left out: names, mostly, and their pieces are what the teacher reads.
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
@@ -111,6 +136,8 @@ def learn_vocabulary(
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
         max_words (`int`, defaults to 8000): at most so many words, the most frequent ones.
         min_count (`int`, defaults to 2): sentences that must hold a word.
+        max_alike (`float`, defaults to 0.3):
+            A word is left out if it stands in the translation too for this part of its sentences, or more.
         translations (`int`, defaults to 10): likeliest tokens that a row is made of.
 
     Returns:
@@ -119,30 +146,54 @@ def learn_vocabulary(
     tokenizer = processor.tokenizer
     split = word_splitter(tokenizer)
     texts = pairs["translation"]
+    words = [split(text[language]) for text in texts]
     lexicon = learn_lexicon(
-        [split(text[language]) for text in texts],
-        tokenizer([text[teacher_language] for text in texts], add_special_tokens=False)["input_ids"],
+        words, tokenizer([text[teacher_language] for text in texts], add_special_tokens=False)["input_ids"]
     )
-    chosen = [i for i in choose_words(lexicon, tokenizer, min_count) if lexicon.probabilities[[i]].nnz][:max_words]
+    alike = spelled_alike(words, [split(text[teacher_language]) for text in texts])
+    chosen = [
+        word
+        for word in words_to_add(lexicon, tokenizer, min_count)
+        if alike.get(word, 0.0) < max_alike and lexicon.top(word, 1)
+    ][:max_words]
     weight = word_embedding(model).weight.detach()
-    rows = [_mean_translation(lexicon, i, weight, translations) for i in chosen]
-    return Vocabulary([lexicon.words[i] for i in chosen], torch.stack(rows) if rows else weight[:0])
+    rows = [_mean_translation(lexicon.top(word, translations), weight) for word in chosen]
+    return Vocabulary(chosen, torch.stack(rows) if rows else weight[:0], len(tokenizer))
 
 
-def choose_words(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2) -> list[int]:
-    """Rows of the lexicon whose word is frequent enough and not one token already, the most frequent first."""
+def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2) -> list[str]:
+    """Words of the lexicon that are frequent enough and not one token already, the most frequent first."""
     pieces = tokenizer(lexicon.words, add_special_tokens=False)["input_ids"]
-    unknown = tokenizer.unk_token_id
+    unknown, known = tokenizer.unk_token_id, tokenizer.get_vocab()
+    # A word may be known as a piece that stands inside words alone: it could not be added once more.
     return [
-        i
-        for i, (ids, count) in enumerate(zip(pieces, lexicon.counts, strict=True))
-        if count >= min_count and (len(ids) > 1 or ids == [unknown])
+        word
+        for word, ids, count in zip(lexicon.words, pieces, lexicon.counts, strict=True)
+        if count >= min_count and (len(ids) > 1 or ids == [unknown]) and word not in known
     ]
 
 
+def spelled_alike(words: Sequence[Sequence[str]], translations: Sequence[Sequence[str]]) -> dict[str, float]:
+    """For each word, in which part of its sentences the translation holds it as it is; words without any left out."""
+    held: Counter[str] = Counter()
+    shared: Counter[str] = Counter()
+    for sentence, translation in zip(words, translations, strict=True):
+        held.update(set(sentence))
+        shared.update(set(sentence).intersection(translation))
+    return {word: count / held[word] for word, count in shared.items()}
+
+
 def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalProcessor:
-    """A processor that knows `tokens` too, as whole words; the one given is left as it is."""
+    """
+    A processor that knows `tokens` too, as whole words; the one given is left as it is.
+
+    Raises:
+        ValueError: a token is one of the tokenizer's already.
+    """
     tokenizer = copy.deepcopy(processor.tokenizer)
+    known = sorted(tokenizer.get_vocab().keys() & set(tokens))
+    if known:
+        raise ValueError(f"the tokenizer has {', '.join(map(repr, known[:5]))} already; leave it out of the new words")
     # Matching inside words would take apart the base's own words. A tokenizer that keeps spaces would leave the one
     # before the word as a token of its own, unless the word takes it along.
     keeps_spaces = tokenizer.tokenize("a b") != ["a", "b"]
@@ -152,9 +203,7 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
     return OpticalProcessor(tokenizer, **processor.roles)
 
 
-def _mean_translation(lexicon: Lexicon, word: int, weight: Tensor, translations: int) -> Tensor:
-    row = lexicon.probabilities[[word]]
-    best = torch.topk(torch.from_numpy(row.data), min(translations, row.nnz))
-    ids = torch.from_numpy(lexicon.token_ids[row.indices[best.indices.numpy()]])
-    shares = (best.values / best.values.sum()).to(weight)
-    return shares @ weight[ids.to(weight.device)]
+def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:
+    ids, shares = zip(*translations, strict=True)
+    shares = torch.tensor(shares, dtype=weight.dtype, device=weight.device)
+    return shares / shares.sum() @ weight[list(ids)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
 
@@ -25,6 +26,7 @@ MODULES = "modules.json"
 ENCODER_MODULE_CONFIG = "sentence_bert_config.json"
 DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
+PACKS_FOLDER = "language_packs"
 
 # What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.
 _PATTERNS = [
@@ -35,6 +37,7 @@ _PATTERNS = [
     "adapter_model.safetensors",
     "*_Dense/*",
     "vocabulary.safetensors",
+    f"{PACKS_FOLDER}/*",
 ]
 
 # Hub id -> the Python package that carries the same model, its folder there, and the SHA-256 of its weights.
@@ -54,12 +57,14 @@ class Layout:
 
     Attributes:
         folder (`Path`): the folder on this machine.
+        revision (`str`, *optional*): the commit, if it was asked of the Hub.
         dense (`Path`, *optional*): the folder of the token projection, if there is one.
         roles (`dict`): the entries of `config_sentence_transformers.json` that say how texts are read.
         max_length (`int`, *optional*): the longest input in tokens that the checkpoint was made for.
     """
 
     folder: Path
+    revision: str | None = None
     dense: Path | None = None
     roles: dict[str, Any] = field(default_factory=dict)
     max_length: int | None = None
@@ -105,6 +110,15 @@ def packaged_copy(model_id: str) -> Path | None:
     with open(folder / WEIGHTS, "rb") as weights:
         found = hashlib.sha256(weights.read()).hexdigest()
     return folder if found == digest else None
+
+
+def public_name(name: str) -> str:
+    """What others may be told of a name: a Hub id as it is, of a path on this machine its last part."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return Path(name).name
+    return Path(name).name if Path(name).exists() else name
 
 
 def read_json(path: Path, kind: type = dict) -> Any:
@@ -163,6 +177,9 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise OSError(f"{folder} is no model folder: looked for {ENCODER_CONFIG}, found {found}")
     layout = Layout(folder)
+    if folder.parent.name == "snapshots" and not Path(name_or_path).is_dir():
+        # The Hub's client keeps every commit in a folder of that name.
+        layout.revision = folder.name
     if (folder / MODULES).is_file():
         modules = read_json(folder / MODULES, list)
         kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]

@@ -53,6 +53,9 @@ class OpticalModel(PreTrainedModel):
         encoder (`PreTrainedModel`, *optional*):
             The text encoder. By default one with random weights is made from `config.encoder_config`.
 
+    Attributes:
+        revision (`str`, *optional*): the commit that the model was opened at, if it came from the Hub.
+
     Example:
 
     ```python
@@ -76,6 +79,7 @@ class OpticalModel(PreTrainedModel):
 
     def __init__(self, config: OpticalConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
+        self.revision: str | None = None
         self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
         self.projection = None
         if config.projection_dim is not None:
@@ -172,6 +176,7 @@ class OpticalModel(PreTrainedModel):
         if layout.dense is not None:
             _load_projection(model.projection, layout.dense)
         model.name_or_path = str(pretrained_model_name_or_path)
+        model.revision = layout.revision
         return model.eval()
 
     def save_pretrained(

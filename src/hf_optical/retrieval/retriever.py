@@ -1,18 +1,31 @@
 from __future__ import annotations
 
+import copy
+import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from torch import Tensor
 
-from ..languages import LanguagePack, activate, active_language, extend_processor, languages, remove
+from ..files import write_text
+from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
 from ..languages.pack import is_pack
+from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
-from ..model.layout import local_folder
+from ..model.layout import ENCODER_CONFIG, PACKS_FOLDER, local_folder, packaged_copy, read_json
 from .encoding import encode_texts
 from .search import Hit, search
 from .vectors import TokenVectors
+
+
+# In the folder of a retriever: which packs are open, and which language is set.
+_LANGUAGES = "languages.json"
 
 
 class OpticalRetriever:
@@ -44,6 +57,8 @@ class OpticalRetriever:
         self.model = model.eval()
         self.processor = processor
         self._processors: dict[str, OpticalProcessor] = {}
+        # The packs without their weights, which are in the model: where each comes from.
+        self._packs: dict[str, LanguagePack] = {}
 
     @classmethod
     def from_pretrained(
@@ -55,11 +70,12 @@ class OpticalRetriever:
         device: str | torch.device | None = None,
     ) -> OpticalRetriever:
         """
-        Opens a model, or a language pack together with the base that it names.
+        Opens a model, a language pack together with the base that it names, or what
+        [`~OpticalRetriever.save_pretrained`] wrote: the base with all its packs and the language that was set.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
-                Folder or Hub id of a model or a pack.
+                Folder or Hub id of a model, a pack or a retriever.
             base_model (`str` or `os.PathLike`, *optional*):
                 For a pack: where its base is, if not where the pack says.
             revision (`str`, *optional*):
@@ -72,27 +88,100 @@ class OpticalRetriever:
             ValueError: the base is not the one that the pack was trained on, or `base_model` is given beside a model.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        if not is_pack(folder):
-            if base_model is not None:
-                raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
-            retriever = cls._open(pretrained_model_name_or_path, revision)
+        if is_pack(folder):
+            retriever = cls._open_pack(folder, base_model)
+        elif base_model is not None:
+            raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
         else:
-            pack = LanguagePack.from_pretrained(folder)
-            base = (pack.base_model, pack.base_revision) if base_model is None else (base_model, None)
-            try:
-                retriever = cls._open(*base)
-            except OSError as error:
-                raise OSError(f"the base of {folder} could not be opened: {error}. Name it with base_model") from error
-            retriever.add_language(pack.language, pack)
+            retriever = cls._open(pretrained_model_name_or_path, revision)
+            codes, chosen = _read_languages(folder)
+            for code in codes:
+                retriever.add_language(code, folder / PACKS_FOLDER / code)
+            retriever.set_language(chosen)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return retriever
 
     @classmethod
-    def _open(cls, name: str | os.PathLike, revision: str | None) -> OpticalRetriever:
+    def _open(cls, name: str | os.PathLike, revision: str | None = None) -> OpticalRetriever:
         return cls(
             OpticalModel.from_pretrained(name, revision=revision),
             OpticalProcessor.from_pretrained(name, revision=revision),
         )
+
+    @classmethod
+    def _open_pack(cls, folder: Path, base_model: str | os.PathLike | None) -> OpticalRetriever:
+        pack = LanguagePack.from_pretrained(folder)
+        packs = folder.absolute().parent
+        revision = None
+        if base_model is None and packs.name == PACKS_FOLDER and (packs.parent / ENCODER_CONFIG).is_file():
+            base_model = packs.parent
+        elif base_model is None:
+            base_model = pack.base_model
+            # A package with the same weights stands in for any commit; the fingerprint is looked at below.
+            revision = None if packaged_copy(base_model) else pack.base_revision
+        try:
+            retriever = cls._open(base_model, revision)
+        except OSError as error:
+            raise OSError(f"the base of {folder} could not be opened: {error}. Name it with base_model") from error
+        retriever.add_language(pack.language, pack)
+        return retriever
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """
+        Writes the base in its usual layout, which other libraries open too, and beside it every open pack, in
+        `language_packs/LANGUAGE`. Opened again, the same languages are open, the same one is set, and all vectors are
+        the same, to the last bit.
+
+        Packs that an earlier saving left in the folder, and that are not open, are deleted.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): the folder.
+
+        Raises:
+            FileExistsError: the folder is that of a language pack.
+        """
+        folder = Path(save_directory)
+        if is_pack(folder):
+            raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        fingerprint = self.model.fingerprint()
+        for language in self.languages:
+            fresh = LanguagePack.from_model(
+                self.model,
+                language,
+                roles=self._processors.get(language, self.processor).roles,
+                base_fingerprint=fingerprint,
+            )
+            known = self._packs.get(language, fresh)
+            # The base is the folder around the pack, wherever that goes.
+            pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
+            pack.save_pretrained(folder / PACKS_FOLDER / language)
+        _write_languages(folder, self.languages, self.language)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, **commit
+    ) -> str:
+        """
+        Saves to a temporary folder and uploads it; packs that the repository holds beside those open are deleted.
+
+        Args:
+            repo_id (`str`): the repository, made if need be.
+            private (`bool`, *optional*): whether a new repository is private.
+            token (`bool` or `str`, *optional*): as in `huggingface_hub`.
+            commit: further arguments of [`~huggingface_hub.HfApi.upload_folder`], e.g. `commit_message`, `create_pr`.
+
+        Returns:
+            `str`: address of the commit.
+        """
+        # The mixin of transformers looks one folder deep only.
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=folder, delete_patterns=[_LANGUAGES, f"{PACKS_FOLDER}/*"], **commit
+            )
 
     @property
     def languages(self) -> list[str]:
@@ -118,11 +207,10 @@ class OpticalRetriever:
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
+        processor = self._processor_for(pack)
         pack.attach(self.model)
-        processor = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
-        if pack.vocabulary is not None:
-            processor = extend_processor(processor, pack.vocabulary.tokens)
         self._processors[language] = processor
+        self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
     def set_language(self, language: str | None) -> None:
         """
@@ -142,6 +230,27 @@ class OpticalRetriever:
         """
         remove(self.model, language)
         self._processors.pop(language, None)
+        self._packs.pop(language, None)
+
+    def merge(self, language: str) -> OpticalRetriever:
+        """
+        A plain retriever that reads every text as `language` is read here: the pack is folded into the weights and
+        the tokenizer. Saved, any library opens it. The packs open here, and the base, stay as they are.
+
+        Documents are then read by the merged model too. An index that the base made can still be searched with the
+        queries of the merged model; go on encoding its documents with the base.
+
+        Args:
+            language (`str`): the language of an open pack.
+
+        Returns:
+            [`OpticalRetriever`]: queries differ by float32's rounding (1e-5 at most) from those of the pack.
+
+        Raises:
+            KeyError: no pack for `language` is open.
+        """
+        model = merge_language(self.model, language)
+        return OpticalRetriever(model, copy.deepcopy(self._processors.get(language, self.processor)))
 
     def encode_queries(
         self,
@@ -208,6 +317,23 @@ class OpticalRetriever:
             documents = self.encode_documents(documents)
         return search(queries, documents, top_k, **kwargs)
 
+    def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
+        try:
+            processor = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
+            if pack.vocabulary is not None:
+                tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id
+                first = word_embedding(self.model).num_embeddings if first is None else first
+                processor = extend_processor(processor, tokens)
+                if processor.tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
+                    raise ValueError("its new words do not follow the vocabulary of the base's tokenizer")
+        except (TypeError, ValueError) as error:
+            pack.check_base(self.model)  # the likelier reason
+            raise ValueError(
+                f"the pack for {pack.language!r} does not fit the processor: {error}. Open it with the tokenizer and "
+                "the version of hf_optical that it was trained with"
+            ) from error
+        return processor
+
     def _encode(
         self,
         texts: Sequence[str],
@@ -247,3 +373,24 @@ def _are_texts(texts_or_vectors: Sequence[Tensor] | Sequence[str] | TokenVectors
     if isinstance(texts_or_vectors, str):
         raise TypeError("one string was passed; pass a list of strings")
     return len(texts_or_vectors) > 0 and isinstance(texts_or_vectors[0], str)
+
+
+def _write_languages(folder: Path, languages: list[str], language: str | None) -> None:
+    """Notes which packs of a retriever's folder are open and which language is set, and deletes other packs there."""
+    if languages:
+        write_text(folder / _LANGUAGES, json.dumps({"languages": languages, "language": language}, indent=2) + "\n")
+    else:
+        (folder / _LANGUAGES).unlink(missing_ok=True)
+    for pack in (folder / PACKS_FOLDER).glob("*"):
+        if is_pack(pack) and pack.name not in languages:
+            shutil.rmtree(pack)
+
+
+def _read_languages(folder: Path) -> tuple[list[str], str | None]:
+    if not (folder / _LANGUAGES).is_file():
+        return [], None
+    saved = read_json(folder / _LANGUAGES)
+    codes, chosen = saved.get("languages"), saved.get("language")
+    if not isinstance(codes, list) or chosen not in [None, *codes] or not all(isinstance(code, str) for code in codes):
+        raise OSError(f"{folder / _LANGUAGES} is damaged; fetch or save the retriever again")
+    return codes, chosen

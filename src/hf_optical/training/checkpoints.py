@@ -14,7 +14,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..languages import LanguagePack, languages
-from ..languages.pack import PACK_CONFIG, is_pack
+from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
 from ..model.layout import WEIGHTS
 from .distributed import any_process
@@ -67,6 +67,7 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
             )
         return str(resume_from_checkpoint)
     holds = [name for name in (PACK_CONFIG, WEIGHTS, "eval_results.json") if (output_dir / name).exists()]
+    holds += [folder.name for folder in pack_folders(output_dir) if folder != output_dir]
     holds += [folder.name for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
     if holds:
         raise FileExistsError(
@@ -78,23 +79,39 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
 
 def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
     """
-    Sets the weights of a model in training from a checkpoint: its adapter, or all of them.
+    Sets the weights of a model in training from a checkpoint: those of its packs, or all of them.
 
     Raises:
-        ValueError: the checkpoint is of another language or another base.
+        ValueError: the checkpoint is of other languages or another base.
     """
-    if not is_pack(folder):
+    folders = pack_folders(folder)
+    if not folders:
         model.load_state_dict(OpticalModel.from_pretrained(folder).state_dict())
         return
-    pack = LanguagePack.from_pretrained(folder)
-    if pack.language not in languages(model):
+    packs = [LanguagePack.from_pretrained(path) for path in folders]
+    found = sorted(pack.language for pack in packs)
+    if found != sorted(languages(model)):
         raise ValueError(
-            f"{folder} is a checkpoint for language {pack.language!r}, and this run trains "
+            f"{folder} is a checkpoint for {', '.join(found)}, and this run trains "
             f"{', '.join(languages(model)) or 'all weights'}; choose another output_dir"
         )
-    if pack.base_fingerprint != model.fingerprint():
-        raise ValueError(f"{folder} was trained on {pack.base_model}, and the student is {model.name_or_path}")
-    pack.load_into(model)
+    fingerprint = model.fingerprint()
+    for pack in packs:
+        if pack.base_fingerprint != fingerprint:
+            raise ValueError(f"{folder} was trained on {pack.base_model}, and the student is {model.name_or_path}")
+        pack.load_into(model)
+
+
+def pack_folders(folder: str | os.PathLike) -> list[Path]:
+    """Where the packs of a run are: one in the folder itself, several each in a folder of its own."""
+    folder = Path(folder)
+    if is_pack(folder):
+        return [folder]
+    return sorted(
+        path.parent
+        for path in folder.glob(f"*/{PACK_CONFIG}")
+        if not path.parent.name.startswith(f"{PREFIX_CHECKPOINT_DIR}-")
+    )
 
 
 def _is_complete(folder: Path) -> bool:
@@ -104,7 +121,9 @@ def _is_complete(folder: Path) -> bool:
         TrainerState.load_from_json(str(folder / _STATE))
     except (OSError, ValueError, TypeError):
         return False
-    return is_pack(folder) or (folder / WEIGHTS).is_file()
+    packs = pack_folders(folder)
+    damaged = len(packs) < len(list(folder.glob(f"*/{ADAPTER_CONFIG}")))
+    return bool(packs) and not damaged or (folder / WEIGHTS).is_file()
 
 
 class SaveOnInterrupt(TrainerCallback):

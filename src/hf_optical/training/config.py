@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..languages.adapters import adapter_name
 from .distributed import check_strategy
 
 
 _MARGINALS = ("uniform", "idf")
+# Ways to sample that keep to one language in a batch.
+_STRATEGIES = ("random", "group_by_length")
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
@@ -20,8 +24,14 @@ class OTDistillationConfig(TrainingArguments):
     Settings of [`OTDistillationTrainer`]: those of [`~transformers.TrainingArguments`] and the ones below.
 
     Args:
-        language (`str`, *optional*):
-            Code of the language to teach; it names the pack. Required.
+        language (`str` or `list[str]`, *optional*):
+            Code of the language to teach; it names the pack. Several codes train several packs beside each other, one
+            for each language. Required.
+        shared_pack (`str`, *optional*):
+            Code of one pack which all languages share, in place of one for each.
+        sampling_temperature (`float`, defaults to 1.0):
+            With several languages: one with `n` pairs gets batches in proportion to `n ** (1 / sampling_temperature)`
+            (arXiv 1907.05019). 1 takes the pairs as they come; more gives small languages more.
         teacher_language (`str`, defaults to `"en"`):
             Code of the language that the teacher reads.
         side (`str`, defaults to `"query"`):
@@ -41,8 +51,8 @@ class OTDistillationConfig(TrainingArguments):
         train_all_weights (`bool`, defaults to `False`):
             Train the whole student instead of a LoRA adapter.
         new_words (`int`, *optional*, defaults to 8000):
-            Most words of the language to add to the student's vocabulary, see [`learn_vocabulary`]; 0, and the default
-            with `train_all_weights`, adds none.
+            Most words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0, and the default with
+            `train_all_weights`, adds none.
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`]. Where words are added, the word embeddings are not adapted.
@@ -68,11 +78,19 @@ class OTDistillationConfig(TrainingArguments):
     # The columns of bitext are for the collator; the model's signature says nothing about them.
     remove_unused_columns: bool = field(default=False, metadata={"help": "Left at False: the collator needs them."})
     ddp_find_unused_parameters: bool | None = field(
-        default=False,
-        metadata={"help": "Every trainable weight gets a gradient at every step, so no search is needed."},
+        default=None,
+        metadata={"help": "Default: whether there are several packs, of which a step leaves some without gradient."},
     )
 
-    language: str | None = field(default=None, metadata={"help": "Code of the language to teach, e.g. 'ha'."})
+    language: list[str] | None = field(
+        default=None, metadata={"help": "Code of the language to teach, e.g. 'ha', or several."}
+    )
+    shared_pack: str | None = field(
+        default=None, metadata={"help": "Code of one pack for all languages. Default: a pack for each."}
+    )
+    sampling_temperature: float = field(
+        default=1.0, metadata={"help": "Above 1, languages with few pairs are seen more often than they come."}
+    )
     teacher_language: str = field(default="en", metadata={"help": "Code of the language that the teacher reads."})
     side: str = field(
         default="query",
@@ -111,8 +129,7 @@ class OTDistillationConfig(TrainingArguments):
     disable_dropout: bool = field(default=True, metadata={"help": "Turn off the student's own dropout."})
 
     def __post_init__(self):
-        if not self.language:
-            raise ValueError("language is not set; pass the code of the language to teach, e.g. language='ha'")
+        self._check_languages()
         if self.side not in _ROLES:
             raise ValueError(f"side={self.side!r}; choose one of {', '.join(_ROLES)}")
         if self.marginals not in _MARGINALS:
@@ -131,13 +148,63 @@ class OTDistillationConfig(TrainingArguments):
                 "token; leave it at 'end'"
             )
         if self.output_dir is None:
-            self.output_dir = os.path.join("outputs", self.language)
+            self.output_dir = os.path.join("outputs", self.shared_pack or "-".join(self.languages))
         if self.learning_rate is None:
             self.learning_rate = 1e-4 if self.train_all_weights else 1e-3
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = len(self.packs) > 1
         check_strategy(self.train_all_weights)
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
+
+    def _check_languages(self) -> None:
+        if not self.language:
+            raise ValueError("language is not set; pass the code of the language to teach, e.g. language='ha'")
+        for code in (*self.languages, *self.packs):
+            adapter_name(code)
+        if len(set(self.languages)) < len(self.languages):
+            raise ValueError(f"language={self.language} names a language twice; name each once")
+        if self.teacher_language in (*self.languages, self.shared_pack):
+            raise ValueError(
+                f"{self.teacher_language!r} is the teacher's language; name another as language or shared_pack"
+            )
+        if self.shared_pack and self.train_all_weights:
+            raise ValueError(f"shared_pack={self.shared_pack!r} names a pack, and train_all_weights makes none")
+        if not self.sampling_temperature > 0:
+            raise ValueError(f"sampling_temperature={self.sampling_temperature} is not above 0; pass 1 or more")
+        if len(self.languages) > 1:
+            if self.train_sampling_strategy not in _STRATEGIES:
+                raise ValueError(
+                    f"train_sampling_strategy={self.train_sampling_strategy!r} would mix languages in a batch; with "
+                    f"several languages choose one of {', '.join(_STRATEGIES)}"
+                )
+            if self.dataloader_persistent_workers:
+                raise ValueError(
+                    "dataloader_persistent_workers would evaluate every language on the pairs of the first; leave it "
+                    "at False"
+                )
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages to teach."""
+        return [self.language] if isinstance(self.language, str) else list(self.language)
+
+    @property
+    def packs(self) -> dict[str, list[str]]:
+        """Every pack to train and the languages in it; none where all weights are trained."""
+        if self.train_all_weights:
+            return {}
+        return {self.shared_pack: self.languages} if self.shared_pack else {code: [code] for code in self.languages}
+
+    def pack_of(self, language: str) -> str:
+        """The pack that a language is in."""
+        return self.shared_pack or language
+
+    def folder_of(self, pack: str, output_dir: str | os.PathLike | None = None) -> Path:
+        """Where a pack is saved: several have a folder each."""
+        folder = Path(output_dir or self.output_dir)
+        return folder / pack if len(self.packs) > 1 else folder
 
     @property
     def roles(self) -> tuple[str, ...]:

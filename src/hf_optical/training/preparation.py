@@ -1,31 +1,57 @@
-"""What a trainer needs before training: models opened, sentence pairs looked at, a language added to the student."""
+"""What a trainer needs before training: models opened, sentence pairs looked at, packs added to the student."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from torch import Tensor
+from transformers import set_seed
 
-from ..bitext import inverse_document_frequency
-from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary
+from ..bitext import DistillationCollator, MultilingualCollator, inverse_document_frequency
+from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
 from ..model import OpticalModel, OpticalProcessor
 from .config import OTDistillationConfig
 
 
-def check_languages(args: OTDistillationConfig, **datasets: Dataset | None) -> None:
-    """Raises `ValueError` if a dataset lacks the language or the teacher's; each is named as its argument is."""
-    for name, dataset in datasets.items():
-        if dataset is None or len(dataset) == 0:
-            continue
-        found = sorted(dataset[0].get("translation") or ())
-        for code in (args.language, args.teacher_language):
+def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
+    """
+    Language -> what is given for it as the argument `name`: one thing for one language, or a dict; nothing for `None`.
+
+    Raises:
+        ValueError: `given` is one and the languages are several, or it is for languages that are not taught, or it is
+            to be `complete` and lacks one.
+    """
+    if given is None:
+        return {}
+    taught = ", ".join(args.languages)
+    if not isinstance(given, dict):
+        if len(args.languages) > 1:
+            raise ValueError(f"{name} is one, for the languages {taught}; pass a dict with one for each")
+        return {args.languages[0]: given}
+    if not given or not given.keys() <= set(args.languages) or (complete and len(given) < len(args.languages)):
+        raise ValueError(f"{name} is for {', '.join(given) or 'no language'}, and the languages are {taught}")
+    return {language: given[language] for language in args.languages if language in given}
+
+
+def pairs_by_language(
+    args: OTDistillationConfig, name: str, dataset: Dataset | dict[str, Dataset] | None, complete: bool = False
+) -> dict[str, Dataset]:
+    """As [`by_language`], for sentence pairs; raises `ValueError` too if some are empty or lack one of their sides."""
+    pairs = by_language(args, name, dataset, complete)
+    for language, own in pairs.items():
+        place = f"{name}[{language!r}]" if len(args.languages) > 1 else name
+        if len(own) == 0:
+            raise ValueError(f"{place} is empty; pass sentence pairs")
+        found = sorted(own[0].get("translation") or ())
+        for code in (language, args.teacher_language):
             if code not in found:
                 raise ValueError(
-                    f"{name} has no language {code!r} in `translation`; it has {', '.join(found) or 'none'}. "
+                    f"{place} has no language {code!r} in `translation`; it has {', '.join(found) or 'none'}. "
                     "`load_bitext` makes such a dataset"
                 )
+    return pairs
 
 
 def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
@@ -37,45 +63,84 @@ def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
         )
 
 
-def token_weights(
-    args: OTDistillationConfig, pairs: Dataset | None, student: OpticalProcessor, teacher: OpticalProcessor
-) -> dict[str, Tensor]:
-    """What each token counts for, as the collator takes it; nothing for uniform marginals."""
-    if args.marginals == "uniform" or pairs is None:
-        return {}
-    texts = pairs["translation"]
-    return {
-        "student_weights": inverse_document_frequency(student, [text[args.language] for text in texts]),
-        "teacher_weights": inverse_document_frequency(teacher, [text[args.teacher_language] for text in texts]),
-    }
-
-
 def prepare_student(
     model: OpticalModel,
     processor: OpticalProcessor,
     args: OTDistillationConfig,
-    pairs: Dataset | None,
+    pairs: dict[str, Dataset],
     peft_config: LoraConfig | None,
-) -> OpticalProcessor:
-    """Adds what is to be trained, new words and an adapter, and returns the processor that knows these words."""
-    vocabulary = None
-    if args.new_words:
-        if pairs is None:
-            raise ValueError("new_words are found in train_dataset; pass it, or set new_words=0")
-        vocabulary = learn_vocabulary(
-            model, processor, pairs, args.language, args.teacher_language, max_words=args.new_words
+) -> dict[str, OpticalProcessor]:
+    """Adds the packs to be trained, and returns for each language the processor that knows its pack's new words."""
+    processors = dict.fromkeys(args.languages, processor)
+    for pack, members in args.packs.items():
+        # So that a pack starts the same, whichever are beside it.
+        set_seed(args.seed)
+        vocabulary = None
+        if args.new_words:
+            if not pairs:
+                raise ValueError("new_words are found in train_dataset; pass it, or set new_words=0")
+            vocabulary = learn_vocabulary(
+                model,
+                processor,
+                _pairs_of_pack(pairs, pack, members, args.teacher_language),
+                pack,
+                args.teacher_language,
+                max_words=args.new_words,
+            )
+            processors |= dict.fromkeys(members, extend_processor(processor, vocabulary.tokens))
+        config = peft_config or default_lora_config(
+            model,
+            rank=args.lora_rank,
+            alpha=args.lora_alpha,
+            dropout=args.lora_dropout,
+            targets=args.lora_targets,
+            embeddings=args.lora_embeddings and not (vocabulary and vocabulary.tokens),
         )
-        processor = extend_processor(processor, vocabulary.tokens)
-    config = peft_config or default_lora_config(
-        model,
-        rank=args.lora_rank,
-        alpha=args.lora_alpha,
-        dropout=args.lora_dropout,
-        targets=args.lora_targets,
-        embeddings=args.lora_embeddings and not (vocabulary and vocabulary.tokens),
-    )
-    add_adapter(model, args.language, config, vocabulary)
-    return processor
+        add_adapter(model, pack, config, vocabulary)
+    if args.packs:
+        make_trainable(model, list(args.packs))
+    return processors
+
+
+def _pairs_of_pack(pairs: dict[str, Dataset], pack: str, members: list[str], teacher_language: str) -> Dataset:
+    """The sentence pairs of all languages in a pack, under its code as if it were one language."""
+    if members == [pack]:
+        return pairs[pack]
+    texts = [
+        {pack: translation[language], teacher_language: translation[teacher_language]}
+        for language in members
+        for translation in pairs[language]["translation"]
+    ]
+    return Dataset.from_dict({"translation": texts})
+
+
+def make_collator(
+    args: OTDistillationConfig,
+    pairs: dict[str, Dataset],
+    processors: dict[str, OpticalProcessor],
+    teacher_processor: OpticalProcessor,
+    base_processor: OpticalProcessor,
+) -> DistillationCollator | MultilingualCollator:
+    """What turns sentence pairs into batches; the weights of the tokens are counted for each language by itself."""
+    collators = {}
+    for language, processor in processors.items():
+        weights = {}
+        if args.marginals == "idf" and pairs:
+            texts = pairs[language]["translation"]
+            new, english = ([text[code] for text in texts] for code in (language, args.teacher_language))
+            weights["student_weights"] = inverse_document_frequency(processor, new)
+            weights["teacher_weights"] = inverse_document_frequency(teacher_processor, english)
+        collators[language] = DistillationCollator(
+            student_processor=processor,
+            teacher_processor=teacher_processor,
+            language=language,
+            teacher_language=args.teacher_language,
+            roles=args.roles,
+            anchor=base_processor if args.anchor_weight else None,
+            align_special_tokens=args.align_special_tokens,
+            **weights,
+        )
+    return MultilingualCollator(collators) if len(collators) > 1 else collators[args.languages[0]]
 
 
 def open_model(

@@ -1,33 +1,49 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections import defaultdict
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import EvalPrediction, Trainer, TrainerCallback, set_seed
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import speed_metrics
 
-from .. import __version__
-from ..bitext import DistillationCollator
 from ..evaluation import RetrievalEvaluator
-from ..hub import write_card
-from ..languages import LanguagePack
+from ..evaluation.results import over_languages
+from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import SaveOnInterrupt, read_weights
 from .config import OTDistillationConfig
 from .distributed import from_main_process, mean_over_processes
-from .preparation import check_languages, check_sizes, open_model, prepare_student, token_weights
+from .preparation import (
+    by_language,
+    check_sizes,
+    make_collator,
+    open_model,
+    pairs_by_language,
+    prepare_student,
+)
+from .publishing import create_repositories, push_packs, run_details, write_cards
+from .sampling import LanguageSampler, join_languages
+
+
+_TRANSPORT = ("solver", "epsilon", "max_iterations", "tolerance", "marginal_penalty", "transported_mass")
 
 
 class OTDistillationTrainer(Trainer):
     r"""
-    Teaches a student a new language from sentence pairs: it reads the new language, a frozen teacher reads the
-    English, and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv
-    2301.12566).
+    Teaches a student new languages from sentence pairs: it reads the new language, a frozen teacher reads the English,
+    and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv 2301.12566).
+
+    Several languages are taught in turns, a batch in one of them each ([`LanguageSampler`]), and each trains its own
+    pack or one that they share; what one pack learns changes nothing in another.
 
     Everything else is [`~transformers.Trainer`]: accumulation, mixed precision, activation checkpointing, several
     processes, logging, resuming.
@@ -44,19 +60,27 @@ class OTDistillationTrainer(Trainer):
         args ([`OTDistillationConfig`]):
             The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
-            Sentence pairs from [`load_bitext`].
+            Sentence pairs from [`load_bitext`]. For several languages a `dict`: language -> pairs.
         processing_class ([`OpticalProcessor`], *optional*), teacher_processing_class ([`OpticalProcessor`],
             *optional*):
             What cuts the student's and the teacher's texts into tokens. Opened beside the model by default.
         retrieval_evaluator ([`RetrievalEvaluator`], *optional*):
             Questions and passages to search at every evaluation; its measures become `eval_map` and so on, for
-            `metric_for_best_model` and early stopping.
+            `metric_for_best_model` and early stopping. For several languages a `dict`: language -> evaluator.
         peft_config (`peft.LoraConfig`, *optional*):
-            The adapter, in place of the one that `args` describes.
+            The adapter of every pack, in place of the one that `args` describes.
         loss (`nn.Module`, *optional*):
             In place of the [`OTAlignmentLoss`] that `args` describes; called alike, with `reduction="none"` set.
         callbacks, optimizers:
             As in [`~transformers.Trainer`].
+
+    Attributes:
+        processors (`dict[str, OpticalProcessor]`):
+            Language -> what cuts its texts into tokens. `processing_class` is the same for one pack, and knows no new
+            words for several.
+        results (`dict[str, float]`), details (`dict[str, dict]`):
+            For the cards: what was measured, as [`~OTDistillationTrainer.evaluate`] names it, in place of the last
+            evaluation; and what else should be told of each language (`bitext`, `eval_name`).
 
     Raises:
         ValueError: vector sizes that do not meet, sentence pairs without the languages, or FSDP beside a
@@ -72,17 +96,19 @@ class OTDistillationTrainer(Trainer):
         model: str | OpticalModel,
         teacher: str | OpticalModel,
         args: OTDistillationConfig,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Dataset | dict[str, Dataset] | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: OpticalProcessor | None = None,
         teacher_processing_class: OpticalProcessor | None = None,
-        retrieval_evaluator: RetrievalEvaluator | None = None,
+        retrieval_evaluator: RetrievalEvaluator | dict[str, RetrievalEvaluator] | None = None,
         peft_config: LoraConfig | None = None,
         loss: nn.Module | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
-        check_languages(args, train_dataset=train_dataset, eval_dataset=eval_dataset)
+        pairs = pairs_by_language(args, "train_dataset", train_dataset, complete=True)
+        pairs_by_language(args, "eval_dataset", eval_dataset)
+        self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
         model, processing_class = open_model(model, processing_class, "model", "processing_class")
         same = teacher is model
         teacher, teacher_processing_class = open_model(
@@ -98,11 +124,10 @@ class OTDistillationTrainer(Trainer):
         self.reference = copy.deepcopy(model, shared).eval() if args.anchor_weight else None
         self.base_fingerprint = model.fingerprint()
 
-        # Trainer seeds too, but only after the adapter's first weights are drawn.
-        set_seed(args.seed)
-        anchor_processor = processing_class if args.anchor_weight else None
-        if not args.train_all_weights:
-            processing_class = prepare_student(model, processing_class, args, train_dataset, peft_config)
+        base_processor = processing_class
+        self.processors = prepare_student(model, processing_class, args, pairs, peft_config)
+        if len(args.packs) < 2:
+            processing_class = self.processors[args.languages[0]]
         if args.disable_dropout:
             for module in model.modules():
                 if isinstance(module, nn.Dropout):
@@ -112,25 +137,16 @@ class OTDistillationTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=DistillationCollator(
-                student_processor=processing_class,
-                teacher_processor=teacher_processing_class,
-                language=args.language,
-                teacher_language=args.teacher_language,
-                roles=args.roles,
-                anchor=anchor_processor,
-                align_special_tokens=args.align_special_tokens,
-                **token_weights(args, train_dataset, processing_class, teacher_processing_class),
-            ),
-            train_dataset=train_dataset,
+            data_collator=make_collator(args, pairs, self.processors, teacher_processing_class, base_processor),
+            train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             # With metrics Trainer gathers predictions: here the cost of every pair, so that the mean is exact.
-            compute_metrics=self._evaluation_metrics,
+            compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
             callbacks=[save_on_interrupt, *(callbacks or [])],
             optimizers=optimizers,
         )
-        if self.is_fsdp_enabled and retrieval_evaluator is not None:
+        if self.is_fsdp_enabled and self.retrieval_evaluators:
             raise ValueError(
                 "under FSDP no process holds the whole student, so it cannot encode queries while it trains; leave "
                 "retrieval_evaluator out and evaluate the saved model"
@@ -138,18 +154,10 @@ class OTDistillationTrainer(Trainer):
         self.teacher.to(self.accelerator.device)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
-        self.loss = loss or OTAlignmentLoss(
-            solver=args.solver,
-            epsilon=args.epsilon,
-            max_iterations=args.max_iterations,
-            tolerance=args.tolerance,
-            marginal_penalty=args.marginal_penalty,
-            transported_mass=args.transported_mass,
-        )
+        self.loss = loss or OTAlignmentLoss(**{name: getattr(args, name) for name in _TRANSPORT})
         self.loss.reduction = "none"
-        self.retrieval_evaluator = retrieval_evaluator
         self.results: dict[str, float] = {}
-        self.details: dict[str, Any] = {}
+        self.details: dict[str, dict[str, Any]] = {}
         self._save_on_interrupt = save_on_interrupt
         self._logged: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -186,7 +194,35 @@ class OTDistillationTrainer(Trainer):
         )
         return {"transport": cost}
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if len(self.args.languages) == 1:
+            return super()._get_train_sampler(train_dataset)
+        pairs = self.train_dataset if train_dataset is None else train_dataset
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        return LanguageSampler(
+            pairs["language"],
+            self._train_batch_size * self.args.world_size,
+            temperature=self.args.sampling_temperature,
+            lengths=pairs[self.args.length_column_name] if by_length else None,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        loader = super().get_train_dataloader()
+        # As accelerate does for samplers of its own: where several processes go on in mid-epoch, it looks here for the
+        # one to tell the epoch, and without they would go through the first epoch again.
+        if isinstance(loader.batch_sampler, BatchSamplerShard):
+            loader.set_sampler(loader.batch_sampler.batch_sampler.sampler)
+        return loader
+
+    def set_language(self, language: str) -> None:
+        """Puts the pack of a language to work in `model`, if it is not at work already."""
+        pack = self.args.pack_of(language)
+        if self.args.packs and active_language(self.model) != pack:
+            activate(self.model, pack)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.set_language(inputs["language"])
         student = model(**inputs["student"])
         with torch.no_grad():
             teacher = self.teacher(**inputs["teacher"])
@@ -228,11 +264,44 @@ class OTDistillationTrainer(Trainer):
             _, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return None, outputs["costs"], outputs["costs"]
 
-    def _evaluation_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        metrics = {"loss": float(prediction.predictions.mean())}
-        if self.retrieval_evaluator is not None:
-            metrics |= from_main_process(lambda: self.retrieval_evaluator(self.model, self.processing_class))
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        The mean cost of the sentence pairs, and what the retrieval evaluators measure.
+
+        Returns:
+            `dict[str, float]`: `eval_loss`, `eval_map` and so on; with several languages also `eval_ha_loss`,
+            `eval_ha_map` and so on of each, and the former are means over the languages.
+        """
+        datasets = pairs_by_language(
+            self.args, "eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset
+        )
+        if not datasets:
+            raise ValueError("there are no sentence pairs to evaluate on; pass eval_dataset")
+        start, results = time.time(), {}
+        for language, pairs in datasets.items():
+            loader = self.get_eval_dataloader(
+                pairs if len(self.args.languages) == 1 else join_languages({language: pairs})
+            )
+            output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
+            results[language] = {"loss": output.metrics["eval_loss"], **self._search(language)}
+        metrics = over_languages(results, f"{metric_key_prefix}_")
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _search(self, language: str) -> dict[str, float]:
+        """What the student finds with the questions of a language."""
+        if language not in self.retrieval_evaluators:
+            return {}
+        self.set_language(language)
+        evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
+        return from_main_process(lambda: evaluator(self.model, processor))
 
     def _record(self, **values: Tensor) -> None:
         """Keeps means until the next log; on the device, so that nothing waits for them."""
@@ -246,40 +315,29 @@ class OTDistillationTrainer(Trainer):
             logs[name] = mean_over_processes(torch.stack(self._logged.pop(name)).mean())
         super().log(logs, start_time)
 
-    def language_pack(self, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
-        """What has been learned so far."""
+    def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
+        """
+        What has been learned so far.
+
+        Args:
+            language (`str`, *optional*): code of a language or a pack; may be left out where one pack is trained.
+            state_dict (`dict`, *optional*): weights to read from, as in [`~LanguagePack.from_model`].
+        """
+        packs = self.args.packs
+        pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language)
+        if pack not in packs:
+            raise ValueError(f"language={language!r} has no pack in this run; it trains {', '.join(packs) or 'none'}")
         return LanguagePack.from_model(
             self.model,
-            self.args.language,
+            pack,
             roles=self.processing_class.roles,
-            details=self._details(),
+            details=self._details(packs[pack]),
             base_fingerprint=self.base_fingerprint,
             state_dict=state_dict,
         )
 
-    def _details(self) -> dict[str, Any]:
-        """Where the weights come from, for pack and card."""
-        settings = (
-            "side",
-            "solver",
-            "epsilon",
-            "marginals",
-            "align_special_tokens",
-            "anchor_weight",
-            "new_words",
-            "lora_rank",
-            "learning_rate",
-            "num_train_epochs",
-            "seed",
-        )
-        return {
-            "hf_optical_version": __version__,
-            "teacher": self.teacher.name_or_path,
-            "teacher_language": self.args.teacher_language,
-            "steps": self.state.global_step,
-            "settings": {name: getattr(self.args, name) for name in settings},
-            **self.details,
-        }
+    def _details(self, languages: list[str]) -> dict[str, Any]:
+        return run_details(self.args, self.teacher.name_or_path, self.state.global_step, languages, self.details)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Unlike Trainer's own, this writes no `training_args.bin`: it is a pickle that holds the Hub token.
@@ -287,8 +345,8 @@ class OTDistillationTrainer(Trainer):
         if self.args.train_all_weights:
             self.model.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
-        else:
-            self.language_pack(state_dict).save_pretrained(output_dir)
+        for pack in self.args.packs:
+            self.language_pack(pack, state_dict).save_pretrained(self.args.folder_of(pack, output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
@@ -302,19 +360,37 @@ class OTDistillationTrainer(Trainer):
 
     def create_model_card(self, **kwargs) -> None:
         """
-        Writes the card of what was trained to `output_dir/README.md`.
+        Writes the card of what was trained to `README.md` beside it, a card for each pack.
 
         The results on it are `self.results`; without them, those of the last evaluation. What else should be told
         (the bitext's name, say) goes into `self.details`.
         """
-        if not self.is_world_process_zero():
-            return
-        evaluations = [log for log in self.state.log_history if "eval_loss" in log]
-        write_card(
-            self.args.output_dir,
-            kind="model" if self.args.train_all_weights else "language_pack",
-            language=self.args.language,
-            base_model=self.model.name_or_path,
-            details=self._details(),
-            results=self.results or (evaluations[-1] if evaluations else {}),
-        )
+        if self.is_world_process_zero():
+            evaluations = [log for log in self.state.log_history if "eval_loss" in log]
+            results = self.results or (evaluations[-1] if evaluations else {})
+            write_cards(self.args, self.model.name_or_path, self._details, results)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if len(self.args.packs) < 2:
+            return super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            self.hub_model_id = create_repositories(self.args, token, private)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ):
+        """As [`~transformers.Trainer.push_to_hub`]; several packs go to `hub_model_id-CODE` each."""
+        if len(self.args.packs) < 2:
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        self.create_model_card()
+        if self.is_world_process_zero():
+            return push_packs(self.args, self.hub_model_id, commit_message, blocking, token, revision)

@@ -1,0 +1,95 @@
+"""Several languages in one run: their sentence pairs in one dataset, and batches that hold one language each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from random import Random
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+def join_languages(pairs: dict[str, Dataset]) -> Dataset:
+    """
+    The sentence pairs of all languages, one language after the other; the column `language` tells them apart.
+
+    Columns that not every language has are left out.
+    """
+    first, *others = pairs.values()
+    columns = [name for name in first.column_names if all(name in other.column_names for other in others)]
+    joined = {name: [value for dataset in pairs.values() for value in dataset[name]] for name in columns}
+    joined["language"] = [language for language, dataset in pairs.items() for _ in range(len(dataset))]
+    return Dataset.from_dict(joined)
+
+
+class LanguageSampler(Sampler[int]):
+    """
+    Row numbers of a dataset of several languages: every `block_size` in succession are of one language.
+
+    A language with `n` pairs gets its part of the blocks in proportion to `n ** (1 / temperature)` (arXiv 1907.05019;
+    mT5, arXiv 2010.11934, and XLM-R, arXiv 1911.02116, write the exponent as alpha), to the nearest block and at least
+    one; an epoch has about as many pairs as the dataset. A language goes through its pairs again and again, each time
+    in a new order, and an epoch goes on where the one before stopped: no pair is seen again before all others were.
+
+    The order depends on `seed` and epoch alone, and within a language not on which others are beside it.
+
+    Args:
+        languages (sequence of `str`): the language of each row.
+        block_size (`int`): pairs in a step's batch, of all processes together.
+        temperature (`float`, defaults to 1.0): 1 takes the pairs as they come; more gives small languages more.
+        lengths (sequence of `int`, *optional*): length of each row, to put pairs of like length into a block.
+        seed (`int`, defaults to 0): seed of every order.
+    """
+
+    def __init__(
+        self,
+        languages: Sequence[str],
+        block_size: int,
+        *,
+        temperature: float = 1.0,
+        lengths: Sequence[int] | None = None,
+        seed: int = 0,
+    ):
+        self.rows: dict[str, list[int]] = {}
+        for row, language in enumerate(languages):
+            self.rows.setdefault(language, []).append(row)
+        sizes = {language: len(rows) ** (1 / temperature) for language, rows in self.rows.items()}
+        total = math.ceil(len(languages) / block_size)
+        self.blocks = {language: max(1, round(total * size / sum(sizes.values()))) for language, size in sizes.items()}
+        self.block_size = block_size
+        self.lengths = lengths
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(self.blocks.values()) * self.block_size
+
+    def __iter__(self) -> Iterator[int]:
+        turns = [language for language, count in self.blocks.items() for _ in range(count)]
+        Random(f"{self.seed} {self.epoch}").shuffle(turns)
+        rows = {language: iter(self._epoch_rows(language)) for language in self.rows}
+        for language in turns:
+            yield from islice(rows[language], self.block_size)
+
+    def _epoch_rows(self, language: str) -> list[int]:
+        """What one language shows in this epoch: a stretch of its endless row of shuffled passes."""
+        rows = self.rows[language]
+        count = self.blocks[language] * self.block_size
+        first_pass, start = divmod(self.epoch * count, len(rows))
+        passes = math.ceil((start + count) / len(rows))
+        shown = []
+        for number in range(first_pass, first_pass + passes):
+            shown += Random(f"{self.seed} {language} {number}").sample(rows, len(rows))
+        shown = shown[start : start + count]
+        if self.lengths is None:
+            return shown
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = get_length_grouped_indices([self.lengths[row] for row in shown], self.block_size, generator=generator)
+        return [shown[i] for i in order]

@@ -1,0 +1,264 @@
+"""The frozen teacher's token vectors: computed once, then read from disk in every epoch, language and run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..files import staged_directory
+from ..languages import active_language
+from ..model import OpticalModel, OpticalProcessor
+from .distributed import from_main_process
+
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {torch.float16: np.float16, torch.float32: np.float32}
+# A run that is killed loses one shard at most.
+_SHARD_BYTES = 2**28
+_TEXTS_AT_A_TIME = 1024
+# Entries of a configuration that change no vector.
+_NEUTRAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
+
+class TeacherVectors:
+    """
+    Token vectors of a frozen teacher, memory-mapped. Made by [`~TeacherVectors.prepare`].
+
+    A text is known by what the teacher reads, token ids and attention mask. So role, markers, lengths, expansion and
+    tokenizer all count; what is read alike as query and as document is stored once; and which tokens match or are
+    aligned may differ from run to run. Every position that is not padding is stored.
+
+    On disk, each teacher (weights, configuration, mixed precision) has a folder for each type of number. In it are
+    Arrow files that `datasets.Dataset.from_file` opens too. They never change, and each is named by its SHA-256, so
+    damage is seen and runs that write at the same time do not disturb each other: at worst they store a text twice.
+
+    In memory, a text takes a few dozen bytes. Pickled, for the workers of a data loader, only the paths are sent.
+
+    Args:
+        shards (`list[Path]`): the files.
+        dim (`int`): size of a vector.
+        dtype (`torch.dtype`): `torch.float16` or `torch.float32`.
+    """
+
+    def __init__(self, shards: list[Path], dim: int, dtype: torch.dtype):
+        self.shards, self.dim, self.dtype = shards, dim, dtype
+        self._chunks: list[tuple[np.ndarray, np.ndarray]] = []
+        keys = [np.empty(0, "S16")]
+        for shard in shards:
+            for chunk in pa.ipc.open_stream(pa.memory_map(str(shard))):
+                key, vectors = chunk.columns
+                keys.append(np.frombuffer(key.buffers()[1], "S16", len(key)))
+                values = vectors.values.values.to_numpy(zero_copy_only=True)
+                self._chunks.append((vectors.offsets.to_numpy(), values.reshape(-1, dim)))
+        self._starts = np.cumsum([len(chunk) for chunk in keys])[:-1]
+        stored = np.concatenate(keys)
+        order = np.argsort(stored, kind="stable")
+        # Behind the last: where a text that is not stored is found.
+        self._keys, self._places = stored[order], np.append(order, -1)
+
+    def __reduce__(self):
+        return type(self), (self.shards, self.dim, self.dtype)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(texts={len(self)}, dim={self.dim}, megabytes={self.nbytes / 1e6:.1f})"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(shard.stat().st_size for shard in self.shards)
+
+    @classmethod
+    def prepare(
+        cls,
+        teacher: OpticalModel,
+        processor: OpticalProcessor,
+        texts: Sequence[str],
+        roles: tuple[str, ...] = ("query",),
+        folder: str | os.PathLike | None = None,
+        *,
+        batch_size: int = 32,
+        dtype: torch.dtype = torch.float16,
+        autocast: torch.dtype | None = None,
+        show_progress: bool = True,
+    ) -> TeacherVectors:
+        """
+        Opens the cache, after the teacher has read the texts that are not in it yet.
+
+        With several processes the main one reads and writes while the others wait; all must see `folder`.
+
+        Args:
+            teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
+            texts (sequence of `str`): the texts; a repeated one is read once.
+            roles (`tuple[str, ...]`, defaults to `("query",)`): as what each text is read.
+            folder (`str` or `os.PathLike`, *optional*):
+                Where all teachers have their folders. Defaults to `hf_optical` in the cache folder of `datasets`.
+            batch_size (`int`, defaults to 32): texts at a time, grouped by length.
+            dtype (`torch.dtype`, defaults to `torch.float16`):
+                Type of the stored numbers. `torch.float16` is off by at most 2.5e-4.
+            autocast (`torch.dtype`, *optional*): type of mixed precision, if the teacher is to read with it.
+            show_progress (`bool`, defaults to `True`): whether to show a progress bar.
+
+        Raises:
+            OSError: the disk is full, or `folder` cannot be written. What was stored before is kept.
+            ValueError: another `dtype`, a `batch_size` below 1, or a teacher with a language pack at work.
+        """
+        if dtype not in _DTYPES:
+            raise ValueError(f"dtype={dtype}; choose torch.float16 or torch.float32")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+
+        def read(batch: dict[str, Tensor]) -> Tensor:
+            inputs = {name: tensor.to(teacher.device) for name, tensor in batch.items()}
+            with torch.no_grad(), torch.autocast(teacher.device.type, autocast, enabled=autocast is not None):
+                return teacher(**inputs).embeddings.to("cpu", dtype)
+
+        def write() -> list[Path]:
+            root = Path(datasets.config.HF_DATASETS_CACHE) / "hf_optical" if folder is None else Path(folder)
+            root = root / _fingerprint(teacher, autocast) / str(dtype).removeprefix("torch.")
+            shards = _whole_shards(root)
+            for role in roles:
+                cache = cls(shards, teacher.embedding_dim, dtype)
+                missing, tokens = cache._missing(processor, texts, role)
+                more = tokens * cache.dim * dtype.itemsize / 1e6
+                logger.info("%s in %s; %d %s texts to read, %.1f MB more.", cache, root, len(missing), role, more)
+                starts = range(0, len(missing), batch_size)
+                hidden = not (show_progress and missing)
+                progress = tqdm(starts, f"Teacher's {role} vectors", unit="batch", disable=hidden)
+                batches = ([texts[i] for i in missing[start : start + batch_size]] for start in progress)
+                shards += _write_shards(root, (_chunk(processor(batch, role), read) for batch in batches))
+            return shards
+
+        training = teacher.training
+        teacher.eval()
+        try:
+            return cls(from_main_process(write), teacher.embedding_dim, dtype)
+        finally:
+            teacher.train(training)
+
+    def __call__(self, batch: dict[str, Tensor]) -> Tensor:
+        """
+        Args:
+            batch (`dict`): texts as the teacher's [`OpticalProcessor`] cuts them into tokens, on the CPU.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, tokens, dim)` and type `dtype`: the vectors, 0 at padding.
+
+        Raises:
+            KeyError: a text has not been prepared.
+        """
+        lengths, keys = _lengths_and_keys(batch)
+        places = self._find(keys)
+        unknown = np.flatnonzero((places < 0) & (lengths > 0))
+        if len(unknown):
+            raise KeyError(
+                f"{len(unknown)} rows of the batch, the first of them {unknown[0]}, have no teacher vectors; prepare "
+                "all texts, those to evaluate on too, with the processor and the roles that they are read with"
+            )
+        chunks = np.searchsorted(self._starts, places, side="right") - 1
+        padded = np.zeros((*batch["input_ids"].shape, self.dim), _DTYPES[self.dtype])
+        for row in np.flatnonzero(lengths):
+            offsets, values = self._chunks[chunks[row]]
+            begin = offsets[places[row] - self._starts[chunks[row]]]
+            padded[row, : lengths[row]] = values[begin : begin + lengths[row]]
+        return torch.from_numpy(padded)
+
+    def _find(self, keys: np.ndarray) -> np.ndarray:
+        """Which of the stored texts each one is, counted over all shards; -1 if it is none."""
+        found = np.searchsorted(self._keys, keys)
+        known = found < len(self)
+        known[known] = self._keys[found[known]] == keys[known]
+        return self._places[np.where(known, found, len(self))]
+
+    def _missing(self, processor: OpticalProcessor, texts: Sequence[str], role: str) -> tuple[list[int], int]:
+        """Numbers of the texts that the teacher has yet to read, the longest first; and their tokens."""
+        parts = [(np.empty(0, np.int64), np.empty(0, "S16"))]
+        for start in range(0, len(texts), _TEXTS_AT_A_TIME):
+            parts.append(_lengths_and_keys(processor(texts[start : start + _TEXTS_AT_A_TIME], role)))
+        lengths, keys = (np.concatenate(part) for part in zip(*parts, strict=True))
+        missing = np.flatnonzero((self._find(keys) < 0) & (lengths > 0))
+        missing = missing[np.unique(keys[missing], return_index=True)[1]]
+        return missing[np.argsort(-lengths[missing], kind="stable")].tolist(), int(lengths[missing].sum())
+
+
+def _fingerprint(teacher: OpticalModel, autocast: torch.dtype | None) -> str:
+    """What the vectors depend on beside token ids and attention mask."""
+    if (language := active_language(teacher)) is not None:
+        raise ValueError(
+            f"the teacher has the language pack {language!r} at work, of which its fingerprint knows nothing; give a "
+            "teacher without one, or do without the cache"
+        )
+    config = {name: value for name, value in teacher.config.encoder_config.to_dict().items() if name not in _NEUTRAL}
+    settings = json.dumps([teacher.fingerprint(), config, str(autocast)], sort_keys=True, default=str)
+    return hashlib.sha256(settings.encode()).hexdigest()[:32]
+
+
+def _lengths_and_keys(batch: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Of each text, the positions that are not padding, and a hash of what the teacher reads there."""
+    lengths = (batch["attention_mask"].bool() | batch["token_mask"]).sum(1).numpy()
+    rows = torch.stack([batch["input_ids"], batch["attention_mask"]], 2).numpy()
+    keys = [hashlib.blake2b(row[:length].tobytes(), digest_size=16) for row, length in zip(rows, lengths, strict=True)]
+    return lengths, np.array([key.digest() for key in keys], "S16")
+
+
+def _chunk(batch: dict[str, Tensor], read: Callable[[dict[str, Tensor]], Tensor]) -> pa.RecordBatch:
+    lengths, keys = _lengths_and_keys(batch)
+    vectors = read(batch)
+    values = vectors[torch.arange(vectors.shape[1]) < torch.from_numpy(lengths)[:, None]].numpy()
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    columns = {
+        "key": pa.Array.from_buffers(pa.binary(16), len(keys), [None, pa.py_buffer(keys)]),
+        "vectors": pa.LargeListArray.from_arrays(pa.array(np.append(0, lengths.cumsum())), tokens),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _write_shards(folder: Path, chunks: Iterator[pa.RecordBatch]) -> list[Path]:
+    shards = []
+    for first in chunks:
+        with staged_directory(folder) as staged:
+            path = staged / "shard"
+            with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, first.schema) as writer:
+                for chunk in chain([first], chunks):
+                    writer.write_batch(chunk)
+                    if file.tell() >= _SHARD_BYTES:
+                        break
+            name = f"{_digest(path)}.arrow"
+            path.rename(staged / name)
+        shards.append(folder / name)
+    return shards
+
+
+def _digest(path: Path) -> str:
+    with pa.memory_map(str(path)) as file:
+        return hashlib.sha256(file.read_buffer()).hexdigest()
+
+
+def _whole_shards(folder: Path) -> list[Path]:
+    """The shards that are as they were written; damaged ones are removed."""
+    shards = []
+    for shard in sorted(folder.glob("*.arrow")):
+        # Another run may have removed it in between.
+        with suppress(FileNotFoundError):
+            if _digest(shard) == shard.stem:
+                shards.append(shard)
+            else:
+                logger.warning("%s is damaged and is removed; the teacher reads its texts again.", shard)
+                shard.unlink()
+    return shards

@@ -1,0 +1,208 @@
+import json
+
+import pytest
+import torch
+from packs import TEXTS, WORDS, assert_equal, make_pack
+from peft.tuners.tuners_utils import BaseTunerLayer
+from tiny import ARCHITECTURES, SMALL, tiny_checkpoint, tiny_tokenizer, weights
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
+from hf_optical.languages import (
+    Vocabulary,
+    activate,
+    active_language,
+    add_adapter,
+    default_lora_config,
+    extend_processor,
+    languages,
+    merge_language,
+)
+from hf_optical.languages.merging import unwrap
+from hf_optical.languages.vocabulary import LanguageEmbedding
+
+
+def teach(model, language, words=(), rank=4):
+    """Adds a language with random weights; without words, its adapter is over the word embeddings too."""
+    size = model.get_input_embeddings().weight.shape[1]
+    vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
+    add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if f"language_{language}" in name:
+                weight.normal_(std=0.2)
+    model.eval()
+
+
+@torch.no_grad()
+def vectors(model, processor):
+    output = model(**processor.queries(TEXTS))
+    return output.embeddings[output.mask]
+
+
+def state(model):
+    trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    modules = [(name, type(module), module.training) for name, module in model.named_modules()]
+    return trainable, modules, languages(model), active_language(model), model.config.to_dict(), model.name_or_path
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def folder(request, tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp(request.param), request.param, projection_dim=16)
+
+
+@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
+@pytest.mark.parametrize("active", ["sw", "ha", None])
+def test_merged_it_reads_as_the_pack_does_and_the_open_model_is_untouched(folder, words, active):
+    model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
+    teach(model, "sw", words)
+    teach(model, "ha", ["umzuqo"] if words else [], rank=2)
+    processor = extend_processor(processor, words) if words else processor
+    activate(model, "sw")
+    expected = vectors(model, processor)
+    activate(model, active)
+    before, bits = state(model), weights(model)
+
+    merged = merge_language(model, "sw")
+    assert state(model) == before
+    assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
+    assert (vectors(merged, processor) - expected).abs().max() <= 1e-5
+    activate(model, None)
+    bare = vectors(model, OpticalProcessor.from_pretrained(folder))
+    assert bare.shape != expected.shape or (bare - expected).abs().max() > 0.1
+    assert not {weight.data_ptr() for weight in merged.parameters()} & {w.data_ptr() for w in model.parameters()}
+
+    # What comes out is an ordinary model.
+    plain = OpticalModel.from_pretrained(folder)
+    assert weights(merged).keys() == weights(plain).keys()
+    assert [type(module) for module in merged.modules()] == [type(module) for module in plain.modules()]
+    assert [weight.requires_grad for weight in merged.parameters()] == [w.requires_grad for w in plain.parameters()]
+    size = plain.config.encoder_config.vocab_size + len(words)
+    assert len(merged.get_input_embeddings().weight) == merged.config.encoder_config.vocab_size == size
+    assert merged.get_input_embeddings().padding_idx == plain.get_input_embeddings().padding_idx
+    assert (merged.name_or_path, languages(merged), active_language(merged)) == ("", [], None)
+    teach(merged, "yo")  # and can be the base of further packs
+
+
+def test_the_rows_of_other_languages_stay_out(tiny_model, tiny_processor):
+    teach(tiny_model, "ha", WORDS)
+    teach(tiny_model, "sw")
+    expected = vectors(tiny_model, tiny_processor)
+    merged = merge_language(tiny_model, "sw")
+    assert type(merged.get_input_embeddings()) is nn.Embedding
+    assert len(merged.get_input_embeddings().weight) == len(tiny_processor.tokenizer)
+    assert (vectors(merged, tiny_processor) - expected).abs().max() <= 1e-5
+
+
+def test_a_language_that_is_not_open(tiny_model):
+    teach(tiny_model, "ha")
+    with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha.; add it first"):
+        merge_language(tiny_model, "sw")
+    assert active_language(tiny_model) == "ha"
+
+
+@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
+def test_unwrapped_the_base_is_as_it_was(folder, words):
+    model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    base, bits, embedding = vectors(model, processor), weights(model), model.get_input_embeddings().weight
+    for language in ("ha", "sw"):
+        teach(model, language, words)
+    assert any(isinstance(module, (BaseTunerLayer, LanguageEmbedding)) for module in model.modules())
+    unwrap(model)
+    assert [(name, type(module)) for name, module in model.named_modules()] == modules
+    assert model.get_input_embeddings().weight is embedding
+    assert weights(model).keys() == bits.keys()
+    assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
+    assert torch.equal(vectors(model, processor), base)
+    assert languages(model) == []
+    unwrap(model)  # nothing to do is no error
+    teach(model, "ha", words)
+    assert languages(model) == ["ha"]
+
+
+# As a retriever, beside other libraries.
+
+
+def tokenizer_model(kind):
+    return json.loads(tiny_tokenizer(kind).backend_tokenizer.to_str())["model"]
+
+
+def bert_tokenizer():
+    return BertTokenizer(vocab=tokenizer_model("wordpiece")["vocab"])
+
+
+def roberta_tokenizer():
+    model, names = tokenizer_model("bpe"), tiny_tokenizer("bpe").special_tokens_map
+    names |= {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
+    return RobertaTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], **names)
+
+
+def xlm_roberta_tokenizer():
+    return XLMRobertaTokenizer(vocab=[tuple(piece) for piece in tokenizer_model("unigram")["vocab"]])
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta", "modernbert", "deberta-v2"])
+def published(request, tmp_path_factory):
+    """Checkpoints as they are on the Hub: the tokenizer is of the class that belongs to the architecture."""
+    folder, own = (
+        tmp_path_factory.mktemp(request.param),
+        {"bert": bert_tokenizer, "xlm-roberta": xlm_roberta_tokenizer},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        shape = {**SMALL, "type_vocab_size": 1, "max_position_embeddings": 514}
+        patch.setitem(ARCHITECTURES, "roberta", (shape, "bpe"))
+        tiny_checkpoint(folder, request.param, projection_dim=16)
+    tokenizer = {**own, "roberta": roberta_tokenizer}.get(request.param)
+    if tokenizer is not None:
+        OpticalProcessor(tokenizer()).save_pretrained(folder)
+        assert type(AutoTokenizer.from_pretrained(folder)) is type(tokenizer())
+    return folder
+
+
+@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
+def test_merged_it_needs_nothing_of_this_library(published, words, tmp_path):
+    from sentence_transformers import MultiVectorEncoder
+
+    retriever = OpticalRetriever.from_pretrained(published, device="cpu")
+    retriever.add_language("sw", make_pack(published, "sw", 7, words, query_length=30))
+    retriever.add_language("ha", make_pack(published, "ha", 8, ["umzuqo"], rank=2))
+    expected, bits = retriever.encode_queries(TEXTS, language="sw"), weights(retriever.model)
+    languages = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("sw", "ha", None)}
+
+    merged = retriever.merge("sw")
+    assert (merged.languages, merged.language) == ([], None)
+    queries = merged.encode_queries(TEXTS)
+    assert_equal(queries, expected, tolerance=1e-5)
+    assert max(len(vectors) for vectors in queries) <= 30
+    assert (retriever.languages, retriever.language) == (["sw", "ha"], "ha")
+    assert all(torch.equal(weight, bits[name]) for name, weight in weights(retriever.model).items())
+    for code, vectors in languages.items():
+        assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), vectors)
+
+    merged.save_pretrained(tmp_path)
+    assert not (tmp_path / "language_packs").exists() and not (tmp_path / "languages.json").exists()
+    again = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+    assert_equal(again.encode_queries(TEXTS), queries)
+    assert_equal(again.encode_documents(TEXTS), merged.encode_documents(TEXTS))
+
+    encoder, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert not any(report.values()), report
+    assert encoder.config.vocab_size == len(tokenizer) == len(encoder.get_input_embeddings().weight)
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(published)) + len(words)
+    for text, vectors in zip(TEXTS, merged.encode_queries(TEXTS, batch_size=1), strict=True):
+        ids = tokenizer(text, truncation=True, max_length=30, return_tensors="pt")
+        assert torch.equal(ids["input_ids"], merged.processor.queries([text])["input_ids"])
+        with torch.no_grad():
+            hidden = encoder.eval()(ids["input_ids"], ids["attention_mask"]).last_hidden_state[0]
+            hidden = torch.nn.functional.normalize(merged.model.projection(hidden), dim=-1)
+        assert torch.equal(hidden, vectors)
+
+    peer = MultiVectorEncoder(str(tmp_path), device="cpu")
+    for found, other in (
+        (queries, peer.encode_query(TEXTS)),
+        (merged.encode_documents(TEXTS), peer.encode_document(TEXTS)),
+    ):
+        assert_equal([torch.as_tensor(vectors) for vectors in other], found, tolerance=1e-6)

@@ -1,0 +1,67 @@
+"""Language packs with random weights, and what a model with nothing but one of them gives."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from tiny import demo_pairs
+from transformers.utils import logging as transformers_logging
+
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical.languages import Vocabulary, add_adapter, default_lora_config, extend_processor
+from hf_optical.retrieval import encode_texts
+
+
+WORDS = ["mzuqo", "kitxbu"]
+TEXTS = [text for pair in demo_pairs()[:4] for text in pair.values()]
+TEXTS = [text if position % 3 else f"mzuqo {text} kitxbu, mzuqo!" for position, text in enumerate(TEXTS)]
+
+
+def make_pack(
+    base: str | Path, language: str, seed: int, words: Sequence[str] = (), rank: int = 4, **roles
+) -> LanguagePack:
+    """A pack with random weights; without words, its adapter is over the word embeddings too."""
+    torch.manual_seed(seed)
+    model = OpticalModel.from_pretrained(base)
+    size = model.get_input_embeddings().weight.shape[1]
+    vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
+    add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.normal_(std=0.2)
+    return LanguagePack.from_model(model, language, roles=roles)
+
+
+def with_pack(base: Path, pack: LanguagePack | None, texts: Sequence[str], role: str) -> list[torch.Tensor]:
+    """What a model with nothing but this pack makes of the texts."""
+    model, processor = OpticalModel.from_pretrained(base), OpticalProcessor.from_pretrained(base)
+    if pack is not None:
+        pack.attach(model)
+        processor = OpticalProcessor(processor.tokenizer, **{**processor.roles, **pack.roles})
+        processor = extend_processor(processor, pack.vocabulary.tokens) if pack.vocabulary else processor
+    return encode_texts(model, processor, texts, role).to_list()
+
+
+def assert_equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], tolerance: float = 0.0) -> None:
+    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
+    assert max((a - b).abs().max().item() for a, b in zip(found, expected, strict=True)) <= tolerance
+
+
+@contextmanager
+def no_warnings() -> Iterator[None]:
+    """Fails where transformers logs a warning."""
+    messages = []
+    handler = logging.Handler(level=logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = transformers_logging.get_logger("transformers")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    assert messages == []

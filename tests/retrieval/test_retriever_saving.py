@@ -1,0 +1,233 @@
+import hashlib
+import shutil
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import HfApi, constants
+from huggingface_hub.utils import filter_repo_objects
+from packs import TEXTS, WORDS, assert_equal, make_pack, no_warnings, with_pack
+from peft import PeftConfig
+from tiny import tiny_checkpoint
+from transformers import AutoModel
+
+from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
+from hf_optical.model import layout
+from hf_optical.model.layout import _PATTERNS
+
+
+@pytest.fixture
+def saved(retriever, tiny, tmp_path):
+    """A retriever with three packs, the second one set, and its folder."""
+    retriever.add_language("sw", make_pack(tiny, "sw", 9, WORDS))
+    retriever.set_language("yo")
+    retriever.save_pretrained(tmp_path / "saved")
+    return retriever, tmp_path / "saved"
+
+
+@pytest.mark.parametrize("language", ["yo", None])
+def test_saved_and_opened_again_every_language_is_the_same(saved, packs, tiny, tmp_path, language):
+    retriever, folder = saved
+    retriever.set_language(language)
+    retriever.save_pretrained(folder)
+    moved = folder.rename(tmp_path / "moved")
+    again = OpticalRetriever.from_pretrained(moved, device="cpu")
+    assert (again.languages, again.language) == (["ha", "yo", "sw"], language)
+    assert_equal(again.encode_queries(TEXTS), retriever.encode_queries(TEXTS))
+    for code in ("ha", "yo", "sw", None):
+        for encode in ("encode_queries", "encode_documents"):
+            found, expected = (
+                getattr(each, encode)(TEXTS, language=[code] * len(TEXTS)) for each in (again, retriever)
+            )
+            assert_equal(found, expected)
+    # Saved from there, byte for byte the same.
+    again.save_pretrained(tmp_path / "again")
+    first, second = (
+        {str(path.relative_to(root)): path for path in root.rglob("*")} for root in (moved, tmp_path / "again")
+    )
+    assert first.keys() == second.keys()
+    assert not [
+        name for name in first if first[name].is_file() and first[name].read_bytes() != second[name].read_bytes()
+    ]
+
+
+def test_the_folder_is_the_base_for_everyone_else(saved, tiny):
+    _, folder = saved
+    assert OpticalModel.from_pretrained(folder).fingerprint() == OpticalModel.from_pretrained(tiny).fingerprint()
+    with no_warnings():
+        _, report = AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values())
+
+
+def test_a_pack_in_the_folder_finds_its_base_around_it(saved, packs, tiny, tmp_path, monkeypatch):
+    _, folder = saved
+    moved = folder.rename(tmp_path / "moved")
+    alone = OpticalRetriever.from_pretrained(moved / "language_packs" / "yo", device="cpu")
+    assert (alone.languages, alone.language) == (["yo"], "yo")
+    assert_equal(alone.encode_queries(TEXTS), with_pack(tiny, packs["yo"], TEXTS, "query"))
+    monkeypatch.chdir(moved / "language_packs" / "yo")
+    assert OpticalRetriever.from_pretrained(".", device="cpu").languages == ["yo"]
+    # Taken out of it, a pack of a base that was a folder needs to be told.
+    shutil.copytree(moved / "language_packs" / "yo", tmp_path / "yo")
+    with pytest.raises(OSError, match="Name it with base_model"):
+        OpticalRetriever.from_pretrained(tmp_path / "yo")
+    OpticalRetriever.from_pretrained(tmp_path / "yo", base_model=moved)
+
+
+def test_what_was_saved_there_before_does_not_stay(saved, packs):
+    retriever, folder = saved
+    (folder / "language_packs" / "notes.txt").write_text("mine")
+    (folder / "language_packs" / "mine").mkdir()
+    retriever.remove_language("sw")
+    retriever.remove_language("ha")
+    retriever.save_pretrained(folder)
+    assert sorted(path.name for path in (folder / "language_packs").iterdir()) == ["mine", "notes.txt", "yo"]
+    assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == ["yo"]
+    retriever.remove_language("yo")
+    retriever.save_pretrained(folder)
+    assert not list(folder.glob("language_packs/*/language_pack.json"))
+    assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == []
+
+
+def test_nothing_of_this_machine_is_in_the_folder(saved, tiny, tmp_path):
+    _, folder = saved
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 12
+    for path in files:
+        assert not any(str(root).encode() in path.read_bytes() for root in (tiny, tmp_path.parent)), path
+
+
+def test_what_was_told_of_a_pack_is_kept(tiny, tmp_path):
+    pack = replace(
+        make_pack(tiny, "ha", 0), base_model="org/base", base_revision="abc", details={"teacher": "org/teacher"}
+    )
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("ha", pack)
+    for _ in range(2):
+        retriever.save_pretrained(tmp_path)
+        again = LanguagePack.from_pretrained(tmp_path / "language_packs" / "ha")
+        for name in ("language", "base_model", "base_revision", "base_fingerprint", "roles", "details"):
+            assert getattr(again, name) == getattr(pack, name), name
+        retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+
+
+def test_a_folder_that_is_a_pack_is_not_written_over(retriever, packs, tmp_path):
+    packs["ha"].save_pretrained(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        FileExistsError, match="holds a language pack, which would hide the base; choose another folder"
+    ):
+        retriever.save_pretrained(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"languages": "ha", "language": null}',
+        '{"languages": [3]}',
+        '{"languages": [], "language": "ha"}',
+    ],
+)
+def test_a_list_of_languages_that_makes_no_sense(saved, content):
+    _, folder = saved
+    (folder / "languages.json").write_text(content)
+    with pytest.raises(OSError, match="languages.json"):
+        OpticalRetriever.from_pretrained(folder)
+
+
+def test_packs_in_the_folder_that_are_not_what_they_should_be(saved, tiny, tmp_path):
+    retriever, folder = saved
+    packs = folder / "language_packs"
+    (packs / "ha").rename(packs / "kept")
+    with pytest.raises(OSError, match="language_packs/ha"):
+        OpticalRetriever.from_pretrained(folder)
+    shutil.copytree(packs / "yo", packs / "ha")
+    with pytest.raises(ValueError, match="the pack is for language 'yo', not for 'ha'"):
+        OpticalRetriever.from_pretrained(folder)
+    shutil.rmtree(packs / "ha")
+    (packs / "kept").rename(packs / "ha")
+    file = packs / "sw" / "vocabulary.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-10])
+    with pytest.raises(OSError, match="sw/vocabulary.safetensors is missing, cut short or changed"):
+        OpticalRetriever.from_pretrained(folder)
+    file.write_bytes(content)
+    OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1)).save_pretrained(folder)
+    with pytest.raises(
+        ValueError, match=f"'ha' was trained on {tiny.name} .*but the model is {folder} .*open it on the base"
+    ):
+        OpticalRetriever.from_pretrained(folder)
+    retriever.save_pretrained(folder)
+    assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == ["ha", "yo", "sw"]
+
+
+def test_what_is_pushed_is_what_is_saved(saved, tiny, tmp_path, monkeypatch):
+    _, folder = saved
+    pushed = {}
+
+    def upload_folder(self, *, repo_id, folder_path, **settings):
+        shutil.copytree(folder_path, tmp_path / "pushed")
+        pushed.update(repo_id=repo_id, **settings)
+        return "address"
+
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repository", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
+    assert saved[0].push_to_hub("org/retriever", commit_message="three languages") == "address"
+    assert (pushed["repo_id"], pushed["commit_message"]) == ("org/retriever", "three languages")
+    files, expected = (
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (tmp_path / "pushed", folder)
+    )
+    assert files == expected
+    stale = ["languages.json", "language_packs/ig/language_pack.json", "language_packs/ig/adapter_model.safetensors"]
+    kept = ["README.md", "model.safetensors", "config.json"]
+    assert list(filter_repo_objects([*stale, *kept], allow_patterns=pushed["delete_patterns"])) == stale
+    # Every file that opening needs is fetched.
+    assert sorted(filter_repo_objects(files, allow_patterns=_PATTERNS)) == sorted(files)
+
+
+def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, monkeypatch):
+    """The Hub's client finds in its cache what it fetched earlier."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    commits = {"org/base": "a" * 40, "org/retriever": "b" * 40}
+    for (name, commit), source in zip(commits.items(), (tiny, saved[1]), strict=True):
+        cache = tmp_path / "cache" / f"models--{name.replace('/', '--')}"
+        shutil.copytree(source, cache / "snapshots" / commit)
+        (cache / "refs").mkdir()
+        (cache / "refs" / "main").write_text(commit)
+
+    make_pack("org/base", "ha", 0).save_pretrained(tmp_path / "pack")
+    pack = LanguagePack.from_pretrained(tmp_path / "pack")
+    assert (pack.base_model, pack.base_revision) == ("org/base", "a" * 40)
+    described = PeftConfig.from_pretrained(tmp_path / "pack")
+    assert (described.base_model_name_or_path, described.revision) == ("org/base", "a" * 40)
+    opened = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
+    assert (opened.model.name_or_path, opened.model.revision) == ("org/base", "a" * 40)
+    assert opened.merge("ha").model.revision is None
+    # By a folder, also one of the Hub's own cache, a base has no commit.
+    snapshot = tmp_path / "cache" / "models--org--base" / "snapshots" / ("a" * 40)
+    assert make_pack(snapshot, "ha", 0).base_revision is None
+    assert make_pack(tiny, "ha", 0).base_revision is None
+
+    retriever = OpticalRetriever.from_pretrained("org/retriever", device="cpu")
+    assert (retriever.languages, retriever.language) == (["ha", "yo", "sw"], "yo")
+    assert_equal(retriever.encode_queries(TEXTS), saved[0].encode_queries(TEXTS))
+
+
+def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, monkeypatch):
+    package = tmp_path / "site" / "optical_test_base"
+    shutil.copytree(tiny, package / "model")
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(package.parent)
+    digest = hashlib.sha256((package / "model" / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(layout._PACKAGED, "some/base", ("optical_test_base", "model", digest))
+    pack = replace(packs["yo"], base_model="some/base", base_revision="c" * 40)
+    pack.save_pretrained(tmp_path / "pack")
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
+    assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, pack, TEXTS, "query"))
+    (package / "model" / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="at revision 'cccc.*Name it with base_model"):
+        OpticalRetriever.from_pretrained(tmp_path / "pack")

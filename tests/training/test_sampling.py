@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_optical.training.sampling import LanguageSampler, join_languages
+
+
+def blocks(sampler: LanguageSampler) -> list[list[int]]:
+    rows = list(sampler)
+    return [rows[start : start + sampler.block_size] for start in range(0, len(rows), sampler.block_size)]
+
+
+def column(sizes: dict[str, int]) -> list[str]:
+    return [language for language, size in sizes.items() for _ in range(size)]
+
+
+@given(
+    sizes=st.dictionaries(st.sampled_from(["ha", "ig", "lo", "yo"]), st.integers(1, 60), min_size=1),
+    block_size=st.integers(1, 9),
+    temperature=st.floats(0.5, 100),
+    seed=st.integers(0, 5),
+    by_length=st.booleans(),
+)
+def test_blocks_are_of_one_language_and_every_pair_is_seen_as_often_as_the_next(
+    sizes, block_size, temperature, seed, by_length
+):
+    languages = column(sizes)
+    lengths = [7 * row % 31 for row in range(len(languages))] if by_length else None
+    sampler = LanguageSampler(languages, block_size, temperature=temperature, seed=seed, lengths=lengths)
+    seen, order = Counter(), []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        found = blocks(sampler)
+        assert sum(map(len, found)) == len(sampler) == len(found) * block_size
+        assert all(len({languages[row] for row in block}) == 1 for block in found)
+        assert Counter(languages[block[0]] for block in found) == sampler.blocks
+        seen.update(row for block in found for row in block)
+        order.append(found)
+    for language in sizes:
+        counts = [seen[row] for row, other in enumerate(languages) if other == language]
+        assert max(counts) - min(counts) <= 1
+    # In any order of epochs, as after a resume, an epoch is what it was.
+    again = LanguageSampler(languages, block_size, temperature=temperature, seed=seed, lengths=lengths)
+    for epoch in (2, 0):
+        again.set_epoch(epoch)
+        assert blocks(again) == order[epoch]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, float("inf")])
+def test_batches_go_to_languages_by_temperature(temperature):
+    sizes = {"ha": 6400, "ig": 1600, "yo": 100}
+    sampler = LanguageSampler(column(sizes), 10, temperature=temperature)
+    powers = {language: size ** (1 / temperature) for language, size in sizes.items()}
+    for language, power in powers.items():
+        assert sampler.blocks[language] == pytest.approx(810 * power / sum(powers.values()), abs=0.5)
+    assert len(sampler) == pytest.approx(8100, abs=20)
+    if temperature == 1.0:
+        assert sorted(sampler) == list(range(8100))
+
+
+def test_a_language_of_few_pairs_gets_a_block_and_repeats():
+    sampler = LanguageSampler(column({"ha": 1000, "lo": 3}), 8)
+    assert sampler.blocks == {"ha": 126, "lo": 1}
+    (block,) = [block for block in blocks(sampler) if block[0] >= 1000]
+    assert max(Counter(block).values()) == 3 and set(block) == {1000, 1001, 1002}
+
+
+def test_orders_differ_by_seed_and_epoch_and_not_by_who_is_beside():
+    def order(sizes, seed=0, epoch=0) -> list[int]:
+        sampler = LanguageSampler(column(sizes), 4, seed=seed)
+        sampler.set_epoch(epoch)
+        return [row for row in sampler if row < 16]
+
+    plain = order({"ha": 16})
+    assert order({"ha": 16, "yo": 8, "lo": 32}) == plain
+    assert plain not in (order({"ha": 16}, seed=1), order({"ha": 16}, epoch=1))
+
+
+def test_blocks_hold_like_lengths():
+    languages, lengths = column({"ha": 60, "yo": 40}), [(37 * row) % 101 for row in range(100)]
+
+    def spread(given) -> int:
+        sampler = LanguageSampler(languages, 5, lengths=given)
+        return sum(
+            max(lengths[row] for row in block) - min(lengths[row] for row in block) for block in blocks(sampler)
+        )
+
+    assert spread(lengths) < 0.5 * spread(None)
+
+
+def test_joined_every_row_says_its_language():
+    one = Dataset.from_list([{"translation": {"en": "a", "ha": "b"}, "index": 4, "length": 2, "source": "x"}])
+    other = Dataset.from_list([{"translation": {"en": "c", "lo": "d"}, "index": i, "length": 2} for i in (0, 2)])
+    joined = join_languages({"ha": one, "lo": other.select([1])})
+    assert joined.column_names == ["translation", "index", "length", "language"]
+    assert joined["language"][:] == ["ha", "lo"] and joined["index"][:] == [4, 2]
+    assert joined[0]["translation"]["ha"] == "b" and joined[1]["translation"]["lo"] == "d"

@@ -1,0 +1,279 @@
+"""Several languages in one run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny import DEMO, weights
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from hf_optical import (
+    LanguagePack,
+    OpticalModel,
+    OpticalProcessor,
+    OpticalRetriever,
+    OTDistillationTrainer,
+    RetrievalEvaluator,
+    load_beir,
+)
+from hf_optical.languages import activate
+
+
+TEXTS = ["Habari za asubuhi?", "?inagn in ikamas ay ieB", "The bus is late."]
+
+
+def learned(trainer, pack: str) -> dict[str, torch.Tensor]:
+    """A copy of what a pack holds, name by name as if there were no other."""
+    return {
+        name.replace(f"language_{pack}", "language"): weight
+        for name, weight in weights(trainer.model).items()
+        if f"language_{pack}" in name.split(".")
+    }
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys() and one
+    for name, weight in one.items():
+        assert torch.equal(other[name], weight), name
+
+
+class Watch(TrainerCallback):
+    """Which weights get a gradient at which step."""
+
+    def __init__(self):
+        self.steps: list[set[str]] = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        got = {name for name, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
+        self.steps.append(got)
+
+
+def test_gradients_reach_every_pack_and_every_pack_changes(make_two, tiny_model):
+    watch = Watch()
+    trainer = make_two(callbacks=[watch])
+    started = {pack: learned(trainer, pack) for pack in ("sw", "lo")}
+    trainer.train()
+    assert trainer.model.fingerprint() == tiny_model.fingerprint()
+    packs = [
+        {part for name in step for part in name.split(".") if part.startswith("language_")} for step in watch.steps
+    ]
+    assert all(len(found) == 1 for found in packs), "a step of one micro-batch trains one pack"
+    assert len(set(map(frozenset, packs))) == 2
+    trainable = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert set().union(*watch.steps) == trainable
+    for pack, before in started.items():
+        assert any("rows" in name for name in before) and any("lora_" in name for name in before)
+        for name, weight in learned(trainer, pack).items():
+            assert not torch.equal(weight, before[name]), (pack, name)
+
+
+class Replay(OTDistillationTrainer):
+    """Goes through the rows that it is told to, in that order."""
+
+    rows: list[int]
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.rows
+
+
+@pytest.mark.parametrize("settings", [{}, {"anchor_weight": 0.5, "sampling_temperature": 5.0}])
+def test_a_pack_learns_beside_others_what_it_learns_alone(make_two, make_trainer, two, settings):
+    """Bit for bit: what has no gradient is left out of the norm that is clipped, of AdamW's step and its count."""
+    settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "num_train_epochs": 2, **settings}
+    together = make_two(**settings)
+    together.train()
+    sampler, shown = together._get_train_sampler(), []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        shown += sampler
+    start = 0
+    for language, pairs in two.items():
+        own = [row - start for row in shown if start <= row < start + len(pairs)]
+        start += len(pairs)
+        steps = {"num_train_epochs": 1, "max_steps": len(own) // 5}
+        Replay.rows = own
+        alone = make_trainer(
+            Replay, language=language, train_dataset=pairs, eval_dataset=None, **{**settings, **steps}
+        )
+        alone.train()
+        assert alone.state.global_step == steps["max_steps"] >= 4
+        assert_same(learned(alone, language), learned(together, language))
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"shared_pack": "eastern"},
+        {"train_all_weights": True},
+        {"train_sampling_strategy": "group_by_length", "sampling_temperature": 3.0},
+        {"anchor_weight": 0.5, "side": "both", "gradient_accumulation_steps": 2, "save_steps": 2},
+        {"language": "lo", "per_device_train_batch_size": 2, "save_steps": 3},
+    ],
+)
+def test_resuming_in_the_second_epoch_gives_the_same_weights(make_two, two, tmp_path, settings):
+    if settings.get("language") == "lo":
+        settings = {**settings, "train_dataset": two["lo"], "eval_dataset": None}
+    settings = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None, "num_train_epochs": 2, **settings}
+    # With dropout, so that the state of the random numbers has to come back too.
+    settings["disable_dropout"] = False
+    straight = make_two(output_dir=str(tmp_path / "straight"), **settings)
+    straight.train()
+    stop = 3 * settings["save_steps"]
+    assert straight.state.max_steps / 2 < stop < straight.state.max_steps
+    first = make_two(output_dir=str(tmp_path / "first"), callbacks=[StopAfter(stop)], **settings)
+    first.train()
+    second = make_two(**settings)
+    second.train(resume_from_checkpoint=str(tmp_path / "first" / f"checkpoint-{stop}"))
+    assert second.state.global_step == straight.state.global_step
+    assert_same(weights(straight.model), weights(second.model))
+
+
+def test_several_packs_are_saved_each_in_a_folder_and_are_what_is_in_memory(make_two, tiny, tmp_path):
+    trainer = make_two(max_steps=4)
+    trainer.train()
+    trainer.save_model(tmp_path / "packs")
+    assert sorted(path.name for path in (tmp_path / "packs").iterdir()) == ["lo", "sw"]
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "packs" / "sw", device="cpu")
+    retriever.add_language("lo", tmp_path / "packs" / "lo")
+    trainer.model.eval()
+    for language in ("sw", "lo"):
+        assert trainer.language_pack(language).details["languages"] == [language]
+        activate(trainer.model, language)
+        for text in TEXTS:
+            (vectors,) = retriever.encode_queries([text], language=language)
+            own = trainer.model(**trainer.processors[language].queries([text])).embeddings[0]
+            assert torch.equal(vectors, own)
+    english = OpticalModel.from_pretrained(tiny)(**OpticalProcessor.from_pretrained(tiny).documents(TEXTS[2:]))
+    assert torch.equal(retriever.encode_documents(TEXTS[2:])[0], english.embeddings[0][english.mask[0]])
+    with pytest.raises(ValueError, match="language=None has no pack in this run; it trains sw, lo"):
+        trainer.language_pack()
+
+
+def test_a_shared_pack(make_two, two, tmp_path):
+    trainer = make_two(shared_pack="eastern", new_words=10_000)
+    trainer.train()
+    trainer.save_model()
+    trainer.evaluate()
+    trainer.create_model_card()
+    pack = LanguagePack.from_pretrained(tmp_path / "run")
+    assert pack.language == "eastern" and pack.details["languages"] == ["sw", "lo"]
+    assert trainer.language_pack("lo").vocabulary.tokens == pack.vocabulary.tokens
+    separate = make_two(new_words=10_000)
+    assert set(pack.vocabulary.tokens) == {
+        word for language in two for word in separate.language_pack(language).vocabulary.tokens
+    }
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "# Language pack for sw, lo\n" in card and 'language="eastern"' in card
+
+
+def test_small_languages_are_seen_more_often_at_a_higher_temperature(make_two):
+    def languages(temperature: float) -> Counter:
+        trainer = make_two(sampling_temperature=temperature, per_device_train_batch_size=3)
+        loader = trainer.get_train_dataloader()
+        return Counter(batch["language"] for batch in loader)
+
+    # 30 and 12 pairs in batches of 3.
+    assert languages(1.0) == {"sw": 10, "lo": 4}
+    assert languages(1e6) == {"sw": 7, "lo": 7}
+
+
+def test_all_weights_train_on_all_languages(make_two, tmp_path):
+    trainer = make_two(train_all_weights=True, num_train_epochs=3)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_sw_loss"] < before["eval_sw_loss"] and after["eval_lo_loss"] < before["eval_lo_loss"]
+    trainer.save_model()
+    trainer.create_model_card()
+    assert "for sw, lo\n" in (tmp_path / "run" / "README.md").read_text()
+    OpticalRetriever.from_pretrained(tmp_path / "run")
+
+
+@pytest.fixture
+def evaluators(evaluator, tiny):
+    """The second reads other questions over the same documents."""
+    teacher, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    dataset = load_beir(DEMO / "retrieval")
+    few = dict(list(dataset.queries.items())[:10])
+    part = type(dataset)("few", dataset.corpus, few, {query: dataset.qrels[query] for query in few})
+    vectors = evaluator.document_vectors
+    return {"sw": evaluator, "lo": RetrievalEvaluator(part, teacher, processor, document_vectors=vectors)}
+
+
+def test_evaluation_tells_each_language_and_the_means(make_two, make_trainer, two, two_held_out, evaluators, pairs):
+    trainer = make_two(retrieval_evaluator=evaluators)
+    found = trainer.evaluate()
+    for name in ("loss", "map", "recall@100"):
+        assert found[f"eval_{name}"] == pytest.approx((found[f"eval_sw_{name}"] + found[f"eval_lo_{name}"]) / 2)
+    for language in two:
+        alone = make_trainer(
+            language=language,
+            train_dataset=two[language],
+            eval_dataset=two_held_out[language],
+            retrieval_evaluator=evaluators[language],
+        ).evaluate()
+        for name in ("loss", "map"):
+            assert found[f"eval_{language}_{name}"] == alone[f"eval_{name}"]
+    assert trainer.state.log_history[-1].items() >= {name: found[name] for name in found if "loss" in name}.items()
+    only = trainer.evaluate({"lo": two_held_out["lo"]}, metric_key_prefix="eval_only")
+    assert only["eval_only_loss"] == found["eval_lo_loss"]
+
+
+def test_the_best_checkpoint_by_mean_map_is_loaded_with_all_packs(make_two, evaluators):
+    trainer = make_two(
+        retrieval_evaluator=evaluators,
+        num_train_epochs=8,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=None,
+        load_best_model_at_end=True,
+        metric_for_best_model="map",
+        greater_is_better=True,
+        learning_rate=5e-2,
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+    )
+    trainer.train()
+    found = [log["eval_map"] for log in trainer.state.log_history if "eval_map" in log]
+    assert len(found) < 8, "a rate this high must overshoot"
+    assert trainer.state.best_metric == max(found)
+    assert trainer.evaluate()["eval_map"] == max(found)
+
+
+def test_a_card_for_each_pack(make_two, evaluators, tmp_path):
+    trainer = make_two(retrieval_evaluator=evaluators, max_steps=2)
+    trainer.details = {"sw": {"bitext": "swahili.jsonl", "pairs": 30}, "lo": {"bitext": "lao.jsonl", "pairs": 12}}
+    trainer.train()
+    found = trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card()
+    for language, bitext, pairs in (("sw", "swahili", 30), ("lo", "lao", 12)):
+        card = (tmp_path / "run" / language / "README.md").read_text()
+        assert f"# Language pack for {language}\n" in card and f"{pairs} from `{bitext}.jsonl`" in card
+        assert f"{found[f'eval_{language}_map']:.3f}" in card and "eval_" not in card and "Mean over" not in card
+        stored = json.loads((tmp_path / "run" / language / "language_pack.json").read_text())
+        assert stored["details"]["bitext"] == f"{bitext}.jsonl"
+
+
+def test_accumulated_batches_may_be_of_different_languages(make_two):
+    watch = Watch()
+    make_two(gradient_accumulation_steps=4, callbacks=[watch]).train()
+    both = [step for step in watch.steps if len({"sw" if "language_sw" in name else "lo" for name in step}) == 2]
+    assert both
+
+
+def test_languages_alternate(make_two):
+    order = [batch["language"] for batch in make_two(per_device_train_batch_size=2).get_train_dataloader()]
+    assert sum(one != next_one for one, next_one in pairwise(order)) > 4
