@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_checkpoint
+
+
+# Caches of a test run go with it; `datasets` reads this when it is imported, here and in processes that tests start.
+_CACHE = tempfile.TemporaryDirectory(prefix="hf_optical-tests-", ignore_cleanup_errors=True)
+os.environ["HF_DATASETS_CACHE"] = _CACHE.name
+
+from tiny import tiny_checkpoint  # noqa: E402
 
 from hf_optical import OpticalModel, OpticalProcessor  # noqa: E402
 

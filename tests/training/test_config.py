@@ -15,7 +15,7 @@ def make(**settings) -> OTDistillationConfig:
 def test_defaults():
     args = make()
     assert args.output_dir.replace("\\", "/") == "outputs/ha"
-    assert args.learning_rate == 1e-3 and make(train_all_weights=True).learning_rate == 1e-4
+    assert args.learning_rate == 2e-3 and make(train_all_weights=True).learning_rate == 1e-4
     assert args.roles == ("query",) and make(side="both").roles == ("query", "document")
 
 

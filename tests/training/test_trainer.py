@@ -221,6 +221,13 @@ def test_what_is_saved_is_what_is_in_memory(make_trainer, tiny, tmp_path):
     assert torch.equal(fresh(**inputs).embeddings, OpticalModel.from_pretrained(tiny)(**inputs).embeddings)
 
 
+def test_the_main_process_alone_writes(make_trainer, tmp_path, monkeypatch):
+    trainer = make_trainer()
+    monkeypatch.setattr(type(trainer.args), "should_save", False)
+    trainer.save_model(tmp_path / "pack")
+    assert not (tmp_path / "pack").exists()
+
+
 def test_a_whole_student_is_saved_whole(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=2, train_all_weights=True)
     trainer.train()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,12 @@ class DistillationCollator:
 
         student_weights (`torch.Tensor` of shape `(vocabulary,)`, *optional*), teacher_weights (likewise):
             What each token id counts for in the alignment, see [`inverse_document_frequency`]. Alike by default.
+        teacher_vectors (callable, *optional*):
+            Looks up the token vectors of the teacher, `(batch, tokens, dim)`, for what its processor gives.
 
     Returns:
-        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`]; `language`, the code; `index`,
+        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`], the teacher's with
+        `embeddings` where its vectors are looked up; `language`, the code; `index`,
         the row numbers of the pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a
         number a token.
     """
@@ -45,6 +48,7 @@ class DistillationCollator:
     align_special_tokens: bool = True
     student_weights: Tensor | None = None
     teacher_weights: Tensor | None = None
+    teacher_vectors: Callable[[dict[str, Tensor]], Tensor] | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         new = [row["translation"][self.language] for row in rows]
@@ -52,7 +56,7 @@ class DistillationCollator:
         student = self._tokenize(self.student_processor, new)
         if self.anchor is not None:
             student = self.student_processor.pad([student, self._tokenize(self.anchor, english)])
-        teacher = self._tokenize(self.teacher_processor, english)
+        teacher = self._tokenize(self.teacher_processor, english, self.teacher_vectors)
         batch = {"student": student, "teacher": teacher, "language": self.language}
         batch["index"] = torch.tensor([row["index"] for row in rows])
         if self.student_weights is not None:
@@ -61,8 +65,15 @@ class DistillationCollator:
             batch["teacher_weights"] = self.teacher_weights[teacher["input_ids"]]
         return batch
 
-    def _tokenize(self, processor: OpticalProcessor, texts: list[str]) -> dict[str, Tensor]:
+    def _tokenize(
+        self,
+        processor: OpticalProcessor,
+        texts: list[str],
+        vectors: Callable[[dict[str, Tensor]], Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         batch = processor.pad([processor(texts, role) for role in self.roles])
+        if vectors is not None:
+            batch["embeddings"] = vectors(batch)
         if not self.align_special_tokens:
             words = batch["token_mask"] & ~torch.isin(batch["input_ids"], _special_ids(processor))
             # An empty sentence keeps its special tokens: transport needs some mass.
@@ -92,6 +103,16 @@ class MultilingualCollator:
                 f"{', '.join(self.collators)}"
             )
         return self.collators[found.pop()](rows)
+
+    @property
+    def teacher_vectors(self) -> Callable[[dict[str, Tensor]], Tensor] | None:
+        """Those of every language's collator."""
+        return next(iter(self.collators.values())).teacher_vectors
+
+    @teacher_vectors.setter
+    def teacher_vectors(self, vectors: Callable[[dict[str, Tensor]], Tensor] | None) -> None:
+        for collator in self.collators.values():
+            collator.teacher_vectors = vectors
 
 
 def inverse_document_frequency(processor: OpticalProcessor, texts: Sequence[str]) -> Tensor:

@@ -6,11 +6,9 @@ import copy
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from ..model import OpticalModel
@@ -126,16 +124,7 @@ def activate(model: OpticalModel, language: str | None) -> None:
     """
     if language is not None:
         _require(model, language)
-    with _trainable_kept(model):
-        if language is not None:
-            # In one pass, and without enabling again what is: with ten packs open PEFT's own would take twice as long.
-            for layer in model.encoder.modules():
-                if isinstance(layer, (BaseTunerLayer, ModulesToSaveWrapper)):
-                    if layer.disable_adapters:
-                        layer.enable_adapters(True)
-                    layer.set_adapter(adapter_name(language))
-        elif languages(model):
-            model.encoder.disable_adapters()
+    _put_to_work(model, language)
     embedding = word_embedding(model)
     if isinstance(embedding, LanguageEmbedding):
         embedding.activate(None if language is None else adapter_name(language))
@@ -157,7 +146,7 @@ def make_trainable(model: OpticalModel, codes: Sequence[str]) -> None:
 
 def active_language(model: OpticalModel) -> str | None:
     """The language whose adapter is at work, or `None`."""
-    layer = next((module for module in model.encoder.modules() if isinstance(module, BaseTunerLayer)), None)
+    layer = next(_tuner_layers(model.encoder), None)
     if layer is None or layer.disable_adapters or not layer.active_adapters:
         return None
     return layer.active_adapters[0].removeprefix(_PREFIX)
@@ -172,23 +161,30 @@ def remove(model: OpticalModel, language: str) -> None:
     """
     _require(model, language)
     active = active_language(model)
-    with _trainable_kept(model):
-        # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
-        model.encoder.set_adapter([])
-        model.encoder.delete_adapter(adapter_name(language))
+    # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
+    _put_to_work(model, None)
+    model.encoder.delete_adapter(adapter_name(language))
     embedding = word_embedding(model)
     if isinstance(embedding, LanguageEmbedding):
         embedding.discard(adapter_name(language))
     activate(model, None if active == language else active)
 
 
-@contextmanager
-def _trainable_kept(model: OpticalModel) -> Iterator[None]:
-    # PEFT freezes the adapters that it takes off work; trained in turns, they would silently never learn.
-    flags = [(weight, weight.requires_grad) for weight in model.parameters()]
-    yield
-    for weight, flag in flags:
-        weight.requires_grad_(flag)
+def _put_to_work(model: OpticalModel, language: str | None) -> None:
+    # PEFT's own way visits every weight of every adapter, tens of milliseconds with ten packs open, and freezes those
+    # that it takes off work: trained in turns, they would silently never learn.
+    for layer in _tuner_layers(model.encoder):
+        layer._disable_adapters = language is None
+        layer._active_adapter = [] if language is None else [adapter_name(language)]
+
+
+def _tuner_layers(module: nn.Module) -> Iterator[BaseTunerLayer]:
+    """PEFT's wrappers. What they hold, an adapter a language, is not looked at."""
+    for child in module.children():
+        if isinstance(child, BaseTunerLayer):
+            yield child
+        else:
+            yield from _tuner_layers(child)
 
 
 def _require(model: OpticalModel, language: str) -> None:

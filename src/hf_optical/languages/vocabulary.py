@@ -185,7 +185,8 @@ def spelled_alike(words: Sequence[Sequence[str]], translations: Sequence[Sequenc
 
 def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalProcessor:
     """
-    A processor that knows `tokens` too, as whole words; the one given is left as it is.
+    A processor that knows `tokens` too, as whole words, and reads words that it lacks as the nearest of them; the one
+    given is left as it is.
 
     Raises:
         ValueError: a token is one of the tokenizer's already.
@@ -200,7 +201,7 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
     tokenizer.add_tokens(
         [AddedToken(token, single_word=True, normalized=True, lstrip=keeps_spaces) for token in tokens]
     )
-    return OpticalProcessor(tokenizer, **processor.roles)
+    return OpticalProcessor(tokenizer, nearest_words=tokens, **processor.roles)
 
 
 def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ MODULES = "modules.json"
 ENCODER_MODULE_CONFIG = "sentence_bert_config.json"
 DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
+NEAREST_WORDS = "nearest_words.json"
 PACKS_FOLDER = "language_packs"
 
 # What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.

@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import PushToHubMixin
 
 from ..files import staged_directory
-from .layout import ENCODER_MODULE_CONFIG, ROLES_CONFIG, read_layout, write_json
+from .layout import ENCODER_MODULE_CONFIG, NEAREST_WORDS, ROLES_CONFIG, read_json, read_layout, write_json
+from .nearest_words import NearestWords
 
 
 # The name of a role setting here -> its name in `config_sentence_transformers.json`.
@@ -48,6 +49,8 @@ class OpticalProcessor(PushToHubMixin):
         skip_tokens (`"punctuation"` or a list of `str`, defaults to `"punctuation"`):
             Tokens of documents that take no part in matching. `"punctuation"` stands for every token that Unicode
             puts in the categories P and S alone. Special and unknown tokens always take part.
+        nearest_words (sequence of `str`, *optional*):
+            Words among which every text's unknown ones find their nearest, see [`NearestWords`]. None by default.
 
     Raises:
         ValueError: a marker is not one known token; a length leaves no room for a word; expansion without a mask
@@ -68,8 +71,10 @@ class OpticalProcessor(PushToHubMixin):
         query_expansion: bool = False,
         attend_to_expansion: bool = False,
         skip_tokens: str | Sequence[str] = "punctuation",
+        nearest_words: Sequence[str] = (),
     ):
         self.tokenizer = tokenizer
+        self.nearest_words = NearestWords(nearest_words, tokenizer) if nearest_words else None
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
         self.query_length = query_length
@@ -180,6 +185,8 @@ class OpticalProcessor(PushToHubMixin):
                 layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length
             )
             stored["document_length"] = min(longest, cls.__init__.__kwdefaults__["document_length"])
+        if (layout.folder / NEAREST_WORDS).is_file():
+            stored["nearest_words"] = read_json(layout.folder / NEAREST_WORDS).get("words", [])
         for name in ("query_marker", "document_marker"):
             # Other libraries store the marker with the space that follows it in their prompt.
             if stored.get(name):
@@ -206,6 +213,10 @@ class OpticalProcessor(PushToHubMixin):
             write_json(
                 folder / ENCODER_MODULE_CONFIG, {"max_seq_length": self.document_length, "do_lower_case": False}
             )
+            if self.nearest_words is not None:
+                write_json(folder / NEAREST_WORDS, {"words": self.nearest_words.words})
+        if self.nearest_words is None:
+            (Path(save_directory) / NEAREST_WORDS).unlink(missing_ok=True)  # of another processor, saved here before
 
     def __repr__(self) -> str:
         settings = {**self.roles, "skip_tokens": f"<{len(self.skip_tokens)} tokens>"}
@@ -225,6 +236,8 @@ class OpticalProcessor(PushToHubMixin):
         opening = self._opening if marker is None else [*self._opening, marker]
         length = self.query_length if role == "query" else self.document_length
         room = length - len(opening) - len(self._closing)
+        if self.nearest_words is not None:
+            texts = [self.nearest_words(text) for text in texts]
         # Asked to cut texts itself, a fast tokenizer keeps the length of the last call and saves it with its files.
         words = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [[*opening, *row[:room], *self._closing] for row in words["input_ids"]]

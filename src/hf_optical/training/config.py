@@ -34,6 +34,12 @@ class OTDistillationConfig(TrainingArguments):
             (arXiv 1907.05019). 1 takes the pairs as they come; more gives small languages more.
         teacher_language (`str`, defaults to `"en"`):
             Code of the language that the teacher reads.
+        cache_teacher (`bool`, *optional*):
+            Whether the teacher reads every sentence once, before training, and its vectors are kept on disk for later
+            epochs, languages and runs ([`TeacherVectors`]). By default where there is more than one epoch, on one
+            machine.
+        teacher_cache_dir (`str`, *optional*):
+            Where to. Defaults to the cache folder of `datasets`.
         side (`str`, defaults to `"query"`):
             As what the sentences are read: `"query"`, `"document"` or `"both"`.
         solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.05), max_iterations (`int`, defaults
@@ -59,13 +65,13 @@ class OTDistillationConfig(TrainingArguments):
         disable_dropout (`bool`, defaults to `True`):
             Turn off the student's own dropout while it trains: what it learns from is exact.
 
-    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 1e-3 (1e-4 with
+    Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (1e-4 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
     and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     """
 
     learning_rate: float | None = field(
-        default=None, metadata={"help": "Initial learning rate. Default: 1e-3 for LoRA, 1e-4 for all weights."}
+        default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights."}
     )
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentence pairs a device and step."})
@@ -92,6 +98,12 @@ class OTDistillationConfig(TrainingArguments):
         default=1.0, metadata={"help": "Above 1, languages with few pairs are seen more often than they come."}
     )
     teacher_language: str = field(default="en", metadata={"help": "Code of the language that the teacher reads."})
+    cache_teacher: bool | None = field(
+        default=None, metadata={"help": "Keep the teacher's vectors on disk. Default: with more than one epoch."}
+    )
+    teacher_cache_dir: str | None = field(
+        default=None, metadata={"help": "Where to keep them. Default: the cache folder of `datasets`."}
+    )
     side: str = field(
         default="query",
         metadata={"help": "As what sentences are read.", "choices": list(_ROLES)},
@@ -150,9 +162,12 @@ class OTDistillationConfig(TrainingArguments):
         if self.output_dir is None:
             self.output_dir = os.path.join("outputs", self.shared_pack or "-".join(self.languages))
         if self.learning_rate is None:
-            self.learning_rate = 1e-4 if self.train_all_weights else 1e-3
+            self.learning_rate = 1e-4 if self.train_all_weights else 2e-3
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = len(self.packs) > 1
+        if self.cache_teacher is None:
+            one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
+            self.cache_teacher = self.num_train_epochs > 1 and self.max_steps <= 0 and one_machine
         check_strategy(self.train_all_weights)
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()

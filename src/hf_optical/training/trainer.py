@@ -32,6 +32,7 @@ from .preparation import (
 )
 from .publishing import create_repositories, push_packs, run_details, write_cards
 from .sampling import LanguageSampler, join_languages
+from .teacher import TeacherVectors
 
 
 _TRANSPORT = ("solver", "epsilon", "max_iterations", "tolerance", "marginal_penalty", "transported_mass")
@@ -158,6 +159,7 @@ class OTDistillationTrainer(Trainer):
         self.loss.reduction = "none"
         self.results: dict[str, float] = {}
         self.details: dict[str, dict[str, Any]] = {}
+        self._teacher_processor = teacher_processing_class
         self._save_on_interrupt = save_on_interrupt
         self._logged: dict[str, list[Tensor]] = defaultdict(list)
 
@@ -165,8 +167,30 @@ class OTDistillationTrainer(Trainer):
         # `evaluate()` before `train()` leaves a mark with which accelerate would skip the distributed wrapper here.
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
+        self._cache_teacher(self.train_dataset, self.eval_dataset)
         with self._save_on_interrupt:
             return super().train(*args, **kwargs)
+
+    def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
+        """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
+        if not self.args.cache_teacher:
+            return
+        texts = [
+            text[self.args.teacher_language]
+            for dataset in datasets
+            for pairs in (dataset.values() if isinstance(dataset, dict) else [dataset])
+            if pairs is not None
+            for text in pairs["translation"]
+        ]
+        self.data_collator.teacher_vectors = TeacherVectors.prepare(
+            self.teacher,
+            self._teacher_processor,
+            texts,
+            self.args.roles,
+            self.args.teacher_cache_dir,
+            autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
+            show_progress=not self.args.disable_tqdm,
+        )
 
     def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput) -> dict[str, Tensor]:
         """
@@ -224,8 +248,7 @@ class OTDistillationTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.set_language(inputs["language"])
         student = model(**inputs["student"])
-        with torch.no_grad():
-            teacher = self.teacher(**inputs["teacher"])
+        teacher = self._read_with_teacher(inputs["teacher"])
         pairs = len(teacher.embeddings)
         self._check_finite(student.embeddings[:pairs].sum((1, 2)), inputs["index"])
         aligned = student.rows(0, pairs)
@@ -239,6 +262,12 @@ class OTDistillationTrainer(Trainer):
         self._check_finite(costs, inputs["index"])
         loss = costs.mean()
         return (loss, {"costs": costs}) if return_outputs else loss
+
+    def _read_with_teacher(self, inputs: dict[str, Tensor]) -> OpticalOutput:
+        if "embeddings" in inputs:
+            return OpticalOutput(embeddings=inputs["embeddings"].float(), mask=inputs["token_mask"])
+        with torch.no_grad():
+            return self.teacher(**inputs)
 
     def _anchor_losses(self, student: OpticalOutput, inputs: dict[str, Tensor], pairs: int) -> Tensor:
         """Cosine distance, token by token, of the English sentences to what the student once made of them."""
@@ -282,6 +311,8 @@ class OTDistillationTrainer(Trainer):
         )
         if not datasets:
             raise ValueError("there are no sentence pairs to evaluate on; pass eval_dataset")
+        if eval_dataset is not None and self.data_collator.teacher_vectors is not None:
+            self._cache_teacher(datasets)
         start, results = time.time(), {}
         for language, pairs in datasets.items():
             loader = self.get_eval_dataloader(
@@ -340,6 +371,8 @@ class OTDistillationTrainer(Trainer):
         return run_details(self.args, self.teacher.name_or_path, self.state.global_step, languages, self.details)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
         # Unlike Trainer's own, this writes no `training_args.bin`: it is a pickle that holds the Hub token.
         output_dir = output_dir or self.args.output_dir
         if self.args.train_all_weights:

@@ -1,0 +1,92 @@
+"""Words that a vocabulary lacks, read as the words in it that are spelled most alike."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerBase
+
+
+_SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+_GRAMS = range(3, 7)
+_SHORTEST = 4
+_REMEMBERED = 100_000
+
+
+class NearestWords:
+    """
+    Replaces words that a tokenizer would cut up by the nearest of a list, so that an inflection never seen is read as
+    its stem's other forms.
+
+    Near is what shares rare runs of three to six letters: the cosine of vectors of character n-grams weighted by
+    inverse document frequency. A word that begins with a capital letter is taken for a name and left as it is, like
+    what is shorter than four letters, holds a digit, or is one token.
+
+    Args:
+        words (sequence of `str`): the list, in the form that the tokenizer's normaliser gives words.
+        tokenizer (`PreTrainedTokenizerBase`): what reads the texts; it has the words as tokens.
+        min_similarity (`float`, defaults to 0.4): a word less alike is not taken.
+    """
+
+    def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, min_similarity: float = 0.4):
+        self.words, self.tokenizer = list(words), tokenizer
+        self.min_similarity = min_similarity
+        grams = [_grams(word) for word in self.words]
+        frequency = Counter(gram for found in grams for gram in found)
+        self._columns = {gram: column for column, gram in enumerate(frequency)}
+        self._weights = np.log((1 + len(self.words)) / (1 + np.array(list(frequency.values()), dtype=float))) + 1
+        self._table = self._vectors(grams)
+        self._found: dict[str, str | None] = {}
+
+    def __call__(self, text: str) -> str:
+        """The text with its unknown words replaced."""
+        parts, end = [], 0
+        for piece, (start, stop) in _SPLIT.pre_tokenize_str(text):
+            if piece[0].isupper() or not piece[0].isalpha() or any(character.isdigit() for character in piece):
+                continue
+            if piece not in self._found:
+                if len(self._found) == _REMEMBERED:
+                    self._found.clear()
+                self._found[piece] = self.nearest(piece)
+            if self._found[piece] is not None:
+                parts += [text[end:start], self._found[piece]]
+                end = stop
+        return "".join([*parts, text[end:]])
+
+    def nearest(self, word: str) -> str | None:
+        """The word that takes the place of `word`; none for one that is known, or like none."""
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
+        if len(normal) < _SHORTEST or not self.words or self._is_one_token(normal):
+            return None
+        similarity = (self._table @ self._vectors([_grams(normal)]).T).toarray().ravel()
+        best = int(similarity.argmax())
+        return self.words[best] if similarity[best] >= self.min_similarity else None
+
+    def _is_one_token(self, word: str) -> bool:
+        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
+        return len(ids) == 1 and ids != [self.tokenizer.unk_token_id]
+
+    def _vectors(self, words: Sequence[Counter[str]]) -> sparse.csr_array:
+        """A row of unit length for each word, over the n-grams that the list holds."""
+        known = [
+            (row, self._columns[gram], 1 + math.log(count))
+            for row, grams in enumerate(words)
+            for gram, count in grams.items()
+            if gram in self._columns
+        ]
+        rows, columns, values = np.array(known).reshape(-1, 3).T
+        rows, columns = rows.astype(int), columns.astype(int)
+        values = values * self._weights[columns]
+        norms = np.sqrt(np.bincount(rows, values**2, len(words)))
+        return sparse.csr_array((values / norms[rows], (rows, columns)), shape=(len(words), len(self._columns)))
+
+
+def _grams(word: str) -> Counter[str]:
+    word = f"<{word}>"
+    return Counter(word[start : start + size] for size in _GRAMS for start in range(len(word) - size + 1))
