@@ -86,7 +86,10 @@ class ScriptArguments:
         default=None, metadata={"help": "Retrieval set in BEIR layout. One a language, or one."}
     )
     eval_corpus: str | None = field(default=None, metadata={"help": "Its corpus file, where the folder holds none."})
-    eval_split: str = field(default="test", metadata={"help": "Its split: the name of a file in `qrels/`."})
+    eval_split: list[str] = field(
+        default_factory=lambda: ["test"],
+        metadata={"help": "Its split: the name of a file in `qrels/`. One a language, or one."},
+    )
     query_length: int | None = field(default=None, metadata={"help": "Longest query in tokens."})
     document_length: int | None = field(default=None, metadata={"help": "Longest document in tokens."})
     show_questions: int = field(default=3, metadata={"help": "Questions to print at the end."})
@@ -145,7 +148,8 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
     """The trainer; what the untrained student and the ceiling score; what the untrained student finds, by language."""
     train_pairs, validation_pairs, details = load_pairs(script, args)
     folders = for_each(args.languages, "eval_dir", script.eval_dir) if script.eval_dir else {}
-    datasets = {code: load_beir(folder, script.eval_split, script.eval_corpus) for code, folder in folders.items()}
+    splits = for_each(args.languages, "eval_split", script.eval_split)
+    datasets = {code: load_beir(folder, splits[code], script.eval_corpus) for code, folder in folders.items()}
 
     lengths = {"query_length": script.query_length, "document_length": script.document_length}
     lengths = {name: length for name, length in lengths.items() if length is not None}
