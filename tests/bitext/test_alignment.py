@@ -107,6 +107,33 @@ def test_words_are_what_stands_between_spaces_and_punctuation(kind):
     assert split("") == [] and split("3 , !") == []
 
 
+THAI = {
+    "น้ำอยู่ในตลาด": "the water is in the market",
+    "เด็กดื่มน้ำ": "the child drinks water",
+    "แม่ไปตลาด": "mother goes to the market",
+    "เด็กไปโรงเรียน": "the child goes to school",
+    "แม่ดื่มน้ำ": "mother drinks water",
+    "ครูอยู่ในโรงเรียน": "the teacher is in the school",
+    "เด็กอยู่ในตลาด": "the child is in the market",
+    "ครูไปตลาด": "the teacher goes to the market",
+    "น้ำอยู่ในโรงเรียน": "the water is in the school",
+    "แม่อยู่ในโรงเรียน": "mother is in the school",
+    "ครูดื่มน้ำ": "the teacher drinks water",
+    "แม่ไปโรงเรียน": "mother goes to school",
+}
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_scripts_without_spaces_are_cut_into_pieces_that_come_again(kind):
+    tokenizer = tiny_tokenizer(kind)
+    uncut, split = word_splitter(tokenizer), word_splitter(tokenizer, THAI)
+    for text in [*THAI, "maji ครูดื่มน้ำ, maji"]:
+        assert "".join(split(text)) == "".join(uncut(text))
+    pieces = [split(text) for text in THAI]
+    assert len({piece for text in pieces for piece in text}) < 0.7 * sum(map(len, pieces))
+    assert split("Leta maji, tafadhali") == uncut("Leta maji, tafadhali")
+
+
 def test_a_lexicon_from_nothing():
     with pytest.raises(ValueError, match="pass pairs"):
         learn_lexicon([["a"]], [])

@@ -343,7 +343,7 @@ def test_json_that_is_damaged(saved, name, content):
 def test_every_entry_is_asked_for(saved):
     file = saved / "language_pack.json"
     content = json.loads(file.read_text())
-    assert list(content)[0] == "format" and len(content) == 9
+    assert list(content)[0] == "format" and len(content) == 10
     for key in content:
         file.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
         with pytest.raises(OSError, match="language_pack.json"):

@@ -84,6 +84,7 @@ class Replay(OTDistillationTrainer):
 def test_a_pack_learns_beside_others_what_it_learns_alone(make_two, make_trainer, two, settings):
     """Bit for bit: what has no gradient is left out of the norm that is clipped, of AdamW's step and its count."""
     settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "num_train_epochs": 2, **settings}
+    settings["cache_teacher"] = True
     together = make_two(**settings)
     together.train()
     sampler, shown = together._get_train_sampler(), []

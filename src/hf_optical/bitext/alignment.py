@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase
 
 from ..files import write_text
+from ..model.nearest_words import UNSPACED
+
+
+# Pieces that a script without spaces is cut into.
+_PIECES = 8000
+_RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
 @dataclass
@@ -75,11 +82,19 @@ class Lexicon:
         return len(lines)
 
 
-def word_splitter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[str]]:
+def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ()) -> Callable[[str], list[str]]:
     """
     How a tokenizer would cut a text into words before it looks them up: its normaliser, then spaces and punctuation.
 
-    A tokenizer without a normaliser keeps the text as it is.
+    A tokenizer without a normaliser keeps the text as it is. Scripts without spaces between words are cut into the
+    pieces of a unigram model (Kudo 2018) that is learned from `texts`.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
+        texts (iterable of `str`, *optional*): texts of the language; without them such scripts stay uncut.
+
+    Returns:
+        A function: text -> its words, those without any letter left out.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     words = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
@@ -89,7 +104,18 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[st
         found = words.pre_tokenize_str(normal.replace("▁", " "))
         return [word for word, _ in found if any(character.isalpha() for character in word)]
 
-    return split
+    runs = [run for text in texts for word in split(text) for run in UNSPACED.findall(word)]
+    if not runs:
+        return split
+    pieces = Tokenizer(models.Unigram())
+    trainer = trainers.UnigramTrainer(vocab_size=_PIECES, show_progress=False, unk_token="<unk>")
+    pieces.train_from_iterator(runs, trainer)
+
+    def split_runs(text: str) -> list[str]:
+        parts = (part for word in split(text) for part in _RUNS.split(word) if part)
+        return [piece for part in parts for piece in (pieces.encode(part).tokens if _RUNS.match(part) else [part])]
+
+    return split_runs
 
 
 def learn_lexicon(

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..model import OpticalModel, OpticalProcessor
+from ..model.nearest_words import UNSPACED
 
 
 @dataclass(eq=False)
@@ -144,8 +145,8 @@ def learn_vocabulary(
         [`Vocabulary`]; empty if every word is one token already.
     """
     tokenizer = processor.tokenizer
-    split = word_splitter(tokenizer)
     texts = pairs["translation"]
+    split = word_splitter(tokenizer, (text[language] for text in texts))
     words = [split(text[language]) for text in texts]
     lexicon = learn_lexicon(
         words, tokenizer([text[teacher_language] for text in texts], add_special_tokens=False)["input_ids"]
@@ -199,7 +200,10 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
     # before the word as a token of its own, unless the word takes it along.
     keeps_spaces = tokenizer.tokenize("a b") != ["a", "b"]
     tokenizer.add_tokens(
-        [AddedToken(token, single_word=True, normalized=True, lstrip=keeps_spaces) for token in tokens]
+        [
+            AddedToken(token, single_word=not UNSPACED.search(token), normalized=True, lstrip=keeps_spaces)
+            for token in tokens
+        ]
     )
     return OpticalProcessor(tokenizer, nearest_words=tokens, **processor.roles)
 

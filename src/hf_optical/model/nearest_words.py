@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 
 _SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
+UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 _GRAMS = range(3, 7)
 _SHORTEST = 4
 _REMEMBERED = 100_000
@@ -25,7 +28,7 @@ class NearestWords:
 
     Near is what shares rare runs of three to six letters: the cosine of vectors of character n-grams weighted by
     inverse document frequency. A word that begins with a capital letter is taken for a name and left as it is, like
-    what is shorter than four letters, holds a digit, or is one token.
+    what is shorter than four letters, holds a digit, is one token, or is of a script without spaces between words.
 
     Args:
         words (sequence of `str`): the list, in the form that the tokenizer's normaliser gives words.
@@ -62,7 +65,7 @@ class NearestWords:
         """The word that takes the place of `word`; none for one that is known, or like none."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
-        if len(normal) < _SHORTEST or not self.words or self._is_one_token(normal):
+        if len(normal) < _SHORTEST or not self.words or UNSPACED.search(normal) or self._is_one_token(normal):
             return None
         similarity = (self._table @ self._vectors([_grams(normal)]).T).toarray().ravel()
         best = int(similarity.argmax())
