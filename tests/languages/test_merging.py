@@ -6,9 +6,9 @@ from packs import TEXTS, WORDS, assert_equal, make_pack
 from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny import ARCHITECTURES, SMALL, tiny_checkpoint, tiny_tokenizer, weights
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertTokenizer, RobertaTokenizer, XLMRobertaTokenizer
 
-from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
+from hf_optical import LanguagePack, OpticalConfig, OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.languages import (
     Vocabulary,
     activate,
@@ -28,6 +28,10 @@ def teach(model, language, words=(), rank=4):
     size = model.get_input_embeddings().weight.shape[1]
     vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
     add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)
+    randomize(model, language)
+
+
+def randomize(model, language):
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if f"language_{language}" in name:
@@ -93,6 +97,33 @@ def test_the_rows_of_other_languages_stay_out(tiny_model, tiny_processor):
     assert type(merged.get_input_embeddings()) is nn.Embedding
     assert len(merged.get_input_embeddings().weight) == len(tiny_processor.tokenizer)
     assert (vectors(merged, tiny_processor) - expected).abs().max() <= 1e-5
+
+
+def test_a_base_with_more_rows_than_tokens(tmp_path):
+    """The spare rows make room for those of the new words, which keep their ids, be they fewer or more."""
+    tokenizer = tiny_tokenizer("wordpiece")
+    config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer) + 3, pad_token_id=0)
+    OpticalModel(OpticalConfig(encoder_config=config), AutoModel.from_config(config)).save_pretrained(tmp_path)
+    OpticalProcessor(tokenizer).save_pretrained(tmp_path)
+    for words in (WORDS, [*WORDS, "xyzzyq", "plughq", "mzuqoni"]):
+        retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+        model = retriever.model
+        vocabulary = Vocabulary(words, torch.zeros(len(words), 32), first_id=len(tokenizer))
+        add_adapter(model, "sw", default_lora_config(model, rank=4, embeddings=False), vocabulary)
+        randomize(model, "sw")
+        pack = LanguagePack.from_model(model, "sw", roles=retriever.processor.roles)
+        retriever.remove_language("sw")
+        retriever.add_language("sw", pack)
+        texts = [*TEXTS, " ".join(words)]
+        expected = retriever.encode_queries(texts)
+        merged = retriever.merge("sw")
+        assert_equal(merged.encode_queries(texts), expected, tolerance=1e-5)
+        assert len(merged.model.get_input_embeddings().weight) == len(tokenizer) + len(words)
+        assert len(model.get_input_embeddings().weight) == len(tokenizer) + 3
+        folder = tmp_path / f"merged-{len(words)}"
+        merged.save_pretrained(folder)
+        again = OpticalRetriever.from_pretrained(folder, device="cpu")
+        assert_equal(again.encode_queries(texts), merged.encode_queries(texts))
 
 
 def test_a_language_that_is_not_open(tiny_model):

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
-from tiny import ARCHITECTURES, DEMO, MINILM, tiny_checkpoint
+from tiny import ARCHITECTURES, DEMO, MINILM, SMALL, demo_pairs, tiny_checkpoint, tiny_tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import AutoConfig, AutoModel, BartConfig, BartModel, PreTrainedTokenizerFast
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
+from hf_optical import LanguagePack, OpticalConfig, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
+from hf_optical.bitext.alignment import learn_lexicon
 from hf_optical.languages import (
     Vocabulary,
     activate,
@@ -18,7 +25,7 @@ from hf_optical.languages import (
     learn_vocabulary,
     remove,
 )
-from hf_optical.languages.vocabulary import spelled_alike
+from hf_optical.languages.vocabulary import spelled_alike, words_to_add
 from hf_optical.model.layout import _PATTERNS
 
 
@@ -36,9 +43,9 @@ def folder(request, tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("base"), request.param)
 
 
-def teach(model, processor, pairs, language="sw"):
+def teach(model, processor, pairs, language="sw", **options):
     """Adds the words of the pairs, with an adapter that does something."""
-    vocabulary = learn_vocabulary(model, processor, pairs, "sw")
+    vocabulary = learn_vocabulary(model, processor, pairs, "sw", **options)
     add_adapter(model, language, default_lora_config(model, rank=2, embeddings=False), vocabulary)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -202,3 +209,197 @@ def test_rows_of_another_size(tiny_model):
             tiny_model, "sw", default_lora_config(tiny_model, embeddings=False), Vocabulary(["a"], torch.zeros(1, 8))
         )
     assert languages(tiny_model) == []
+
+
+# Bases of other kinds.
+
+
+def checkpoint(folder, tokenizer, spare: int = 0):
+    """A tiny BERT for a tokenizer; its word embeddings have `spare` rows that no token uses."""
+    config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer) + spare, pad_token_id=0)
+    OpticalModel(OpticalConfig(encoder_config=config), AutoModel.from_config(config)).save_pretrained(folder)
+    OpticalProcessor(tokenizer).save_pretrained(folder)
+    return OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_word_embeddings_with_more_rows_than_the_tokenizer_has_tokens(kind, pairs, tmp_path):
+    model, processor = checkpoint(tmp_path / "base", tiny_tokenizer(kind), spare=37)
+    first, before = len(processor.tokenizer), [model(**processor.queries([text])).embeddings for text in ENGLISH]
+    vocabulary, extended = teach(model, processor, pairs)
+    assert vocabulary.first_id == first and len(vocabulary.tokens) > 37
+    ids = extended.tokenizer.convert_tokens_to_ids(vocabulary.tokens)
+    assert ids == list(range(first, first + len(vocabulary.tokens)))
+    # Each id gets its own row, those that the base's spare rows have too.
+    found = model.get_input_embeddings()(torch.tensor(ids))
+    assert torch.equal(found, vocabulary.rows)
+    assert len(model.get_input_embeddings().weight) == first + 37
+    activate(model, None)
+    for text, embeddings in zip(ENGLISH, before, strict=True):
+        assert torch.equal(model(**processor.queries([text])).embeddings, embeddings)
+    activate(model, "sw")
+
+    expected = [model(**extended.queries([text])).embeddings[0] for text in SWAHILI]
+    LanguagePack.from_model(model, "sw", roles=processor.roles).save_pretrained(tmp_path / "pack")
+    assert LanguagePack.from_pretrained(tmp_path / "pack").vocabulary.first_id == first
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
+    retriever.save_pretrained(tmp_path / "retriever")
+    for opened in (retriever, OpticalRetriever.from_pretrained(tmp_path / "retriever", device="cpu")):
+        found = opened.encode_queries(SWAHILI, batch_size=1)
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+        base = opened.encode_queries(ENGLISH, language=[None] * len(ENGLISH), batch_size=1)
+        assert all(torch.equal(one, other[0]) for one, other in zip(base, before, strict=True))
+
+
+@pytest.fixture(params=["encoder and decoder", "a class of its own"])
+def scaled(request):
+    """Models whose word embeddings do more than to look up rows."""
+    tokenizer = tiny_tokenizer("bpe")
+    if request.param == "encoder and decoder":
+        config = BartConfig(
+            vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, scale_embedding=True,
+            decoder_start_token_id=2, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+        )  # fmt: skip
+        return OpticalModel(OpticalConfig(encoder_config=config), BartModel(config)).eval(), tokenizer
+
+    class Doubled(nn.Embedding):
+        def forward(self, input_ids):
+            return 2 * super().forward(input_ids)
+
+    config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer), pad_token_id=0)
+    model = OpticalModel(OpticalConfig(encoder_config=config), AutoModel.from_config(config)).eval()
+    model.set_input_embeddings(Doubled(len(tokenizer), 32))
+    return model, tokenizer
+
+
+def test_scaled_word_embeddings_are_refused(scaled, pairs):
+    model, tokenizer = scaled
+    processor = OpticalProcessor(tokenizer)
+    inputs = processor.queries(ENGLISH)
+
+    def state():
+        flags = [(name, weight.requires_grad) for name, weight in model.named_parameters()]
+        return [(name, type(module)) for name, module in model.named_modules()], flags, languages(model)
+
+    before, expected = state(), model(**inputs).embeddings
+    vocabulary = learn_vocabulary(model, processor, pairs.select(range(20)), "sw")
+    with pytest.raises(ValueError, match=r"are a (BartScaledWordEmbedding|Doubled), .* train with new_words=0, or"):
+        add_adapter(model, "sw", default_lora_config(model, rank=2, embeddings=False), vocabulary)
+    assert state() == before
+    assert torch.equal(model(**inputs).embeddings, expected)
+    # As the message says, an adapter alone is no problem.
+    add_adapter(model, "sw", default_lora_config(model, rank=2, embeddings=False))
+    assert languages(model) == ["sw"]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+def test_tokens_that_the_tokenizer_has_already_are_refused(kind):
+    processor = OpticalProcessor(tiny_tokenizer(kind))
+    before = processor.tokenizer.backend_tokenizer.to_str()
+    known = max(processor.tokenizer.get_vocab(), key=lambda token: (token.isalpha() and token.isascii(), len(token)))
+    with pytest.raises(ValueError, match=f"the tokenizer has '{known}' already; leave it out of the new words"):
+        extend_processor(processor, ["mzuqo", known])
+    assert processor.tokenizer.backend_tokenizer.to_str() == before
+    extended = extend_processor(processor, ["mzuqo"])
+    with pytest.raises(ValueError, match="'mzuqo' already"):
+        extend_processor(extended, ["mzuqo"])
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece"])
+def test_inner_pieces_are_left_out_of_the_words_to_add(kind):
+    """`ter` is a piece of `water` to a BPE tokenizer, and cannot be added once more as a word."""
+    tokenizer = tiny_tokenizer(kind)
+    inner = "ter"
+    if kind != "bpe":
+        content = tokenizer.backend_tokenizer.to_str()
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(_with_piece(content, kind)), **tokenizer.special_tokens_map
+        )
+        inner = "zuqo"
+    assert inner in tokenizer.get_vocab()
+    lexicon = learn_lexicon([[inner, "kitxbu", "water"]] * 3, [["a", "b", "c"]] * 3)
+    added = words_to_add(lexicon, tokenizer)
+    assert added == ["kitxbu"]
+    extend_processor(OpticalProcessor(tokenizer), added)
+
+
+def _with_piece(content: str, kind: str) -> str:
+    tokenizer = json.loads(content)
+    vocabulary = tokenizer["model"]["vocab"]
+    if kind == "unigram":
+        vocabulary.append(["zuqo", -9.0])
+    else:
+        vocabulary["zuqo"] = len(vocabulary)
+    return json.dumps(tokenizer)
+
+
+def words_of(code: str) -> list[str]:
+    return sorted({word for pair in demo_pairs() for word in re.findall(r"\w+", pair[code])})
+
+
+def every_word(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of which every word of both languages is one token, as those of multilingual models nearly are."""
+    words, names = sorted({*words_of("en"), *words_of("sw")}), ["<unk>", "<pad>"]
+    characters = sorted({character for word in words for character in word} | set(".,;:?!'\"()-–’"))
+    if kind == "unigram":
+        pieces = [*((name, 0.0) for name in names), ("▁", -3.0), *((f"▁{word}", -5.0) for word in words)]
+        backend = Tokenizer(models.Unigram([*pieces, *((piece, -12.0) for piece in characters)], unk_id=0))
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    else:
+        # Byte-level: a word is one token behind a space, and cut up at the beginning of a text.
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary, merges = {piece: i for i, piece in enumerate([*names, *alphabet])}, {}
+        level = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+        for word in words:
+            spelled = level.pre_tokenize_str(word)[0][0]
+            for end in range(2, len(spelled) + 1):
+                vocabulary.setdefault(spelled[:end], len(vocabulary))
+                merges[(spelled[: end - 1], spelled[end - 1])] = None
+        backend = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_multilingual_base_adds_few_words_or_none(kind, pairs, tmp_path):
+    model, processor = checkpoint(tmp_path, every_word(kind))
+    vocabulary = learn_vocabulary(model, processor, pairs, "sw", min_count=1)
+    assert vocabulary.tokens == [] and vocabulary.rows.shape == (0, 32)
+    add_adapter(model, "sw", default_lora_config(model, rank=2), vocabulary)
+    pack = LanguagePack.from_model(model, "sw", roles=processor.roles)
+    assert pack.vocabulary is None
+    # One word that it lacks is the only one that it gets.
+    rows = [{"translation": {**pair, "sw": f"{pair['sw']} mzuqo"}} for pair in pairs["translation"]]
+    assert learn_vocabulary(model, processor, Dataset.from_list(rows), "sw").tokens == ["mzuqo"]
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_a_tokenizer_without_a_normaliser(kind, pairs, tmp_path):
+    tokenizer = tiny_tokenizer(kind)
+    assert tokenizer.backend_tokenizer.normalizer is None
+    model, processor = checkpoint(tmp_path / "base", tokenizer)
+    vocabulary, extended = teach(model, processor, pairs)
+    assert any(word != word.lower() for word in vocabulary.tokens), "the text is kept as it is"
+    for position, word in enumerate(vocabulary.tokens):
+        assert extended.tokenizer(word, add_special_tokens=False)["input_ids"] == [vocabulary.first_id + position]
+    texts = [*SWAHILI, "unaendeshaje barabarani", " ".join(vocabulary.tokens[:20])]
+    expected = [model(**extended.queries([text])).embeddings[0] for text in texts]
+    LanguagePack.from_model(model, "sw", roles=processor.roles).save_pretrained(tmp_path / "pack")
+    opened = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
+    found = opened.encode_queries(texts, batch_size=1)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_ten_pairs_are_enough_to_begin_with(folder, pairs, tmp_path, min_count):
+    """Also where none of the words that the base lacks is there twice."""
+    model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
+    vocabulary, extended = teach(model, processor, pairs.select(range(10)), min_count=min_count)
+    assert torch.isfinite(vocabulary.rows).all() and len(vocabulary.rows) == len(vocabulary.tokens)
+    assert min_count > 1 or len(vocabulary.tokens) > 5
+    expected = model(**extended.queries(SWAHILI)).embeddings
+    assert torch.isfinite(expected).all()
+    LanguagePack.from_model(model, "sw", roles=processor.roles).save_pretrained(tmp_path)
+    opened = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+    assert torch.equal(opened.model(**opened._processors["sw"].queries(SWAHILI)).embeddings, expected)

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 import torch
 from tiny import MINILM, tiny_checkpoint, tiny_tokenizer
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_optical import OpticalModel, OpticalProcessor
@@ -338,3 +338,50 @@ def test_lengths_that_a_tokenizer_was_stored_with_do_not_count(minilm):
     assert stored["truncation"]["max_length"] == stored["padding"]["strategy"]["Fixed"] == 128
     assert minilm.documents(["word " * 300])["input_ids"].shape == (1, 256)
     assert minilm.documents(["word"])["input_ids"].shape == (1, 3)
+
+
+UNSEEN = ["Where do zunakunywak drink?", "wanakunywak, maji", "", "Zanakunywak 7"]
+
+
+def test_nearest_words_are_read_in_queries_and_documents(tokenizer):
+    tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
+    processor = OpticalProcessor(tokenizer, nearest_words=["unakunywak"])
+    plain = OpticalProcessor(tokenizer)
+    assert plain.nearest_words is None and OpticalProcessor(tokenizer, nearest_words=[]).nearest_words is None
+    replaced = ["Where do unakunywak drink?", "unakunywak, maji", "", "Zanakunywak 7"]
+    for role in ("query", "document"):
+        found, expected, without = processor(UNSEEN, role), plain(replaced, role), plain(UNSEEN, role)
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+        assert found["input_ids"].shape != without["input_ids"].shape
+    assert tokenizer.convert_tokens_to_ids("unakunywak") in processor.queries(UNSEEN)["input_ids"][0]
+
+
+def test_nearest_words_round_trip(tiny, tokenizer, tmp_path):
+    tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
+    processor = OpticalProcessor(tokenizer, nearest_words=["unakunywak"], query_length=9)
+    OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
+    for _ in range(2):
+        processor.save_pretrained(tmp_path)
+        reopened = OpticalProcessor.from_pretrained(tmp_path)
+        assert reopened.nearest_words.words == ["unakunywak"]
+        for role in ("query", "document"):
+            expected = processor(UNSEEN, role)
+            assert all(torch.equal(tensor, expected[name]) for name, tensor in reopened(UNSEEN, role).items())
+        processor = copy.deepcopy(reopened)
+    assert OpticalProcessor.from_pretrained(tmp_path, nearest_words=()).nearest_words is None
+    # Of a processor without any, saved there later, nothing may be read by them.
+    OpticalProcessor(tokenizer).save_pretrained(tmp_path)
+    assert not (tmp_path / "nearest_words.json").exists()
+    assert OpticalProcessor.from_pretrained(tmp_path).nearest_words is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", '{"words": ["unaku', "[]", '["unakunywak"]', "{}", '{"words": "unakunywak"}', '{"words": [3]}', "null"],
+)
+def test_nearest_words_that_are_damaged(tiny, tmp_path, content):
+    OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
+    OpticalProcessor.from_pretrained(tiny, nearest_words=["unakunywak"]).save_pretrained(tmp_path)
+    (tmp_path / "nearest_words.json").write_text(content)
+    with pytest.raises(OSError, match=r"nearest_words\.json.* damaged"):
+        OpticalProcessor.from_pretrained(tmp_path)

@@ -182,7 +182,11 @@ def test_merging_a_language_that_is_not_open(retriever):
         ({"roles": {"query_size": 9}}, "'sw' does not fit the processor: .*query_size"),
         (
             {"vocabulary": Vocabulary(["mzuqo", "a"], torch.zeros(2, 32))},
-            "'sw' .* its new words do not follow the",
+            "'sw' does not fit the processor: the tokenizer has 'a' already; leave it out of the new words",
+        ),
+        (
+            {"vocabulary": Vocabulary(["mzuqo"], torch.zeros(1, 32), first_id=3)},
+            "'sw' does not fit the processor: its new words do not follow the vocabulary",
         ),
         ({"weights": {}}, "'sw' does not fit its adapter"),
     ],

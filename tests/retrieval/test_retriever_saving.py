@@ -11,8 +11,10 @@ from tiny import tiny_checkpoint
 from transformers import AutoModel
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
+from hf_optical.languages import extend_processor
 from hf_optical.model import layout
 from hf_optical.model.layout import _PATTERNS
+from hf_optical.retrieval import encode_texts
 
 
 @pytest.fixture
@@ -231,3 +233,63 @@ def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, mon
     (package / "model" / "model.safetensors").unlink()
     with pytest.raises(OSError, match="at revision 'cccc.*Name it with base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "pack")
+
+
+UNSEEN = ["zunakunywak maji", "Where is wanakunywak, and why?"]
+
+
+@pytest.fixture
+def with_words(retriever, tiny):
+    """A retriever with a pack that reads an inflection never seen as a word of its own."""
+    retriever.add_language("sw", make_pack(tiny, "sw", 9, ["unakunywak", "kitxbu"]))
+    known = [text.replace("zunakunywak", "unakunywak").replace("wanakunywak", "unakunywak") for text in UNSEEN]
+    assert_equal(retriever.encode_queries(UNSEEN), retriever.encode_queries(known))
+    assert_equal(retriever.encode_documents(UNSEEN, language="sw"), retriever.encode_documents(known, language="sw"))
+    with pytest.raises(AssertionError):
+        assert_equal(retriever.encode_documents(UNSEEN), retriever.encode_documents(known))
+    return retriever
+
+
+def test_a_pack_reads_unseen_words_the_same_wherever_it_is_opened(with_words, tiny, tmp_path):
+    expected = with_words.encode_queries(UNSEEN)
+    with_words.save_pretrained(tmp_path / "retriever")
+    assert not (tmp_path / "retriever" / "nearest_words.json").exists(), "the base reads as it always did"
+    for folder in (tmp_path / "retriever", tmp_path / "retriever" / "language_packs" / "sw"):
+        again = OpticalRetriever.from_pretrained(folder, device="cpu")
+        assert again.language == "sw"
+        assert_equal(again.encode_queries(UNSEEN), expected)
+        again.set_language(None)
+        assert_equal(again.encode_queries(UNSEEN), with_pack(tiny, None, UNSEEN, "query"))
+
+
+def test_merged_and_saved_it_reads_unseen_words_the_same(with_words, tmp_path):
+    expected, merged = with_words.encode_queries(UNSEEN), with_words.merge("sw")
+    queries = merged.encode_queries(UNSEEN)
+    assert_equal(queries, expected, tolerance=1e-5)
+    merged.save_pretrained(tmp_path / "merged")
+    for _ in range(2):
+        again = OpticalRetriever.from_pretrained(tmp_path / "merged", device="cpu")
+        assert_equal(again.encode_queries(UNSEEN), queries)
+        assert_equal(again.encode_documents(UNSEEN), merged.encode_documents(UNSEEN))
+        again.save_pretrained(tmp_path / "merged")
+    # The base, saved over it, is not read by the words of what was there.
+    with_words.save_pretrained(tmp_path / "merged")
+    again = OpticalRetriever.from_pretrained(tmp_path / "merged", device="cpu")
+    assert_equal(again.encode_documents(UNSEEN), with_words.encode_documents(UNSEEN))
+
+
+@pytest.mark.parametrize("words", [[], ["mzuqo", "umzuqo"]], ids=["embeddings", "words"])
+def test_a_pack_on_a_merged_base_goes_on_reading_by_the_words_of_the_base(with_words, tmp_path, words):
+    """As it was read while it was trained: by the processor of the base, extended where there are new words."""
+    with_words.merge("sw").save_pretrained(tmp_path / "base")
+    base = OpticalRetriever.from_pretrained(tmp_path / "base", device="cpu")
+    pack = make_pack(tmp_path / "base", "yo", 3, words)
+    trained = extend_processor(base.processor, words)
+    base.add_language("yo", pack)
+    texts = [*UNSEEN, *TEXTS]
+    expected = encode_texts(base.model, trained, texts, "query").to_list()
+    base.save_pretrained(tmp_path / "both")
+    for opened in (base, OpticalRetriever.from_pretrained(tmp_path / "both", device="cpu")):
+        assert_equal(opened.encode_queries(texts), expected)
+        known = opened.encode_queries([text.replace("zunakunywak", "unakunywak") for text in texts[:1]])
+        assert_equal(opened.encode_queries(texts[:1]), known)

@@ -88,17 +88,20 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
         vocabulary ([`Vocabulary`], *optional*): words to add. `config` must then leave the word embeddings out.
 
     Raises:
-        ValueError: `language` is no language code, the model has an adapter for it already, or `config` adapts the
-            word embeddings beside new words.
+        ValueError: `language` is no language code, the model has an adapter for it already, `config` adapts the word
+            embeddings beside new words, or the base's word embeddings are of a kind that no rows can be added to.
     """
     name = adapter_name(language)
     if language in languages(model):
         raise ValueError(f"the model has a pack for language {language!r} already; remove it first")
+    added = vocabulary is not None and vocabulary.tokens
+    if added:
+        language_embedding(model)  # refuses some bases: before PEFT wraps their layers
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several languages are the point
         model.encoder.add_adapter(copy.deepcopy(config), name)
     try:
-        if vocabulary is not None and vocabulary.tokens:
+        if added:
             if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
                 raise ValueError("new words have rows of their own; leave the word embeddings out of the LoRA config")
             language_embedding(model).add(name, vocabulary)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..model import OpticalModel, OpticalProcessor
-from ..model.nearest_words import UNSPACED
+from ..model.nearest_words import UNSPACED, are_one_token
 
 
 @dataclass(eq=False)
@@ -164,13 +164,12 @@ def learn_vocabulary(
 
 def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2) -> list[str]:
     """Words of the lexicon that are frequent enough and not one token already, the most frequent first."""
-    pieces = tokenizer(lexicon.words, add_special_tokens=False)["input_ids"]
-    unknown, known = tokenizer.unk_token_id, tokenizer.get_vocab()
+    known, whole = tokenizer.get_vocab(), are_one_token(lexicon.words, tokenizer)
     # A word may be known as a piece that stands inside words alone: it could not be added once more.
     return [
         word
-        for word, ids, count in zip(lexicon.words, pieces, lexicon.counts, strict=True)
-        if count >= min_count and (len(ids) > 1 or ids == [unknown]) and word not in known
+        for word, one, count in zip(lexicon.words, whole, lexicon.counts, strict=True)
+        if count >= min_count and not one and word not in known
     ]
 
 
@@ -186,8 +185,8 @@ def spelled_alike(words: Sequence[Sequence[str]], translations: Sequence[Sequenc
 
 def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalProcessor:
     """
-    A processor that knows `tokens` too, as whole words, and reads words that it lacks as the nearest of them; the one
-    given is left as it is.
+    A processor that knows `tokens` too, as whole words, and reads words that it lacks as the nearest of them and of
+    those that were its `nearest_words` before; the one given is left as it is.
 
     Raises:
         ValueError: a token is one of the tokenizer's already.
@@ -205,7 +204,8 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
             for token in tokens
         ]
     )
-    return OpticalProcessor(tokenizer, nearest_words=tokens, **processor.roles)
+    before = processor.nearest_words.words if processor.nearest_words else []
+    return OpticalProcessor(tokenizer, nearest_words=[*before, *tokens], **processor.roles)
 
 
 def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:

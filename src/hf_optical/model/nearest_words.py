@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -40,9 +40,8 @@ class NearestWords:
         self.words, self.tokenizer = list(words), tokenizer
         self.min_similarity = min_similarity
         grams = [_grams(word) for word in self.words]
-        frequency = Counter(gram for found in grams for gram in found)
-        self._columns = {gram: column for column, gram in enumerate(frequency)}
-        self._weights = np.log((1 + len(self.words)) / (1 + np.array(list(frequency.values()), dtype=float))) + 1
+        self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
+        self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
         self._found: dict[str, str | None] = {}
 
@@ -65,31 +64,40 @@ class NearestWords:
         """The word that takes the place of `word`; none for one that is known, or like none."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
-        if len(normal) < _SHORTEST or not self.words or UNSPACED.search(normal) or self._is_one_token(normal):
+        if len(normal) < _SHORTEST or not self.words or UNSPACED.search(normal):
+            return None
+        if are_one_token([normal], self.tokenizer)[0]:
             return None
         similarity = (self._table @ self._vectors([_grams(normal)]).T).toarray().ravel()
         best = int(similarity.argmax())
         return self.words[best] if similarity[best] >= self.min_similarity else None
 
-    def _is_one_token(self, word: str) -> bool:
-        ids = self.tokenizer(word, add_special_tokens=False)["input_ids"]
-        return len(ids) == 1 and ids != [self.tokenizer.unk_token_id]
-
-    def _vectors(self, words: Sequence[Counter[str]]) -> sparse.csr_array:
+    def _vectors(self, words: Sequence[Counter[int]]) -> sparse.csr_array:
         """A row of unit length for each word, over the n-grams that the list holds."""
-        known = [
-            (row, self._columns[gram], 1 + math.log(count))
-            for row, grams in enumerate(words)
-            for gram, count in grams.items()
-            if gram in self._columns
-        ]
-        rows, columns, values = np.array(known).reshape(-1, 3).T
-        rows, columns = rows.astype(int), columns.astype(int)
-        values = values * self._weights[columns]
+        rows = np.repeat(np.arange(len(words)), [len(grams) for grams in words])
+        grams = np.array([gram for found in words for gram in found], dtype=self._grams.dtype)
+        values = 1 + np.log([count for found in words for count in found.values()])
+        columns = np.searchsorted(self._grams, grams).clip(max=len(self._grams) - 1)
+        known = self._grams[columns] == grams
+        rows, columns, values = rows[known], columns[known], (values * self._weights[columns])[known]
         norms = np.sqrt(np.bincount(rows, values**2, len(words)))
-        return sparse.csr_array((values / norms[rows], (rows, columns)), shape=(len(words), len(self._columns)))
+        return sparse.csr_array((values / norms[rows], (rows, columns)), shape=(len(words), len(self._grams)))
 
 
-def _grams(word: str) -> Counter[str]:
+def are_one_token(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """Of each word, whether it is one known token, at the beginning of a text or behind a space."""
+    # Some tokenizers have one entry for a word and another for a space with the word behind it, or the latter alone.
+    spaced = [f" {word}" for word in words]
+    pieces = tokenizer([*words, *spaced], add_special_tokens=False)["input_ids"] if words else []
+    known = [len(ids) == 1 and ids != [tokenizer.unk_token_id] for ids in pieces]
+    return [one or other for one, other in zip(known[: len(words)], known[len(words) :], strict=True)]
+
+
+def _grams(word: str) -> Counter[int]:
+    """The n-grams of a word as hashes, which take a tenth of the memory, and how often each stands in it."""
     word = f"<{word}>"
-    return Counter(word[start : start + size] for size in _GRAMS for start in range(len(word) - size + 1))
+    return Counter(
+        zlib.crc32(word[start : start + size].encode("utf-8", "surrogatepass"))
+        for size in _GRAMS
+        for start in range(len(word) - size + 1)
+    )

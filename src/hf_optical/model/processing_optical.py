@@ -186,7 +186,7 @@ class OpticalProcessor(PushToHubMixin):
             )
             stored["document_length"] = min(longest, cls.__init__.__kwdefaults__["document_length"])
         if (layout.folder / NEAREST_WORDS).is_file():
-            stored["nearest_words"] = read_json(layout.folder / NEAREST_WORDS).get("words", [])
+            stored["nearest_words"] = _read_words(layout.folder / NEAREST_WORDS)
         for name in ("query_marker", "document_marker"):
             # Other libraries store the marker with the space that follows it in their prompt.
             if stored.get(name):
@@ -279,6 +279,13 @@ def _open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"{folder} has no tokenizer files; save the tokenizer there")
     return tokenizer
+
+
+def _read_words(path: Path) -> list[str]:
+    words = read_json(path).get("words")
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise OSError(f"{path} holds no list of words; the checkpoint is damaged, fetch it again")
+    return words
 
 
 def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -319,7 +319,9 @@ class OpticalRetriever:
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
         try:
-            processor = OpticalProcessor(self.processor.tokenizer, **{**self.processor.roles, **pack.roles})
+            words = self.processor.nearest_words.words if self.processor.nearest_words else ()
+            roles = {**self.processor.roles, **pack.roles}
+            processor = OpticalProcessor(self.processor.tokenizer, nearest_words=words, **roles)
             if pack.vocabulary is not None:
                 tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id
                 first = word_embedding(self.model).num_embeddings if first is None else first

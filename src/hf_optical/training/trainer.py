@@ -239,6 +239,11 @@ class OTDistillationTrainer(Trainer):
             loader.set_sampler(loader.batch_sampler.batch_sampler.sampler)
         return loader
 
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        if self.data_collator.teacher_vectors is not None:
+            self._cache_teacher(test_dataset)
+        return super().get_test_dataloader(test_dataset)
+
     def set_language(self, language: str) -> None:
         """Puts the pack of a language to work in `model`, if it is not at work already."""
         pack = self.args.pack_of(language)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import re
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import demo_pairs, tiny_tokenizer
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hf_optical.model import nearest_words as module
+from hf_optical.model.nearest_words import NearestWords, are_one_token
+
+
+KINDS = ("wordpiece", "unigram", "bpe")
+LIST = ["anakunywa", "nyumbani", "barabara", "tunaendesha", "wafanyabiashara", "kitabu", "ona", "watoto"]
+
+
+def with_words(kind: str, words: list[str]) -> PreTrainedTokenizerFast:
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True, lstrip=True) for word in words])
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def nearest(request):
+    """A list of words that each kind of tokenizer has as tokens."""
+    known = tiny_tokenizer(request.param).get_vocab()
+    words = [word for word in LIST if word not in known]
+    return NearestWords(words, with_words(request.param, words))
+
+
+def naive(words: list[str], word: str) -> dict[str, float]:
+    """The cosines, n-gram by n-gram."""
+
+    def grams(text: str) -> dict[str, int]:
+        text, found = f"<{text}>", {}
+        for size in (3, 4, 5, 6):
+            for start in range(len(text)):
+                gram = text[start : start + size]
+                if len(gram) == size:
+                    found[gram] = found.get(gram, 0) + 1
+        return found
+
+    listed = [grams(other) for other in words]
+
+    def vector(text: str) -> dict[str, float]:
+        values = {}
+        for gram, count in grams(text).items():
+            holding = sum(gram in other for other in listed)
+            if holding:
+                values[gram] = (1 + math.log(count)) * (1 + math.log((1 + len(words)) / (1 + holding)))
+        norm = math.sqrt(sum(value**2 for value in values.values()))
+        return {gram: value / norm for gram, value in values.items()}
+
+    own = vector(word)
+    return {other: sum(own.get(gram, 0.0) * value for gram, value in vector(other).items()) for other in words}
+
+
+def swahili(number: int) -> list[str]:
+    words = Counter(word for pair in demo_pairs() for word in re.findall(r"[a-z]{4,}", pair["sw"].lower()))
+    return sorted(words)[:number]
+
+
+def test_the_nearest_is_that_of_a_naive_loop():
+    tokenizer, words = tiny_tokenizer("wordpiece"), swahili(300)
+    nearest, taken = NearestWords(words[::2], tokenizer), 0
+    # Letters repeated, too: a run counts for more if it is there twice.
+    for word in [*words[1::2], "barabarabara", "mamamama", "xxxxxxxx"]:
+        if are_one_token([word], tokenizer)[0]:
+            assert nearest.nearest(word) is None
+            continue
+        similarity = naive(words[::2], word)
+        best = max(similarity.values())
+        found = nearest.nearest(word)
+        assert abs(best - 0.4) > 1e-9 and (found is not None) == (best >= 0.4), word
+        if found is not None:
+            assert similarity[found] == pytest.approx(best, abs=1e-12), word
+            taken += 1
+    assert 20 < taken < 120
+
+
+def test_the_threshold_is_a_setting():
+    tokenizer = tiny_tokenizer("wordpiece")
+    similarity = naive(LIST, "tunakunywa")["anakunywa"]
+    assert 0.4 < similarity < 0.9
+    assert NearestWords(LIST, tokenizer, min_similarity=similarity - 1e-6).nearest("tunakunywa") == "anakunywa"
+    assert NearestWords(LIST, tokenizer, min_similarity=similarity + 1e-6).nearest("tunakunywa") is None
+
+
+def test_what_stands_around_a_word_stays(nearest):
+    text = ' \t"tunakunywa",(tunakunywa)!  tunakunywa…\n😀𝔘 tunakunywa;tunakunywa—tunakunywa '
+    assert nearest(text) == text.replace("tunakunywa", "anakunywa")
+
+
+def test_the_replacement_is_one_token(nearest):
+    tokenizer = nearest.tokenizer
+    ids = [tokenizer.convert_tokens_to_ids("anakunywa")] * 2
+    assert tokenizer(nearest("tunakunywa wanakunywa"), add_special_tokens=False)["input_ids"] == ids
+
+
+@pytest.mark.parametrize("word", ["Tunakunywa", "TUNAKUNYWA", "kun", "on", "tunakunywa7", "7tunakunywa", "qzxvqzxv"])
+def test_names_short_words_digits_and_words_like_none_are_left_alone(nearest, word):
+    assert nearest(f"a {word}, b") == f"a {word}, b"
+
+
+def test_words_of_the_list_are_left_alone(nearest):
+    text = " ".join(nearest.words)
+    assert nearest(text) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_that_are_one_token_are_left_alone(kind):
+    """Also where the one token is that of the word behind a space."""
+    tokenizer = with_words(kind, ["waters", "childrens"])
+    nearest = NearestWords(["waters", "childrens"], tokenizer)
+    assert len(tokenizer.tokenize(" water")) == len(tokenizer.tokenize(" children")) == 1
+    assert nearest("the water, children") == "the water, children"
+    assert nearest("the xwaters") == "the waters"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_are_one_token(kind):
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.add_tokens([AddedToken("mzuqo", single_word=True)])
+    # Of what is spelled with no known character, WordPiece and Unigram make one unknown token.
+    assert are_one_token(["water", "mzuqo", "mzuqoni", "ውሃ"], tokenizer) == [True, True, False, False]
+    assert are_one_token([], tokenizer) == []
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=40))
+def test_a_text_is_never_more_than_its_words_replaced(text):
+    nearest = _shared()
+    found = nearest(text)
+    assert nearest(found) == found, "what has been read once is known"
+    if not re.search(r"[^\W\d_]{4}", text):
+        assert found == text
+    assert re.findall(r"\s", found) == re.findall(r"\s", text)
+
+
+def _shared(made: list[NearestWords] = []) -> NearestWords:  # noqa: B006
+    if not made:
+        made.append(NearestWords(LIST, with_words("wordpiece", LIST)))
+    return made[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "...", "the water of the town", "12 345", "👍🏽", "\u0301", "a\u0301\u0301"]
+)
+def test_texts_without_unknown_words(nearest, text):
+    assert nearest(text) == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_words(kind):
+    nearest = NearestWords([], tiny_tokenizer(kind))
+    assert nearest("tunakunywa maji") == "tunakunywa maji" and nearest("") == ""
+    assert nearest.nearest("tunakunywa") is None
+
+
+@pytest.mark.parametrize("words", [["a"], ["a", "bb"], ["anakunywa"]])
+def test_a_list_of_one_and_words_too_short_for_a_run(words):
+    nearest = NearestWords(words, tiny_tokenizer("wordpiece"))
+    assert nearest.nearest("qzxvqzxv") is None
+    assert nearest("wanakunywa") == ("anakunywa" if "anakunywa" in words else "wanakunywa")
+
+
+def test_scripts_without_case():
+    words = ["ኢትዮጵያውያን", "विद्यार्थियों", "သင်ယူသူများ"]
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), unk_token="[UNK]"
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    nearest = NearestWords(words, tokenizer)
+    assert nearest("ለኢትዮጵያውያን፣ ሰላም።") == "ኢትዮጵያውያን፣ ሰላም።"
+    assert nearest("यह विद्यार्थियोंने। पढ़ा") == "यह विद्यार्थियों। पढ़ा"
+    for word in words:
+        assert nearest(word) == word
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_combining_marks(form):
+    """A letter with its mark apart is read as the normaliser of the tokenizer has it."""
+    word = normalizers.NFC().normalize_str("onílùúgbá")
+    tokenizer = tiny_tokenizer("unigram")
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True, lstrip=True)])
+    nearest = NearestWords([word], tokenizer)
+    write = getattr(normalizers, form)().normalize_str
+    assert nearest(write(f"àwọn {word}s, tó")) == write("àwọn ") + word + write(", tó")
+
+
+def test_a_normaliser_that_takes_the_marks_away():
+    nearest = NearestWords(["onilugba"], with_words("wordpiece", ["onilugba"]))
+    assert nearest("àwọn onílùgbás.") == "àwọn onilugba."
+
+
+def test_without_a_normaliser():
+    tokenizer = tiny_tokenizer("unigram")
+    assert tokenizer.backend_tokenizer.normalizer is None
+    nearest = NearestWords(["anaKunywa", "anakunywa"], tokenizer)
+    assert nearest("wanaKunywa wanakunywa") == "anaKunywa anakunywa"
+
+
+def test_the_same_whatever_was_asked_before_and_wherever_it_was_sent(nearest):
+    text = "tunakunywa nyumbanini barabarani wafanyabiasharani, kitabuni"
+    expected = nearest(text)
+    assert expected != text
+    fresh = NearestWords(nearest.words, nearest.tokenizer)
+    for word in reversed(text.split()):
+        fresh(word)
+    for other in (fresh, pickle.loads(pickle.dumps(nearest)), copy.deepcopy(nearest)):
+        assert other(text) == expected == other(text)
+        assert other.words == nearest.words
+
+
+def test_what_is_remembered_has_a_bound(monkeypatch):
+    monkeypatch.setattr(module, "_REMEMBERED", 50)
+    nearest = NearestWords(LIST, tiny_tokenizer("wordpiece"))
+    letters = "abcdefghij"
+    words = [f"tunakunywa{a}{b}{c}" for a in letters for b in letters for c in "kl"]
+    for word in words:
+        assert nearest(word) == "anakunywa"
+        assert len(nearest._found) <= 50
+    assert nearest(" ".join(words)) == " ".join(["anakunywa"] * len(words))
+    assert len(nearest._found) <= 50

@@ -1,0 +1,192 @@
+"""The teacher's vectors, read from disk instead of computed at every step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from tiny import DEMO, weights
+from transformers import TrainerCallback, TrainingArguments
+
+from hf_optical import OTDistillationConfig, load_bitext
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """The cache folder of `datasets`, empty."""
+    folder = tmp_path / "datasets"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def count_rows(trainer) -> list[int]:
+    """How many texts each call of the teacher reads."""
+    rows: list[int] = []
+    trainer.teacher.register_forward_pre_hook(
+        lambda _, args, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
+    )
+    return rows
+
+
+def english(*pairs) -> set[str]:
+    return {text["en"] for own in pairs for text in own["translation"]}
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.arrow"))
+
+
+def losses(trainer, name: str = "loss") -> list[float]:
+    return [log[name] for log in trainer.state.log_history if name in log]
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+@pytest.mark.parametrize("settings", [{}, {"side": "both"}, {"anchor_weight": 0.5, "side": "document"}])
+def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_trainer, pairs, held_out, cache, settings):
+    """Marginals, special tokens and both roles play no part in it."""
+    settings = {"num_train_epochs": 2, "eval_strategy": "epoch", **settings}
+    online, cached = make_trainer(cache_teacher=False, **settings), make_trainer(**settings)
+    assert cached.args.cache_teacher is True
+    rows, read = count_rows(online), count_rows(cached)
+    online.train()
+    assert shards(cache) == [] and online.data_collator.teacher_vectors is None
+    roles = len(online.args.roles)
+    assert sum(rows) == 2 * roles * (len(pairs) + len(held_out))
+    cached.train()
+    # Without markers a query and a document are read alike.
+    assert sum(read) == len(english(pairs, held_out)) < 2 * len(pairs)
+    assert len(losses(cached)) == 12 and len(losses(cached, "eval_loss")) == 2
+    for name in ("loss", "eval_loss", "loss_transport"):
+        assert losses(cached, name) == pytest.approx(losses(online, name), abs=1e-3), name
+    read.clear()
+    assert cached.evaluate()["eval_loss"] == pytest.approx(online.evaluate()["eval_loss"], abs=1e-3)
+    assert read == []
+
+
+def test_a_later_run_reads_nothing(make_trainer, cache):
+    make_trainer(num_train_epochs=2).train()
+    written = [path.stat().st_mtime_ns for path in shards(cache)]
+    again = make_trainer(num_train_epochs=2, seed=7, lora_rank=4)
+    rows = count_rows(again)
+    again.train()
+    assert rows == [] and written == [path.stat().st_mtime_ns for path in shards(cache)] != []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, True),
+        ({"num_train_epochs": 1}, False),
+        ({"num_train_epochs": 1.5}, True),
+        ({"num_train_epochs": 3, "max_steps": 10}, False),
+        ({"num_train_epochs": 1, "cache_teacher": True}, True),
+        ({"num_train_epochs": 3, "cache_teacher": False}, False),
+    ],
+)
+def test_it_is_on_where_it_pays(settings, expected):
+    assert OTDistillationConfig(language="sw", use_cpu=True, **settings).cache_teacher is expected
+
+
+def test_not_over_several_machines(monkeypatch):
+    """Which need not see each other's disks."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for local, expected in (("4", True), ("2", False)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+        # What Trainer's arguments do with such an environment is to wait for the other processes.
+        monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)
+        assert OTDistillationConfig(language="sw", num_train_epochs=2).cache_teacher is expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"cache_teacher": False, "num_train_epochs": 2}])
+def test_where_it_is_off_nothing_is_written(make_trainer, held_out, cache, settings):
+    trainer = make_trainer(**settings)
+    assert trainer.args.cache_teacher is False
+    trainer.train()
+    trainer.evaluate(held_out.select(range(3)))
+    assert not cache.exists() or shards(cache) == []
+
+
+def test_a_folder_of_ones_own(make_trainer, cache, tmp_path):
+    make_trainer(num_train_epochs=2, teacher_cache_dir=str(tmp_path / "mine")).train()
+    assert shards(tmp_path / "mine") and not shards(cache)
+
+
+def test_evaluating_before_training_and_on_other_pairs_after(make_trainer, held_out, pairs, cache):
+    other = load_bitext(DEMO / "validation.jsonl", "sw").select(range(20, 27))
+    online, cached = make_trainer(cache_teacher=False, num_train_epochs=2), make_trainer(num_train_epochs=2)
+    rows = count_rows(cached)
+    assert cached.evaluate()["eval_loss"] == online.evaluate()["eval_loss"]
+    assert cached.evaluate(other)["eval_loss"] == online.evaluate(other)["eval_loss"]
+    assert sum(rows) == len(held_out) + len(other) and shards(cache) == []
+    for trainer in (online, cached):
+        trainer.train()
+    assert not english(other) & english(pairs, held_out)
+    rows.clear()
+    for _ in range(2):
+        found, expected = (trainer.evaluate(other)["eval_loss"] for trainer in (cached, online))
+        assert found == pytest.approx(expected, abs=1e-3)
+        assert sum(rows) == len(english(other))
+    # What was read for training is still there.
+    assert cached.evaluate()["eval_loss"] == pytest.approx(online.evaluate()["eval_loss"], abs=1e-3)
+    cached.train()
+    assert sum(rows) == len(english(other))
+
+
+def test_languages_that_share_english_have_it_read_once(make_two, two, two_held_out):
+    settings = {"num_train_epochs": 2, "eval_strategy": "epoch"}
+    online, cached = make_two(cache_teacher=False, **settings), make_two(**settings)
+    rows = count_rows(cached)
+    for trainer in (online, cached):
+        trainer.train()
+    everything = [*two.values(), *two_held_out.values()]
+    assert sum(rows) == len(english(*everything)) < sum(map(len, everything))
+    for name in ("loss", "eval_loss", "eval_sw_loss", "eval_lo_loss"):
+        assert losses(cached, name) == pytest.approx(losses(online, name), abs=1e-3), name
+    other = {"lo": two["lo"].select(range(4))}
+    assert cached.evaluate(other)["eval_loss"] == pytest.approx(online.evaluate(other)["eval_loss"], abs=1e-3)
+
+
+def test_workers_of_the_data_loader_read_it_too(make_trainer):
+    alone = make_trainer(num_train_epochs=2)
+    workers = make_trainer(num_train_epochs=2, dataloader_num_workers=1)
+    for trainer in (alone, workers):
+        trainer.train()
+    assert losses(workers) == losses(alone)
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, emptied):
+    """Whether the cache is still there, or has to be written once more."""
+    settings = {"num_train_epochs": 2, "disable_dropout": False, "save_strategy": "steps", "save_steps": 4}
+    settings |= {"save_total_limit": None, "teacher_cache_dir": str(tmp_path / "cache")}
+    straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
+    straight.train()
+    first = make_trainer(output_dir=str(tmp_path / "first"), callbacks=[StopAfter(8)], **settings)
+    first.train()
+    if emptied:
+        for shard in shards(tmp_path / "cache"):
+            shard.unlink()
+    second = make_trainer(**settings)
+    rows = count_rows(second)
+    second.train(resume_from_checkpoint=str(tmp_path / "first" / "checkpoint-8"))
+    assert bool(rows) == emptied and straight.state.global_step == second.state.global_step == 12
+    for name, weight in weights(straight.model).items():
+        assert torch.equal(weights(second.model)[name], weight), name
+
+
+def test_pairs_to_predict_on_are_read_too(make_trainer, held_out, pairs):
+    other = load_bitext(DEMO / "validation.jsonl", "sw").select(range(20, 27))
+    online, cached = make_trainer(cache_teacher=False, num_train_epochs=2), make_trainer(num_train_epochs=2)
+    for trainer in (online, cached):
+        trainer.train()
+    found, expected = (trainer.predict(other).predictions for trainer in (cached, online))
+    assert found == pytest.approx(expected, abs=1e-3)
