@@ -142,8 +142,15 @@ def test_the_page_is_whole(tmp_path, kind, results, details):
     assert headings[1:] == ["## Results", "## Training", "## Limits", "## Citation"]
     assert all(f"\n\n{heading}\n\n" in text for heading in headings)
     bullets = [line for line in text.split("\n") if line.startswith("- ") and text.index(line) > text.index("## T")]
-    assert len(bullets) == 3 + len(details.get("settings", {}))
+    size = kind == "language_pack"
+    assert len(bullets) == 3 + size + len(details.get("settings", {}))
     assert ("`org/bitext`" in text, "7123" in text) == (bool(details), bool(details))
+
+
+def test_the_size_of_a_pack_is_told(tmp_path):
+    (tmp_path / "adapter_model.safetensors").write_bytes(bytes(5_300_000))
+    (tmp_path / "vocabulary.safetensors").write_bytes(bytes(7_000_000))
+    assert "\n- Size: 12.3 MB\n" in card(tmp_path, "language_pack")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -180,10 +180,33 @@ def test_words_alike_by_a_naive_count():
     assert spelled_alike(words, translations) == {"a": 1 / 2, "c": 1.0, "b": 1 / 2}
 
 
+def test_a_script_without_spaces():
+    """Thai, as it is written: pieces that come again become tokens, wherever in a run of letters they stand."""
+    rows = {
+        "น้ำอยู่ในตลาด": "the water is in the market",
+        "เด็กดื่มน้ำ": "the child drinks water",
+        "แม่ไปตลาด": "mother goes to the market",
+        "เด็กไปโรงเรียน": "the child goes to school",
+        "แม่ดื่มน้ำ": "mother drinks water",
+        "ครูอยู่ในโรงเรียน": "the teacher is in the school",
+        "เด็กอยู่ในตลาด": "the child is in the market",
+        "ครูไปตลาด": "the teacher goes to the market",
+    }
+    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
+    pairs = Dataset.from_list([{"translation": {"en": english, "th": thai}} for thai, english in rows.items()])
+    vocabulary = learn_vocabulary(model, processor, pairs, "th")
+    extended = extend_processor(processor, vocabulary.tokens)
+    unseen = "ครูอยู่ในตลาด"
+    assert processor.tokenizer(unseen, add_special_tokens=False)["input_ids"] == [processor.tokenizer.unk_token_id]
+    ids = extended.tokenizer(unseen, add_special_tokens=False)["input_ids"]
+    assert sum(i >= len(processor.tokenizer) for i in ids) >= 2
+    assert torch.equal(extended.queries(ENGLISH)["input_ids"], processor.queries(ENGLISH)["input_ids"])
+
+
 @pytest.mark.parametrize(
     "text",
-    ["ውሃ በገበያ ውስጥ አለ ውሃ", "बाज़ार में पानी है पानी", "ਪਾਣੀ ਬਾਜ਼ਾਰ", "มี น้ำ อยู่ใน ตลาด"],
-    ids=["Amharic", "Marathi", "Punjabi", "Thai"],
+    ["ውሃ በገበያ ውስጥ አለ ውሃ", "बाज़ार में पानी है पानी", "ਪਾਣੀ ਬਾਜ਼ਾਰ"],
+    ids=["Amharic", "Marathi", "Punjabi"],
 )
 def test_scripts_that_the_base_cannot_spell(text):
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)

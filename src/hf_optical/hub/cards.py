@@ -14,6 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from ..evaluation.metrics import DEFAULT_MEASURES
 from ..evaluation.results import of_language
 from ..files import write_text
+from ..model.layout import public_name
 
 
 # What the card shows of the results: row -> prefix of its entries in `eval_results.json`.
@@ -62,7 +63,7 @@ def write_card(
     languages = languages or [language]
     title = f"{what} for {', '.join(languages)}"
     measures = _measures(results, languages)
-    dataset = _public_name(details.get("eval_name") or "custom")
+    dataset = public_name(details.get("eval_name") or "custom")
     data = ModelCardData(
         language=languages,
         library_name=library,
@@ -89,14 +90,15 @@ def write_card(
         title=title,
         language=language,
         languages=", ".join(languages),
-        base_model=_public_name(base_model),
+        base_model=public_name(base_model),
         results=_results_tables(measures, results, languages),
         gap_closed=results.get("gap_closed"),
-        teacher=_public_name(details.get("teacher") or "not recorded"),
+        teacher=public_name(details.get("teacher") or "not recorded"),
         teacher_language=details.get("teacher_language", "en"),
-        bitext=_public_name(details["bitext"]) if details.get("bitext") else None,
+        bitext=public_name(details["bitext"]) if details.get("bitext") else None,
         pairs=details.get("pairs", "not recorded"),
         settings=details.get("settings", {}),
+        megabytes=sum(weights.stat().st_size for weights in Path(folder).glob("*.safetensors")) / 1e6,
     )
     write_text(Path(folder) / "README.md", f"{card}\n")
 
@@ -132,7 +134,3 @@ def _is_hub_id(name: str) -> bool:
     except HFValidationError:
         return False
     return not Path(name).exists()
-
-
-def _public_name(name: str) -> str:
-    return name if _is_hub_id(name) else Path(name).name

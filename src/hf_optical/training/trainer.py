@@ -383,8 +383,11 @@ class OTDistillationTrainer(Trainer):
         if self.args.train_all_weights:
             self.model.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
-        for pack in self.args.packs:
-            self.language_pack(pack, state_dict).save_pretrained(self.args.folder_of(pack, output_dir))
+        for code in self.args.packs:
+            pack = self.language_pack(code, state_dict)
+            # What is uploaded later is this very folder.
+            pack = pack.without_local_paths() if self.args.push_to_hub else pack
+            pack.save_pretrained(self.args.folder_of(code, output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
