@@ -123,3 +123,20 @@ def tiny_checkpoint(
 def weights(model: OpticalModel) -> dict[str, torch.Tensor]:
     """A copy of every weight."""
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+
+
+# Written as Thai is, without spaces between words.
+THAI = {
+    "น้ำอยู่ในตลาด": "the water is in the market",
+    "เด็กดื่มน้ำ": "the child drinks water",
+    "แม่ไปตลาด": "mother goes to the market",
+    "เด็กไปโรงเรียน": "the child goes to school",
+    "แม่ดื่มน้ำ": "mother drinks water",
+    "ครูอยู่ในโรงเรียน": "the teacher is in the school",
+    "เด็กอยู่ในตลาด": "the child is in the market",
+    "ครูไปตลาด": "the teacher goes to the market",
+    "น้ำอยู่ในโรงเรียน": "the water is in the school",
+    "แม่อยู่ในโรงเรียน": "mother is in the school",
+    "ครูดื่มน้ำ": "the teacher drinks water",
+    "แม่ไปโรงเรียน": "mother goes to school",
+}

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from tiny import demo_pairs, tiny_tokenizer
+from tiny import THAI, demo_pairs, tiny_tokenizer
 
 from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 
@@ -105,22 +105,6 @@ def test_words_are_what_stands_between_spaces_and_punctuation(kind):
     found = split("Maji, 3 (watoto)  sokoni!")
     assert [word.lower() for word in found] == ["maji", "watoto", "sokoni"]
     assert split("") == [] and split("3 , !") == []
-
-
-THAI = {
-    "น้ำอยู่ในตลาด": "the water is in the market",
-    "เด็กดื่มน้ำ": "the child drinks water",
-    "แม่ไปตลาด": "mother goes to the market",
-    "เด็กไปโรงเรียน": "the child goes to school",
-    "แม่ดื่มน้ำ": "mother drinks water",
-    "ครูอยู่ในโรงเรียน": "the teacher is in the school",
-    "เด็กอยู่ในตลาด": "the child is in the market",
-    "ครูไปตลาด": "the teacher goes to the market",
-    "น้ำอยู่ในโรงเรียน": "the water is in the school",
-    "แม่อยู่ในโรงเรียน": "mother is in the school",
-    "ครูดื่มน้ำ": "the teacher drinks water",
-    "แม่ไปโรงเรียน": "mother goes to school",
-}
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
 from peft import LoraConfig
-from tiny import ARCHITECTURES, DEMO, MINILM, SMALL, demo_pairs, tiny_checkpoint, tiny_tokenizer
+from tiny import ARCHITECTURES, DEMO, MINILM, SMALL, THAI, demo_pairs, tiny_checkpoint, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoModel, BartConfig, BartModel, PreTrainedTokenizerFast
@@ -182,18 +182,8 @@ def test_words_alike_by_a_naive_count():
 
 def test_a_script_without_spaces():
     """Thai, as it is written: pieces that come again become tokens, wherever in a run of letters they stand."""
-    rows = {
-        "น้ำอยู่ในตลาด": "the water is in the market",
-        "เด็กดื่มน้ำ": "the child drinks water",
-        "แม่ไปตลาด": "mother goes to the market",
-        "เด็กไปโรงเรียน": "the child goes to school",
-        "แม่ดื่มน้ำ": "mother drinks water",
-        "ครูอยู่ในโรงเรียน": "the teacher is in the school",
-        "เด็กอยู่ในตลาด": "the child is in the market",
-        "ครูไปตลาด": "the teacher goes to the market",
-    }
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
-    pairs = Dataset.from_list([{"translation": {"en": english, "th": thai}} for thai, english in rows.items()])
+    pairs = Dataset.from_list([{"translation": {"en": english, "th": thai}} for thai, english in THAI.items()])
     vocabulary = learn_vocabulary(model, processor, pairs, "th")
     extended = extend_processor(processor, vocabulary.tokens)
     unseen = "ครูอยู่ในตลาด"
