@@ -128,7 +128,15 @@ def test_an_interrupted_run_saves_and_resumes_to_the_same_weights(make_trainer, 
         assert torch.equal(weights(resumed.model)[name], weight), name
 
 
-def test_a_second_interrupt_stops_at_once_and_handlers_come_back():
+@pytest.fixture
+def interruptible():
+    """Started in the background, as by a CI runner, a process is deaf to Ctrl-C, and so would be this test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_stops_at_once_and_handlers_come_back(interruptible):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as stopped, SaveOnInterrupt():
         os.kill(os.getpid(), signal.SIGINT)
