@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from tiny import DEMO, REPOSITORY, tiny_checkpoint
+from transformers import EarlyStoppingCallback
 
 from hf_optical import (
     OpticalModel,
@@ -31,6 +32,22 @@ def pairs():
 @pytest.fixture(scope="session")
 def held_out():
     return load_bitext(DEMO / "validation.jsonl", "sw").select(range(11))
+
+
+@pytest.fixture
+def best_by_map():
+    """Arguments of a trainer that learns too fast, stops early and goes back to its best checkpoint."""
+    return {
+        "num_train_epochs": 8,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "save_total_limit": None,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "map",
+        "greater_is_better": True,
+        "learning_rate": 5e-2,
+        "callbacks": [EarlyStoppingCallback(early_stopping_patience=1)],
+    }
 
 
 def in_lao(pairs: Dataset) -> Dataset:

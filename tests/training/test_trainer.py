@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from tiny import DEMO, tiny_checkpoint, weights
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OTDistillationTrainer, load_bitext
 from hf_optical.languages import activate
@@ -99,18 +99,10 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-def test_the_best_checkpoint_by_map_is_loaded_and_stops_early(make_trainer, evaluator, tmp_path):
+def test_the_best_checkpoint_by_map_is_loaded_and_stops_early(make_trainer, evaluator, best_by_map, tmp_path):
     trainer = make_trainer(
         retrieval_evaluator=evaluator,
-        num_train_epochs=8,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=None,
-        load_best_model_at_end=True,
-        metric_for_best_model="map",
-        greater_is_better=True,
-        learning_rate=5e-2,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+        **best_by_map,
     )
     trainer.train()
     found = [log["eval_map"] for log in trainer.state.log_history if "eval_map" in log]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tiny import DEMO, weights
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from hf_optical import (
     LanguagePack,
@@ -233,18 +233,10 @@ def test_evaluation_tells_each_language_and_the_means(make_two, make_trainer, tw
     assert only["eval_only_loss"] == found["eval_lo_loss"]
 
 
-def test_the_best_checkpoint_by_mean_map_is_loaded_with_all_packs(make_two, evaluators):
+def test_the_best_checkpoint_by_mean_map_is_loaded_with_all_packs(make_two, evaluators, best_by_map):
     trainer = make_two(
         retrieval_evaluator=evaluators,
-        num_train_epochs=8,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=None,
-        load_best_model_at_end=True,
-        metric_for_best_model="map",
-        greater_is_better=True,
-        learning_rate=5e-2,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=1)],
+        **best_by_map,
     )
     trainer.train()
     found = [log["eval_map"] for log in trainer.state.log_history if "eval_map" in log]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerBase
 
 from ..files import write_text
-from ..model.nearest_words import UNSPACED
+from ..model.nearest_words import SPLIT, UNSPACED
 
 
 # Pieces that a script without spaces is cut into.
@@ -97,11 +97,10 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ())
         A function: text -> its words, those without any letter left out.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
-    words = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
 
     def split(text: str) -> list[str]:
         normal = text if normalizer is None else normalizer.normalize_str(text)
-        found = words.pre_tokenize_str(normal.replace("▁", " "))
+        found = SPLIT.pre_tokenize_str(normal.replace("▁", " "))
         return [word for word, _ in found if any(character.isalpha() for character in word)]
 
     runs = [run for text in texts for word in split(text) for run in UNSPACED.findall(word)]

@@ -13,7 +13,8 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 
-_SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+# Words are what stands between spaces and punctuation.
+SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
 # Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 _GRAMS = range(3, 7)
@@ -48,7 +49,7 @@ class NearestWords:
     def __call__(self, text: str) -> str:
         """The text with its unknown words replaced."""
         parts, end = [], 0
-        for piece, (start, stop) in _SPLIT.pre_tokenize_str(text):
+        for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
             if piece[0].isupper() or not piece[0].isalpha() or any(character.isdigit() for character in piece):
                 continue
             if piece not in self._found:
