@@ -14,6 +14,8 @@ Several languages in one run, a pack each: files, folders and columns in the sam
 
     accelerate launch examples/distill.py --language ha ig yo --train_file ha.jsonl.gz ig.jsonl.gz yo.jsonl.gz \
         --eval_dir questions/ha questions/ig questions/yo --eval_corpus corpus.jsonl.gz --sampling_temperature 2
+
+The rivals of transport: `--method greedy`, `sentence`, `code_switch` or `hybrid`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from hf_optical import (
     load_beir,
     load_bitext,
 )
-from hf_optical.bitext import filter_bitext
+from hf_optical.bitext import filter_bitext, load_triples
 from hf_optical.errors import DataError
 from hf_optical.evaluation import RetrievalDataset, gap_closed
 from hf_optical.evaluation.results import of_language, over_languages
@@ -82,6 +84,10 @@ class ScriptArguments:
     )
     teacher_column: str | None = field(default=None, metadata={"help": "Column of the teacher's language, likewise."})
     max_length_ratio: float = field(default=6.0, metadata={"help": "Pairs more unequal than this are dropped."})
+    triples_file: str | None = field(
+        default=None,
+        metadata={"help": "English queries with relevant documents, for code switching. Default: English sentences."},
+    )
     eval_dir: list[str] | None = field(
         default=None, metadata={"help": "Retrieval set in BEIR layout. One a language, or one."}
     )
@@ -176,6 +182,7 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
         processing_class=student_processor,
         teacher_processing_class=teacher_processor,
         retrieval_evaluator=evaluators or None,
+        triples=load_triples(script.triples_file) if script.triples_file else None,
     )
     for language, dataset in datasets.items():
         details[language]["eval_name"] = dataset.name

@@ -24,6 +24,9 @@ from hf_optical import (
 )
 
 
+_ARGUMENTS = ("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset", "triples")
+
+
 @pytest.fixture(scope="session")
 def pairs():
     return load_bitext(DEMO / "train.jsonl", "sw").select(range(30))
@@ -84,11 +87,7 @@ def evaluator(tiny):
 @pytest.fixture
 def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
     def make(trainer_class=OTDistillationTrainer, student=tiny, teacher=teacher_folder, **options):
-        arguments = {
-            name: options.pop(name)
-            for name in ("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset")
-            if name in options
-        }
+        arguments = {name: options.pop(name) for name in _ARGUMENTS if name in options}
         settings = {
             "output_dir": str(tmp_path / "run"),
             "language": "sw",

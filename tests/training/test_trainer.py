@@ -118,11 +118,11 @@ def test_the_logs_tell_the_parts_of_the_loss_and_the_plans(make_trainer):
     trainer = make_trainer(anchor_weight=0.5, eval_strategy="epoch")
     trainer.train()
     step = next(log for log in trainer.state.log_history if "loss" in log)
-    assert step["loss"] == pytest.approx(step["loss_transport"] + step["loss_anchor"], abs=1e-4)
+    assert step["loss"] == pytest.approx(step["loss_alignment"] + step["loss_anchor"], abs=1e-4)
     assert 0 < step["plan_entropy"] < 2 * math.log(64)
     assert 0 <= step["plan_marginal_error"] <= 1e-3 and step["plan_iterations"] >= 10
     evaluation = next(log for log in trainer.state.log_history if "eval_loss" in log)
-    assert {"eval_loss_transport", "eval_loss_anchor", "eval_plan_entropy"} <= set(evaluation)
+    assert {"eval_loss_alignment", "eval_loss_anchor", "eval_plan_entropy"} <= set(evaluation)
 
 
 def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
@@ -256,16 +256,13 @@ def test_a_subclass_adds_a_part_to_the_loss(make_trainer):
     trainer.train()
     step = next(log for log in trainer.state.log_history if "loss" in log)
     assert step["loss_sentence"] > 0
-    assert step["loss"] == pytest.approx(step["loss_transport"] + step["loss_sentence"], abs=1e-4)
+    assert step["loss"] == pytest.approx(step["loss_alignment"] + step["loss_sentence"], abs=1e-4)
 
 
 def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
     class MeanCosine(nn.Module):
-        def forward(self, student, teacher, student_mask, teacher_mask, return_diagnostics=False):
-            from hf_optical.transport import TransportDiagnostics
-
-            none = torch.zeros(len(student))
-            return 1 - (student.mean(1) * teacher.mean(1)).sum(-1), TransportDiagnostics(none, none, none, none)
+        def forward(self, student, teacher, student_mask, teacher_mask):
+            return 1 - (student.mean(1) * teacher.mean(1)).sum(-1)
 
     trainer = make_trainer(
         peft_config=LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"]),

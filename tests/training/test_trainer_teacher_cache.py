@@ -65,7 +65,7 @@ def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_train
     # Without markers a query and a document are read alike.
     assert sum(read) == len(english(pairs, held_out)) < 2 * len(pairs)
     assert len(losses(cached)) == 12 and len(losses(cached, "eval_loss")) == 2
-    for name in ("loss", "eval_loss", "loss_transport"):
+    for name in ("loss", "eval_loss", "loss_alignment"):
         assert losses(cached, name) == pytest.approx(losses(online, name), abs=1e-3), name
     read.clear()
     assert cached.evaluate()["eval_loss"] == pytest.approx(online.evaluate()["eval_loss"], abs=1e-3)

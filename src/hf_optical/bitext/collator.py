@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..model import OpticalProcessor
+from .ranking import CodeSwitchedRanking
 
 
 @dataclass
@@ -16,27 +18,33 @@ class DistillationCollator:
     """
     Sentence pairs -> what the student reads and what the teacher reads.
 
-    With several roles the pairs are repeated, a block a role: rows `0 .. batch-1` are the first role, the next
-    `batch` rows the second. With `anchor` the student's block goes on with the English sentences in the same order.
+    The student reads everything in one forward, so its texts are stacked, block after block:
+
+    - `pairs`: the sentences of the new language, to be aligned with their English. With several roles a block a role:
+      rows `0 .. batch-1` are the first role, the next `batch` rows the second.
+    - `anchor`: the English sentences in the same order.
+    - `queries`, `documents`: the English texts to rank and be ranked, with words of the new language switched in.
 
     Args:
         student_processor ([`OpticalProcessor`]), teacher_processor ([`OpticalProcessor`]): one for each side.
         language (`str`), teacher_language (`str`): keys of the `translation` feature.
-        roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both.
+        roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both; none of them, and no
+            sentences are aligned.
         anchor ([`OpticalProcessor`], *optional*): with what the student also reads the English side.
+        ranking ([`CodeSwitchedRanking`], *optional*): with what the student also ranks English texts.
         align_special_tokens (`bool`, defaults to `True`): whether special tokens, role markers and query expansion are
             among what is aligned. Unknown words always are.
-
         student_weights (`torch.Tensor` of shape `(vocabulary,)`, *optional*), teacher_weights (likewise):
             What each token id counts for in the alignment, see [`inverse_document_frequency`]. Alike by default.
         teacher_vectors (callable, *optional*):
             Looks up the token vectors of the teacher, `(batch, tokens, dim)`, for what its processor gives.
 
     Returns:
-        `dict`: `student` and `teacher`, each the arguments of [`OpticalModel.forward`], the teacher's with
-        `embeddings` where its vectors are looked up; `language`, the code; `index`,
-        the row numbers of the pairs, of shape `(batch,)`; with weights also `student_weights` and `teacher_weights`, a
-        number a token.
+        `dict`: `student`, the arguments of [`OpticalModel.forward`], and `blocks`, name -> its first row and the row
+        behind its last; `language`, the code; `index`, the row numbers of the pairs, of shape `(batch,)`. With roles
+        `teacher`, likewise arguments, with `embeddings` where its vectors are looked up, and with weights
+        `student_weights` and `teacher_weights`, a number a token. With `ranking` also `teacher_queries` and
+        `teacher_documents`, as `teacher`.
     """
 
     student_processor: OpticalProcessor
@@ -45,6 +53,7 @@ class DistillationCollator:
     teacher_language: str
     roles: tuple[str, ...] = ("query",)
     anchor: OpticalProcessor | None = None
+    ranking: CodeSwitchedRanking | None = None
     align_special_tokens: bool = True
     student_weights: Tensor | None = None
     teacher_weights: Tensor | None = None
@@ -53,27 +62,32 @@ class DistillationCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         new = [row["translation"][self.language] for row in rows]
         english = [row["translation"][self.teacher_language] for row in rows]
-        student = self._tokenize(self.student_processor, new)
+        batch: dict[str, Any] = {"language": self.language, "index": torch.tensor([row["index"] for row in rows])}
+        blocks: dict[str, dict[str, Tensor]] = {}
+        if self.roles:
+            blocks["pairs"] = self._to_align(self.student_processor, new)
+            batch["teacher"] = self._looked_up(self._to_align(self.teacher_processor, english))
         if self.anchor is not None:
-            student = self.student_processor.pad([student, self._tokenize(self.anchor, english)])
-        teacher = self._tokenize(self.teacher_processor, english, self.teacher_vectors)
-        batch = {"student": student, "teacher": teacher, "language": self.language}
-        batch["index"] = torch.tensor([row["index"] for row in rows])
-        if self.student_weights is not None:
-            batch["student_weights"] = self.student_weights[student["input_ids"][: len(rows) * len(self.roles)]]
-        if self.teacher_weights is not None:
-            batch["teacher_weights"] = self.teacher_weights[teacher["input_ids"]]
+            blocks["anchor"] = self._to_align(self.anchor, english)
+        if self.ranking is not None:
+            queries, documents = self.ranking.texts(rows, english)
+            blocks |= self.ranking.for_student(queries, documents)
+            batch["teacher_queries"] = self._looked_up(self.teacher_processor.queries(queries))
+            batch["teacher_documents"] = self._looked_up(self.teacher_processor.documents(documents))
+        ends = list(accumulate(len(block["input_ids"]) for block in blocks.values()))
+        batch["student"] = self.student_processor.pad(list(blocks.values()))
+        batch["blocks"] = dict(zip(blocks, zip([0, *ends], ends, strict=False), strict=True))
+        if self.roles and self.student_weights is not None:
+            batch["student_weights"] = self.student_weights[batch["student"]["input_ids"][: ends[0]]]
+        if self.roles and self.teacher_weights is not None:
+            batch["teacher_weights"] = self.teacher_weights[batch["teacher"]["input_ids"]]
         return batch
 
-    def _tokenize(
-        self,
-        processor: OpticalProcessor,
-        texts: list[str],
-        vectors: Callable[[dict[str, Tensor]], Tensor] | None = None,
-    ) -> dict[str, Tensor]:
+    def _looked_up(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch if self.teacher_vectors is None else {**batch, "embeddings": self.teacher_vectors(batch)}
+
+    def _to_align(self, processor: OpticalProcessor, texts: list[str]) -> dict[str, Tensor]:
         batch = processor.pad([processor(texts, role) for role in self.roles])
-        if vectors is not None:
-            batch["embeddings"] = vectors(batch)
         if not self.align_special_tokens:
             words = batch["token_mask"] & ~torch.isin(batch["input_ids"], _special_ids(processor))
             # An empty sentence keeps its special tokens: transport needs some mass.

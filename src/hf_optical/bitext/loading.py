@@ -80,11 +80,11 @@ def load_bitext(
     # number), leave a copy in the user's cache, and cannot say which row is wrong.
     pairs = []
     found: dict[str, None] = {}
-    for index, row in enumerate(_rows(name_or_file, config_name, split, revision)):
+    for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
         where = f"{name_or_file}, row {index}"
         texts = row if columns else _translation(row, where)
         found |= dict.fromkeys(texts)
-        pair = {teacher_language: _text(texts, teacher_key, where), language: _text(texts, student_key, where)}
+        pair = {teacher_language: text_of(texts, teacher_key, where), language: text_of(texts, student_key, where)}
         length = sum(map(len, pair.values()))
         pairs.append({"translation": pair, "index": index, "length": length})
     if not pairs:
@@ -136,9 +136,10 @@ def filter_bitext(
     return dataset.select(kept), counts
 
 
-def _rows(
+def read_rows(
     name_or_file: str | os.PathLike, config_name: str | None, split: str, revision: str | None
 ) -> Iterable[dict[str, Any]]:
+    """The rows of a file, or of a dataset from the Hub or a folder; raises [`DataError`] for what cannot be read."""
     path = Path(name_or_file)
     ending = path.with_suffix("").suffix if path.suffix.lower() in _COMPRESSED else path.suffix
     ending = ending.lower()
@@ -219,7 +220,8 @@ def _translation(row: dict[str, Any], where: str) -> dict[str, Any]:
     return texts
 
 
-def _text(texts: dict[str, Any], key: str, where: str) -> str:
+def text_of(texts: dict[str, Any], key: str, where: str) -> str:
+    """A text of a row, `""` where it is missing; raises [`DataError`] for what is no text."""
     text = texts.get(key)
     if text is not None and not isinstance(text, str):
         raise DataError(f"{where}: {key!r} is {text!r:.50}; it must be text")

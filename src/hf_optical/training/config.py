@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..bitext.ranking import SIDES
 from ..languages.adapters import adapter_name
 from .distributed import check_strategy
 
@@ -15,6 +16,8 @@ from .distributed import check_strategy
 _MARGINALS = ("uniform", "idf")
 # Ways to sample that keep to one language in a batch.
 _STRATEGIES = ("random", "group_by_length")
+_METHODS = ("ot", "greedy", "sentence", "code_switch", "hybrid")
+_TARGETS = ("teacher", "labels")
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
@@ -40,8 +43,27 @@ class OTDistillationConfig(TrainingArguments):
             machine.
         teacher_cache_dir (`str`, *optional*):
             Where to. Defaults to the cache folder of `datasets`.
+        method (`str`, defaults to `"ot"`):
+            What is learned from. `"ot"`: transport from the tokens of a sentence to those of its translation
+            ([`OTAlignmentLoss`]). `"greedy"`: one-to-one alignment ([`GreedyAlignmentLoss`], Dr.DECR). `"sentence"`:
+            mean vectors ([`SentenceMSELoss`]). `"code_switch"`: English texts with words of the new language switched
+            in are to rank as the teacher ranks them in English ([`CodeSwitchedRanking`], [`RankingLoss`]); the
+            translations serve for words only. `"hybrid"`: `"ot"` and `"code_switch"` in one.
         side (`str`, defaults to `"query"`):
             As what the sentences are read: `"query"`, `"document"` or `"both"`.
+        switch_probability (`float`, defaults to 0.5), switch_side (`str`, defaults to `"query"`):
+            With code switching: the probability that a word is switched, and in what: `"query"`, `"document"` or
+            `"both"`. Documents that are not switched are read by the teacher, as those of the index are.
+        dictionary (`list[str]`, *optional*):
+            Files in MUSE's format ([`read_muse`]), English to the new language, one a language. Learned from the
+            sentence pairs by default ([`learn_dictionary`]).
+        ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.05):
+            What the ranking is to be: that of the teacher's scores, or with `"labels"` the relevant document first;
+            see [`RankingLoss`].
+        ranking_weight (`float`, defaults to 1.0):
+            Weight of the ranking beside the transported cost, with `"hybrid"`.
+        alternate (`bool`, defaults to `False`):
+            With `"hybrid"`: one step transport, the next ranking, in place of both in every step.
         solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.05), max_iterations (`int`, defaults
             to 100), tolerance (`float`, defaults to 1e-3), marginal_penalty (`float`, defaults to 1.0),
             transported_mass (`float`, defaults to 0.8):
@@ -104,9 +126,25 @@ class OTDistillationConfig(TrainingArguments):
     teacher_cache_dir: str | None = field(
         default=None, metadata={"help": "Where to keep them. Default: the cache folder of `datasets`."}
     )
+    method: str = field(default="ot", metadata={"help": "What is learned from.", "choices": list(_METHODS)})
     side: str = field(
         default="query",
         metadata={"help": "As what sentences are read.", "choices": list(_ROLES)},
+    )
+    switch_probability: float = field(
+        default=0.5, metadata={"help": "Probability that a word is switched, with code switching."}
+    )
+    switch_side: str = field(default="query", metadata={"help": "What words are switched in.", "choices": list(SIDES)})
+    dictionary: list[str] | None = field(
+        default=None, metadata={"help": "MUSE dictionaries to switch by. Default: learned from the sentence pairs."}
+    )
+    ranking_target: str = field(
+        default="teacher", metadata={"help": "What the ranking is to be.", "choices": list(_TARGETS)}
+    )
+    ranking_temperature: float = field(default=0.05, metadata={"help": "Temperature of the scores ranked by."})
+    ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking, with --method hybrid."})
+    alternate: bool = field(
+        default=False, metadata={"help": "With --method hybrid: transport and ranking in turns, step by step."}
     )
     solver: str = field(default="sinkhorn", metadata={"help": "Transport solver, see `transport_plan`."})
     epsilon: float = field(default=0.05, metadata={"help": "Entropic regularisation of the transport plan."})
@@ -142,10 +180,17 @@ class OTDistillationConfig(TrainingArguments):
 
     def __post_init__(self):
         self._check_languages()
-        if self.side not in _ROLES:
-            raise ValueError(f"side={self.side!r}; choose one of {', '.join(_ROLES)}")
-        if self.marginals not in _MARGINALS:
-            raise ValueError(f"marginals={self.marginals!r}; choose one of {', '.join(_MARGINALS)}")
+        choices = {
+            "method": _METHODS,
+            "side": _ROLES,
+            "marginals": _MARGINALS,
+            "switch_side": SIDES,
+            "ranking_target": _TARGETS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        self._check_method()
         if self.anchor_weight < 0:
             raise ValueError(f"anchor_weight={self.anchor_weight} is negative; pass 0 to turn the anchor off")
         if self.new_words is None:
@@ -200,6 +245,32 @@ class OTDistillationConfig(TrainingArguments):
                     "at False"
                 )
 
+    def _check_method(self) -> None:
+        if not 0 <= self.switch_probability <= 1:
+            raise ValueError(f"switch_probability={self.switch_probability} is no probability; pass 0 to 1")
+        if not self.ranking_weight > 0:
+            raise ValueError(f"ranking_weight={self.ranking_weight} is not above 0; for 0 choose method='ot'")
+        if self.alternate and self.method != "hybrid":
+            raise ValueError(f"alternate needs two methods to alternate, and method is {self.method!r}; pass 'hybrid'")
+        if self.dictionary is not None and not self.ranks:
+            raise ValueError(
+                f"dictionary is for code switching, and method is {self.method!r}; pass 'code_switch' or 'hybrid'"
+            )
+        if self.dictionary is not None and len(self.dictionary) != len(self.languages):
+            raise ValueError(
+                f"dictionary names {len(self.dictionary)} files for {len(self.languages)} languages; pass one for each"
+            )
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the method aligns sentences with their translations."""
+        return self.method != "code_switch"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the method ranks code-switched text."""
+        return self.method in ("code_switch", "hybrid")
+
     @property
     def languages(self) -> list[str]:
         """The languages to teach."""
@@ -223,5 +294,5 @@ class OTDistillationConfig(TrainingArguments):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles in which every sentence is read."""
+        """The roles in which every sentence is aligned."""
         return _ROLES[self.side]

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
+from torch import nn
 from transformers import set_seed
 
-from ..bitext import DistillationCollator, MultilingualCollator, inverse_document_frequency
+from ..bitext import (
+    CodeSwitchedRanking,
+    CodeSwitcher,
+    DistillationCollator,
+    MultilingualCollator,
+    inverse_document_frequency,
+    learn_dictionary,
+    read_muse,
+)
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
+from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalModel, OpticalProcessor
 from .config import OTDistillationConfig
+
+
+_TRANSPORT = ("solver", "epsilon", "max_iterations", "tolerance", "marginal_penalty", "transported_mass")
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -135,12 +149,45 @@ def make_collator(
             teacher_processor=teacher_processor,
             language=language,
             teacher_language=args.teacher_language,
-            roles=args.roles,
+            roles=args.roles if args.aligns else (),
             anchor=base_processor if args.anchor_weight else None,
+            ranking=_make_ranking(args, language, pairs, processor) if args.ranks else None,
             align_special_tokens=args.align_special_tokens,
             **weights,
         )
     return MultilingualCollator(collators) if len(collators) > 1 else collators[args.languages[0]]
+
+
+def _make_ranking(
+    args: OTDistillationConfig, language: str, pairs: dict[str, Dataset], processor: OpticalProcessor
+) -> CodeSwitchedRanking:
+    """What the student ranks, switched by a dictionary that is read, or learned from the sentence pairs."""
+    if args.dictionary is not None:
+        dictionary = read_muse(args.dictionary[args.languages.index(language)])
+    elif pairs:
+        dictionary = learn_dictionary(pairs[language], processor.tokenizer, language, args.teacher_language)
+    else:
+        raise ValueError("without train_dataset there is nothing to learn words from; pass it, or dictionary")
+    # An English word that is left as it is must not be read as a word of the new language that is spelled like it.
+    reader = OpticalProcessor(processor.tokenizer, **processor.roles)
+    return CodeSwitchedRanking(reader, CodeSwitcher(dictionary, args.switch_probability, args.seed), args.switch_side)
+
+
+def alignment_loss(args: OTDistillationConfig) -> nn.Module:
+    """The loss that aligns a sentence with its translation."""
+    if args.method == "greedy":
+        return GreedyAlignmentLoss()
+    if args.method == "sentence":
+        return SentenceMSELoss()
+    return OTAlignmentLoss(**{name: getattr(args, name) for name in _TRANSPORT})
+
+
+def teacher_texts(pairs: Dataset, teacher_language: str) -> Iterator[str]:
+    """Every text that the teacher reads of a dataset."""
+    for row in pairs:
+        yield row["translation"][teacher_language]
+        if "query" in row:
+            yield from (row["query"], row["positive"], *row["negatives"])
 
 
 def open_model(

@@ -16,9 +16,8 @@ from .config import OTDistillationConfig
 
 
 _SETTINGS = (
+    "method",
     "side",
-    "solver",
-    "epsilon",
     "marginals",
     "align_special_tokens",
     "anchor_weight",
@@ -28,6 +27,8 @@ _SETTINGS = (
     "num_train_epochs",
     "seed",
 )
+_TRANSPORT = ("solver", "epsilon")
+_RANKING = ("switch_probability", "switch_side", "ranking_target", "ranking_temperature")
 
 
 def run_details(
@@ -42,7 +43,8 @@ def run_details(
         languages (`list[str]`): the languages in the pack.
         told (`dict[str, dict]`): language -> what else is known of it.
     """
-    settings = {name: getattr(args, name) for name in _SETTINGS}
+    names = (*_SETTINGS, *(_TRANSPORT if args.method in ("ot", "hybrid") else ()), *(_RANKING if args.ranks else ()))
+    settings = {name: getattr(args, name) for name in names}
     if len(args.languages) > 1:
         settings["languages of the run"] = ", ".join(args.languages)
         settings["sampling_temperature"] = args.sampling_temperature

@@ -14,28 +14,28 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
+from ..bitext.ranking import join_triples
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
-from ..losses import OTAlignmentLoss
+from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import SaveOnInterrupt, read_weights
 from .config import OTDistillationConfig
 from .distributed import from_main_process, mean_over_processes
 from .preparation import (
+    alignment_loss,
     by_language,
     check_sizes,
     make_collator,
     open_model,
     pairs_by_language,
     prepare_student,
+    teacher_texts,
 )
 from .publishing import create_repositories, push_packs, run_details, write_cards
 from .sampling import LanguageSampler, join_languages
 from .teacher import TeacherVectors
-
-
-_TRANSPORT = ("solver", "epsilon", "max_iterations", "tolerance", "marginal_penalty", "transported_mass")
 
 
 class OTDistillationTrainer(Trainer):
@@ -71,7 +71,10 @@ class OTDistillationTrainer(Trainer):
         peft_config (`peft.LoraConfig`, *optional*):
             The adapter of every pack, in place of the one that `args` describes.
         loss (`nn.Module`, *optional*):
-            In place of the [`OTAlignmentLoss`] that `args` describes; called alike, with `reduction="none"` set.
+            In place of the alignment loss that `args` describes; called alike, with `reduction="none"` set.
+        triples (`datasets.Dataset`, *optional*):
+            With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
+            sentences of the pairs. Each sentence pair gets one, so there are as many steps as without.
         callbacks, optimizers:
             As in [`~transformers.Trainer`].
 
@@ -104,6 +107,7 @@ class OTDistillationTrainer(Trainer):
         retrieval_evaluator: RetrievalEvaluator | dict[str, RetrievalEvaluator] | None = None,
         peft_config: LoraConfig | None = None,
         loss: nn.Module | None = None,
+        triples: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
@@ -111,6 +115,8 @@ class OTDistillationTrainer(Trainer):
         pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
         model, processing_class = open_model(model, processing_class, "model", "processing_class")
+        if triples is not None and not args.ranks:
+            raise ValueError(f"triples are for code switching, and method is {args.method!r}; leave them out")
         same = teacher is model
         teacher, teacher_processing_class = open_model(
             teacher,
@@ -134,11 +140,14 @@ class OTDistillationTrainer(Trainer):
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
 
+        data_collator = make_collator(args, pairs, self.processors, teacher_processing_class, base_processor)
+        if triples is not None:
+            pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
         save_on_interrupt = SaveOnInterrupt()
         super().__init__(
             model=model,
             args=args,
-            data_collator=make_collator(args, pairs, self.processors, teacher_processing_class, base_processor),
+            data_collator=data_collator,
             train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
@@ -155,8 +164,9 @@ class OTDistillationTrainer(Trainer):
         self.teacher.to(self.accelerator.device)
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
-        self.loss = loss or OTAlignmentLoss(**{name: getattr(args, name) for name in _TRANSPORT})
+        self.loss = loss or alignment_loss(args)
         self.loss.reduction = "none"
+        self.ranking_loss = RankingLoss(args.ranking_temperature, reduction="none")
         self.results: dict[str, float] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self._teacher_processor = teacher_processing_class
@@ -175,18 +185,15 @@ class OTDistillationTrainer(Trainer):
         """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
         if not self.args.cache_teacher:
             return
-        texts = [
-            text[self.args.teacher_language]
-            for dataset in datasets
-            for pairs in (dataset.values() if isinstance(dataset, dict) else [dataset])
-            if pairs is not None
-            for text in pairs["translation"]
+        pairs = [
+            each for given in datasets for each in (given.values() if isinstance(given, dict) else [given]) if each
         ]
+        roles = {*(self.args.roles if self.args.aligns else ()), *(("query", "document") if self.args.ranks else ())}
         self.data_collator.teacher_vectors = TeacherVectors.prepare(
             self.teacher,
             self._teacher_processor,
-            texts,
-            self.args.roles,
+            [text for own in pairs for text in teacher_texts(own, self.args.teacher_language)],
+            tuple(sorted(roles)),
             self.args.teacher_cache_dir,
             autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
             show_progress=not self.args.disable_tqdm,
@@ -205,18 +212,15 @@ class OTDistillationTrainer(Trainer):
             `dict[str, Tensor]`: name -> loss of shape `(pairs,)`.
         """
         weights = {"student_weights": student.weights, "teacher_weights": teacher.weights}
-        cost, plan = self.loss(
-            student.embeddings,
-            teacher.embeddings,
-            student.mask,
-            teacher.mask,
-            return_diagnostics=True,
-            **{name: weight for name, weight in weights.items() if weight is not None},
-        )
+        arguments = {name: weight for name, weight in weights.items() if weight is not None}
+        texts = student.embeddings, teacher.embeddings, student.mask, teacher.mask
+        if not isinstance(self.loss, OTAlignmentLoss):
+            return {"alignment": self.loss(*texts, **arguments)}
+        cost, plan = self.loss(*texts, return_diagnostics=True, **arguments)
         self._record(
             plan_entropy=plan.entropy, plan_marginal_error=plan.marginal_error, plan_iterations=plan.iterations
         )
-        return {"transport": cost}
+        return {"alignment": cost}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if len(self.args.languages) == 1:
@@ -252,21 +256,40 @@ class OTDistillationTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.set_language(inputs["language"])
-        student = model(**inputs["student"])
-        teacher = self._read_with_teacher(inputs["teacher"])
-        pairs = len(teacher.embeddings)
-        self._check_finite(student.embeddings[:pairs].sum((1, 2)), inputs["index"])
-        aligned = student.rows(0, pairs)
-        aligned.weights, teacher.weights = inputs.get("student_weights"), inputs.get("teacher_weights")
-        parts = self.pair_losses(aligned, teacher)
-        if self.reference is not None:
-            parts["anchor"] = self.args.anchor_weight * self._anchor_losses(student, inputs["student"], pairs)
+        student = self._read_with_student(model, inputs["student"], inputs["blocks"])
+        parts: dict[str, Tensor] = {}
+        if "pairs" in student:
+            aligned, teacher = student["pairs"], self._read_with_teacher(inputs["teacher"])
+            self._check_finite(aligned.embeddings.sum((1, 2)), inputs["index"])
+            aligned.weights, teacher.weights = inputs.get("student_weights"), inputs.get("teacher_weights")
+            parts |= self.pair_losses(aligned, teacher)
+        if "anchor" in student:
+            start, stop = inputs["blocks"]["anchor"]
+            english = {name: tensor[start:stop] for name, tensor in inputs["student"].items()}
+            parts["anchor"] = self.args.anchor_weight * self._anchor_losses(student["anchor"], english)
+        if "queries" in student:
+            parts["ranking"] = self.args.ranking_weight * self._ranking_losses(student, inputs)
         self._record(**{f"loss_{name}": part for name, part in parts.items()})
         # One row a role and pair -> one cost a pair.
-        costs = sum(parts.values()).view(len(self.args.roles), -1).mean(0)
+        costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
         self._check_finite(costs, inputs["index"])
         loss = costs.mean()
         return (loss, {"costs": costs}) if return_outputs else loss
+
+    def _read_with_student(
+        self, model: nn.Module, inputs: dict[str, Tensor], blocks: dict[str, tuple[int, int]]
+    ) -> dict[str, OpticalOutput]:
+        """What the student makes of each block of texts, all in one forward."""
+        if self.args.alternate and self.model.training:
+            kept = ("queries", "documents") if self.state.global_step % 2 else ("pairs", "anchor")
+            blocks = {name: rows for name, rows in blocks.items() if name in kept}
+            rows = [row for start, stop in blocks.values() for row in range(start, stop)]
+            inputs = {name: tensor[rows] for name, tensor in inputs.items()}
+        student, start, read = model(**inputs), 0, {}
+        for name, (first, last) in blocks.items():
+            read[name] = student.rows(start, start + last - first)
+            start += last - first
+        return read
 
     def _read_with_teacher(self, inputs: dict[str, Tensor]) -> OpticalOutput:
         if "embeddings" in inputs:
@@ -274,13 +297,23 @@ class OTDistillationTrainer(Trainer):
         with torch.no_grad():
             return self.teacher(**inputs)
 
-    def _anchor_losses(self, student: OpticalOutput, inputs: dict[str, Tensor], pairs: int) -> Tensor:
+    def _anchor_losses(self, now: OpticalOutput, english: dict[str, Tensor]) -> Tensor:
         """Cosine distance, token by token, of the English sentences to what the student once made of them."""
         with torch.no_grad():
-            before = self.reference(**{name: tensor[pairs:] for name, tensor in inputs.items()})
-        now = student.rows(pairs, 2 * pairs)
+            before = self.reference(**english)
         distance = 1 - (now.embeddings * before.embeddings).sum(-1)
         return (distance * now.mask).sum(-1) / now.mask.sum(-1)
+
+    def _ranking_losses(self, student: dict[str, OpticalOutput], inputs: dict[str, Any]) -> Tensor:
+        """How the student ranks the English documents for the code-switched queries, for each query."""
+        documents = self._read_with_teacher(inputs["teacher_documents"])
+        if self.args.ranking_target == "labels":
+            target = torch.arange(len(inputs["index"]), device=documents.embeddings.device)
+        else:
+            queries = self._read_with_teacher(inputs["teacher_queries"])
+            target = RankingLoss.scores(queries.embeddings, documents.embeddings, queries.mask, documents.mask)
+        queries, documents = student["queries"], student.get("documents", documents)
+        return self.ranking_loss(queries.embeddings, documents.embeddings, queries.mask, documents.mask, target)
 
     def _check_finite(self, values: Tensor, index: Tensor) -> None:
         finite = torch.isfinite(values).view(-1, len(index)).all(0)

@@ -1,12 +1,11 @@
-"""Losses between two sets of token embeddings. Tensors and masks in, cost out: they work in any training loop."""
-
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from .transport import TransportDiagnostics, transport_plan
-from .transport.plan import check_options
+from ..transport import TransportDiagnostics, transport_plan
+from ..transport.plan import check_options
+from .inputs import check_reduction, check_shapes, reduced, token_mass, unit_vectors, working_dtype
 
 
 class OTAlignmentLoss(nn.Module):
@@ -78,8 +77,7 @@ class OTAlignmentLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_options(solver, epsilon, max_iterations, tolerance, marginal_penalty, transported_mass)
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"reduction must be 'mean', 'sum' or 'none', but is {reduction!r}.")
+        check_reduction(reduction)
         self.options = {
             "solver": solver,
             "epsilon": epsilon,
@@ -124,9 +122,7 @@ class OTAlignmentLoss(nn.Module):
         cost, plan, diagnostics = self._align(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
         )
-        loss = (plan * cost).sum((1, 2))
-        if self.reduction != "none":
-            loss = loss.mean() if self.reduction == "mean" else loss.sum()
+        loss = reduced((plan * cost).sum((1, 2)), self.reduction)
         return (loss, diagnostics) if return_diagnostics else loss
 
     def plan(
@@ -152,19 +148,13 @@ class OTAlignmentLoss(nn.Module):
         student_weights: Tensor | None,
         teacher_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, TransportDiagnostics]:
-        shapes = student_embeddings.shape, teacher_embeddings.shape
-        if any(len(shape) != 3 for shape in shapes) or shapes[0][::2] != shapes[1][::2]:
-            raise ValueError(
-                "student_embeddings and teacher_embeddings must have shapes (batch, n, dim) and (batch, m, dim) of "
-                f"equal batch and dim, but have shapes {tuple(shapes[0])} and {tuple(shapes[1])}."
-            )
-        dtype = torch.promote_types(student_embeddings.dtype, teacher_embeddings.dtype)
-        dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        student_mass = _token_mass("student", student_embeddings, student_mask, student_weights, dtype)
-        teacher_mass = _token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
+        check_shapes(student_embeddings, teacher_embeddings)
+        dtype = working_dtype(student_embeddings, teacher_embeddings)
+        student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
+        teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
         with torch.autocast(student_embeddings.device.type, enabled=False):
-            student = _unit_vectors(student_embeddings, student_mass, dtype)
-            teacher = _unit_vectors(teacher_embeddings, teacher_mass, dtype)
+            student = unit_vectors(student_embeddings, student_mass, dtype)
+            teacher = unit_vectors(teacher_embeddings, teacher_mass, dtype)
             cost = 1.0 - student @ teacher.transpose(1, 2)
             try:
                 plan, diagnostics = transport_plan(
@@ -176,26 +166,3 @@ class OTAlignmentLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in {**self.options, "reduction": self.reduction}.items())
-
-
-def _token_mass(
-    side: str, embeddings: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """Mass of each token, zero for padding, shape `(batch, tokens)`."""
-    for name, values in ((f"{side}_mask", mask), (f"{side}_weights", weights)):
-        if values is not None and values.shape != embeddings.shape[:2]:
-            raise ValueError(
-                f"{name} must have shape {tuple(embeddings.shape[:2])}, as {side}_embeddings, but has shape "
-                f"{tuple(values.shape)}."
-            )
-    if weights is None:
-        weights = embeddings.new_ones(embeddings.shape[:2])
-    mass = weights.detach().to(embeddings.device, dtype)
-    return mass if mask is None else mass.masked_fill(~mask.to(embeddings.device, torch.bool), 0.0)
-
-
-def _unit_vectors(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """Embeddings at unit length, and zeros for padding and for zero vectors, with finite gradients for all."""
-    embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
-    norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
-    return embeddings / norm.masked_fill(norm == 0, 1.0)

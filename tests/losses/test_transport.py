@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import hf_optical.losses
+import hf_optical.losses.transport
 import hf_optical.transport.plan
 from hf_optical.losses import OTAlignmentLoss
 from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
@@ -235,7 +235,7 @@ def test_bad_options_are_refused_at_once(options: dict, message: str) -> None:
         OTAlignmentLoss(**options)
 
 
-@pytest.mark.parametrize("module", [hf_optical.losses, hf_optical.transport.plan])
+@pytest.mark.parametrize("module", [hf_optical.losses.transport, hf_optical.transport.plan])
 def test_examples_of_the_docstrings(module) -> None:
     results = doctest.testmod(module)
     assert results.attempted and not results.failed

@@ -1,0 +1,9 @@
+"""Losses between two sets of token embeddings. Tensors and masks in, cost out: they work in any training loop."""
+
+from .greedy import GreedyAlignmentLoss, greedy_alignment
+from .ranking import RankingLoss
+from .sentence import SentenceMSELoss
+from .transport import OTAlignmentLoss
+
+
+__all__ = ["GreedyAlignmentLoss", "OTAlignmentLoss", "RankingLoss", "SentenceMSELoss", "greedy_alignment"]

@@ -1,0 +1,65 @@
+"""What every loss does with the embeddings, masks and weights that it is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', but is {reduction!r}.")
+
+
+def reduced(losses: Tensor, reduction: str) -> Tensor:
+    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
+
+
+def check_shapes(student_embeddings: Tensor, teacher_embeddings: Tensor) -> None:
+    shapes = student_embeddings.shape, teacher_embeddings.shape
+    if any(len(shape) != 3 for shape in shapes) or shapes[0][::2] != shapes[1][::2]:
+        raise ValueError(
+            "student_embeddings and teacher_embeddings must have shapes (batch, n, dim) and (batch, m, dim) of "
+            f"equal batch and dim, but have shapes {tuple(shapes[0])} and {tuple(shapes[1])}."
+        )
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """float32, or float64 if one of them is."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def token_mass(
+    side: str, embeddings: Tensor, mask: Tensor | None, weights: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Mass of each token, zero for padding, shape `(batch, tokens)`."""
+    for name, values in ((f"{side}_mask", mask), (f"{side}_weights", weights)):
+        if values is not None and values.shape != embeddings.shape[:2]:
+            raise ValueError(
+                f"{name} must have shape {tuple(embeddings.shape[:2])}, as {side}_embeddings, but has shape "
+                f"{tuple(values.shape)}."
+            )
+    if weights is None:
+        weights = embeddings.new_ones(embeddings.shape[:2])
+    mass = weights.detach().to(embeddings.device, dtype)
+    return mass if mask is None else mass.masked_fill(~mask.to(embeddings.device, torch.bool), 0.0)
+
+
+def require_mass(side: str, mass: Tensor) -> None:
+    """Raises `ValueError` if a weight is negative or not finite, or a sentence has no token with mass."""
+    for fault, wrong in (
+        ("weights that are negative or not finite", (~torch.isfinite(mass) | (mass < 0)).any(1)),
+        ("no token with mass", mass.sum(1) <= 0),
+    ):
+        if wrong.any():
+            raise ValueError(
+                f"{side} has {fault} in batch entries {wrong.nonzero()[:5, 0].tolist()}; leave these sentences out, "
+                f"or look at {side}_mask and {side}_weights."
+            )
+
+
+def unit_vectors(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Embeddings at unit length, and zeros for padding and for zero vectors, with finite gradients for all."""
+    embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
+    norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
+    return embeddings / norm.masked_fill(norm == 0, 1.0)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import rel_entr, softmax
+from torch.nn.functional import normalize
+
+from hf_optical.losses import RankingLoss
+from hf_optical.retrieval import maxsim
+
+
+def some_texts(count: int, tokens: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    vectors = normalize(torch.randn(count, tokens, 8, generator=generator), dim=2)
+    mask = torch.arange(tokens) < torch.randint(1, tokens + 1, (count, 1), generator=generator)
+    return vectors, mask
+
+
+def test_the_scores_are_maxsim_by_the_number_of_query_tokens():
+    (queries, query_mask), (documents, document_mask) = some_texts(4, 6, 0), some_texts(7, 9, 1)
+    expected = maxsim(queries, documents, query_mask, document_mask) / query_mask.sum(1, keepdim=True)
+    found = RankingLoss.scores(queries, documents, query_mask, document_mask)
+    assert (found - expected).abs().max() <= 1e-6
+
+
+def test_the_divergence_is_scipy_s():
+    (queries, query_mask), (documents, document_mask) = some_texts(4, 6, 0), some_texts(7, 9, 1)
+    target = torch.randn(4, 7, generator=torch.Generator().manual_seed(2))
+    scores = RankingLoss.scores(queries, documents, query_mask, document_mask).double().numpy()
+    expected = rel_entr(softmax(target.double().numpy() / 0.2, 1), softmax(scores / 0.2, 1)).sum(1)
+    loss = RankingLoss(temperature=0.2, reduction="none")(queries, documents, query_mask, document_mask, target)
+    assert loss.tolist() == pytest.approx(expected.tolist(), rel=1e-4)
+    labels = torch.tensor([6, 0, 2, 2])
+    loss = RankingLoss(temperature=0.2)(queries, documents, query_mask, document_mask, labels)
+    assert loss.item() == pytest.approx(-np.log(softmax(scores / 0.2, 1)[range(4), labels]).mean(), rel=1e-5)
+
+
+def test_a_student_that_ranks_as_the_teacher_has_no_loss_and_no_gradient():
+    (queries, query_mask), (documents, document_mask) = some_texts(3, 5, 4), some_texts(3, 5, 5)
+    queries.requires_grad_()
+    target = RankingLoss.scores(queries, documents, query_mask, document_mask)
+    loss = RankingLoss()(queries, documents, query_mask, document_mask, target)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6) and queries.grad.abs().max() <= 1e-5
+
+
+def test_padding_changes_nothing_even_where_all_products_are_negative():
+    query, document = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])
+    one = torch.ones(1, 1)
+    assert RankingLoss.scores(query, document, one, torch.tensor([[1, 0]])).item() == -1
+    wide = torch.cat([query, torch.ones(1, 3, 2)], 1)
+    found = RankingLoss.scores(wide, document, torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1, 0]]))
+    assert found.item() == -1
+
+
+def test_bad_input():
+    (queries, mask), _ = some_texts(2, 3, 0), None
+    with pytest.raises(ValueError, match="document_mask leaves no token in batch entries \\[1\\]"):
+        RankingLoss.scores(queries, queries, mask, torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        RankingLoss(temperature=0)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_optical.losses import SentenceMSELoss
+
+
+def test_it_is_the_squared_distance_of_mean_vectors_as_sentence_transformers_pools_them():
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    torch.manual_seed(0)
+    student, teacher = torch.randn(3, 5, 8), torch.randn(3, 7, 8)
+    student_mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    teacher_mask = torch.ones(3, 7, dtype=torch.long)
+    pooling = Pooling(8, "mean")
+    means = [
+        pooling({"token_embeddings": vectors, "attention_mask": mask})["sentence_embedding"]
+        for vectors, mask in ((student, student_mask), (teacher, teacher_mask))
+    ]
+    expected = torch.nn.functional.mse_loss(*means, reduction="none").sum(1)
+    found = SentenceMSELoss(reduction="none")(student, teacher, student_mask, teacher_mask)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert SentenceMSELoss()(student, teacher, student_mask, teacher_mask).item() == pytest.approx(
+        expected.mean().item(), abs=1e-5
+    )
+
+
+def test_padding_may_hold_anything_and_weights_weigh():
+    student = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [torch.nan, torch.inf]]])
+    teacher = torch.tensor([[[1.0, 0.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    assert SentenceMSELoss()(student, teacher, mask).item() == pytest.approx(0.5)
+    weights = torch.tensor([[3.0, 1.0, 5.0]])
+    assert SentenceMSELoss()(student, teacher, mask, student_weights=weights).item() == pytest.approx(2 / 16)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="teacher has no token with mass in batch entries \\[0\\]"):
+        SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), teacher_mask=torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="must have shapes"):
+        SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 4))
+    with pytest.raises(ValueError, match="reduction must be"):
+        SentenceMSELoss(reduction="total")

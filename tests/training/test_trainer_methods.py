@@ -1,0 +1,219 @@
+"""The methods that optimal transport is compared with, in the same trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import weights
+
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical.bitext import CodeSwitcher, learn_dictionary, load_triples
+from hf_optical.languages import activate
+from hf_optical.losses import GreedyAlignmentLoss, SentenceMSELoss
+
+
+METHODS = ["greedy", "sentence", "code_switch", "hybrid"]
+TRIPLES = [
+    {"query": "who sells coffee", "positive": "the farmer sells coffee", "negatives": ["the bus is late"]},
+    {"query": "when does the bus come", "positive": "the bus comes at noon", "negatives": []},
+    {"query": "where is the market", "positive": "the market is near the lake", "negatives": ["rain", "a school"]},
+]
+
+
+@pytest.fixture(scope="session")
+def triples():
+    return Dataset.from_list(TRIPLES)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_and_leaves_the_base_alone(make_trainer, tiny_model, method):
+    trainer = make_trainer(method=method, num_train_epochs=5)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.model.fingerprint() == tiny_model.fingerprint()
+    assert trainer.language_pack().details["settings"]["method"] == method
+
+
+@pytest.mark.parametrize("settings", [{"method": "hybrid"}, {"method": "hybrid", "alternate": True}])
+def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
+    saving = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None, **settings}
+    straight = make_trainer(output_dir=str(tmp_path / "straight"), **saving)
+    straight.train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "straight" / "checkpoint-3"))
+    for name, weight in weights(straight.model).items():
+        assert torch.equal(weights(resumed.model)[name], weight), name
+
+
+def test_the_loss_of_a_method_is_its_class_called_on_each_pair(make_trainer, held_out):
+    for method, loss in (("greedy", GreedyAlignmentLoss()), ("sentence", SentenceMSELoss())):
+        trainer = make_trainer(method=method, new_words=0, marginals="uniform", align_special_tokens=True)
+        student, teacher = trainer.model.eval(), trainer.teacher
+        processors = trainer.processing_class, trainer._teacher_processor
+        expected = []
+        for pair in held_out["translation"]:
+            with torch.no_grad():
+                new = student(**processors[0].queries([pair["sw"]])).embeddings
+                english = teacher(**processors[1].queries([pair["en"]])).embeddings
+            expected.append(loss(new, english).item())
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+
+
+def naive_ranking(
+    student, student_processor, teacher, teacher_processor, queries, switched, documents, read_documents
+):
+    """KL divergence of the distributions over documents, one query at a time, by loops over tokens."""
+
+    def vectors(model, processor, text, role):
+        with torch.no_grad():
+            batch = processor([text], role)
+            return model(**batch).embeddings[0][batch["token_mask"][0]].double()
+
+    def distribution(query, found):
+        scores = [sum((found_one @ token).max() for token in query) / len(query) for found_one in found]
+        return torch.softmax(torch.stack(scores) / 0.05, 0)
+
+    by_teacher = [vectors(teacher, teacher_processor, text, "document") for text in documents]
+    by_student = [vectors(student, student_processor, text, "document") for text in read_documents or []]
+    losses = []
+    for query, other in zip(queries, switched, strict=True):
+        target = distribution(vectors(teacher, teacher_processor, query, "query"), by_teacher)
+        own = distribution(vectors(student, student_processor, other, "query"), by_student or by_teacher)
+        losses.append((target * (target.log() - own.log())).sum().item())
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("side", ["query", "document", "both"])
+def test_code_switching_ranks_as_the_teacher_ranks_in_english(make_trainer, pairs, held_out, side):
+    trainer = make_trainer(
+        method="code_switch", switch_side=side, switch_probability=0.7, per_device_eval_batch_size=64, seed=3
+    )
+    processor = trainer.processing_class
+    switch = CodeSwitcher(learn_dictionary(pairs, processor.tokenizer, "sw"), 0.7, seed=3)
+    english = [pair["en"] for pair in held_out["translation"]]
+    switched = [switch(text) for text in english]
+    assert switched != english
+    reader = OpticalProcessor(processor.tokenizer, **processor.roles)
+    expected = naive_ranking(
+        trainer.model.eval(),
+        reader,
+        trainer.teacher,
+        trainer._teacher_processor,
+        queries=english,
+        switched=english if side == "document" else switched,
+        documents=english,
+        read_documents=None if side == "query" else switched,
+    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_triples_are_ranked_in_place_of_sentences(make_trainer, triples):
+    trainer = make_trainer(method="code_switch", triples=triples, ranking_target="labels")
+    rows = [trainer.train_dataset[i] for i in range(5)]
+    batch = trainer.data_collator(rows)
+    documents = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
+    expected = trainer._teacher_processor.documents(documents)
+    assert torch.equal(batch["teacher_documents"]["input_ids"], expected["input_ids"])
+    assert sorted(row["query"] for row in trainer.train_dataset.select(range(3))) == sorted(
+        row["query"] for row in TRIPLES
+    ), "none again before all were there"
+    trainer.train()
+    assert all(math.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
+
+
+def test_a_hybrid_is_the_sum_of_both_or_takes_turns(make_trainer):
+    trainer = make_trainer(method="hybrid", ranking_weight=0.25)
+    trainer.train()
+    for log in (log for log in trainer.state.log_history if "loss" in log):
+        assert log["loss"] == pytest.approx(log["loss_alignment"] + log["loss_ranking"], abs=1e-4)
+    turns = make_trainer(method="hybrid", alternate=True)
+    turns.train()
+    logs = [log for log in turns.state.log_history if "loss" in log]
+    assert [("loss_alignment" in log, "loss_ranking" in log) for log in logs] == [(True, False), (False, True)] * 3
+
+
+def test_a_dictionary_is_read_in_place_of_one_that_is_learned(make_trainer, tmp_path):
+    (tmp_path / "en-sw.txt").write_text("the ile\nbus basi\n", encoding="utf-8")
+    trainer = make_trainer(
+        method="code_switch", dictionary=[str(tmp_path / "en-sw.txt")], switch_probability=1.0, new_words=0
+    )
+    assert trainer.data_collator.ranking.switch("The bus is late.") == "ile basi is late."
+
+
+@pytest.mark.parametrize("method", ["code_switch", "hybrid"])
+def test_the_teacher_s_cache_changes_nothing(make_trainer, tmp_path, method, triples):
+    settings = {"method": method, "num_train_epochs": 2, "triples": triples}
+    online = make_trainer(cache_teacher=False, **settings)
+    cached = make_trainer(cache_teacher=True, teacher_cache_dir=str(tmp_path / "cache"), **settings)
+    for trainer in (online, cached):
+        trainer.train()
+    found = [[log["loss"] for log in trainer.state.log_history if "loss" in log] for trainer in (online, cached)]
+    assert found[0] == pytest.approx(found[1], abs=2e-3)
+
+
+def test_several_languages_and_one_pack_for_all(make_two, tmp_path):
+    trainer = make_two(method="hybrid", shared_pack="all")
+    trainer.train()
+    trainer.save_model()
+    assert LanguagePack.from_pretrained(tmp_path / "run").details["settings"]["method"] == "hybrid"
+
+
+def test_english_words_left_in_switched_text_are_not_respelled(make_trainer):
+    trainer = make_trainer(method="code_switch", num_train_epochs=1)
+    assert trainer.processing_class.nearest_words is not None
+    assert trainer.data_collator.ranking.processor.nearest_words is None
+
+
+def test_triples_are_read_from_files(tmp_path):
+    file = tmp_path / "triples.jsonl"
+    file.write_text("\n".join(json.dumps(row) for row in TRIPLES), encoding="utf-8")
+    assert load_triples(file).to_list() == TRIPLES
+    file.write_text('{"query": "a", "positive": "b", "negative": "c"}', encoding="utf-8")
+    assert load_triples(file)["negatives"][0] == ["c"]
+    for text, message in (
+        ('{"query": "a"}', "row 0 has no 'positive'"),
+        ('{"query": "a", "positive": 3}', "row 0: 'positive' is 3"),
+        ("[]", "has no rows"),
+    ):
+        file.write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            load_triples(file)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "method='magic'; choose one of ot, greedy"),
+        ({"switch_probability": 1.5}, "switch_probability=1.5 is no probability"),
+        ({"alternate": True}, "alternate needs two methods"),
+        ({"dictionary": ["a.txt"]}, "dictionary is for code switching"),
+        ({"method": "hybrid", "dictionary": ["a.txt", "b.txt"]}, "2 files for 1 languages"),
+        ({"method": "hybrid", "ranking_weight": 0.0}, "ranking_weight=0.0 is not above 0"),
+        ({"method": "hybrid", "dictionary": ["missing.txt"]}, "missing.txt cannot be read"),
+    ],
+)
+def test_bad_settings_are_refused_at_once(make_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**settings)
+
+
+def test_triples_without_code_switching(make_trainer, triples):
+    with pytest.raises(ValueError, match="triples are for code switching"):
+        make_trainer(triples=triples)
+
+
+def test_what_a_pack_learned_is_what_it_gives_when_opened(make_trainer, tiny, tmp_path):
+    trainer = make_trainer(method="code_switch")
+    trainer.train()
+    trainer.save_model()
+    model = OpticalModel.from_pretrained(tiny)
+    LanguagePack.from_pretrained(tmp_path / "run").attach(model)
+    activate(model, "sw")
+    batch = trainer.processing_class.queries(["basi lina chelewa"])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(**batch).embeddings, trainer.model.eval()(**batch).embeddings)
