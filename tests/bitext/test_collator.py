@@ -37,7 +37,10 @@ def assert_holds(batch, block, expected):
 @pytest.mark.parametrize("anchor", [False, True])
 def test_blocks_are_texts_by_roles(student, teacher, roles, anchor):
     batch = DistillationCollator(student, teacher, "sw", "en", roles=roles, anchor=student if anchor else None)(ROWS)
-    assert set(batch) == {"student", "teacher", "index", "language"} and batch["language"] == "sw"
+    assert set(batch) == {"student", "blocks", "teacher", "index", "language"} and batch["language"] == "sw"
+    size = len(roles) * len(ROWS)
+    expected = {"pairs": (0, size), "anchor": (size, 2 * size)} if anchor else {"pairs": (0, size)}
+    assert batch["blocks"] == expected
     blocks = [(texts, role) for texts in ([NEW, ENGLISH] if anchor else [NEW]) for role in roles]
     assert all(len(tensor) == len(blocks) * len(ROWS) for tensor in batch["student"].values())
     for position, (texts, role) in enumerate(blocks):

@@ -112,3 +112,62 @@ def test_translations_that_are_not_there(tiny_model, tiny_processor):
     assert evaluator(tiny_model, tiny_processor)["map"] == 1.0
     with pytest.raises(ValueError, match="query 'q2' of two has no translation; leave translated at False"):
         evaluator(tiny_model, tiny_processor, translated=True)
+
+
+def test_only_the_queries_asked_need_translations(tiny_model, tiny_processor):
+    queries = {"q1": Query("basi", "the bus"), "q2": Query("dereva")}
+    dataset = RetrievalDataset("two", {"d": Document("", "bus")}, queries, {"q1": {"d": 1}, "q2": {"d": 1}})
+    evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor)
+    found = evaluator.search(tiny_model, tiny_processor, translated=True, query_ids=["q1"])
+    assert [hit.document for hit in found["q1"]] == ["d"]
+
+
+def test_other_texts_may_be_asked(dataset, evaluator, student):
+    translations = {key: query.translation for key, query in dataset.queries.items()}
+    assert evaluator(*student, queries=translations) == evaluator(*student, translated=True)
+    # The texts go by their ids and not by their order; those that are not asked may stay.
+    backwards = dict(reversed(translations.items()))
+    asked = list(dataset.queries)[3:6]
+    some = evaluator.search(*student, queries=backwards, query_ids=asked)
+    assert some == evaluator.search(*student, translated=True, query_ids=asked) and list(some) == asked
+    assert evaluator(*student, queries=backwards) != evaluator(*student)
+
+
+def test_a_first_stage_is_reranked(dataset, evaluator, student):
+    everything = evaluator.search(*student)
+    # Another model's best five; what they score there is not looked at.
+    first = evaluator.search(evaluator.teacher, evaluator.processor, top_k=5, translated=True)
+    again = evaluator.search(*student, candidates=dict(reversed(first.items())))
+    assert list(again) == list(everything)
+    for key, ranking in again.items():
+        chosen = {hit.document for hit in first[key]}
+        expected = [hit for hit in everything[key] if hit.document in chosen]
+        assert [hit.document for hit in ranking] == [hit.document for hit in expected]
+        assert [hit.score for hit in ranking] == pytest.approx([hit.score for hit in expected], abs=1e-4)
+    assert {key: ranking[:2] for key, ranking in again.items()} == evaluator.search(
+        *student, candidates=first, top_k=2
+    )
+    assert evaluator(*student, candidates=first) == evaluator.measure(again)
+
+
+def test_texts_and_candidates_that_do_not_fit(dataset, evaluator, student):
+    first, *others = dataset.queries
+    texts = dict.fromkeys(others, "basi")
+    with pytest.raises(ValueError, match=f"queries has no entry for query '{first}'; pass one for each, or narrow"):
+        evaluator.search(*student, queries=texts)
+    with pytest.raises(ValueError, match="queries names 1 queries that demo does not have, such as 'new'"):
+        evaluator.search(*student, queries=texts | {first: "basi", "new": "basi"})
+    with pytest.raises(ValueError, match=f"candidates has no entry for query '{first}'"):
+        evaluator.search(*student, candidates={key: [] for key in others})
+    with pytest.raises(ValueError, match="query_ids names 1 queries that demo does not have, such as 'new'"):
+        evaluator.search(*student, query_ids=["new", first])
+    with pytest.raises(ValueError, match="translated and queries both replace"):
+        evaluator.search(*student, translated=True, queries=texts)
+
+
+def test_values_of_each_query_have_the_mean(dataset, evaluator, student):
+    hits = evaluator.search(*student)
+    each = evaluator.measure_each(hits)
+    assert all(list(values) == list(dataset.queries) for values in each.values())
+    means = {name: sum(values.values()) / len(values) for name, values in each.items()}
+    assert means == pytest.approx(evaluator.measure(hits), abs=1e-9)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import AP, RR, P, R, nDCG
 
-from hf_optical.evaluation.metrics import gap_closed, per_query_metrics, retrieval_metrics, run_from_hits
+from hf_optical.evaluation.metrics import measure_name, per_query_metrics, retrieval_metrics, run_from_hits
 from hf_optical.retrieval.search import Hit
 
 
@@ -49,6 +49,27 @@ def test_names_are_those_of_ir_measures():
     ours = retrieval_metrics(QRELS, RUN, list(names))
     assert ours == {name: theirs[measure] for name, measure in names.items()}
     assert list(ours) == list(names) and all(type(value) is float for value in ours.values())
+
+
+def test_measures_are_printed_as_ir_measures_names_them():
+    ours = ["map", "mrr@10", "ndcg@10", "recall@100", "p@5", "MRR", "AP", "RR@10", "nDCG@10", "R@100", "P@5"]
+    theirs = ["AP", "RR@10", "nDCG@10", "R@100", "P@5", "RR", "AP", "RR@10", "nDCG@10", "R@100", "P@5"]
+    assert [measure_name(name) for name in ours] == theirs
+    # A name and its official form are one measure, each under the name it was asked by.
+    both = retrieval_metrics(QRELS, RUN, ours + theirs)
+    assert all(both[our] == both[their] for our, their in zip(ours, theirs, strict=True))
+    with pytest.raises(ValueError, match="unknown measure 'f1'"):
+        measure_name("f1")
+
+
+@given(qrels=qrels, rankings=rankings)
+def test_per_query_values_are_those_of_ir_measures(qrels, rankings):
+    run = run_from_hits({query: [Hit(document, 7.0) for document in ids] for query, ids in rankings.items()})
+    names = ["AP", "RR@10", "nDCG@10", "R@100", "P@5"]
+    ours = per_query_metrics(qrels, run, names)
+    for found in ir_measures.iter_calc([AP, RR @ 10, nDCG @ 10, R @ 100, P @ 5], qrels, run):
+        assert ours[str(found.measure)][found.query_id] == found.value
+    assert all(list(values) == list(qrels) for values in ours.values()) and list(ours) == names
 
 
 def test_default_measures_by_hand():
@@ -97,11 +118,3 @@ def test_an_unknown_measure_is_refused_with_a_list(name):
 def test_empty_judgements_are_refused():
     with pytest.raises(ValueError, match="qrels is empty"):
         retrieval_metrics({}, RUN)
-
-
-def test_gap_closed():
-    assert gap_closed(0.2, 0.4, 0.7) == pytest.approx(0.4)
-    assert gap_closed(0.2, 0.1, 0.7) == pytest.approx(-0.2)
-    assert gap_closed(0.2, 0.2, 0.7) == 0.0 and gap_closed(0.2, 0.7, 0.7) == 1.0
-    assert gap_closed(0.7, 0.8, 0.7) is None and gap_closed(0.7, 0.6, 0.5) is None
-    assert gap_closed(0.2, 0.3, float("nan")) is None

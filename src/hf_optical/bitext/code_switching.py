@@ -31,7 +31,7 @@ class CodeSwitcher:
 
     def __call__(self, text: str) -> str:
         """The text with some of its words replaced."""
-        digest = hashlib.sha256(f"{self.seed} {text}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed} {text}".encode("utf-8", "surrogatepass")).digest()
         generator = random.Random(int.from_bytes(digest, "big"))
 
         def choose(entries: list[tuple[str, float]]) -> str | None:

@@ -1,17 +1,56 @@
+from .benchmarks import benchmark_names, from_bitext, load_benchmark, sample_pool
 from .datasets import Document, Query, RetrievalDataset, load_beir
+from .evaluate_module import evaluate_module_path, evaluate_rows
 from .evaluator import RetrievalEvaluator
-from .metrics import DEFAULT_MEASURES, gap_closed, per_query_metrics, retrieval_metrics, run_from_hits
+from .language_gap import LanguageGap, Spread, gap_closed, language_gap, spread
+from .metrics import DEFAULT_MEASURES, measure_name, per_query_metrics, retrieval_metrics, run_from_hits
+from .perturbations import PERTURBATIONS, perturb, perturb_queries
+from .robustness import Robustness, RobustnessGap, area_under_curve, robustness_gap
+from .significance import (
+    Comparison,
+    bootstrap_interval,
+    compare_systems,
+    correct_together,
+    holm,
+    paired_randomisation_test,
+    paired_t_test,
+)
 
 
 __all__ = [
     "DEFAULT_MEASURES",
+    "PERTURBATIONS",
+    "Comparison",
     "Document",
+    "LanguageGap",
     "Query",
     "RetrievalDataset",
     "RetrievalEvaluator",
+    "Robustness",
+    "RobustnessGap",
+    "Spread",
+    "area_under_curve",
+    "benchmark_names",
+    "bootstrap_interval",
+    "compare_systems",
+    "correct_together",
+    "evaluate_module_path",
+    "evaluate_rows",
+    "from_bitext",
     "gap_closed",
+    "holm",
+    "language_gap",
     "load_beir",
+    "load_benchmark",
+    "measure_name",
+    "paired_randomisation_test",
+    "paired_t_test",
     "per_query_metrics",
+    "perturb",
+    "perturb_queries",
     "retrieval_metrics",
+    "robustness_gap",
     "run_from_hits",
+    "sample_pool",
+    "spread",
 ]

@@ -92,12 +92,12 @@ def load_beir(
 
     qrels = _read_qrels(qrels_file)
     documents = {
-        key: Document(_text(row, "title", where, default=""), _text(row, "text", where))
-        for key, row, where in _read_rows(corpus_file)
+        key: Document(text_field(row, "title", where, default=""), text_field(row, "text", where))
+        for key, row, where in read_rows(corpus_file)
     }
     queries = {
-        key: Query(_text(row, "text", where), _translation(row, where))
-        for key, row, where in _read_rows(queries_file)
+        key: Query(text_field(row, "text", where), _translation(row, where))
+        for key, row, where in read_rows(queries_file)
         if key in qrels
     }
     _require_known("queries", qrels, queries, qrels_file, queries_file)
@@ -125,7 +125,7 @@ def _locate_split(folder: Path, split: str) -> Path:
         raise DataError(f"split {split!r} not found: there is no file {folder / split}.tsv[.gz]; {known}") from error
 
 
-def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """The lines that are not blank, each after `FILE, line N`. Only a newline ends a line, whatever Unicode says."""
     number = 0
     try:
@@ -143,26 +143,32 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"{path} cannot be read after line {number} ({error}); check it, or fetch it again") from error
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict, str]]:
-    """The rows of a file in JSON lines: id, row, and where it stands."""
-    seen = set()
-    for where, line in _read_lines(path):
+def read_objects(path: Path) -> Iterator[tuple[dict, str]]:
+    """The objects of a file in JSON lines, and where each stands."""
+    for where, line in read_lines(path):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: {type(row).__name__} in place of an object; each line must be one JSON object")
-        key = row.get("_id")
+        yield row, where
+
+
+def read_rows(path: Path, id_field: str = "_id") -> Iterator[tuple[str, dict, str]]:
+    """The rows of a file in JSON lines: id, row, and where it stands."""
+    seen = set()
+    for row, where in read_objects(path):
+        key = row.get(id_field)
         if not isinstance(key, str) or not key:
-            raise DataError(f"{where}: '_id' is {key!r}; every row needs one, a string that is not empty")
+            raise DataError(f"{where}: {id_field!r} is {key!r}; every row needs one, a string that is not empty")
         if key in seen:
             raise DataError(f"{where}: the id {key!r} is there already, further up; ids must be unique")
         seen.add(key)
         yield key, row, where
 
 
-def _text(row: dict, name: str, where: str, default: str | None = None) -> str:
+def text_field(row: dict, name: str, where: str, default: str | None = None) -> str:
     value = default if row.get(name) is None else row[name]
     if not isinstance(value, str):
         raise DataError(f"{where}: {name!r} is {value!r}; it must be a string")
@@ -175,12 +181,12 @@ def _translation(row: dict, where: str) -> str | None:
         return None
     if not isinstance(metadata, dict):
         raise DataError(f"{where}: 'metadata' is {metadata!r}; it must be an object")
-    return _text(metadata, "translation", where, default="") or None
+    return text_field(metadata, "translation", where, default="") or None
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
-    lines = _read_lines(path)
+    lines = read_lines(path)
     where, header = next(lines, (str(path), ""))
     if header.split("\t") != _QRELS_HEADER:
         raise DataError(f"{where}: the header {' '.join(_QRELS_HEADER)!r}, separated by tabs, is missing")

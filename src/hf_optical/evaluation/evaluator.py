@@ -1,12 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
+from ..retrieval.reranking import rerank
 from ..retrieval.search import Hit, search
 from .datasets import RetrievalDataset
-from .metrics import DEFAULT_MEASURES, retrieval_metrics, run_from_hits
+from .metrics import DEFAULT_MEASURES, per_query_metrics, retrieval_metrics, run_from_hits
+
+
+T = TypeVar("T")
 
 
 class RetrievalEvaluator:
@@ -89,6 +94,8 @@ class RetrievalEvaluator:
         top_k: int | None = None,
         translated: bool = False,
         query_ids: Sequence[str] | None = None,
+        queries: Mapping[str, str] | None = None,
+        candidates: Mapping[str, Sequence[Hit]] | None = None,
     ) -> dict[str, list[Hit]]:
         """
         The best documents for every query: query id -> hits, best first.
@@ -102,33 +109,90 @@ class RetrievalEvaluator:
                 Whether to ask the human translations of the queries in their place.
             query_ids (sequence of `str`, *optional*):
                 The queries to ask. All by default.
+            queries (mapping of query id to `str`, *optional*):
+                Other texts to ask in place of those of the dataset: translated by a machine, or perturbed. One for
+                every query that is asked.
+            candidates (mapping of query id to sequence of [`Hit`], *optional*):
+                What a first stage found for every query that is asked. Only these are scored (reranking); by default
+                all documents are.
 
         Raises:
-            ValueError: `translated`, and a query has no translation.
+            ValueError: `translated`, and a query has no translation, or there are `queries` beside it; a query of
+                `query_ids`, `queries` or `candidates` is unknown; a query has no text in `queries` or no entry in
+                `candidates`.
         """
-        queries = self.dataset.queries
-        if query_ids is not None:
-            queries = {query_id: queries[query_id] for query_id in query_ids}
-        if translated and not self.has_translations:
-            missing = next(key for key, query in queries.items() if not query.translation)
-            raise ValueError(f"query {missing!r} of {self.dataset.name} has no translation; leave translated at False")
-        texts = [query.translation if translated else query.text for query in queries.values()]
+        asked = list(self.dataset.queries if query_ids is None else query_ids)
+        self._require_known("query_ids", asked)
+        texts = self._texts(asked, translated, queries)
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
-        hits = search(
-            vectors,
-            self.document_vectors,
-            top_k=top_k or self.depth,
-            document_ids=list(self.dataset.corpus),
-            show_progress=self.show_progress,
-        )
-        return dict(zip(queries, hits, strict=True))
+        top_k, document_ids = top_k or self.depth, list(self.dataset.corpus)
+        if candidates is None:
+            hits = search(
+                vectors,
+                self.document_vectors,
+                top_k=top_k,
+                document_ids=document_ids,
+                show_progress=self.show_progress,
+            )
+        else:
+            first_stage = self._of_each("candidates", candidates, asked)
+            hits = rerank(
+                vectors,
+                self.document_vectors,
+                first_stage,
+                document_ids=document_ids,
+                top_k=top_k,
+                show_progress=self.show_progress,
+            )
+        return dict(zip(asked, hits, strict=True))
 
-    def measure(self, hits: dict[str, list[Hit]]) -> dict[str, float]:
-        """Mean of every measure over the queries, for what [`~RetrievalEvaluator.search`] found."""
+    def measure(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, float]:
+        """Mean of every measure over the queries, for what a search found; a query that `hits` lacks counts as 0."""
         return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
 
+    def measure_each(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
+        """As [`~RetrievalEvaluator.measure`], before the mean: measure -> query id -> value."""
+        return per_query_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
+
     def __call__(
-        self, model: OpticalModel, processor: OpticalProcessor, *, translated: bool = False
+        self,
+        model: OpticalModel,
+        processor: OpticalProcessor,
+        *,
+        translated: bool = False,
+        queries: Mapping[str, str] | None = None,
+        candidates: Mapping[str, Sequence[Hit]] | None = None,
     ) -> dict[str, float]:
-        """Mean of every measure over the queries: `{"map": 0.42, ...}`."""
-        return self.measure(self.search(model, processor, translated=translated))
+        """Mean of every measure over the queries: `{"map": 0.42, ...}`. Arguments as in `search`."""
+        return self.measure(
+            self.search(model, processor, translated=translated, queries=queries, candidates=candidates)
+        )
+
+    def _texts(self, asked: list[str], translated: bool, queries: Mapping[str, str] | None) -> list[str]:
+        if translated and queries is not None:
+            raise ValueError("translated and queries both replace the texts of the dataset; pass one of them")
+        if queries is not None:
+            return self._of_each("queries", queries, asked)
+        own = [self.dataset.queries[key] for key in asked]
+        if not translated:
+            return [query.text for query in own]
+        for key, query in zip(asked, own, strict=True):
+            if not query.translation:
+                raise ValueError(f"query {key!r} of {self.dataset.name} has no translation; leave translated at False")
+        return [query.translation for query in own]
+
+    def _of_each(self, name: str, given: Mapping[str, T], asked: list[str]) -> list[T]:
+        """What a mapping holds for each query that is asked."""
+        self._require_known(name, given)
+        for key in asked:
+            # To ask the others only would score this one 0 without a word.
+            if key not in given:
+                raise ValueError(f"{name} has no entry for query {key!r}; pass one for each, or narrow query_ids")
+        return [given[key] for key in asked]
+
+    def _require_known(self, name: str, keys: Iterable[str]) -> None:
+        unknown = [key for key in keys if key not in self.dataset.queries]
+        if unknown:
+            raise ValueError(
+                f"{name} names {len(unknown)} queries that {self.dataset.name} does not have, such as {unknown[0]!r}"
+            )

@@ -30,7 +30,7 @@ def retrieval_metrics(qrels: Qrels, run: Run, measures: Sequence[str] = DEFAULT_
             some tell them apart in float32 only, so rather than similarities give what [`run_from_hits`] makes.
         measures (sequence of `str`):
             `"map"`, `"mrr"`, `"ndcg"` with or without a cut-off (`"ndcg@10"`), `"recall@k"`, `"p@k"`, or a name of
-            `ir_measures` itself, such as `"Success@5"` or `"AP(rel=2)"`.
+            `ir_measures` itself, such as `"AP"`, `"RR@10"`, `"nDCG@10"`, `"R@100"`, `"P@5"` or `"AP(rel=2)"`.
 
     Returns:
         `dict[str, float]`: the mean over the queries of `qrels`, under the names asked for.
@@ -78,20 +78,14 @@ def run_from_hits(hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, floa
     return run
 
 
-def gap_closed(zero_shot: float, trained: float, ceiling: float) -> float | None:
+def measure_name(name: str) -> str:
     """
-    Share of the gap between the untrained student and the ceiling that training closed.
+    How `ir_measures` writes a measure, for reports: `"map"` is `"AP"`, `"mrr@10"` is `"RR@10"`.
 
-    Args:
-        zero_shot (`float`): a measure, for the untrained student.
-        trained (`float`): the same, for the trained one.
-        ceiling (`float`): the same, for the teacher on human translations of the queries.
-
-    Returns:
-        `float` or `None`: `(trained - zero_shot) / (ceiling - zero_shot)`: 0 is no better than untrained, 1 is as good
-        as the ceiling, and below 0 or above 1 is possible. `None` where there is no gap: `ceiling <= zero_shot`.
+    Raises:
+        ValueError: the measure is unknown.
     """
-    return (trained - zero_shot) / (ceiling - zero_shot) if ceiling > zero_shot else None
+    return str(_measure(name))
 
 
 def _parse(qrels: Qrels, names: Sequence[str]) -> dict[str, ir_measures.Measure]:

@@ -1,8 +1,22 @@
+from .bm25 import BM25
 from .encoding import encode_texts
 from .maxsim import maxsim
+from .reranking import rerank
 from .retriever import OpticalRetriever
 from .search import Hit, search
+from .translation import LexiconTranslator, Seq2SeqTranslator
 from .vectors import TokenVectors
 
 
-__all__ = ["Hit", "OpticalRetriever", "TokenVectors", "encode_texts", "maxsim", "search"]
+__all__ = [
+    "BM25",
+    "Hit",
+    "LexiconTranslator",
+    "OpticalRetriever",
+    "Seq2SeqTranslator",
+    "TokenVectors",
+    "encode_texts",
+    "maxsim",
+    "rerank",
+    "search",
+]

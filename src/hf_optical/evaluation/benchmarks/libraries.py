@@ -1,0 +1,293 @@
+"""Test sets kept by `ir_datasets` and by `mteb`, both optional."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import textwrap
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DataError
+from ..datasets import Document, Query
+from .derived import Parts, across_languages
+
+
+if TYPE_CHECKING:
+    from mteb.abstasks import AbsTaskRetrieval
+
+# Short names: the id, and the split meant where none is named.
+IR_DATASETS = {
+    "clirmatrix": ("clirmatrix/{document_language}/bi139-base/{language}/{split}", "test1"),
+    "miracl": ("miracl/{language}/{split}", "dev"),
+    "mmarco": ("mmarco/v2/{language}/{split}", "dev/small"),
+    "mr-tydi": ("mr-tydi/{language}/{split}", "test"),
+    "msmarco": ("msmarco-passage/{split}", "dev/small"),
+    "neuclir": ("neuclir/1/{language}/{split}", "trec-2023"),
+    "wikiclir": ("wikiclir/{language}", None),
+}
+
+_NO_WARNING = "IR_DATASETS_SKIP_DEPRECATED_WARNING"
+
+# Tasks of mteb whose subsets name the language of the documents first; the others name that of the queries first.
+_DOCUMENTS_FIRST = {"BelebeleRetrieval", "MLQARetrieval", "XPQARetrieval"}
+
+# Tasks of mteb that ask the same questions, under the same ids, in every language.
+_PARALLEL = (
+    "XQuADRetrieval",
+    "MMarcoRetrievalMultilingual",
+    "MuPLeR-retrieval",
+    "EuroPIRQRetrieval",
+    "MultilingualNano",
+)
+
+# mteb has the codes of ISO 639-3, and of a macrolanguage now that of the whole and now that of its main member.
+_ISO_639_3 = {
+    code: tuple(longer.split("/"))
+    for code, longer in (
+        pair.split(":")
+        for pair in (
+            "af:afr am:amh ar:ara/arb as:asm az:aze/azj be:bel bg:bul bm:bam bn:ben bo:bod bs:bos ca:cat cs:ces "
+            "cy:cym da:dan de:deu el:ell en:eng es:spa et:est/ekk eu:eus fa:fas/pes ff:ful/fuv fi:fin fr:fra ga:gle "
+            "gl:glg gn:grn gu:guj ha:hau he:heb hi:hin hr:hrv ht:hat hu:hun hy:hye id:ind ig:ibo is:isl it:ita "
+            "ja:jpn jv:jav ka:kat kk:kaz km:khm kn:kan ko:kor ky:kir lg:lug ln:lin lo:lao lt:lit lv:lav/lvs "
+            "mg:mlg/plt mi:mri mk:mkd ml:mal mn:mon/khk mr:mar ms:msa/zsm mt:mlt my:mya ne:nep/npi nl:nld "
+            "no:nor/nob ny:nya om:orm/gaz or:ori/ory pa:pan pl:pol ps:pus/pbt pt:por ro:ron ru:rus rw:kin sd:snd "
+            "si:sin sk:slk sl:slv sn:sna so:som sq:sqi/als sr:srp ss:ssw st:sot su:sun sv:swe sw:swa/swh ta:tam "
+            "te:tel tg:tgk th:tha ti:tir tl:tgl tn:tsn tr:tur ts:tso uk:ukr ur:urd uz:uzb/uzn vi:vie wo:wol xh:xho "
+            "yo:yor zh:zho zu:zul"
+        ).split()
+    )
+}
+
+
+def import_library(name: str) -> ModuleType:
+    """
+    Imports an optional library.
+
+    Raises:
+        ImportError: it is not installed. The message says how to install it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f'this needs the library {name}, which is not installed: pip install "hf_optical[benchmarks]"'
+        ) from error
+
+
+def is_installed(name: str) -> bool:
+    """Whether an optional library can be imported."""
+    try:
+        import_library(name)
+    except ImportError:
+        return False
+    return True
+
+
+def ir_datasets_names() -> list[str]:
+    """The ids that have documents, queries and judgements. CLIRMatrix makes its ids up when they are asked for."""
+    registry = import_library("ir_datasets").registry
+    before = os.environ.get(_NO_WARNING)
+    os.environ[_NO_WARNING] = "true"  # else every deprecated id is announced
+    try:
+        datasets = {name: registry[name] for name in registry}
+    finally:
+        if before is None:
+            del os.environ[_NO_WARNING]
+        else:
+            os.environ[_NO_WARNING] = before
+    return [name for name, own in datasets.items() if not hasattr(own, "deprecated") and not _lacking(own)]
+
+
+def mteb_names() -> list[str]:
+    """The retrieval tasks that are text only."""
+    tasks = import_library("mteb").get_tasks(
+        task_types=["Retrieval"], modalities=["text"], exclusive_modality_filter=True
+    )
+    return [task.metadata.name for task in tasks]
+
+
+def read_ir_datasets(
+    name: str, language: str | None, document_language: str | None, split: str | None
+) -> tuple[str, Parts] | None:
+    """
+    A set by its id, or by a short name and its language; `None` if there is none by that id.
+
+    The text of query and document is what `ir_datasets` calls their default text. A query's human translation is taken
+    where the set has one (`ht_title` of NeuCLIR and HC4, whose queries are English and whose documents are not).
+    """
+    library = import_library("ir_datasets")
+    if name not in IR_DATASETS:
+        if _find(library, name) is None:
+            return None
+        if language is not None or document_language is not None:
+            raise DataError(f"language is {language or document_language!r}; the id {name} names its language itself")
+        identifier = name if split is None else f"{name}/{split}"
+        return identifier, _ir_datasets_parts(library, identifier)
+    if document_language is not None and name not in ("clirmatrix", "mmarco"):
+        raise DataError(f"document_language is {document_language!r}; only clirmatrix and mmarco let you choose it")
+    identifier = _identifier(library, name, language, document_language, split)
+    parts = _ir_datasets_parts(library, identifier)
+    if name != "mmarco" or document_language in (None, language):
+        return identifier, parts
+    # mMARCO is a translation of MS MARCO, which has the English side.
+    english = document_language == "en"
+    other = _identifier(library, "msmarco" if english else name, None if english else document_language, None, split)
+    names = (identifier, other)
+    return " over ".join(names), across_languages(parts, _ir_datasets_parts(library, other), names)
+
+
+def _find(library: ModuleType, identifier: str) -> Any | None:
+    try:
+        return library.load(identifier)
+    except KeyError:
+        return None
+
+
+def _identifier(
+    library: ModuleType, name: str, language: str | None, document_language: str | None, split: str | None
+) -> str:
+    template, default = IR_DATASETS[name]
+    wanted = "{language}" in template
+    identifier = template.format(
+        language=language, document_language=document_language or "en", split=split or default
+    )
+    if (language is not None) == wanted and _find(library, identifier) is not None:
+        return identifier
+    if not wanted and language is not None:
+        raise DataError(f"language is {language!r}; {name} has one language only, leave it out")
+    start = template.partition("{")[0]
+    known = [own.removeprefix(start).partition("/") for own in ir_datasets_names() if own.startswith(start)]
+    languages = ", ".join(sorted({own for own, _, _ in known})) or "those of its site"
+    splits = ", ".join(rest if wanted else own + slash + rest for own, slash, rest in known if language in (own, None))
+    raise DataError(
+        f"language is {language!r} and split is {split!r}: there is no {identifier} in ir_datasets"
+        + (f"; languages of {name} are {languages}" if wanted else "")
+        + (f"; splits of {language or name} are {splits}" if splits and (language or not wanted) else "")
+    )
+
+
+def _ir_datasets_parts(library: ModuleType, identifier: str) -> Parts:
+    dataset = _find(library, identifier)
+    if dataset is None or (lacking := _lacking(dataset)):
+        problem = "is not there" if dataset is None else f"has no {' and no '.join(lacking)}"
+        start = identifier.rpartition("/")[0] if dataset is None else identifier
+        whole = ", ".join(name for name in ir_datasets_names() if name.startswith(f"{start}/"))
+        raise DataError(f"{identifier} of ir_datasets {problem}" + (f"; choose one of {whole}" if whole else ""))
+    queries = {
+        row.query_id: Query(_default_text(row, identifier), getattr(row, "ht_title", None) or None)
+        for row in dataset.queries_iter()
+    }
+    qrels: dict[str, dict[str, int]] = {}
+    for row in dataset.qrels_iter():
+        # A document that is judged for several aspects of a query counts by the best of them.
+        judgements = qrels.setdefault(row.query_id, {})
+        judgements[row.doc_id] = max(int(row.relevance), judgements.get(row.doc_id, int(row.relevance)))
+    return Parts(_ir_documents(dataset, identifier), queries, qrels)
+
+
+def _lacking(dataset: Any) -> list[str]:
+    return [kind for kind in ("docs", "queries", "qrels") if not dataset.has(kind)]
+
+
+def _ir_documents(dataset: Any, identifier: str) -> Iterator[tuple[str, Document]]:
+    for row in dataset.docs_iter():
+        text, title = _default_text(row, identifier), getattr(row, "title", None) or ""
+        if not text.startswith(title):
+            title = ""
+        yield row.doc_id, Document(title, text.removeprefix(title).strip())
+
+
+def _default_text(row: Any, identifier: str) -> str:
+    text = row.default_text() if hasattr(row, "default_text") else getattr(row, "text", None)
+    if not isinstance(text, str):
+        raise DataError(f"{identifier}: {type(row).__name__} has no default text to read")
+    return text
+
+
+def read_mteb(
+    name: str, language: str | None, document_language: str | None, split: str | None
+) -> tuple[str, Parts] | None:
+    """
+    A retrieval task of mteb by its name; `None` if there is none by that name.
+
+    Where a task asks the same questions in every language, the queries of one subset can go over the documents of
+    another.
+    """
+    library = import_library("mteb")
+    if name not in mteb_names():
+        return None
+    metadata = library.get_task(name).metadata
+    split = split or ("test" if "test" in metadata.eval_splits else metadata.eval_splits[0])
+    if split not in metadata.eval_splits:
+        raise DataError(f"split is {split!r}; {name} has {', '.join(metadata.eval_splits)}")
+    subsets = _mteb_subsets(metadata, language, document_language)
+    tasks = [library.get_task(name, eval_splits=[split], hf_subsets=[subset]) for subset in subsets]
+    loaded = [_mteb_parts(task, subset, split) for task, subset in zip(tasks, subsets, strict=True)]
+    parts = loaded[0] if len(loaded) == 1 else across_languages(*loaded, subsets)
+    label = [] if subsets == ["default"] else [" over ".join(subsets)]
+    return "/".join([name, *label, split]), parts
+
+
+def _mteb_subsets(metadata: Any, language: str | None, document_language: str | None) -> list[str]:
+    """The subset meant; or two, that with the queries and that with the documents."""
+    languages = metadata.hf_subsets_to_langscripts
+    if language is None and document_language is None and len(languages) == 1:
+        return list(languages)
+    if language in languages and document_language is None:
+        return [language]
+
+    def matching(queries: str | None, documents: str | None) -> list[str]:
+        found = []
+        for subset, codes in languages.items():
+            ends = (codes[-1], codes[0]) if metadata.name in _DOCUMENTS_FIRST else (codes[0], codes[-1])
+            wanted = zip((queries, documents), ends, strict=True)
+            if all(code is None or code == subset or _same_language(code, known) for code, known in wanted):
+                found.append(subset)
+        return found
+
+    meant = matching(language, document_language) if language else []
+    if language and document_language and not meant and metadata.name.startswith(_PARALLEL):
+        sides = [matching(code, code) for code in (language, document_language)]
+        if all(len(side) == 1 for side in sides):
+            return [side[0] for side in sides]
+    if len(meant) != 1:
+        listed = ", ".join(meant or languages)
+        raise DataError(
+            f"language is {language!r} and document_language is {document_language!r}, which fits {len(meant)} of the "
+            f"subsets of {metadata.name}; name one of them as language: {textwrap.shorten(listed, 800)}"
+        )
+    return meant
+
+
+def _same_language(code: str, known: str) -> bool:
+    """Whether `code` ("ha", "hau", "hau_Latn") means what mteb calls `known` ("hau-Latn")."""
+    own, _, script = code.replace("_", "-").partition("-")
+    language, _, known_script = known.partition("-")
+    return language in _ISO_639_3.get(own, (own,)) and script in ("", known_script)
+
+
+def _mteb_parts(task: AbsTaskRetrieval, subset: str, split: str) -> Parts:
+    task.load_data()
+    # Older tasks still fill `queries`, `corpus` and `relevant_docs`.
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    data = task.dataset[subset][split]
+    where = f"{task.metadata.name}/{subset}/{split}"
+    queries = dict(zip(data["queries"]["id"], map(Query, mteb_texts(data["queries"], where)), strict=True))
+    documents = ((row["id"], Document(row.get("title") or "", row["text"])) for row in data["corpus"])
+    return Parts(documents, queries, data["relevant_docs"])
+
+
+def mteb_texts(queries: Any, where: str) -> list[str]:
+    """What mteb gives a model to read of each query: its text and, after it, its instruction."""
+    texts = list(queries["text"])
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where} asks with conversations; only plain queries can be read")
+    if "instruction" not in queries.column_names:
+        return texts
+    return [
+        text if instruction is None else f"{text} {instruction}"
+        for text, instruction in zip(texts, queries["instruction"], strict=True)
+    ]

@@ -1,0 +1,159 @@
+import random
+
+import pytest
+from datasets import Dataset
+
+from hf_optical.errors import DataError
+from hf_optical.evaluation.benchmarks.derived import Parts, across_languages, from_bitext, sample_pool
+from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
+
+
+PAIRS = [
+    {"translation": {"en": "A dog runs.", "de": "Ein Hund rennt."}},
+    {"translation": {"en": "Two cats.", "de": " Zwei Katzen. "}},
+    {"translation": {"en": "A dog runs.", "de": "Ein Hund läuft."}},
+    {"translation": {"en": "A dog is running.", "de": "Ein Hund rennt."}},
+    {"translation": {"en": "Two cats.", "de": "Zwei Katzen."}},
+]
+
+
+def many(documents=500, queries=10):
+    """Judges three documents a query, one of them not relevant."""
+    return RetrievalDataset(
+        "many/test",
+        {f"d{i}": Document("", f"text {i}") for i in range(documents)},
+        {f"q{i}": Query(f"query {i}") for i in range(queries)},
+        {f"q{i}": {f"d{7 * i}": 1, f"d{7 * i + 1}": 0, f"d{3 * i}": 1} for i in range(queries)},
+    )
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, Dataset.from_list(PAIRS)])
+def test_a_sentence_asks_for_its_translation(pairs):
+    dataset = from_bitext(pairs, "de")
+    assert dataset.name == "bitext/de"
+    assert {key: document.text for key, document in dataset.corpus.items()} == {
+        "d0": "A dog runs.",
+        "d1": "Two cats.",
+        "d3": "A dog is running.",
+    }
+    assert dataset.queries == {
+        "q0": Query("Ein Hund rennt.", "A dog runs."),
+        "q1": Query("Zwei Katzen.", "Two cats."),
+        "q2": Query("Ein Hund läuft.", "A dog runs."),
+    }
+    # Every translation of a sentence is relevant to it, and the same English sentence is one document.
+    assert dataset.qrels == {"q0": {"d0": 1, "d3": 1}, "q1": {"d1": 1}, "q2": {"d0": 1}}
+
+
+def test_limit_name_and_direction():
+    dataset = from_bitext(iter(PAIRS), "en", "de", name="captions", limit=2)
+    assert dataset.name == "captions"
+    assert dataset.queries == {"q0": Query("A dog runs.", "Ein Hund rennt."), "q1": Query("Two cats.", "Zwei Katzen.")}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ([], "pairs is empty"),
+        (
+            [*PAIRS, {"translation": {"en": "x", "de": "  "}}],
+            r"pair 5 has no text in 'de' \(it has en, de\).*blank",
+        ),
+        (
+            [{"translation": {"en": "x", "fr": "y"}}],
+            r"pair 0 has no text in 'de' \(it has en, fr\); check the",
+        ),
+        ([{"en": "x", "de": "y"}], r"pair 0 has no text in 'de' \(it has no translation\)"),
+    ],
+)
+def test_bad_pairs_are_named(pairs, message):
+    with pytest.raises(DataError, match=message):
+        from_bitext(pairs, "de")
+
+
+def test_a_pool_keeps_what_is_judged_and_the_order():
+    dataset = many()
+    pool = sample_pool(dataset, 60)
+    assert pool.name == "many/test (pool of 60)"
+    assert len(pool.corpus) == 60
+    judged = {document for judgements in dataset.qrels.values() for document in judgements}
+    assert judged <= set(pool.corpus)
+    assert list(pool.corpus) == [key for key in dataset.corpus if key in pool.corpus]
+    assert all(pool.corpus[key] == dataset.corpus[key] for key in pool.corpus)
+    assert (pool.queries, pool.qrels) == (dataset.queries, dataset.qrels)
+
+
+def test_a_pool_depends_on_seed_and_ids_alone():
+    dataset = many()
+    rows = list(dataset.corpus.items())
+    random.Random(1).shuffle(rows)
+    shuffled = RetrievalDataset("x", dict(rows), dataset.queries, dataset.qrels)
+    assert set(sample_pool(dataset, 60).corpus) == set(sample_pool(shuffled, 60).corpus)
+    assert set(sample_pool(dataset, 60).corpus) != set(sample_pool(dataset, 60, seed=1).corpus)
+    assert set(sample_pool(dataset, 60).corpus) < set(sample_pool(dataset, 61).corpus)
+    # The same on every machine, so it can be written down.
+    judged = {document for judgements in dataset.qrels.values() for document in judgements}
+    others = [key for key in sample_pool(dataset, len(judged) + 4).corpus if key not in judged]
+    assert others == ["d269", "d343", "d411", "d422"]
+
+
+def test_a_sample_is_even():
+    dataset = many(documents=2000)
+    positions = [int(key[1:]) for key in sample_pool(dataset, 500).corpus]
+    assert 200 < sum(position < 1000 for position in positions) < 320
+
+
+def test_a_pool_as_large_as_the_corpus_is_the_corpus():
+    dataset = many()
+    assert sample_pool(dataset, 500) is dataset
+    assert sample_pool(dataset, 9999) is dataset
+
+
+def test_a_pool_smaller_than_what_is_judged_is_refused():
+    dataset = many()
+    judged = len({document for judgements in dataset.qrels.values() for document in judgements})
+    assert len(sample_pool(dataset, judged).corpus) == judged
+    with pytest.raises(DataError, match=f"documents is {judged - 1}, but many/test judges {judged}; keep at least"):
+        sample_pool(dataset, judged - 1)
+
+
+def test_documents_are_read_one_by_one():
+    dataset = many()
+    reads = []
+
+    def documents():
+        for row in dataset.corpus.items():
+            reads.append(row[0])
+            yield row
+
+    assembled = Parts(documents(), dataset.queries, dataset.qrels).assemble("many/test", 60)
+    assert assembled == sample_pool(dataset, 60)
+    assert reads == list(dataset.corpus)
+    parts = Parts(documents(), dataset.queries, dataset.qrels)
+    assert len(reads) == len(dataset.corpus)  # nothing is read before it is needed
+    assert parts.assemble("many/test") == dataset
+
+
+def test_only_what_is_judged_is_asked():
+    documents = [("d1", Document("", "one")), ("d2", Document("", "two"))]
+    queries = {"a": Query("a"), "b": Query("b"), "c": Query("c")}
+    dataset = Parts(documents, queries, {"c": {"d1": 1}, "x": {"d2": 1}, "a": {"gone": 1}}).assemble("set")
+    assert list(dataset.queries) == ["a", "c"]
+    # A relevant document that the corpus lacks stays in the judgements: it counts as not found.
+    assert dataset.qrels == {"a": {"gone": 1}, "c": {"d1": 1}}
+    with pytest.raises(DataError, match="set judges none of its 3 queries"):
+        Parts(documents, queries, {"x": {"d2": 1}}).assemble("set")
+    with pytest.raises(DataError, match="set holds no document that is judged relevant"):
+        Parts(documents, queries, {"a": {"gone": 1, "d1": 0}}).assemble("set")
+
+
+def test_the_same_questions_over_documents_in_another_language():
+    german = Parts([("g1", Document("", "eins"))], {"1": Query("Wo?"), "2": Query("Wer?")}, {"1": {"g1": 1}})
+    english = Parts([("e1", Document("", "one"))], {"3": Query("What?"), "1": Query("Where?")}, {"1": {"e1": 1}})
+    dataset = across_languages(german, english, ("german", "english")).assemble("set")
+    assert dataset.queries == {"1": Query("Wo?", "Where?")}
+    assert dataset.corpus == {"e1": Document("", "one")}
+    assert dataset.qrels == {"1": {"e1": 1}}
+    other = Parts([], {"7": Query("Why?")}, {})
+    with pytest.raises(DataError, match="german and other share no query id"):
+        across_languages(german, other, ("german", "other"))

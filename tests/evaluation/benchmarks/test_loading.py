@@ -1,0 +1,98 @@
+import json
+import re
+import sys
+
+import pytest
+
+from hf_optical.errors import DataError
+from hf_optical.evaluation.benchmarks import benchmark_names, load_benchmark
+from hf_optical.evaluation.datasets import load_beir
+
+
+def fails(message, *arguments, **options):
+    with pytest.raises(DataError) as caught:
+        load_benchmark(*arguments, **options)
+    assert re.search(message, str(caught.value)), str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "ha"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [{"_id": f"d{i}", "title": "", "text": f"text {i}"} for i in range(30)]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "Ina?"}\n')
+    for split in ("test", "dev"):
+        (folder / "qrels" / f"{split}.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td3\t1\n")
+    return folder
+
+
+def test_a_folder(folder):
+    assert load_benchmark(folder) == load_beir(folder)
+    assert load_benchmark(str(folder), split="dev") == load_beir(folder, "dev")
+    pool = load_benchmark(folder, documents=4, seed=2)
+    assert pool.name == "ha/test (pool of 4)"
+    assert len(pool.corpus) == 4 and "d3" in pool.corpus
+    assert pool != load_benchmark(folder, documents=4, seed=3)
+
+
+def test_options_that_a_folder_does_not_have(folder):
+    fails("is a folder, which has no languages to choose from", folder, language="ha")
+    fails("folder goes with afriqa and ciral only", folder, folder=folder)
+
+
+def test_names():
+    names = benchmark_names()
+    assert names[:3] == ["afriqa", "ciral", "clirmatrix"]
+    for name in ("miracl", "ir_datasets:beir/scifact/test", "mteb:XQuADRetrieval", "mteb:BelebeleRetrieval"):
+        assert name in names
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("mirakl", "miracl"),
+        ("AfriQA", "afriqa"),
+        ("xquadretrieval", "mteb:XQuADRetrieval"),
+        ("xquad", "mteb:XQuADRetrieval"),
+        ("ir_datasets:beir/scifct/test", "ir_datasets:beir/scifact/test"),
+        ("mteb:BelebeleRetrival", "mteb:BelebeleRetrieval"),
+        ("beir/scifact/tests", "ir_datasets:beir/scifact/test"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_near_ones(name, near):
+    fails(rf"^there is no benchmark and no folder '{name}'; did you mean .*{near}.*\? `benchmark_names\(\)`", name)
+
+
+def test_a_name_that_is_like_no_other():
+    fails(r"no folder 'zzzzzzzzzzzz'; `benchmark_names\(\)` lists all that are known here$", "zzzzzzzzzzzz")
+
+
+@pytest.mark.parametrize("name", ["miracl", "ir_datasets:beir/scifact/test", "mteb:XQuADRetrieval"])
+def test_a_missing_library_is_named(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    library = "mteb" if name.startswith("mteb") else "ir_datasets"
+    with pytest.raises(ImportError, match=rf'library {library}, .*pip install "hf_optical\[benchmarks\]"'):
+        load_benchmark(name, language="yo")
+
+
+def test_without_the_libraries_the_rest_works(monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    fails("ir_datasets would add more: pip install", "beir/scifact/tests")
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    assert load_benchmark(folder).name == "ha/test"
+    assert [name for name in benchmark_names() if ":" in name] == []
+    fails(r'ir_datasets and mteb would add more: pip install "hf_optical\[benchmarks\]"', "XQuADRetrieval")
+
+
+def test_nothing_is_imported_before_it_is_needed(folder):
+    import subprocess
+
+    code = (
+        "import sys; from hf_optical.evaluation.benchmarks import load_benchmark; from hf_optical.evaluation import "
+        f"mteb_model; load_benchmark({str(folder)!r}); print([m for m in ('mteb', 'ir_datasets') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

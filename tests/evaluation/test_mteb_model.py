@@ -1,0 +1,179 @@
+import sys
+
+import mteb
+import pytest
+import torch
+from datasets import Dataset
+from mteb.abstasks import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
+from packs import make_pack
+
+from hf_optical import OpticalModel, OpticalRetriever
+from hf_optical.errors import DataError
+from hf_optical.evaluation import RetrievalEvaluator
+from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
+from hf_optical.evaluation.metrics import retrieval_metrics, run_from_hits
+from hf_optical.evaluation.mteb_model import OpticalMtebModel
+
+
+WORDS = "the river bread city of a to in one two world people water house sun moon day night and green".split()
+
+
+def sentence(number, length):
+    return " ".join(WORDS[(number * (k + 3) + k * k) % len(WORDS)] for k in range(length))
+
+
+DATASET = RetrievalDataset(
+    "offline",
+    {f"d{i}": Document(sentence(i, 2) if i % 3 else "", sentence(7 * i + 1, 4 + i % 5)) for i in range(40)},
+    {f"q{i}": Query(sentence(5 * i + 2, 3 + i % 4)) for i in range(12)},
+    {f"q{i}": {f"d{3 * i}": 1, f"d{(5 * i + 1) % 40}": 2, f"d{i}": 0} for i in range(12)},
+)
+
+
+class OfflineRetrieval(AbsTaskRetrieval):
+    metadata = TaskMetadata(
+        name="OfflineRetrieval",
+        description="A few sentences.",
+        dataset={"path": "nowhere/offline", "revision": "1"},
+        type="Retrieval",
+        category="t2t",
+        modalities=["text"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_10",
+    )
+    instruction: str | None = None
+    top_ranked: dict | None = None
+
+    def load_data(self, **kwargs):
+        queries = [{"id": key, "text": query.text} for key, query in DATASET.queries.items()]
+        if self.instruction:
+            queries = [{**query, "instruction": self.instruction} for query in queries]
+        documents = [{"id": key, "title": one.title, "text": one.text} for key, one in DATASET.corpus.items()]
+        split = {
+            "queries": Dataset.from_list(queries),
+            "corpus": Dataset.from_list(documents),
+            "relevant_docs": {key: dict(judged) for key, judged in DATASET.qrels.items()},
+            "top_ranked": self.top_ranked,
+        }
+        self.dataset = {"default": {"test": split}}
+        self.data_loaded = True
+
+
+@pytest.fixture
+def retriever(tiny_model, tiny_processor):
+    return OpticalRetriever(tiny_model, tiny_processor)
+
+
+def scores(model, task=None):
+    result = mteb.evaluate(model, task or OfflineRetrieval(), cache=None, show_progress_bar=False, co2_tracker=False)
+    return result.task_results[0].scores["test"][0]
+
+
+def expected(retriever, teacher=None, dataset=DATASET):
+    teacher = teacher or retriever
+    evaluator = RetrievalEvaluator(
+        dataset, teacher.model, teacher.processor, measures=("AP@1000", "ndcg@10", "recall@10", "mrr@10")
+    )
+    return evaluator(retriever.model, retriever.processor)
+
+
+def test_it_is_a_search_model_and_no_other(retriever):
+    model = OpticalMtebModel(retriever)
+    assert isinstance(model, SearchProtocol)
+    assert not isinstance(model, (EncoderProtocol, CrossEncoderProtocol))
+
+
+def test_mteb_measures_what_our_evaluator_measures(retriever):
+    ours, theirs = expected(retriever), scores(OpticalMtebModel(retriever))
+    assert 0.05 < ours["ndcg@10"] < 0.95
+    assert theirs["map_at_1000"] == pytest.approx(ours["AP@1000"], abs=1e-5)
+    assert theirs["ndcg_at_10"] == pytest.approx(ours["ndcg@10"], abs=1e-5)
+    assert theirs["recall_at_10"] == pytest.approx(ours["recall@10"], abs=1e-5)
+    assert theirs["mrr_at_10"] == pytest.approx(ours["mrr@10"], abs=1e-5)
+
+
+def test_a_student_asks_the_index_of_its_teacher(retriever, tiny, tiny_processor):
+    student = OpticalModel.from_pretrained(tiny)
+    with torch.no_grad():
+        for weight in student.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    student = OpticalRetriever(student, tiny_processor)
+    theirs = scores(OpticalMtebModel(student, document_retriever=retriever))
+    assert theirs["ndcg_at_10"] == pytest.approx(expected(student, retriever)["ndcg@10"], abs=1e-5)
+    assert theirs["ndcg_at_10"] != pytest.approx(scores(OpticalMtebModel(student))["ndcg_at_10"], abs=1e-5)
+
+
+def test_a_language_pack_reads_the_queries_and_the_base_the_documents(retriever, tiny):
+    retriever.add_language("ha", make_pack(tiny, "ha", seed=3))
+    retriever.set_language(None)
+    base, pack = scores(OpticalMtebModel(retriever)), scores(OpticalMtebModel(retriever, language="ha"))
+    assert pack["ndcg_at_10"] != base["ndcg_at_10"]
+    queries = retriever.encode_queries([query.text for query in DATASET.queries.values()], language="ha")
+    documents = retriever.encode_documents(DATASET.document_texts())
+    hits = retriever.search(queries, documents, top_k=1000, document_ids=list(DATASET.corpus))
+    run = run_from_hits(dict(zip(DATASET.queries, hits, strict=True)))
+    ours = retrieval_metrics(DATASET.qrels, run, ["ndcg@10", "map"])
+    assert pack["ndcg_at_10"] == pytest.approx(ours["ndcg@10"], abs=1e-5)
+    assert pack["map_at_1000"] == pytest.approx(ours["map"], abs=1e-5)
+
+
+def test_the_instruction_of_a_query_is_read_after_it(retriever):
+    task = OfflineRetrieval()
+    task.instruction = "green house"
+    asked = RetrievalDataset(
+        "asked",
+        DATASET.corpus,
+        {key: Query(f"{query.text} green house") for key, query in DATASET.queries.items()},
+        DATASET.qrels,
+    )
+    assert scores(OpticalMtebModel(retriever), task)["ndcg_at_10"] == pytest.approx(
+        expected(retriever, dataset=asked)["ndcg@10"], abs=1e-5
+    )
+
+
+def test_candidates_are_ranked_and_nothing_else(retriever):
+    task = OfflineRetrieval()
+    task.top_ranked = {key: [f"d{3 * i}", f"d{(i + 20) % 40}"] for i, key in enumerate(DATASET.queries)}
+    model = OpticalMtebModel(retriever)
+    task.load_data()
+    data = task.dataset["default"]["test"]
+    arguments = {"task_metadata": task.metadata, "hf_split": "test", "hf_subset": "default", "num_proc": None}
+    model.index(data["corpus"], encode_kwargs={}, **arguments)
+    every = model.search(data["queries"], top_k=40, encode_kwargs={}, **arguments)
+    found = model.search(data["queries"], top_k=5, encode_kwargs={}, top_ranked=task.top_ranked, **arguments)
+    for key, candidates in task.top_ranked.items():
+        assert set(found[key]) == set(candidates)
+        for document, score in found[key].items():
+            assert score == pytest.approx(every[key][document], abs=1e-5)
+    assert scores(model, task)["recall_at_5"] > 0
+
+
+def test_results_are_filed_by_what_the_model_is(retriever, tiny_model):
+    model = OpticalMtebModel(retriever, name="us/ours")
+    before = model.mteb_model_meta
+    assert before.name == "us/ours"
+    assert before.revision == OpticalMtebModel(retriever).mteb_model_meta.revision
+    assert before.model_type == ["late-interaction"]
+    assert before.embed_dim == tiny_model.embedding_dim
+    with torch.no_grad():
+        next(tiny_model.parameters()).add_(1e-3)
+    assert model.mteb_model_meta.revision != before.revision
+    before = model.mteb_model_meta
+    retriever.processor.query_length -= 1
+    assert model.mteb_model_meta.revision != before.revision
+
+
+def test_errors(retriever, monkeypatch):
+    model = OpticalMtebModel(retriever)
+    arguments = {"task_metadata": OfflineRetrieval.metadata, "top_k": 5, "encode_kwargs": {}}
+    with pytest.raises(RuntimeError, match="call `index` first"):
+        model.search(Dataset.from_list([{"id": "q", "text": "the river"}]), **arguments)
+    model.index(Dataset.from_list([{"id": "d", "text": "the river"}]), encode_kwargs={})
+    with pytest.raises(DataError, match="OfflineRetrieval asks with conversations"):
+        model.search(Dataset.from_list([{"id": "q", "text": ["the river", "bread"]}]), **arguments)
+    monkeypatch.setitem(sys.modules, "mteb.models.model_meta", None)
+    with pytest.raises(ImportError, match=r'pip install "hf_optical\[benchmarks\]"'):
+        _ = model.mteb_model_meta

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from collections import Counter
+
+import pytest
+import regex
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from hf_optical.bitext import Dictionary
+from hf_optical.errors import DataError
+from hf_optical.evaluation.perturbations import PERTURBATIONS, perturb, perturb_queries
+
+
+TEXTS = {
+    "en": "Who wrote the Hound of the Baskervilles?",
+    "ha": "Wanene shugaban ƙasar Najeriya, ɗan ƙwallo?",
+    "yo": "Ta ni ààrẹ ilẹ̀ Nàìjíríà lọ́wọ́lọ́wọ́?",
+    "ig": "Kedụ ọnụ ọgụgụ ndị bi n'obodo?",
+    "mr": "महाराष्ट्राची राजधानी कोणती क्षेत्र आहे?",
+    "ar": "مَنْ كَتَبَ الرواية أحمد؟",
+    "de": "Größter Fluß in Österreich-Ungarn",
+    "fr": "Où est né l'élève à Paris ?",
+    "zh": "北京在哪里？",
+}
+WORDS = {"shugaban": [("president", 1.0)], "ƙasar": [("country", 0.6), ("land", 0.4)], "北京": [("Beijing", 1.0)]}
+DICTIONARY = Dictionary(WORDS)
+# What every machine must give with seed 1.
+FROZEN = [
+    ("typos", "en", 0.5, "Qhi wdogs fhw Blumx if thd Gzwoetguklwe?"),
+    ("typos", "yo", 0.5, "Ta mu q̀àrẹ opẉ̀ Mẁìjíríz̀ lṕ̣wọ́lọ́wọ́?"),
+    ("typos", "de", 0.5, "Geößter Ckjß ij L̈egetrekch-Hntwdb"),
+    ("drop_letters", "en", 0.5, "Who roe h Hu   aei?"),
+    ("drop_letters", "mr", 0.5, "हाची राजनी को क्षे आहे?"),
+    ("drop_letters", "ar", 0.5, "نْ كَتَ لري أحمد؟"),
+    ("swap_letters", "ha", 0.5, "Wanene shugbana ƙsara aNjeiray, ɗan ƙwalol?"),
+    ("swap_letters", "yo", 0.5, "Ta in ààẹr ilẹ̀ Nìàíjírà lwọ́lọ́ọ́wọ́?"),
+    ("swap_letters", "mr", 0.5, "महाराष्ट्राची जराधानी कोतीण त्रक्षे हेआ?"),
+    ("drop_diacritics", "ha", 0.5, "Wanene shugaban ƙasar Najeriya, dan kwallo?"),
+    ("drop_diacritics", "yo", 0.5, "Ta ni àare ile Nàijiría lowọ́lowo?"),
+    ("drop_diacritics", "ig", 0.5, "Kedụ ọnụ ọgugu ndi bi n'obodo?"),
+    ("drop_diacritics", "ar", 0.5, "من كتبَ الرواية احمد؟"),
+    ("drop_diacritics", "fr", 0.5, "Ou est ne l'élève a Paris ?"),
+    ("case", "de", 0.5, "Größter Fluß IN öSTERREICH-uNGARN"),
+    ("case", "ig", 0.5, "kEDỤ ọnụ ọgụgụ ndị bi n'obodo?"),
+    ("drop_words", "en", 0.5, "Who the the"),
+    ("drop_words", "fr", 0.5, "est l'élève ?"),
+    ("swap_words", "ha", 0.5, "Wanene ƙasar shugaban Najeriya, ɗan ƙwallo?"),
+    ("swap_words", "fr", 0.5, "Où est l'élève né à Paris ?"),
+    ("punctuation", "fr", 0.5, "Où est! né? l'élève à Paris"),
+    ("punctuation", "de", 0.5, "Größter; Fluß in Österreich-Ungarn"),
+    ("code_mixing", "ha", 0.5, "Wanene president country Najeriya, ɗan ƙwallo?"),
+    ("code_mixing", "zh", 1.0, "Beijing 在哪里？"),
+    ("transliteration", "mr", 0.5, "महाराष्ट्राची rajdhani कोणती क्षेत्र आहे?"),
+    ("transliteration", "ar", 1.0, "man kataba lrwyh 'hmd؟"),
+]
+try:
+    import anyascii  # noqa: F401
+except ImportError:
+    KINDS = [kind for kind in PERTURBATIONS if kind != "transliteration"]
+else:
+    KINDS = list(PERTURBATIONS)
+
+STRENGTHS = st.floats(0, 1)
+SEEDS = st.integers(0, 2**64)
+# Letters that carry their marks in every way: composed, decomposed, stacked, as vowel signs, as conjuncts.
+SENTENCES = st.lists(st.sampled_from(" ".join(TEXTS.values()).split()), min_size=1, max_size=6).map(" ".join)
+SENTENCES = st.one_of(SENTENCES, SENTENCES.map(lambda text: unicodedata.normalize("NFD", text)))
+
+
+def all_of(strength: float, seed: int = 1) -> list[list]:
+    """Every perturbation of every text."""
+    return [
+        [kind, language, perturb(text, kind, strength, seed=seed, dictionary=DICTIONARY)]
+        for kind in KINDS
+        for language, text in TEXTS.items()
+    ]
+
+
+def clusters(text: str) -> list[str]:
+    return regex.findall(r"\X", text)
+
+
+def is_subsequence(short: list, long: list) -> bool:
+    rest = iter(long)
+    return all(entry in rest for entry in short)
+
+
+@pytest.mark.parametrize(("kind", "language", "strength", "expected"), FROZEN)
+def test_what_every_machine_gives(kind, language, strength, expected):
+    if kind not in KINDS:
+        pytest.skip("needs anyascii")
+    assert perturb(TEXTS[language], kind, strength, seed=1, dictionary=DICTIONARY) == expected
+
+
+def test_each_kind_is_frozen():
+    assert {kind for kind, *_ in FROZEN} == set(PERTURBATIONS)
+
+
+def test_another_process_gives_the_same():
+    here = "import json; from test_perturbations import all_of; print(json.dumps(all_of(0.4)))"
+    environment = os.environ | {
+        "PYTHONHASHSEED": "4321",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+    }
+    other = subprocess.run([sys.executable, "-c", here], env=environment, capture_output=True, check=True)
+    assert json.loads(other.stdout) == all_of(0.4)
+
+
+@given(st.text(), st.sampled_from(KINDS), SEEDS)
+def test_strength_zero_changes_nothing(text, kind, seed):
+    assert perturb(text, kind, 0, seed=seed, dictionary=DICTIONARY) == text
+
+
+@given(st.text(), st.sampled_from(KINDS), STRENGTHS, SEEDS)
+def test_any_text_is_perturbed_or_refused(text, kind, strength, seed):
+    try:
+        found = perturb(text, kind, strength, seed=seed, dictionary=DICTIONARY)
+    except DataError:
+        assert strength > 0
+        return
+    assert found == perturb(text, kind, strength, seed=seed, dictionary=DICTIONARY)
+    assert found == text or found.strip()
+
+
+@pytest.mark.parametrize("kind", ["typos", "drop_letters", "swap_letters", "case", "drop_words", "swap_words"])
+def test_another_seed_draws_otherwise(kind):
+    assert len({perturb(TEXTS["en"], kind, 0.5, seed=seed) for seed in range(20)}) > 5
+
+
+@pytest.mark.parametrize("kind", ["typos", "drop_letters", "drop_words", "case", "punctuation"])
+@pytest.mark.parametrize("strength", [0.1, 0.5, 0.9])
+def test_strength_is_the_share_of_places(kind, strength):
+    text = " ".join(["abcdef"] * 2000)
+    found = perturb(text, kind, strength)
+    if kind == "drop_letters":
+        share = 1 - len(found.replace(" ", "")) / 12000
+    elif kind == "drop_words":
+        share = 1 - len(found.split()) / 2000
+    elif kind == "typos":
+        share = sum(a != b for a, b in zip(text, found, strict=True)) / 12000
+    else:
+        share = sum(word != "abcdef" for word in found.split()) / 2000
+    assert share == pytest.approx(strength, abs=0.03)
+
+
+@given(SENTENCES, STRENGTHS, STRENGTHS, SEEDS)
+def test_a_greater_strength_only_adds_changes(text, one, other, seed):
+    weak, strong = sorted((one, other))
+    assume(strong < 1)
+    for kind, parts in (("drop_letters", clusters), ("drop_words", str.split)):
+        less, more = (parts(perturb(text, kind, strength, seed=seed)) for strength in (weak, strong))
+        assert is_subsequence([part for part in more if part != " "], less)
+    for kind in ("case", "typos"):
+        # Letter by letter where a text keeps their number.
+        less, more = (clusters(perturb(text, kind, strength, seed=seed)) for strength in (weak, strong))
+        if kind == "typos" or "ß" not in text:
+            changed = [(a, b) for old, a, b in zip(clusters(text), less, more, strict=True) if nfc(a) != nfc(old)]
+            assert all(a == b for a, b in changed)
+
+
+def nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+@given(SENTENCES, STRENGTHS, SEEDS)
+def test_marks_stay_on_their_letters(text, strength, seed):
+    swapped = perturb(text, "swap_letters", strength, seed=seed)
+    assert Counter(clusters(swapped)) == Counter(clusters(text))
+    assume(strength < 1)
+    dropped = perturb(text, "drop_letters", strength, seed=seed)
+    assert Counter(clusters(dropped)) <= Counter(clusters(text))
+
+
+@given(st.text(), STRENGTHS, SEEDS, st.sampled_from(["swap_letters", "swap_words"]))
+def test_swaps_lose_nothing(text, strength, seed, kind):
+    try:
+        found = perturb(text, kind, strength, seed=seed)
+    except DataError:
+        raise AssertionError("a swap empties nothing") from None
+    assert Counter("".join(found.split())) == Counter("".join(text.split()))
+
+
+@given(st.text(), STRENGTHS, SEEDS, st.sampled_from(["drop_letters", "drop_words"]))
+def test_something_is_left_below_strength_one(text, strength, seed, kind):
+    assume(strength < 1)
+    found = perturb(text, kind, strength, seed=seed)
+    assert is_subsequence(list(found), list(text))
+
+
+@given(SENTENCES, SEEDS)
+def test_typing_errors_hit_a_neighbouring_key(text, seed):
+    for old, new in zip(clusters(text), clusters(perturb(text, "typos", 1, seed=seed)), strict=True):
+        old, new = (unicodedata.normalize("NFD", letter) for letter in (old, new))
+        if not regex.match("[a-zA-Z]", old):
+            assert nfc(new) == nfc(old)
+            continue
+        assert new[0] != old[0] and new[1:] == old[1:]
+        assert new[0].isupper() == old[0].isupper()
+        assert distance(old[0].lower(), new[0].lower()) < 1.3
+
+
+def distance(one: str, other: str) -> float:
+    """Between the middles of two keys of a keyboard of the usual stagger, in widths of a key."""
+    where = {
+        key: complex(column + shift, row)
+        for row, (keys, shift) in enumerate((("qwertyuiop", 0), ("asdfghjkl", 0.25), ("zxcvbnm", 0.75)))
+        for column, key in enumerate(keys)
+    }
+    return abs(where[one] - where[other])
+
+
+def test_all_diacritics_go_and_vowel_signs_stay():
+    found = {language: perturb(text, "drop_diacritics", 1) for language, text in TEXTS.items()}
+    assert found["ha"] == "Wanene shugaban kasar Najeriya, dan kwallo?"
+    assert found["yo"] == "Ta ni aare ile Naijiria lowolowo?"
+    assert found["ar"] == "من كتب الرواية احمد؟"
+    assert found["de"] == "Großter Fluß in Osterreich-Ungarn"
+    assert (found["mr"], found["zh"], found["en"]) == (TEXTS["mr"], TEXTS["zh"], TEXTS["en"])
+    assert perturb(unicodedata.normalize("NFD", TEXTS["yo"]), "drop_diacritics", 1) == found["yo"]
+
+
+def test_caps_lock():
+    assert perturb(TEXTS["de"], "case", 1) == "gRÖSSTER fLUSS IN öSTERREICH-uNGARN"
+
+
+def test_punctuation_goes_or_comes():
+    found = perturb("Qui est né, à Paris ?", "punctuation", 1).split()
+    assert [word.rstrip(",.;:!?") for word in found] == ["Qui", "est", "né", "à", "Paris"]
+    assert [len(word) for word in found] == [4, 4, 2, 2, 6]
+    assert perturb("l'homme 'yan!", "punctuation", 1).split()[1] == "yan"
+
+
+def test_emoji_are_never_cut():
+    family = "👩‍👩‍👧 👍🏽 🇳🇬"
+    for kind in ("typos", "drop_letters", "swap_letters", "drop_diacritics", "case", "transliteration"):
+        if kind in KINDS:
+            assert perturb(family, kind, 1) == family
+    assert Counter(perturb(family + " ab", "drop_words", 0.5, seed=3).split()) <= Counter((family + " ab").split())
+
+
+def test_half_a_surrogate_pair_is_only_a_character():
+    assert perturb("abc \ud800", "drop_letters", 0.99).endswith("\ud800")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("word", "drop_letters"), ("two words", "drop_words"), ("?! …", "punctuation")]
+)
+def test_a_query_that_is_emptied_is_refused(text, kind):
+    with pytest.raises(DataError, match=f"{kind} at strength 1 leaves nothing .* lower the strength, or leave"):
+        perturb(text, kind, 1)
+    with pytest.raises(DataError, match="^query 'q2': .* lower the strength"):
+        perturb_queries({"q1": "12", "q2": text} if kind == "drop_letters" else {"q2": text}, kind, 1)
+
+
+@pytest.mark.parametrize("kind", ["drop_letters", "drop_words"])
+def test_a_query_of_one_word_is_spared(kind):
+    assert all(perturb("a", kind, 0.99, seed=seed) == "a" for seed in range(50))
+
+
+def test_queries_keep_ids_and_order():
+    queries = {f"q{i}": text for i, text in enumerate(TEXTS.values())}
+    found = perturb_queries(queries, "typos", 0.3, seed=5)
+    assert list(found) == list(queries)
+    assert all(found[id] == perturb(text, "typos", 0.3, seed=5) for id, text in queries.items())
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="kind is 'typo'; it must be one of typos, drop_letters"):
+        perturb("a", "typo", 0.5)
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="strength is .*; it must be from 0 to 1"):
+            perturb("a", "typos", strength)
+    with pytest.raises(ValueError, match="code_mixing needs a dictionary; pass one to English, e.g. read_muse"):
+        perturb("a", "code_mixing", 0.5)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anyascii", None)
+    with pytest.raises(ImportError, match=r'pip install "hf_optical\[rivals\]"'):
+        perturb(TEXTS["mr"], "transliteration", 0.5)
