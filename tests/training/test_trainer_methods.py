@@ -76,7 +76,7 @@ def naive_ranking(
 
     def distribution(query, found):
         scores = [sum((found_one @ token).max() for token in query) / len(query) for found_one in found]
-        return torch.softmax(torch.stack(scores) / 0.05, 0)
+        return torch.softmax(torch.stack(scores) / 0.2, 0)
 
     by_teacher = [vectors(teacher, teacher_processor, text, "document") for text in documents]
     by_student = [vectors(student, student_processor, text, "document") for text in read_documents or []]

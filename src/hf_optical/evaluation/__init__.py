@@ -4,6 +4,7 @@ from .evaluate_module import evaluate_module_path, evaluate_rows
 from .evaluator import RetrievalEvaluator
 from .language_gap import LanguageGap, Spread, gap_closed, language_gap, spread
 from .metrics import DEFAULT_MEASURES, measure_name, per_query_metrics, retrieval_metrics, run_from_hits
+from .mteb_model import OpticalMtebModel
 from .perturbations import PERTURBATIONS, perturb, perturb_queries
 from .robustness import Robustness, RobustnessGap, area_under_curve, robustness_gap
 from .significance import (
@@ -23,6 +24,7 @@ __all__ = [
     "Comparison",
     "Document",
     "LanguageGap",
+    "OpticalMtebModel",
     "Query",
     "RetrievalDataset",
     "RetrievalEvaluator",

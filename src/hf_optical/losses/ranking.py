@@ -17,14 +17,16 @@ class RankingLoss(nn.Module):
     is the Kullback-Leibler divergence of the student's from the teacher's; with labels, the cross entropy.
 
     Args:
-        temperature (`float`, *optional*, defaults to 0.05): In units of the mean inner product.
+        temperature (`float`, *optional*, defaults to 0.2):
+            In units of the mean inner product. A low one asks for the first document alone, and a batch tells that too
+            easily: the scores of the others are where there is something to learn.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the queries, or `"none"`.
 
     Raises:
         ValueError: If an option is out of its range.
     """
 
-    def __init__(self, temperature: float = 0.05, reduction: str = "mean") -> None:
+    def __init__(self, temperature: float = 0.2, reduction: str = "mean") -> None:
         super().__init__()
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, but is {temperature}.")

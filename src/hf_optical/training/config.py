@@ -57,7 +57,7 @@ class OTDistillationConfig(TrainingArguments):
         dictionary (`list[str]`, *optional*):
             Files in MUSE's format ([`read_muse`]), English to the new language, one a language. Learned from the
             sentence pairs by default ([`learn_dictionary`]).
-        ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.05):
+        ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.2):
             What the ranking is to be: that of the teacher's scores, or with `"labels"` the relevant document first;
             see [`RankingLoss`].
         ranking_weight (`float`, defaults to 1.0):
@@ -141,7 +141,7 @@ class OTDistillationConfig(TrainingArguments):
     ranking_target: str = field(
         default="teacher", metadata={"help": "What the ranking is to be.", "choices": list(_TARGETS)}
     )
-    ranking_temperature: float = field(default=0.05, metadata={"help": "Temperature of the scores ranked by."})
+    ranking_temperature: float = field(default=0.2, metadata={"help": "Temperature of the scores ranked by."})
     ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking, with --method hybrid."})
     alternate: bool = field(
         default=False, metadata={"help": "With --method hybrid: transport and ranking in turns, step by step."}

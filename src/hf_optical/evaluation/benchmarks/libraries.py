@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import os
+import random
 import textwrap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from ...errors import DataError
 from ..datasets import Document, Query
@@ -70,11 +75,29 @@ def import_library(name: str) -> ModuleType:
         ImportError: it is not installed. The message says how to install it.
     """
     try:
-        return importlib.import_module(name)
+        with _kept_random_state():
+            return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
             f'this needs the library {name}, which is not installed: pip install "hf_optical[benchmarks]"'
         ) from error
+
+
+@contextmanager
+def _kept_random_state() -> Iterator[None]:
+    """mteb sets every global seed to 42 when it is imported and whenever a task is made; a training run must not."""
+    python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        torch.set_rng_state(cpu)
+        if devices is None:
+            torch.cuda.manual_seed_all(torch.initial_seed())  # kept for when a device is first used
+        else:
+            torch.cuda.set_rng_state_all(devices)
 
 
 def is_installed(name: str) -> bool:
@@ -103,10 +126,17 @@ def ir_datasets_names() -> list[str]:
 
 def mteb_names() -> list[str]:
     """The retrieval tasks that are text only."""
-    tasks = import_library("mteb").get_tasks(
-        task_types=["Retrieval"], modalities=["text"], exclusive_modality_filter=True
-    )
-    return [task.metadata.name for task in tasks]
+    return list(_mteb_tasks())
+
+
+def _mteb_tasks() -> dict[str, type[AbsTaskRetrieval]]:
+    # `mteb.get_tasks` would make every task, which is slow.
+    tasks = {own.metadata.name: own for own in vars(import_library("mteb").tasks).values() if hasattr(own, "metadata")}
+    return {
+        name: own
+        for name, own in tasks.items()
+        if own.metadata.type == "Retrieval" and list(own.metadata.modalities) == ["text"]
+    }
 
 
 def read_ir_datasets(
@@ -216,16 +246,15 @@ def read_mteb(
     Where a task asks the same questions in every language, the queries of one subset can go over the documents of
     another.
     """
-    library = import_library("mteb")
-    if name not in mteb_names():
+    task = _mteb_tasks().get(name)
+    if task is None:
         return None
-    metadata = library.get_task(name).metadata
-    split = split or ("test" if "test" in metadata.eval_splits else metadata.eval_splits[0])
-    if split not in metadata.eval_splits:
-        raise DataError(f"split is {split!r}; {name} has {', '.join(metadata.eval_splits)}")
-    subsets = _mteb_subsets(metadata, language, document_language)
-    tasks = [library.get_task(name, eval_splits=[split], hf_subsets=[subset]) for subset in subsets]
-    loaded = [_mteb_parts(task, subset, split) for task, subset in zip(tasks, subsets, strict=True)]
+    splits = task.metadata.eval_splits
+    split = split or ("test" if "test" in splits else splits[0])
+    if split not in splits:
+        raise DataError(f"split is {split!r}; {name} has {', '.join(splits)}")
+    subsets = _mteb_subsets(task.metadata, language, document_language)
+    loaded = [_mteb_parts(name, subset, split) for subset in subsets]
     parts = loaded[0] if len(loaded) == 1 else across_languages(*loaded, subsets)
     label = [] if subsets == ["default"] else [" over ".join(subsets)]
     return "/".join([name, *label, split]), parts
@@ -269,12 +298,14 @@ def _same_language(code: str, known: str) -> bool:
     return language in _ISO_639_3.get(own, (own,)) and script in ("", known_script)
 
 
-def _mteb_parts(task: AbsTaskRetrieval, subset: str, split: str) -> Parts:
-    task.load_data()
-    # Older tasks still fill `queries`, `corpus` and `relevant_docs`.
-    task.convert_v1_dataset_format_to_v2(num_proc=None)
+def _mteb_parts(name: str, subset: str, split: str) -> Parts:
+    with _kept_random_state():
+        task = import_library("mteb").get_task(name, eval_splits=[split], hf_subsets=[subset])
+        task.load_data()
+        # Older tasks still fill `queries`, `corpus` and `relevant_docs`.
+        task.convert_v1_dataset_format_to_v2(num_proc=None)
     data = task.dataset[subset][split]
-    where = f"{task.metadata.name}/{subset}/{split}"
+    where = f"{name}/{subset}/{split}"
     queries = dict(zip(data["queries"]["id"], map(Query, mteb_texts(data["queries"], where)), strict=True))
     documents = ((row["id"], Document(row.get("title") or "", row["text"])) for row in data["corpus"])
     return Parts(documents, queries, data["relevant_docs"])
