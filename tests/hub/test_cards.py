@@ -210,3 +210,22 @@ def test_the_code_of_a_model_runs_in_both_libraries(tmp_path):
     scores = {hit.document: hit.score for hit in names["hits"][0]}
     expected = torch.tensor([[scores[0], scores[1]]])
     assert torch.allclose(names["scores"].cpu().float(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "cited", "silent"),
+    [
+        ("ot", "optimal transport between their token vectors", ["huang2023optical"], "ranks"),
+        ("greedy", "greedy one-to-one alignment", ["li2021learning"], "optimal transport"),
+        ("sentence", "distance of their mean vectors", ["reimers2020making"], "optimal"),
+        ("code_switch", "rank en texts, some words of which were switched", ["litschko2023boosting"], "optimal"),
+        ("hybrid", "Beside it, the student is to rank en texts", ["huang2023optical", "litschko2023boosting"], "Dr"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["language_pack", "model"])
+def test_the_card_tells_the_method_that_was_used_and_no_other(tmp_path, kind, method, said, cited, silent):
+    details = {"settings": {"method": method}}
+    write_card(tmp_path, kind=kind, language="sw", base_model="org/base", details=details, results={})
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert said in card and silent.lower() not in card.lower()
+    assert re.findall(r"@\w+\{(\w+),", card) == cited

@@ -15,6 +15,7 @@ from ..evaluation.metrics import DEFAULT_MEASURES
 from ..evaluation.results import of_language
 from ..files import write_text
 from ..model.layout import public_name
+from .methods import METHODS
 
 
 # What the card shows of the results: row -> prefix of its entries in `eval_results.json`.
@@ -64,13 +65,15 @@ def write_card(
     title = f"{what} for {', '.join(languages)}"
     measures = _measures(results, languages)
     dataset = public_name(details.get("eval_name") or "custom")
+    method = METHODS[details.get("settings", {}).get("method", "ot")]
+    teacher_language = details.get("teacher_language", "en")
     data = ModelCardData(
         language=languages,
         library_name=library,
         base_model=base_model if _is_hub_id(base_model) else None,
         base_model_relation=relation if _is_hub_id(base_model) else None,
         pipeline_tag="sentence-similarity",
-        tags=["hf-optical", "late-interaction", "colbert", "cross-lingual", "optimal-transport"],
+        tags=["hf-optical", "late-interaction", "colbert", "cross-lingual", *method.tags],
         model_name=title if measures else None,
         eval_results=[
             EvalResult(
@@ -94,7 +97,9 @@ def write_card(
         results=_results_tables(measures, results, languages),
         gap_closed=results.get("gap_closed"),
         teacher=public_name(details.get("teacher") or "not recorded"),
-        teacher_language=details.get("teacher_language", "en"),
+        teacher_language=teacher_language,
+        method=method.text.format(teacher_language=teacher_language),
+        citations="\n\n".join(method.citations),
         bitext=public_name(details["bitext"]) if details.get("bitext") else None,
         pairs=details.get("pairs", "not recorded"),
         settings=details.get("settings", {}),

@@ -1,0 +1,67 @@
+"""What a card says of the method that a student was trained by, and whom it asks to cite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MethodText:
+    """
+    Args:
+        text (`str`): a sentence or two; `{teacher_language}` stands for the teacher's language.
+        tags (`tuple[str, ...]`): tags of the card.
+        citations (`tuple[str, ...]`): BibTeX entries.
+    """
+
+    text: str
+    tags: tuple[str, ...]
+    citations: tuple[str, ...]
+
+
+_OPTICAL = """@inproceedings{huang2023optical,
+  title={Improving Cross-lingual Information Retrieval on Low-Resource Languages via Optimal Transport Distillation},
+  author={Huang, Zhiqi and Yu, Puxuan and Allan, James},
+  booktitle={Proceedings of the Sixteenth ACM International Conference on Web Search and Data Mining},
+  year={2023}
+}"""
+_DR_DECR = """@article{li2021learning,
+  title={Learning Cross-Lingual {IR} from an {E}nglish Retriever},
+  author={Li, Yulong and Franz, Martin and Sultan, Md Arafat and Iyer, Bhavani and Lee, Young-Suk and Sil, Avirup},
+  journal={arXiv:2112.08185},
+  year={2021}
+}"""
+_SENTENCE = """@inproceedings{reimers2020making,
+  title={Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
+  author={Reimers, Nils and Gurevych, Iryna},
+  booktitle={Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing},
+  year={2020}
+}"""
+_CODE_SWITCH = """@article{litschko2023boosting,
+  title={Boosting Zero-shot Cross-lingual Retrieval by Training on Artificially Code-Switched Data},
+  author={Litschko, Robert and Artemova, Ekaterina and Plank, Barbara},
+  journal={arXiv:2305.05295},
+  year={2023}
+}"""
+_PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
+_TRANSPORT = _PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
+_SWITCHED = (
+    "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, as the frozen "
+    "teacher ranks them"
+)
+
+METHODS = {
+    "ot": MethodText(_TRANSPORT + ". No relevance labels were used.", ("optimal-transport",), (_OPTICAL,)),
+    "greedy": MethodText(
+        _PAIR + "the distance of token vectors that a greedy one-to-one alignment puts together (as in Dr.DECR).",
+        (),
+        (_DR_DECR,),
+    ),
+    "sentence": MethodText(_PAIR + "the distance of their mean vectors.", (), (_SENTENCE,)),
+    "code_switch": MethodText(_SWITCHED + ".", ("code-switching",), (_CODE_SWITCH,)),
+    "hybrid": MethodText(
+        _TRANSPORT + ". Beside it, " + _SWITCHED + ".",
+        ("optimal-transport", "code-switching"),
+        (_OPTICAL, _CODE_SWITCH),
+    ),
+}
