@@ -46,8 +46,8 @@ _CODE_SWITCH = """@article{litschko2023boosting,
 _PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 _TRANSPORT = _PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
 _SWITCHED = (
-    "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, as the frozen "
-    "teacher ranks them"
+    "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, as the "
+    "frozen teacher ranks them"
 )
 
 METHODS = {
