@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .inputs import check_reduction, check_shapes, reduced, require_mass, token_mass, unit_vectors, working_dtype
+from .inputs import unit_vectors
+from .pairs import PairLoss
 
 
-class GreedyAlignmentLoss(nn.Module):
+class GreedyAlignmentLoss(PairLoss):
     """
     Greedy one-to-one token alignment, then the distance of what is aligned, as in Dr.DECR (arXiv 2112.08185).
 
@@ -15,73 +16,29 @@ class GreedyAlignmentLoss(nn.Module):
     of the aligned unit vectors; summed over `dim` and not averaged, so that its size does not depend on it. What
     remains of the longer sentence is not learned from.
 
-    Called as [`OTAlignmentLoss`], in whose place it stands.
+    With weights, which Dr.DECR does not have, two aligned tokens count as the mean of what they weigh, the weights of
+    each sentence summing to one. They do not change the alignment.
 
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
 
     Raises:
-        ValueError: If `reduction` is another.
+        ValueError: If `reduction` is another; when called, also if an embedding of a token is not finite.
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__()
-        check_reduction(reduction)
-        self.reduction = reduction
-
-    def forward(
-        self,
-        student_embeddings: Tensor,
-        teacher_embeddings: Tensor,
-        student_mask: Tensor | None = None,
-        teacher_mask: Tensor | None = None,
-        student_weights: Tensor | None = None,
-        teacher_weights: Tensor | None = None,
-    ) -> Tensor:
-        """
-        Loss of a batch of sentence pairs.
-
-        Args:
-            student_embeddings (`Tensor` of shape `(batch, n, dim)`), teacher_embeddings (`Tensor` of shape
-                `(batch, m, dim)`): Token embeddings; padding may hold anything.
-            student_mask (`Tensor` of shape `(batch, n)`, *optional*), teacher_mask (`Tensor` of shape `(batch, m)`,
-                *optional*): Boolean or 0/1, true for tokens.
-            student_weights (`Tensor` of shape `(batch, n)`, *optional*), teacher_weights (`Tensor` of shape
-                `(batch, m)`, *optional*):
-                What the tokens count for: an aligned pair counts as the mean of its two, each side's summing to one.
-                Uniform by default, which is Dr.DECR's. They do not change the alignment.
-
-        Returns:
-            `Tensor`: a scalar, or of shape `(batch,)` with `reduction="none"`.
-
-        Raises:
-            ValueError: If shapes do not meet, a sentence has no token with mass, a weight is negative or not finite,
-                or an embedding of a token is not finite.
-        """
-        check_shapes(student_embeddings, teacher_embeddings)
-        dtype = working_dtype(student_embeddings, teacher_embeddings)
-        student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
-        teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
-        require_mass("student", student_mass)
-        require_mass("teacher", teacher_mass)
-        with torch.autocast(student_embeddings.device.type, enabled=False):
-            student = unit_vectors(student_embeddings, student_mass, dtype)
-            teacher = unit_vectors(teacher_embeddings, teacher_mass, dtype)
-            rows, columns, aligned = greedy_alignment(
-                1.0 - student @ teacher.transpose(1, 2), student_mass > 0, teacher_mass > 0
-            )
-            student = student.gather(1, rows.unsqueeze(2).expand(-1, -1, student.shape[2]))
-            teacher = teacher.gather(1, columns.unsqueeze(2).expand(-1, -1, teacher.shape[2]))
-            shares = [
-                mass.gather(1, positions) / mass.sum(1, keepdim=True)
-                for mass, positions in ((student_mass, rows), (teacher_mass, columns))
-            ]
-            weights = sum(shares) * aligned
-            losses = ((student - teacher).square().sum(2) * weights).sum(1) / weights.sum(1)
-        return reduced(losses, self.reduction)
-
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+    def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:
+        student = unit_vectors(student, student_mass, student.dtype)
+        teacher = unit_vectors(teacher, teacher_mass, teacher.dtype)
+        cost = 1.0 - student @ teacher.transpose(1, 2)
+        rows, columns, aligned = greedy_alignment(cost, student_mass > 0, teacher_mass > 0)
+        student = student.gather(1, rows.unsqueeze(2).expand(-1, -1, student.shape[2]))
+        teacher = teacher.gather(1, columns.unsqueeze(2).expand(-1, -1, teacher.shape[2]))
+        shares = [
+            mass.gather(1, positions) / mass.sum(1, keepdim=True)
+            for mass, positions in ((student_mass, rows), (teacher_mass, columns))
+        ]
+        weights = sum(shares) * aligned
+        return ((student - teacher).square().sum(2) * weights).sum(1) / weights.sum(1)
 
 
 @torch.no_grad()
