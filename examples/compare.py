@@ -1,0 +1,71 @@
+"""
+Compare methods, languages, data sizes, seeds, test sets and perturbed queries by one file, and write a report.
+
+Without arguments, the embedded study: English-Swahili sentence pairs and questions written for this project.
+
+    python examples/compare.py
+
+With your own:
+
+    python examples/compare.py --config study.yaml --output_dir outputs/study
+
+What is done is not done again: stopped at any moment, the same command goes on. Studies that share `--cells` share
+what they have in common, and several processes may work at one study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from hf_optical.studies import Store, Study, load_study
+from hf_optical.studies.report import write_report
+
+
+STUDIES = Path(__file__).parent / "studies"
+
+
+def main() -> None:
+    args = parse(sys.argv[1:])
+    try:
+        config = load_study(args.config, args.data_dir)
+        output_dir = args.output_dir or Path("outputs") / config.name
+        study = Study(config, Store(args.cells or output_dir / "cells"))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    if args.dry_run:
+        print(study.describe())
+        return
+    failures = []
+    try:
+        if not args.report_only:
+            failures = study.run(output_dir)
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; what is done is kept, and the same command goes on")
+    failed = [f"{failure.cell}: {failure.error}" for failure in failures]
+    try:
+        print(f"\nThe report is in {write_report(output_dir, config, study.records(), failed=failed)}")
+    except (ImportError, ValueError) as error:
+        failed.append(f"report: {error}")
+    if failed:
+        listed = "\n  ".join(failed)
+        count = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
+        sys.exit(f"error: {count} failed, see {output_dir / 'study.log'}:\n  {listed}")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=STUDIES / "demo.yaml", help="The study, a YAML file.")
+    parser.add_argument("--output_dir", type=Path, help="Where to. Default: outputs/NAME of the study.")
+    parser.add_argument("--cells", type=Path, help="Where finished cells are kept. Default: OUTPUT_DIR/cells.")
+    parser.add_argument("--data_dir", type=Path, help="What paths are relative to, in place of the study's own.")
+    parser.add_argument("--dry_run", action="store_true", help="Say what there is to do, and stop.")
+    parser.add_argument("--report_only", action="store_true", help="Report what is done, and do nothing more.")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from hf_optical.studies import Method
+from hf_optical.studies.config import KINDS, existing, trained_methods, training_arguments
+
+
+def test_the_ways_to_train_are_those_of_the_trainer():
+    assert {"ot", "greedy", "sentence", "code_switch", "hybrid"} <= set(trained_methods())
+    assert not set(trained_methods()) & KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reads"),
+    [
+        ("trained", {}, True),
+        ("untrained_pack", {}, True),
+        ("dense_peer", {}, True),
+        ("lexicon", {}, True),
+        ("bm25", {}, True),
+        ("bm25", {"translated": "human"}, False),
+        ("bm25", {"translator": "some/model"}, False),
+        ("translation", {"model": "some/model"}, False),
+        ("zero_shot", {}, False),
+        ("ceiling", {}, False),
+    ],
+)
+def test_which_methods_depend_on_sentence_pairs(kind, settings, reads):
+    assert Method("m", kind, settings).reads_pairs is reads
+
+
+def test_settings_of_a_method_go_over_those_of_all(load):
+    methods = {"OT": {"kind": "trained"}, "long": {"method": "greedy", "max_steps": 9}}
+    config = load(methods=methods)
+    assert config.training_settings(config.methods["OT"])["max_steps"] == 2
+    assert config.training_settings(config.methods["long"]) == {**config.training, "method": "greedy", "max_steps": 9}
+    assert [method.report_kind(config) for method in config.methods.values()] == ["ot", "greedy"]
+
+
+def test_dictionaries_are_put_in_the_order_of_the_languages(tmp_path):
+    settings = {"method": "code_switch", "dictionary": {"ha": "ha.txt", "ig": "ig.txt"}, "use_cpu": True}
+    args = training_arguments(settings, ("ig", "ha"), output_dir=str(tmp_path))
+    assert args.dictionary == ["ig.txt", "ha.txt"] and args.languages == ["ig", "ha"]
+    assert args.save_strategy == args.eval_strategy == "no"
+    with pytest.raises(ValueError, match="dictionary has no file for yo"):
+        training_arguments(settings, ("ha", "yo"), output_dir=str(tmp_path))
+
+
+def test_files_may_be_gzipped(tmp_path):
+    (tmp_path / "a.jsonl.gz").touch()
+    assert existing(tmp_path / "a.jsonl").name == "a.jsonl.gz"
+    (tmp_path / "a.jsonl").touch()
+    assert existing(tmp_path / "a.jsonl").name == "a.jsonl"
+    assert existing(tmp_path / "b.jsonl").name == "b.jsonl"

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from tiny import DEMO, tiny_checkpoint
+
+from hf_optical import OpticalModel, OpticalProcessor, OTDistillationTrainer, RetrievalEvaluator
+from hf_optical.errors import DataError
+from hf_optical.evaluation import per_query_metrics, run_from_hits
+from hf_optical.evaluation.perturbations import perturb_queries
+from hf_optical.retrieval import encode_texts
+from hf_optical.studies import Study
+from hf_optical.studies.config import training_arguments
+from hf_optical.studies.methods import Workbench
+from hf_optical.studies.plan import TestCell, TrainingCell
+
+
+EVERY = {
+    "before": {"kind": "zero_shot"},
+    "new words": {"kind": "untrained_pack"},
+    "OT": {"kind": "trained"},
+    "all weights": {"kind": "trained", "train_all_weights": True, "new_words": 0},
+    "greedy": {"kind": "trained", "method": "greedy"},
+    "code-switched": {"kind": "trained", "method": "code_switch"},
+    "words": {"kind": "lexicon", "translations": 1},
+    "BM25": {"kind": "bm25"},
+    "BM25, human": {"kind": "bm25", "translated": "human"},
+    "ceiling": {"kind": "ceiling"},
+}
+
+
+def bench_of(study, store) -> Workbench:
+    return Workbench(study.config, study.inputs, store)
+
+
+def test_of(study, method: str, perturbation: str | None = None) -> TestCell:
+    return next(
+        cell
+        for cell in study.cells
+        if isinstance(cell, TestCell) and (cell.method.name, cell.perturbation) == (method, perturbation)
+    )
+
+
+test_of.__test__ = False
+
+
+@pytest.fixture
+def everything(run):
+    pytest.importorskip("bm25s")
+    return run(methods=EVERY, perturbations={"typos": [0.5], "code_mixing": [0.9]})
+
+
+def per_query(dataset, hits, measures):
+    return per_query_metrics(dataset.qrels, run_from_hits(hits), measures)
+
+
+def test_every_method_and_what_an_evaluator_says_of_it(everything, store, tiny):
+    records = {(record.method, record.perturbation): record for record in everything.records()}
+    assert {method for method, _ in records} == EVERY.keys() and len(records) == 3 * len(EVERY) - 4
+    measures = everything.config.measures
+    bench = bench_of(everything, store)
+    dataset = everything.inputs.test_set("questions", "sw")
+    teacher = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    vectors = bench.document_vectors(test_of(everything, "before"))
+    evaluator = RetrievalEvaluator(dataset, *teacher, document_vectors=vectors)
+
+    assert records["before", None].values == per_query(dataset, evaluator.search(*teacher), measures)
+    assert records["ceiling", None].values == per_query(dataset, evaluator.search(*teacher, translated=True), measures)
+    typed = perturb_queries({key: query.text for key, query in dataset.queries.items()}, "typos", 0.5)
+    assert records["before", "typos"].values == per_query(dataset, evaluator.search(*teacher, queries=typed), measures)
+    assert records["before", "typos"].strength == 0.5
+
+    # What was saved and opened again is what the trainer had in its hands.
+    trainer = train_directly(everything, tiny)
+    found = evaluator.search(trainer.model, trainer.processors["sw"])
+    assert records["OT", None].values == per_query(dataset, found, measures)
+    assert records["OT", None].kind == "ot" and records["OT", None].pairs == 30
+
+    learned = bench.dictionary(test_of(everything, "words"))
+    words = {key: learned.replace(query.text, lambda entries: entries[0][0]) for key, query in dataset.queries.items()}
+    assert records["words", None].values == per_query(dataset, evaluator.search(*teacher, queries=words), measures)
+    assert records["BM25, human", None].mean("AP") > records["BM25", None].mean("AP")
+    assert records["before", "code_mixing"].values != records["before", None].values
+    assert all(
+        record.values[name].keys() == dataset.queries.keys() for record in records.values() for name in measures
+    )
+
+
+def train_directly(study, tiny) -> OTDistillationTrainer:
+    cell = next(cell for cell in study.cells if isinstance(cell, TrainingCell) and cell.method.name == "OT")
+    folder = str(study.store.folder / "direct")
+    args = training_arguments(
+        study.config.training, ["sw"], output_dir=folder, seed=42, cache_teacher=True, teacher_cache_dir=folder
+    )
+    trainer = OTDistillationTrainer(tiny, tiny, args, study.inputs.pairs(cell.corpus, "sw", cell.size, cell.seed))
+    trainer.train()
+    return trainer
+
+
+def test_documents_are_those_the_teacher_reads(run, store, tiny):
+    study = run(methods=["zero_shot"])
+    dataset = study.inputs.test_set("questions", "sw")
+    found = bench_of(study, store).document_vectors(test_of(study, "zero_shot"))
+    model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    expected = encode_texts(model, processor, dataset.document_texts(), "document")
+    assert found.values.dtype == torch.float16 and torch.equal(found.lengths, expected.lengths)
+    assert (found.values.float() - expected.values).abs().max() < 1e-3
+
+
+def test_languages_together_in_packs_of_their_own_or_in_one(run, store):
+    corpora = {"both": {"sw": "train.jsonl", "lo": "lo.jsonl"}}
+    lo = (store.folder.parent / "lo.jsonl").absolute()
+    lo.write_text(
+        '{"translation": {"en": "the water", "lo": "jam"}}\n{"translation": {"en": "the market", "lo": "okos"}}\n',
+        encoding="utf-8",
+    )
+    corpora["both"]["lo"] = str(lo)
+    tests = {"pairs": {"sw": {"bitext": "validation.jsonl", "queries": 5}, "lo": {"bitext": str(lo)}}}
+    methods = {"apart": {"kind": "trained"}, "together": {"kind": "trained", "shared_pack": "all"}}
+    study = run(corpora=corpora, tests=tests, language_sets=[["sw", "lo"]], methods=methods)
+    records = study.records()
+    assert [(record.method, record.language) for record in records] == [
+        (method, language) for method in methods for language in ("sw", "lo")
+    ]
+    assert all(record.languages == ("sw", "lo") and record.pairs == 32 for record in records)
+    folders = [store.folder_of(cell.key) for cell in study.cells if isinstance(cell, TrainingCell)]
+    assert (folders[0] / "lo" / "language_pack.json").is_file() and (folders[1] / "language_pack.json").is_file()
+
+
+def test_the_dense_peer(run):
+    pytest.importorskip("sentence_transformers")
+    methods = {
+        "peer": {"kind": "dense_peer", "max_steps": 2},
+        "peer with words": {"kind": "dense_peer", "max_steps": 2, "new_words": 20},
+    }
+    plain, with_words = run(methods=methods).records()
+    assert plain.corpus == "sentences" and plain.seconds > 0 and plain.values != with_words.values
+
+
+def test_a_translation_that_is_not_there(load, store, tmp_path):
+    folder = tmp_path / "retrieval"
+    shutil.copytree(DEMO / "retrieval", folder)
+    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
+    rows = [json.dumps({"_id": query["_id"], "text": query["text"]}) for query in queries]
+    (folder / "queries.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    study = Study(load(tests={"questions": {"sw": {"folder": str(folder)}}}, methods=["ceiling"]), store)
+    with pytest.raises(DataError, match="no human translation, which ceiling asks"):
+        bench_of(study, store).ask(test_of(study, "ceiling"))
+
+
+def test_a_student_other_than_the_teacher(run, store, tmp_path):
+    student = tiny_checkpoint(tmp_path / "student", seed=3)
+    records = {record.method: record for record in run(student=str(student)).records()}
+    assert records["before"].values != run(methods=["zero_shot"]).records()[0].values
+    assert records["OT"].values.keys() == records["before"].values.keys()

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny import DEMO, tiny_checkpoint
+
+from hf_optical.errors import DataError
+from hf_optical.studies.plan import Inputs, TestCell, TrainingCell, essential, plan
+
+
+def cells(config, kind):
+    return [cell for cell in plan(config, Inputs(config)) if isinstance(cell, kind)]
+
+
+def keys(config):
+    return [cell.key for cell in plan(config, Inputs(config))]
+
+
+def test_every_combination_is_a_cell(load):
+    config = load(
+        methods={"before": {"kind": "zero_shot"}, "OT": {"kind": "trained"}, "ceiling": {"kind": "ceiling"}},
+        sizes=[10, 20],
+        seeds=[1, 2],
+        perturbations={"typos": [0.1, 0.2]},
+    )
+    training, tests = cells(config, TrainingCell), cells(config, TestCell)
+    assert [(cell.size, cell.seed, cell.pairs) for cell in training] == [
+        (10, 1, 10),
+        (10, 2, 10),
+        (20, 1, 20),
+        (20, 2, 20),
+    ]
+    assert len({cell.key for cell in training}) == 4
+    # Asked as they are and in two strengths; nobody perturbs what a person translated.
+    by_method = {name: [cell for cell in tests if cell.method.name == name] for name in config.methods}
+    assert {name: len(found) for name, found in by_method.items()} == {"before": 3, "OT": 12, "ceiling": 1}
+    assert {cell.corpus for cell in by_method["OT"]} == {"sentences"}
+    assert {(cell.corpus, cell.seed, cell.languages) for cell in by_method["before"]} == {(None, None, ("sw",))}
+    assert [cell.strength for cell in by_method["before"]] == [0.0, 0.1, 0.2]
+    assert len({cell.key for cell in tests}) == len(tests)
+
+
+def test_a_training_cell_is_followed_by_those_who_ask_it(load):
+    planned = plan(config := load(sizes=[10, 20]), Inputs(config))
+    kinds = "".join("T" if isinstance(cell, TrainingCell) else "a" for cell in planned)
+    assert kinds == "aTaTaa"
+    assert planned[2].training is planned[1]
+
+
+def test_more_pairs_than_there_are_is_all_there_are(load):
+    all_of_them, too_many = cells(load(sizes=[None, 10_000]), TrainingCell)
+    assert all_of_them.key == too_many.key and all_of_them.pairs == too_many.pairs == 720
+    assert (all_of_them.size, too_many.size) == (None, 10_000)
+
+
+def test_a_seed_counts_only_where_something_is_drawn(load):
+    methods = {"words": {"kind": "lexicon"}, "new": {"kind": "untrained_pack"}}
+    assert {cell.seed for cell in cells(load(methods=methods, seeds=[1, 2], sizes=[None]), TestCell)} == {None}
+    assert {cell.seed for cell in cells(load(methods=methods, seeds=[1, 2], sizes=[9]), TestCell)} == {1, 2}
+
+
+def test_samples_are_nested(load):
+    inputs = Inputs(load())
+    small, large = ([pair["index"] for pair in inputs.pairs("sentences", "sw", n, seed=1)] for n in (10, 25))
+    assert large[:10] == small and len(set(large)) == 25
+    assert [pair["index"] for pair in inputs.pairs("sentences", "sw", 10, seed=2)] != small
+
+
+def test_names_change_no_key(load):
+    before = keys(load())
+    methods = {"a": {"kind": "zero_shot"}, "b": {"kind": "trained", "method": "ot"}, "c": {"kind": "ceiling"}}
+    assert keys(load(name="other", title="Other", methods=methods, measures=["AP"])) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"max_steps": 3, "use_cpu": True}},
+        {"sizes": [31]},
+        {"seeds": [7]},
+        {"corpora": {"sentences": {"sw": "validation.jsonl"}}},
+    ],
+)
+def test_what_training_depends_on_changes_its_key(load, changes):
+    (before,), (after,) = (cells(load(**own), TrainingCell) for own in ({}, changes))
+    assert before.key != after.key
+
+
+def test_the_teacher_changes_every_key(load, tmp_path):
+    before = keys(load())
+    teacher = tiny_checkpoint(tmp_path / "teacher", seed=5)
+    assert not set(before) & set(keys(load(teacher=str(teacher))))
+
+
+def test_the_content_of_a_file_counts_and_not_its_name(load, tmp_path):
+    pairs = (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(pairs), encoding="utf-8")
+    corpora = {"sentences": {"sw": str(other)}}
+    assert keys(load()) == keys(load(corpora=corpora))
+    other.write_text("".join(pairs[:-1]), encoding="utf-8")
+    assert keys(load()) != keys(load(corpora=corpora))
+
+
+def test_settings_that_say_nothing_new():
+    assert essential({"method": "ot", "use_cpu": True, "max_steps": 3, "epsilon": 0.05}) == {"max_steps": 3}
+
+
+def test_the_languages_that_a_corpus_has(load, tmp_path):
+    rows = [json.loads(line)["translation"] for line in (DEMO / "train.jsonl").read_text("utf-8").splitlines()[:40]]
+    file = tmp_path / "lo.jsonl"
+    file.write_text("".join(json.dumps({"translation": {"en": r["en"], "lo": r["sw"][::-1]}}) + "\n" for r in rows))
+    config = load(
+        corpora={"both": {"sw": "train.jsonl", "lo": str(file)}, "one": {"sw": "validation.jsonl"}},
+        tests={"pairs": {"sw": {"bitext": "validation.jsonl"}, "lo": {"bitext": str(file)}}},
+        language_sets=[["sw"], ["sw", "lo"]],
+        methods={"OT": {"kind": "trained"}, "words": {"kind": "lexicon"}},
+    )
+    found = [(cell.corpus, cell.languages, cell.pairs) for cell in cells(config, TrainingCell)]
+    assert found == [("both", ("sw",), 30), ("both", ("sw", "lo"), 60), ("one", ("sw",), 30)]
+    asked = [(cell.corpus, cell.languages, cell.language) for cell in cells(config, TestCell)]
+    assert asked[:3] == [("both", ("sw",), "sw"), ("both", ("sw", "lo"), "sw"), ("both", ("sw", "lo"), "lo")]
+    assert asked[4:] == [("both", ("sw",), "sw"), ("both", ("lo",), "lo"), ("one", ("sw",), "sw")]
+
+
+def test_a_sample_of_queries_and_documents(load):
+    whole, some = ({"folder": "retrieval", **own} for own in ({}, {"queries": 20, "pool": 60}))
+    config = load(tests={"whole": {"sw": whole}, "some": {"sw": some}, "more": {"sw": {**some, "queries": 30}}})
+    inputs = Inputs(config)
+    whole, some, more = (inputs.test_set(name, "sw") for name in config.tests)
+    assert len(some.queries) == 20 and len(some.corpus) == 60 and some.qrels.keys() == some.queries.keys()
+    assert some.queries.items() <= more.queries.items() <= whole.queries.items()
+    assert some.corpus.items() <= whole.corpus.items()
+    assert all(document in some.corpus for judged in some.qrels.values() for document in judged)
+    assert list(some.queries) == [key for key in whole.queries if key in some.queries]
+
+
+def test_sentences_as_a_test_set(load):
+    inputs = Inputs(load(tests={"pairs": {"sw": {"bitext": "validation.jsonl", "queries": 10}}}))
+    dataset = inputs.test_set("pairs", "sw")
+    assert len(dataset.queries) == 10 and len(dataset.corpus) > 10
+    assert dataset is inputs.test_set("pairs", "sw")
+
+
+def test_a_corpus_without_the_language(load):
+    corpora = {"sentences": {"yo": "train.jsonl"}}
+    config = load(corpora=corpora, tests={"q": {"yo": {"folder": "retrieval"}}})
+    with pytest.raises(DataError, match="has no language 'yo'"):
+        plan(config, Inputs(config))
+    with pytest.raises(OSError, match="no/such-model"):
+        keys(replace(load(), teacher="no/such-model"))

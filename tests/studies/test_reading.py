@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from tiny import DEMO
+
+from hf_optical.errors import DataError
+from hf_optical.studies import load_study
+
+
+def test_a_study(load, tiny):
+    config = load(seeds=[1, 2], sizes=[10, None], perturbations={"typos": [0.1, 0.2]}, groups={"low": ["sw"]})
+    assert config.teacher == config.student == str(tiny)
+    assert config.corpora == {"sentences": {"sw": DEMO / "train.jsonl"}}
+    assert config.language_sets == [("sw",)] and config.languages == ["sw"]
+    assert config.sizes == [10, None] and config.seeds == [1, 2] and config.perturbations == {"typos": [0.1, 0.2]}
+    assert config.measures == ["AP", "RR@10", "nDCG@10", "R@100"]
+    source = config.tests["questions"]["sw"]
+    assert (source.kind, source.split, source.queries, source.pool) == ("folder", "test", 20, 60)
+    assert {method.name: method.kind for method in config.methods.values()} == {
+        "before": "zero_shot",
+        "OT": "trained",
+        "ceiling": "ceiling",
+    }
+
+
+def test_methods_by_their_names_alone(load):
+    config = load(methods=["zero_shot", "ot", "hybrid", "lexicon"])
+    assert [method.kind for method in config.methods.values()] == ["zero_shot", "trained", "trained", "lexicon"]
+    assert config.methods["hybrid"].settings == {"method": "hybrid"}
+
+
+def test_paths_are_relative_to_the_file_or_to_data_dir(content, tmp_path):
+    folder = tmp_path / "studies"
+    folder.mkdir()
+    (tmp_path / "data").symlink_to(DEMO)
+    (folder / "study.yaml").write_text(yaml.safe_dump({**content, "data_dir": "../data"}), encoding="utf-8")
+    assert load_study(folder / "study.yaml").corpora["sentences"]["sw"] == folder / "../data" / "train.jsonl"
+    (folder / "study.yaml").write_text(yaml.safe_dump({**content, "data_dir": "nowhere"}), encoding="utf-8")
+    assert load_study(folder / "study.yaml", DEMO).corpora["sentences"]["sw"] == DEMO / "train.jsonl"
+    with pytest.raises(DataError, match=r"4 data files are missing: .*train\.jsonl.*queries\.jsonl.*\.tsv.*corpus"):
+        load_study(folder / "study.yaml")
+
+
+def test_language_sets_in_place_of_languages(load):
+    corpora = {"both": {"sw": "train.jsonl", "lo": "validation.jsonl"}}
+    tests = {"pairs": {code: {"bitext": "validation.jsonl"} for code in ("sw", "lo")}}
+    assert load(corpora=corpora, tests=tests).language_sets == [("sw",), ("lo",)]
+    assert load(corpora=corpora, tests=tests, languages=["lo"]).language_sets == [("lo",)]
+    sets = load(corpora=corpora, tests=tests, language_sets=[["sw"], ["sw", "lo"]]).language_sets
+    assert sets == [("sw",), ("sw", "lo")]
+
+
+SW = {"folder": "retrieval"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metods": {}}, "unknown key 'metods'; did you mean 'methods'"),
+        ({"methods": {"OT": {"kind": "trained", "epsilonn": 1}}}, "methods.OT: unknown key 'epsilonn'; .*'epsilon'"),
+        ({"methods": {"OT": {"kind": "trainde"}}}, "methods.OT: unknown kind 'trainde'; did you mean 'trained'"),
+        ({"methods": {"OT": {"method": "ott"}}}, "method='ott'; choose one of ot"),
+        ({"methods": {"x": {"kind": "translation"}}}, "'model' is missing"),
+        ({"methods": {"x": {"kind": "bm25", "translated": "yes"}}}, "choose human or lexicon"),
+        ({"methods": ["ot", "zero_shott"]}, "unknown kind 'zero_shott'; did you mean 'zero_shot'"),
+        ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
+        ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
+        ({"training": {"epsilon": 0.1, "side": "left"}}, "side='left'"),
+        ({"tests": {}}, "'tests' is missing"),
+        ({"tests": {"q": {"sw": {"folder": "retrieval", "poll": 3}}}}, "tests.q.sw: unknown key 'poll'; .*'pool'"),
+        ({"tests": {"q": {"sw": {"split": "dev"}}}}, "has one of the keys folder, bitext, benchmark"),
+        ({"tests": {"q": {"sw": {**SW, "pool": 0}}}}, "pool: 0 is no number above 0"),
+        ({"tests": {"q": {"sw": {**SW, "split": "dev"}}}}, "1 data files are missing: .*dev.tsv"),
+        ({"tests": {"q": {"yo": SW}}}, "no test set has the language 'sw'"),
+        ({"languages": ["sw", "yo"], "tests": {"q": {"sw": SW, "yo": SW}}}, "no corpus has sentence pairs for yo"),
+        ({"languages": [False]}, "write it in quotes"),
+        ({"languages": ["sw"], "language_sets": [["sw"]]}, "keep one"),
+        ({"sizes": [0]}, "sizes: 0 is of no use"),
+        ({"sizes": 500}, "500 in place of a list"),
+        ({"seeds": [1.5]}, "seeds: 1.5 is of no use"),
+        ({"seeds": []}, "the list is empty"),
+        ({"perturbations": {"typoes": [0.1]}}, "perturbations: unknown kind 'typoes'; did you mean 'typos'"),
+        ({"perturbations": {"typos": [2]}}, "typos: 2 is of no use"),
+        ({"measures": ["MAPP"]}, "unknown measure 'MAPP'"),
+        ({"groups": {"low": ["swa"]}}, "groups.low: unknown language 'swa'; did you mean 'sw'"),
+        ({"corpora": ["train.jsonl"]}, "in place of `key: value` lines"),
+    ],
+)
+def test_what_is_wrong_is_named(load, changes, message, tmp_path):
+    with pytest.raises(DataError, match=message) as error:
+        load(**changes)
+    assert str(error.value).startswith(str(tmp_path / "study.yaml")) and "\n" not in str(error.value)
+
+
+def test_no_yaml(tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [1, 2", encoding="utf-8")
+    with pytest.raises(DataError, match=r"broken.yaml is no YAML in UTF-8: .*line"):
+        load_study(tmp_path / "broken.yaml")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_study(tmp_path / "nowhere.yaml")
+    (tmp_path / "code.yaml").write_text("name: !!python/object/apply:os.getcwd []", encoding="utf-8")
+    with pytest.raises(DataError, match="is no YAML"):
+        load_study(tmp_path / "code.yaml")

@@ -1,0 +1,274 @@
+import json
+import re
+from dataclasses import replace
+
+import matplotlib.image
+import numpy as np
+import pytest
+from study_records import MEASURE, record, references
+
+from hf_optical.errors import DataError
+from hf_optical.evaluation import bootstrap_interval, gap_closed
+from hf_optical.studies.config import Method, StudyConfig
+from hf_optical.studies.report import write_report
+
+
+LANGUAGES = ("ha", "ig")
+
+
+def study(methods, **more):
+    """A study of these methods, as far as its report looks at it."""
+    entries = {
+        "name": "demo",
+        "title": "A demonstration",
+        "teacher": "org/teacher",
+        "student": "/home/somebody/student",
+        "corpora": {},
+        "language_sets": [LANGUAGES],
+        "tests": {},
+        "methods": {name: Method(name, name, {}) for name in methods},
+        "training": {},
+        "sizes": [None],
+        "seeds": [1],
+        "perturbations": {},
+        "measures": [MEASURE],
+        "groups": {},
+    }
+    return StudyConfig(**entries | more)
+
+
+def levels(**methods):
+    return [record(method, level, language) for method, level in methods.items() for language in LANGUAGES]
+
+
+def write(folder, records, failed=(), config=None, **more):
+    config = config or study(dict.fromkeys(each.method for each in records), **more)
+    path = write_report(folder, config, records, failed=failed)
+    return path.read_text("utf-8"), json.loads((folder / "results.json").read_text("utf-8"))
+
+
+def section(text, title):
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+
+
+def rows_of(part):
+    """First cell -> the other cells, of the tables of a part."""
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.splitlines() if line[:1] == "|"]
+    return {first: others for first, *others in cells}
+
+
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory):
+    """OT far above the others, which are as good as each other; in Igbo all are alike."""
+    folder = tmp_path_factory.mktemp("clear")
+    records = [
+        record("ot", 0.6, "ha"),
+        record("greedy", 0.3, "ha"),
+        record("sentence", 0.3, "ha"),
+        *(record(method, 0.4, "ig") for method in ("ot", "greedy", "sentence")),
+        *references(LANGUAGES),
+    ]
+    return folder, records, *write(folder, records, groups={"high": ["ha"], "low": ["ig"]})
+
+
+def test_scores_are_the_means_and_their_intervals(clear):
+    _, records, text, results = clear
+    table = rows_of(section(text, "Scores"))
+
+    for method in ("ot", "greedy", "sentence"):
+        own = {each.language: each.values[MEASURE] for each in records if each.method == method}
+        means = [np.mean(list(values.values())) for values in own.values()]
+        for cell, mean, values in zip(table[method], [np.mean(means), *means], [own, *own.values()], strict=True):
+            low, high = bootstrap_interval(values)
+            assert cell.replace("*", "") == f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    stored = {(row["method"], row["language"]): row["value"] for row in results["scores"]}
+    assert stored["ot", "ha"] == pytest.approx(records[0].mean(MEASURE))
+
+
+def test_the_best_is_bold_only_where_it_beats_the_runner_up(clear):
+    table = rows_of(section(clear[2], "Scores"))
+
+    assert [cell.startswith("**") for cell in table["ot"]] == [True, True, False]
+    assert not any("**" in cell for method in ("greedy", "sentence") for cell in table[method])
+
+
+def test_references_are_marked_and_do_not_compete(clear):
+    _, _, text, results = clear
+    table = rows_of(section(text, "Scores"))
+
+    assert "*ceiling* (teacher on human translations)" in table and "*zero_shot* (untrained student)" in table
+    assert not {"ceiling", "zero_shot"} & {
+        row[end] for row in results["comparisons"] for end in ("system", "baseline")
+    }
+
+
+def test_findings_say_what_the_tests_support(clear):
+    said = section(clear[2], "What this says")
+
+    assert re.search(r"ot is best \(MAP 0\.\d{3}\): better than (greedy and sentence|sentence and greedy)", said)
+    assert re.search(r"ot: better than (greedy|sentence) \(\+0\.\d{3}, p [<=] 0\.\d{3}\) and", said)
+
+
+def test_significance_has_both_tests_and_a_verdict(clear):
+    _, _, text, results = clear
+    part = section(text, "Significance")
+
+    assert part.count("**better**") == sum(row["significant"] for row in results["comparisons"]) == 3
+    assert "| no difference shown |" in part
+    # Three pairs in the mean, one in each language.
+    assert len(results["comparisons"]) == 5 and "all 5 comparisons" in text
+
+
+def test_noise_is_not_called_a_win(tmp_path):
+    text, results = write(tmp_path, levels(ot=0.4, greedy=0.4))
+
+    assert "No method is shown to be best" in text and "no difference shown from" in section(text, "What this says")
+    assert "**better**" not in text and not any(row["significant"] for row in results["comparisons"])
+    assert not any("**" in cell for cells in rows_of(section(text, "Scores")).values() for cell in cells)
+
+
+def test_where_ot_loses_it_is_said(tmp_path):
+    said = section(write(tmp_path, levels(ot=0.3, greedy=0.6))[0], "What this says")
+
+    assert "greedy is best" in said and re.search(r"ot: worse than greedy \(-0\.\d{3}, p ", said)
+    assert "does not have the highest score in ha (greedy) and ig (greedy)" in said
+
+
+def test_language_gap(clear):
+    _, records, text, results = clear
+    mean = {(each.method, each.language): each.mean(MEASURE) for each in records}
+    table = rows_of(section(text, "Language gap"))
+
+    closed = [gap_closed(*(mean[m, code] for m in ("zero_shot", "ot", "ceiling"))) for code in LANGUAGES]
+    assert table["ot"][:3] == [f"{100 * share:.0f} %" for share in (*closed, np.mean(closed))]
+    assert table["ot"][4:] == ["ig", f"{mean['ot', 'ha'] - mean['ot', 'ig']:+.3f}"]
+    assert table["ceiling"][:3] == ["–"] * 3 and table["Method"][-1] == "high − low"
+    assert results["language_gap"][0]["gap_closed"]["ha"] == pytest.approx(closed[0])
+
+
+def test_tests_of_different_languages_stand_in_one_gap_table(tmp_path):
+    records = [
+        each
+        for language, test in (("ha", "questions"), ("de", "captions"))
+        for each in (record("ot", 0.5, language, test), *references([language], test))
+    ]
+
+    table = rows_of(section(write(tmp_path, records)[0], "Language gap"))
+
+    assert table["Method"][:3] == ["ha", "de", "mean"]
+
+
+def test_files_are_png_and_the_same_every_time(clear, tmp_path):
+    folder, records, text, _ = clear
+    write(tmp_path, records, groups={"high": ["ha"], "low": ["ig"]})
+
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert [str(name) for name in names] == ["figures/languages-questions-news.png", "report.md", "results.json"]
+    for name in names:
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+    assert "](figures/languages-questions-news.png)" in text
+    assert matplotlib.image.imread(folder / names[0]).shape[1] == 1800
+
+
+def test_parts_without_anything_to_show_are_left_out(clear):
+    titles = re.findall("^## (.*)$", clear[2], re.M)
+
+    assert titles == ["What this says", "Scores", "Significance", "Language gap"]
+
+
+def test_a_study_of_everything(tmp_path):
+    records = [
+        record(
+            method,
+            level + (size is None) * 0.1 - strength * 0.5,
+            language,
+            test,
+            languages=languages,
+            size=size,
+            pairs=(size or 2000) * len(languages),
+            seed=seed,
+            seconds=60.0 + seed,
+            search_seconds=2.0,
+            perturbation="case" if strength else None,
+            strength=strength,
+        )
+        for method, level in (("ot", 0.4), ("hybrid", 0.42))
+        for languages in (("ha",), LANGUAGES)
+        for language in languages
+        for test in ("questions", "captions")
+        for size in (500, None)
+        for seed in (1, 2)
+        for strength in (0.0, 0.2)
+    ]
+    records += [each for test in ("questions", "captions") for each in references(LANGUAGES, test)]
+
+    text, results = write(tmp_path, records, seeds=[1, 2])
+
+    assert re.findall("^## (.*)$", text, re.M) == [
+        "What this says",
+        "Scores",
+        "Significance",
+        "Language gap",
+        "Data size",
+        "Robustness",
+        "Domain shift",
+        "Number of languages trained together",
+        "Time",
+    ]
+    assert "at the largest number of sentence pairs, with the most languages trained together" in text
+    shown = set(re.findall(r"\((figures/.*?)\)", text))
+    assert shown == {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()} and len(shown) == 8
+    whole = [
+        each
+        for each in records
+        if (each.method, each.test, each.languages, each.size) == ("ot", "questions", LANGUAGES, None)
+    ]
+    seeds = [np.mean([e.mean(MEASURE) for e in whole if e.seed == seed and not e.strength]) for seed in (1, 2)]
+    assert rows_of(section(text, "Scores").split("###")[1])["ot"][-1] == f"± {np.std(seeds, ddof=1):.3f} (2)"
+    clean, changed = (np.mean([e.mean(MEASURE) for e in whole if bool(e.strength) == bad]) for bad in (False, True))
+    (found,) = (e for e in results["robustness"] if (e["method"], e["test"]) == ("ot", "questions"))
+    assert found["relative_drop"] == pytest.approx(1 - changed / clean)
+    assert f"{100 * found['relative_drop']:.0f} %" in section(text, "Robustness")
+    assert rows_of(section(text, "Data size").split("###")[1])["Method"] == ["500", "2,000"]
+    assert rows_of(section(text, "Time"))["ot"] == ["8", "62 (61 to 62)", "2.0"]
+
+
+def test_what_lacks_and_what_failed_is_listed(tmp_path):
+    records = [*levels(ot=0.5), record("greedy", 0.4, "ha")]
+    config = study(["ot", "greedy", "sentence"])
+
+    text, results = write(tmp_path, records, failed=["train hybrid on news: OSError"], config=config)
+
+    part = section(text, "Missing")
+    assert results["missing"] == [line.removeprefix("- ") for line in part.split("\n") if line]
+    assert "sentence: nothing was measured" in part and "greedy lacks ig on questions" in part
+    assert "failed: train hybrid on news: OSError" in part
+    # No mean is told, or compared, of a part of the languages.
+    assert rows_of(section(text, "Scores"))["greedy"][0] == "–"
+    assert [row["language"] for row in results["comparisons"]] == ["ha"]
+    assert "Fewer than two methods were measured in every language" in section(text, "What this says")
+
+
+def test_a_method_that_is_given_human_translations_is_no_rival(tmp_path):
+    records = levels(ot=0.3, greedy=0.3, bm25=0.9)
+    config = replace(study([]), methods={"bm25": Method("bm25", "bm25", {"translated": "human"})})
+
+    text, results = write(tmp_path, records, config=config)
+
+    assert "*bm25* (on human translations)" in text
+    assert {row["system"] for row in results["comparisons"]} <= {"ot", "greedy"}
+
+
+def test_the_report_tells_no_folder_of_this_machine(tmp_path):
+    config = study(["ot"], training={"dictionary": {"ha": "/home/somebody/ha.txt"}, "num_train_epochs": 3})
+
+    text, _ = write(tmp_path, levels(ot=0.5), config=config)
+
+    assert "/home" not in text and str(tmp_path) not in text
+    assert "org/teacher, student" in text and "dictionary ha ha.txt, num_train_epochs 3" in text
+
+
+def test_without_records_there_is_no_report(tmp_path):
+    with pytest.raises(DataError, match="no records; run it first"):
+        write_report(tmp_path / "report", study(["ot"]), [])
+    assert not (tmp_path / "report").exists()

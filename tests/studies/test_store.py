@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from filelock import Timeout
+
+from hf_optical.retrieval import TokenVectors
+from hf_optical.studies import Record, Store
+from hf_optical.studies.store import key_of
+
+
+def test_the_mean_of_a_record():
+    record = Record("m", "ot", "t", "sw", {"AP": {"a": 0.5, "b": 0.0}})
+    assert record.mean("AP") == 0.25 and record.corpus is None and record.seconds == 0
+
+
+def test_a_key_depends_on_what_is_in_it_and_not_on_its_order():
+    assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
+    assert len({key_of(content) for content in ({"a": 1}, {"a": 2}, {"a": "1"}, {"a": None}, {})}) == 5
+
+
+def test_a_cell_is_there_once_its_file_is_written(store):
+    key = key_of({"a": 1})
+    assert store.read(key) is None
+    store.folder_of(key).mkdir(parents=True)
+    assert store.read(key) is None
+    store.write(key, {"values": {"é": 1.0}})
+    assert store.read(key) == {"values": {"é": 1.0}} == Store(store.folder).read(key)
+
+
+def test_a_damaged_cell_is_done_again(store):
+    store.write("abcd", {"values": {}})
+    (store.folder / "ab" / "abcd.json").write_text('{"values": {', encoding="utf-8")
+    assert store.read("abcd") is None
+
+
+def test_a_lock_keeps_others_out(store):
+    with store.lock("abcd").acquire(blocking=False):
+        with pytest.raises(Timeout):
+            Store(store.folder).lock("abcd").acquire(blocking=False)
+        with store.lock("other").acquire(blocking=False):
+            pass
+    with store.lock("abcd").acquire(blocking=False):
+        pass
+
+
+def test_document_vectors_are_encoded_once(store):
+    vectors, calls = TokenVectors.from_list([torch.randn(3, 4), torch.randn(1, 4)]), []
+
+    def encode() -> TokenVectors:
+        calls.append(1)
+        return vectors
+
+    for _ in range(2):
+        found = store.vectors("key", encode)
+        assert torch.equal(found.values, vectors.values.half()) and torch.equal(found.lengths, vectors.lengths)
+    assert len(calls) == 1

@@ -1,0 +1,198 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from study_records import MEASURE, record, references
+
+from hf_optical.errors import DataError
+from hf_optical.evaluation import compare_systems, gap_closed, holm
+from hf_optical.studies.tables import (
+    MEAN,
+    NOTHING,
+    compare,
+    data_size_curves,
+    domain_matrices,
+    headline,
+    language_pair_curves,
+    places_of,
+    pool_seeds,
+    robustness_curves,
+)
+
+
+def test_seeds_are_averaged_query_by_query():
+    first, second = record("ot", 0.3, seed=1, seconds=10.0), record("ot", 0.5, seed=2, seconds=20.0)
+
+    (cell,) = pool_seeds([first, second])
+
+    for query in first.values[MEASURE]:
+        assert cell.values[MEASURE][query] == pytest.approx(
+            (first.values[MEASURE][query] + second.values[MEASURE][query]) / 2
+        )
+    assert cell.seed_means[MEASURE] == pytest.approx((first.mean(MEASURE), second.mean(MEASURE)))
+    assert cell.seconds == 15
+
+
+def test_seeds_with_different_queries_are_refused():
+    with pytest.raises(DataError, match="different queries"):
+        pool_seeds([record("ot", 0.3, seed=1), record("ot", 0.3, seed=2, queries=41)])
+
+
+def test_pairs_are_told_for_one_language():
+    (cell,) = pool_seeds([record("ot", 0.3, languages=("ha", "ig"), pairs=500)])
+
+    assert cell.pairs == 250
+
+
+def test_only_cells_of_the_largest_setting_stand_beside_each_other():
+    both = ("ha", "ig")
+    cells = pool_seeds(
+        [
+            record("ot", 0.4, size=500),
+            record("ot", 0.5, size=None),
+            whole := record("ot", 0.6, size=None, languages=both),
+            record("greedy", 0.9, size=500, languages=both),  # has no cell of that size
+            words := record("lexicon", 0.3, size=None),  # learns one language whatever is trained together
+            record("ot", 0.2, size=None, languages=both, perturbation="case", strength=0.5),
+            *references(["ha", "de"]),  # nobody learned German
+        ]
+    )
+
+    table = headline(cells, "questions", "news")
+
+    assert {method: list(row) for method, row in table.items()} == {
+        "ot": ["ha"],
+        "lexicon": ["ha"],
+        "zero_shot": ["ha"],
+        "ceiling": ["ha"],
+    }
+    assert table["ot"]["ha"].values == whole.values and table["lexicon"]["ha"].values == words.values
+
+
+def test_comparisons_are_corrected_over_all_tests_and_languages():
+    levels = {"ot": 0.5, "greedy": 0.48, "sentence": 0.45}
+    records = [
+        record(method, level, language, test)
+        for method, level in levels.items()
+        for test in ("questions", "captions")
+        for language in ("ha", "ig")
+    ]
+
+    tested = compare(pool_seeds([*records, *references(["ha", "ig"])]), MEASURE)
+
+    # Three pairs in the mean and one in each of two languages, on two tests; references are not among them.
+    assert [each.language for each in tested] == [MEAN, MEAN, MEAN, "ha", "ig"] * 2
+    raw = [each.result.p_randomisation for each in tested]
+    assert [each.result.adjusted_randomisation for each in tested] == pytest.approx(holm(raw))
+    values = {method: {} for method in levels}
+    for own in records:
+        if own.test == "questions":
+            values[own.method][own.language] = own.values[MEASURE]
+    found = {frozenset((each.result.system, each.result.baseline)): each.result for each in tested[:3]}
+    for expected in compare_systems(values):
+        own = found[frozenset((expected.system, expected.baseline))]
+        assert abs(own.difference) == pytest.approx(abs(expected.difference))
+        assert own.p_t == pytest.approx(expected.p_t)
+
+
+def test_in_a_language_the_best_meets_the_runner_up():
+    records = [
+        record(method, level, language)
+        for method, levels in {"ot": (0.6, 0.3), "greedy": (0.5, 0.5), "sentence": (0.2, 0.6)}.items()
+        for language, level in zip(("ha", "ig"), levels, strict=True)
+    ]
+
+    tested = {each.language: each.result for each in compare(pool_seeds(records), MEASURE) if each.language != MEAN}
+
+    assert (tested["ha"].system, tested["ha"].baseline) == ("ot", "greedy")
+    assert (tested["ig"].system, tested["ig"].baseline) == ("sentence", "greedy")
+
+
+def test_data_size_curve():
+    records = [
+        record("ot", 0.3 + size / 10_000, language, size=size, pairs=size)
+        for size in (2000, 500)
+        for language in ("ha", "ig")
+    ]
+    records += [record("ot", 0.6, "ha", size=None, pairs=5865), record("ot", 0.6, "ig", size=None, pairs=6998)]
+
+    curves = data_size_curves(pool_seeds(records), "questions", "news", MEASURE)
+
+    assert list(curves) == [MEAN, "ha", "ig"]
+    assert [x for x, _ in curves["ha"]["ot"]] == [500, 2000, 5865]
+    assert [x for x, _ in curves[MEAN]["ot"]] == [500, 2000, (5865 + 6998) / 2]
+    largest = [own.mean(MEASURE) for own in records if own.size is None]
+    assert curves[MEAN]["ot"][-1][1] == pytest.approx(np.mean(largest))
+
+
+def test_robustness_curve_starts_with_the_unperturbed_queries():
+    clean = record("ot", 0.5)
+    changed = [record("ot", 0.5 - strength, perturbation="case", strength=strength) for strength in (0.3, 0.1)]
+
+    curves = robustness_curves(pool_seeds([*changed, clean]), "questions", "news", MEASURE)
+
+    assert curves == {
+        "case": {
+            "ot": [
+                (0.0, pytest.approx(clean.mean(MEASURE))),
+                (0.1, pytest.approx(changed[1].mean(MEASURE))),
+                (0.3, pytest.approx(changed[0].mean(MEASURE))),
+            ]
+        }
+    }
+
+
+def test_domain_matrix_holds_languages_that_all_corpora_share():
+    near, far = record("ot", 0.6, "de", corpus="captions"), record("ot", 0.4, "de", corpus="news")
+    more = record("ot", 0.9, "fr", corpus="captions")
+    untrained = references(["de", "fr"])
+
+    matrices = domain_matrices(pool_seeds([near, more, far, *untrained]), MEASURE)
+
+    assert matrices == {
+        "ot": {
+            (NOTHING, "questions"): pytest.approx(untrained[0].mean(MEASURE)),
+            ("captions", "questions"): pytest.approx(near.mean(MEASURE)),
+            ("news", "questions"): pytest.approx(far.mean(MEASURE)),
+        }
+    }
+
+
+def test_one_corpus_and_one_test_are_no_matrix():
+    assert domain_matrices(pool_seeds([record("ot", 0.5), *references(["ha"])]), MEASURE) == {}
+
+
+def test_number_of_languages():
+    alone = record("ot", 0.3)
+    both = [record("ot", level, language, languages=("ha", "ig")) for language, level in (("ha", 0.4), ("ig", 0.5))]
+    words = record("lexicon", 0.2)
+    zero, _, top, _ = ends = references(["ha", "ig"])
+
+    curves, is_gap = language_pair_curves(pool_seeds([alone, *both, words, *ends]), "news", MEASURE)
+
+    closed = [gap_closed(zero.mean(MEASURE), own.mean(MEASURE), top.mean(MEASURE)) for own in (alone, both[0])]
+    assert is_gap and set(curves) == {"ha", "ig"}
+    assert curves["ha"] == {"ot": [(1, pytest.approx(closed[0])), (2, pytest.approx(closed[1]))]}
+
+    curves, is_gap = language_pair_curves(pool_seeds([alone, *both]), "news", MEASURE)
+    assert not is_gap and curves["ha"]["ot"][0] == (1, pytest.approx(alone.mean(MEASURE)))
+
+
+def test_mean_over_languages_that_were_trained_with_every_number():
+    records = [
+        record("ot", 0.3, language, languages=tuple(languages.split("+")))
+        for languages in ("ha", "ig", "ha+ig", "ha+yo")
+        for language in languages.split("+")
+    ]
+
+    curves, _ = language_pair_curves(pool_seeds(records), "news", MEASURE)
+
+    assert list(curves) == [MEAN, "ha", "ig", "yo"]
+    one, two = (np.mean([dict(curves[language]["ot"])[n] for language in ("ha", "ig")]) for n in (1, 2))
+    assert curves[MEAN]["ot"] == [(1, pytest.approx(one)), (2, pytest.approx(two))]
+
+
+def test_places_of_methods_that_learn_nothing():
+    cells = pool_seeds([replace(record("translation", 0.4), corpus=None)])
+
+    assert places_of(cells) == [("questions", None)]
