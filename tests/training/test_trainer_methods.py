@@ -163,6 +163,14 @@ def test_several_languages_and_one_pack_for_all(make_two, tmp_path):
     assert LanguagePack.from_pretrained(tmp_path / "run").details["settings"]["method"] == "hybrid"
 
 
+def test_code_switching_with_an_anchor(make_trainer):
+    trainer = make_trainer(method="code_switch", anchor_weight=0.5, side="both")
+    trainer.train()
+    step = next(log for log in trainer.state.log_history if "loss" in log)
+    assert step["loss"] == pytest.approx(step["loss_ranking"] + step["loss_anchor"], abs=1e-4)
+    assert step["loss_anchor"] == pytest.approx(0, abs=1e-6)
+
+
 def test_english_words_left_in_switched_text_are_not_respelled(make_trainer):
     trainer = make_trainer(method="code_switch", num_train_epochs=1)
     assert trainer.processing_class.nearest_words is not None

@@ -28,8 +28,8 @@ class DistillationCollator:
     Args:
         student_processor ([`OpticalProcessor`]), teacher_processor ([`OpticalProcessor`]): one for each side.
         language (`str`), teacher_language (`str`): keys of the `translation` feature.
-        roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both; none of them, and no
-            sentences are aligned.
+        roles (`tuple[str, ...]`, defaults to `("query",)`): `"query"`, `"document"` or both.
+        align (`bool`, defaults to `True`): whether there are pairs to be aligned.
         anchor ([`OpticalProcessor`], *optional*): with what the student also reads the English side.
         ranking ([`CodeSwitchedRanking`], *optional*): with what the student also ranks English texts.
         align_special_tokens (`bool`, defaults to `True`): whether special tokens, role markers and query expansion are
@@ -41,7 +41,7 @@ class DistillationCollator:
 
     Returns:
         `dict`: `student`, the arguments of [`OpticalModel.forward`], and `blocks`, name -> its first row and the row
-        behind its last; `language`, the code; `index`, the row numbers of the pairs, of shape `(batch,)`. With roles
+        behind its last; `language`, the code; `index`, the row numbers of the pairs, of shape `(batch,)`. With `align`
         `teacher`, likewise arguments, with `embeddings` where its vectors are looked up, and with weights
         `student_weights` and `teacher_weights`, a number a token. With `ranking` also `teacher_queries` and
         `teacher_documents`, as `teacher`.
@@ -52,6 +52,7 @@ class DistillationCollator:
     language: str
     teacher_language: str
     roles: tuple[str, ...] = ("query",)
+    align: bool = True
     anchor: OpticalProcessor | None = None
     ranking: CodeSwitchedRanking | None = None
     align_special_tokens: bool = True
@@ -64,7 +65,7 @@ class DistillationCollator:
         english = [row["translation"][self.teacher_language] for row in rows]
         batch: dict[str, Any] = {"language": self.language, "index": torch.tensor([row["index"] for row in rows])}
         blocks: dict[str, dict[str, Tensor]] = {}
-        if self.roles:
+        if self.align:
             blocks["pairs"] = self._to_align(self.student_processor, new)
             batch["teacher"] = self._looked_up(self._to_align(self.teacher_processor, english))
         if self.anchor is not None:
@@ -77,9 +78,9 @@ class DistillationCollator:
         ends = list(accumulate(len(block["input_ids"]) for block in blocks.values()))
         batch["student"] = self.student_processor.pad(list(blocks.values()))
         batch["blocks"] = dict(zip(blocks, zip([0, *ends], ends, strict=False), strict=True))
-        if self.roles and self.student_weights is not None:
+        if self.align and self.student_weights is not None:
             batch["student_weights"] = self.student_weights[batch["student"]["input_ids"][: ends[0]]]
-        if self.roles and self.teacher_weights is not None:
+        if self.align and self.teacher_weights is not None:
             batch["teacher_weights"] = self.teacher_weights[batch["teacher"]["input_ids"]]
         return batch
 
