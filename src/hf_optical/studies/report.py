@@ -93,11 +93,14 @@ def introduction(study: Measured) -> list[str]:
     lines = [f"# {config.title or config.name}", ""]
     lines += [config.questions, ""] if config.questions else []
     trained = [cell for cell in study.cells if cell.learns]
-    pairs = {(cell.corpus, cell.languages): cell.pairs * len(cell.languages) for cell in trained if cell.size is None}
+    pairs: dict[tuple[str | None, tuple[str, ...]], float] = {}
+    for cell in trained:
+        run = cell.corpus, cell.languages
+        pairs[run] = max(pairs.get(run, 0), cell.pairs * len(cell.languages))
     rows = [["Methods", ", ".join(dict.fromkeys(cell.method for cell in study.cells))]]
     for corpus in dict.fromkeys(cell.corpus for cell in trained):
         told = [f"{'+'.join(codes)} {count:,.0f}" for (name, codes), count in pairs.items() if name == corpus]
-        rows.append([f"Trained on {corpus}", "sentence pairs: " + ", ".join(told) if told else "samples only"])
+        rows.append([f"Trained on {corpus}", "sentence pairs, at most: " + ", ".join(told)])
     for test in dict.fromkeys(cell.test for cell in study.cells):
         counts = {cell.language: len(cell.values[study.measure]) for cell in study.cells if cell.test == test}
         rows.append([f"Tested on {test}", "queries: " + ", ".join(f"{code} {n:,}" for code, n in counts.items())])
