@@ -44,7 +44,7 @@ from hf_optical.evaluation import RetrievalDataset, gap_closed
 from hf_optical.evaluation.results import of_language, over_languages
 from hf_optical.training.checkpoints import checkpoint_to_resume
 from hf_optical.training.distributed import from_main_process
-from hf_optical.training.preparation import check_sizes
+from hf_optical.training.preparation import check_sizes, read_dictionaries
 
 
 DATA = Path(__file__).parent / "data"
@@ -153,6 +153,9 @@ def parse(argv: list[str]) -> tuple[ScriptArguments, OTDistillationConfig]:
 def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistillationTrainer, dict, dict]:
     """The trainer; what the untrained student and the ceiling score; what the untrained student finds, by language."""
     train_pairs, validation_pairs, details = load_pairs(script, args)
+    triples = load_triples(script.triples_file) if script.triples_file else None
+    # The trainer reads them again; here they are looked at before anything takes time.
+    read_dictionaries(args, train_pairs if triples is None else dict.fromkeys(args.languages, triples))
     folders = for_each(args.languages, "eval_dir", script.eval_dir) if script.eval_dir else {}
     splits = for_each(args.languages, "eval_split", script.eval_split)
     datasets = {code: load_beir(folder, splits[code], script.eval_corpus) for code, folder in folders.items()}
@@ -182,7 +185,7 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
         processing_class=student_processor,
         teacher_processing_class=teacher_processor,
         retrieval_evaluator=evaluators or None,
-        triples=load_triples(script.triples_file) if script.triples_file else None,
+        triples=triples,
     )
     for language, dataset in datasets.items():
         details[language]["eval_name"] = dataset.name

@@ -149,6 +149,12 @@ def test_learned_pieces_of_thai_are_found_in_thai():
             )
 
 
+def test_the_share_of_words_that_a_dictionary_holds():
+    dictionary = Dictionary({"water": [("maji", 1)], "the": [("le", 1)]})
+    assert dictionary.coverage(["The water, the WATER!", "runs far away 3 -"]) == pytest.approx(4 / 7)
+    assert dictionary.coverage([]) == dictionary.coverage(["3, 4"]) == dictionary.coverage(["maji le"]) == 0
+
+
 def test_pairs_without_the_language():
     with pytest.raises(DataError, match="no language 'ha' but"):
         learn_dictionary(PAIRS, tiny_tokenizer("wordpiece"), "ha")

@@ -131,7 +131,7 @@ BROKEN = {
     "binary.parquet": (b"PAR1" + bytes(100), "cannot be read"),
     "ragged.csv": (b"ha,en\na,b\nc,d,e\n", "line 3: more fields"),
     "quote.tsv": (b'ha\ten\n"a\tb\nc\td\n', "must be quoted"),
-    "pairs.txt": (b"a b", "ends in '.txt'; bitext is read from .csv"),
+    "pairs.txt": (b"a b", "ends in '.txt'; rows are read from .csv"),
     "number.jsonl": (b'{"translation": {"ha": 3, "en": "b"}}', "row 0: 'ha' is 3; it must be text"),
     "flat.jsonl": (b'{"ha": "a", "en": "b"}', "row 0: no `translation` .it has ha, en.*`columns`"),
     "word.jsonl": (b'{"translation": "a"}', "`translation` is 'a'"),

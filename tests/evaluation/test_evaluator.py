@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import ir_measures
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hf_optical.evaluation import evaluator as evaluator_module
 from hf_optical.evaluation import retrieval_metrics
 from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
 from hf_optical.evaluation.evaluator import RetrievalEvaluator
+from hf_optical.retrieval import Hit
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +166,17 @@ def test_texts_and_candidates_that_do_not_fit(dataset, evaluator, student):
         evaluator.search(*student, query_ids=["new", first])
     with pytest.raises(ValueError, match="translated and queries both replace"):
         evaluator.search(*student, translated=True, queries=texts)
+
+
+def test_a_document_with_the_id_of_its_query_may_be_passed_over():
+    found = {"d1": [Hit("d1", 3.0), Hit("d2", 2.0), Hit("d3", 1.0)], "d2": [Hit("d1", 2.0), Hit("d2", 1.0)]}
+    corpus = {key: Document("", key) for key in ("d1", "d2", "d3")}
+    queries = {key: Query(key) for key in found}
+    own = RetrievalDataset("own", corpus, queries, {"d1": {"d2": 1}, "d2": {"d1": 1}})
+    for ignored, expected in ((False, {"d1": 0.5, "d2": 1.0}), (True, {"d1": 1.0, "d2": 1.0})):
+        told = RetrievalEvaluator(replace(own, ignore_identical_ids=ignored), None, None, measures=["RR"])
+        assert told.measure_each(found) == {"RR": expected}
+        assert told.measure(found) == {"RR": sum(expected.values()) / 2}
 
 
 def test_values_of_each_query_have_the_mean(dataset, evaluator, student):

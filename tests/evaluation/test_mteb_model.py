@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import mteb
 import pytest
@@ -9,12 +10,13 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from packs import make_pack
 
-from hf_optical import OpticalModel, OpticalRetriever
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.errors import DataError
-from hf_optical.evaluation import RetrievalEvaluator
+from hf_optical.evaluation import RetrievalEvaluator, mteb_model
 from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
 from hf_optical.evaluation.metrics import retrieval_metrics, run_from_hits
 from hf_optical.evaluation.mteb_model import OpticalMtebModel
+from hf_optical.languages.vocabulary import Vocabulary
 
 
 WORDS = "the river bread city of a to in one two world people water house sun moon day night and green".split()
@@ -95,6 +97,28 @@ def test_mteb_measures_what_our_evaluator_measures(retriever):
     assert theirs["mrr_at_10"] == pytest.approx(ours["mrr@10"], abs=1e-5)
 
 
+def test_identical_ids_are_passed_over_as_mteb_does(retriever):
+    # Every query is a document too.
+    names = dict(zip(DATASET.queries, DATASET.corpus, strict=False))
+    asked = RetrievalDataset(
+        "identical",
+        DATASET.corpus,
+        {names[key]: Query(DATASET.document_texts()[i]) for i, key in enumerate(DATASET.queries)},
+        {names[key]: {d: score for d, score in own.items() if d != names[key]} for key, own in DATASET.qrels.items()},
+    )
+    task = OfflineRetrieval()
+    task.load_data()
+    split = task.dataset["default"]["test"]
+    split["queries"] = Dataset.from_list([{"id": key, "text": query.text} for key, query in asked.queries.items()])
+    split["relevant_docs"] = asked.qrels
+    counted = expected(retriever, dataset=asked)
+    passed_over = expected(retriever, dataset=replace(asked, ignore_identical_ids=True))
+    assert passed_over["ndcg@10"] > counted["ndcg@10"]
+    for ignored, ours in ((False, counted), (True, passed_over)):
+        task.ignore_identical_ids = ignored
+        assert scores(OpticalMtebModel(retriever), task)["ndcg_at_10"] == pytest.approx(ours["ndcg@10"], abs=1e-5)
+
+
 def test_a_student_asks_the_index_of_its_teacher(retriever, tiny, tiny_processor):
     student = OpticalModel.from_pretrained(tiny)
     with torch.no_grad():
@@ -149,6 +173,11 @@ def test_candidates_are_ranked_and_nothing_else(retriever):
         for document, score in found[key].items():
             assert score == pytest.approx(every[key][document], abs=1e-5)
     assert scores(model, task)["recall_at_5"] > 0
+    # A query without candidates finds nothing.
+    first, *others = task.top_ranked
+    given = {key: task.top_ranked[key] for key in others}
+    some = model.search(data["queries"], top_k=5, encode_kwargs={}, top_ranked=given, **arguments)
+    assert some == {**found, first: {}}
 
 
 def test_results_are_filed_by_what_the_model_is(retriever, tiny_model):
@@ -164,6 +193,38 @@ def test_results_are_filed_by_what_the_model_is(retriever, tiny_model):
     before = model.mteb_model_meta
     retriever.processor.query_length -= 1
     assert model.mteb_model_meta.revision != before.revision
+
+
+def test_the_words_of_a_pack_are_part_of_what_the_model_is(retriever, tiny):
+    pack = make_pack(tiny, "ha", seed=3, words=["mzuqo", "kitxbu"])
+
+    def revision(pack):
+        opened = OpticalRetriever(OpticalModel.from_pretrained(tiny), retriever.processor)
+        opened.add_language("ha", pack)
+        return OpticalMtebModel(opened, language="ha").mteb_model_meta.revision
+
+    assert revision(pack) == revision(pack)
+    words = Vocabulary(pack.vocabulary.tokens[::-1], pack.vocabulary.rows, pack.vocabulary.first_id)
+    assert revision(replace(pack, vocabulary=words)) != revision(pack)
+    assert revision(replace(pack, roles={"query_length": 5})) != revision(pack)
+
+
+def test_nearest_words_are_part_of_what_the_model_is(tiny_model, tiny_processor):
+    def revision(words):
+        processor = OpticalProcessor(tiny_processor.tokenizer, nearest_words=words, **tiny_processor.roles)
+        return OpticalMtebModel(OpticalRetriever(tiny_model, processor)).mteb_model_meta.revision
+
+    found = {revision(words) for words in ((), ["river", "water"], ["river", "bread"])}
+    assert len(found) == 3
+
+
+def test_weights_are_hashed_once(retriever, monkeypatch):
+    calls = []
+    real = mteb_model._hash_into
+    monkeypatch.setattr(mteb_model, "_hash_into", lambda *arguments: calls.append(real(*arguments)))
+    model = OpticalMtebModel(retriever)
+    assert model.mteb_model_meta.revision == model.mteb_model_meta.revision
+    assert len(calls) == 2  # what reads the queries, and what reads the documents
 
 
 def test_errors(retriever, monkeypatch):

@@ -249,14 +249,18 @@ def test_half_a_surrogate_pair_is_only_a_character():
     assert perturb("abc \ud800", "drop_letters", 0.99).endswith("\ud800")
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"), [("word", "drop_letters"), ("two words", "drop_words"), ("?! …", "punctuation")]
-)
+@pytest.mark.parametrize(("text", "kind"), [("word", "drop_letters"), ("two words", "drop_words")])
 def test_a_query_that_is_emptied_is_refused(text, kind):
     with pytest.raises(DataError, match=f"{kind} at strength 1 leaves nothing .* lower the strength, or leave"):
         perturb(text, kind, 1)
     with pytest.raises(DataError, match="^query 'q2': .* lower the strength"):
         perturb_queries({"q1": "12", "q2": text} if kind == "drop_letters" else {"q2": text}, kind, 1)
+
+
+@pytest.mark.parametrize("text", ["??", "?! …", " -- ", ""])
+def test_a_query_of_punctuation_alone_stays(text):
+    for kind in KINDS:
+        assert perturb(text, kind, 1, dictionary=DICTIONARY) == text
 
 
 @pytest.mark.parametrize("kind", ["drop_letters", "drop_words"])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 
-from hf_optical.evaluation.robustness import area_under_curve, robustness, robustness_gap
+from hf_optical.evaluation.robustness import area_under_curve, robustness_curve, robustness_gap
 
 
 VALUES = st.floats(0, 1)
@@ -18,19 +18,19 @@ def test_the_area_is_that_of_scipy(scores, clean):
     strengths = sorted(scores)
     expected = trapezoid([scores[strength] for strength in strengths], strengths) / strengths[-1]
     assert area_under_curve(scores) == pytest.approx(expected)
-    assert robustness(scores).area == pytest.approx(expected)
+    assert robustness_curve(scores).area == pytest.approx(expected)
 
 
 @given(CURVES, st.floats(0.01, 1), st.floats(0.1, 10))
 def test_relative_numbers_do_not_mind_the_scale(scores, clean, factor):
-    one = robustness({0: clean, **scores})
-    other = robustness({0: clean * factor, **{strength: value * factor for strength, value in scores.items()}})
+    one = robustness_curve({0: clean, **scores})
+    other = robustness_curve({0: clean * factor, **{strength: value * factor for strength, value in scores.items()}})
     assert one.relative_area == pytest.approx(other.relative_area)
     assert one.relative_drop == pytest.approx(other.relative_drop)
 
 
 def test_a_curve_by_hand():
-    found = robustness({0.4: 0.1, 0.0: 0.5, 0.2: 0.4})
+    found = robustness_curve({0.4: 0.1, 0.0: 0.5, 0.2: 0.4})
     assert list(found.curve.items()) == [(0.0, 0.5), (0.2, 0.4), (0.4, 0.1)]
     assert found.relative_drop == pytest.approx({0.0: 0, 0.2: 0.2, 0.4: 0.8})
     # (0.2 * 0.45 + 0.2 * 0.25) / 0.4
@@ -39,7 +39,7 @@ def test_a_curve_by_hand():
 
 
 def test_nothing_found_leaves_nothing_to_lose():
-    found = robustness({0: 0.0, 0.5: 0.0})
+    found = robustness_curve({0: 0.0, 0.5: 0.0})
     assert (found.area, found.relative_area, found.relative_drop) == (0, None, None)
     assert robustness_gap({"ha": {0: 0.0, 0.5: 0.0}, "de": {0: 0.5, 0.5: 0.1}}).relative_area is None
 
@@ -56,9 +56,9 @@ def test_the_gap_between_languages():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"no strength 0 \(it has 0.1, 0.5\); measure the unperturbed queries too"):
-        robustness({0.5: 0.1, 0.1: 0.2})
+        robustness_curve({0.5: 0.1, 0.1: 0.2})
     with pytest.raises(ValueError, match="scores has 1 strengths; an area needs two or more"):
-        robustness({0: 0.1})
+        robustness_curve({0: 0.1})
     with pytest.raises(ValueError, match=r"ha is measured at strengths \[0, 0.5\] and de at \[0, 0.4\]; measure both"):
         robustness_gap({"de": {0: 1, 0.4: 1}, "ha": {0: 1, 0.5: 1}})
     with pytest.raises(ValueError, match="scores is empty"):

@@ -11,6 +11,7 @@ from tiny import tiny_checkpoint
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
 from hf_optical.evaluation.results import over_languages
 from hf_optical.hub import write_card
+from hf_optical.hub.methods import describe
 from hf_optical.languages import add_adapter, default_lora_config
 
 
@@ -229,3 +230,21 @@ def test_the_card_tells_the_method_that_was_used_and_no_other(tmp_path, kind, me
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert said in card and silent.lower() not in card.lower()
     assert re.findall(r"@\w+\{(\w+),", card) == cited
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "silent"),
+    [
+        ({"method": "greedy", "marginals": "uniform", "align_special_tokens": True}, "(as in Dr.DECR).", "but"),
+        (
+            {"method": "greedy", "marginals": "idf", "align_special_tokens": False},
+            "(as in Dr.DECR, but with tokens weighed by inverse document frequency and special tokens left out).",
+            "rank",
+        ),
+        ({"method": "code_switch", "ranking_target": "teacher"}, "as the frozen teacher ranks them", "relevant"),
+        ({"method": "hybrid", "ranking_target": "labels"}, "the relevant one for a query before all", "teacher ranks"),
+    ],
+)
+def test_what_the_settings_make_of_a_method(settings, said, silent):
+    text = describe(settings, "en")
+    assert said in text and silent not in text and "{" not in text

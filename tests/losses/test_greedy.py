@@ -98,6 +98,17 @@ def test_bad_input(change, message):
         GreedyAlignmentLoss()(torch.randn(2, 3, 5), torch.randn(2, 4, 5), **change)
 
 
+def test_nothing_to_align():
+    cost, nothing = torch.rand(2, 3, 4), torch.zeros(2, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="row_mask and column_mask leave nothing to align"):
+        greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing)
+    nothing[1, 2] = True
+    rows, columns, aligned = greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing)
+    assert aligned.tolist() == [[False], [True]] and columns[1].item() == 2
+    with pytest.raises(ValueError, match="leave nothing to align"):
+        greedy_alignment(cost[:0], nothing[:0, :3], nothing[:0])
+
+
 def test_embeddings_that_are_not_finite():
     student = torch.randn(2, 3, 5)
     student[1, 0, 0] = torch.nan

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import demo_pairs
 
-from hf_optical.retrieval import BM25, Hit
+from hf_optical.retrieval import BM25, Hit, english_stemmer
 
 
 ENGLISH = [pair["en"] for pair in demo_pairs()]
@@ -79,6 +79,15 @@ def test_a_stemmer_makes_words_one():
     assert BM25(documents).search(["fox"]) == [[]]
     [[hit]] = BM25(documents, stemmer=lambda words: [word.removesuffix("es") for word in words]).search(["fox"])
     assert hit.document == 0
+
+
+def test_the_english_stemmer(monkeypatch):
+    pytest.importorskip("Stemmer")
+    [[hit]] = BM25(["running foxes", "a hen"], stemmer=english_stemmer()).search(["the fox runs"])
+    assert hit.document == 0
+    monkeypatch.setitem(sys.modules, "Stemmer", None)
+    with pytest.raises(ImportError, match=r'PyStemmer; pip install "hf_optical\[rivals\]"'):
+        english_stemmer()
 
 
 def test_a_missing_library_is_named(monkeypatch):

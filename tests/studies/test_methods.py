@@ -6,12 +6,13 @@ import shutil
 import pytest
 import torch
 from tiny import DEMO, tiny_checkpoint
+from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 from hf_optical import OpticalModel, OpticalProcessor, OTDistillationTrainer, RetrievalEvaluator
 from hf_optical.errors import DataError
-from hf_optical.evaluation import per_query_metrics, run_from_hits
+from hf_optical.evaluation import RetrievalDataset, per_query_metrics, run_from_hits
 from hf_optical.evaluation.perturbations import perturb_queries
-from hf_optical.retrieval import encode_texts
+from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer
 from hf_optical.studies import Study
 from hf_optical.studies.config import training_arguments
 from hf_optical.studies.methods import Workbench
@@ -28,6 +29,7 @@ EVERY = {
     "words": {"kind": "lexicon", "translations": 1},
     "BM25": {"kind": "bm25"},
     "BM25, human": {"kind": "bm25", "translated": "human"},
+    "BM25, unstemmed": {"kind": "bm25", "translated": "human", "stemmer": "none"},
     "ceiling": {"kind": "ceiling"},
 }
 
@@ -50,6 +52,7 @@ test_of.__test__ = False
 @pytest.fixture
 def everything(run):
     pytest.importorskip("bm25s")
+    pytest.importorskip("Stemmer")
     return run(methods=EVERY, perturbations={"typos": [0.5], "code_mixing": [0.9]})
 
 
@@ -59,7 +62,7 @@ def per_query(dataset, hits, measures):
 
 def test_every_method_and_what_an_evaluator_says_of_it(everything, store, tiny):
     records = {(record.method, record.perturbation): record for record in everything.records()}
-    assert {method for method, _ in records} == EVERY.keys() and len(records) == 3 * len(EVERY) - 4
+    assert {method for method, _ in records} == EVERY.keys() and len(records) == 3 * len(EVERY) - 6
     measures = everything.config.measures
     bench = bench_of(everything, store)
     dataset = everything.inputs.test_set("questions", "sw")
@@ -82,6 +85,12 @@ def test_every_method_and_what_an_evaluator_says_of_it(everything, store, tiny):
     learned = bench.dictionary(test_of(everything, "words"))
     words = {key: learned.replace(query.text, lambda entries: entries[0][0]) for key, query in dataset.queries.items()}
     assert records["words", None].values == per_query(dataset, evaluator.search(*teacher, queries=words), measures)
+    spoken = [query.translation for query in dataset.queries.values()]
+    for method, stemmer in (("BM25, human", english_stemmer()), ("BM25, unstemmed", None)):
+        index = BM25(dataset.document_texts(), list(dataset.corpus), stemmer=stemmer)
+        found = dict(zip(dataset.queries, index.search(spoken, 1000), strict=True))
+        assert records[method, None].values == per_query(dataset, found, measures)
+    assert records["BM25, human", None].values != records["BM25, unstemmed", None].values
     assert records["BM25, human", None].mean("AP") > records["BM25", None].mean("AP")
     assert records["before", "code_mixing"].values != records["before", None].values
     assert all(
@@ -128,6 +137,58 @@ def test_languages_together_in_packs_of_their_own_or_in_one(run, store):
     assert all(record.languages == ("sw", "lo") and record.pairs == 32 for record in records)
     folders = [store.folder_of(cell.key) for cell in study.cells if isinstance(cell, TrainingCell)]
     assert (folders[0] / "lo" / "language_pack.json").is_file() and (folders[1] / "language_pack.json").is_file()
+
+
+def test_a_translation_model_and_how_long_it_may_write(run, store, tiny, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
+    small = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            pad_token_id=ids["pad"],
+            eos_token_id=ids["sep"],
+            decoder_start_token_id=ids["cls"],
+            initializer_factor=5.0,
+            **small,
+        )
+    ).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = {"model": str(tmp_path / "model"), "num_beams": 1}
+    methods = {
+        "model": {"kind": "translation", "max_length": 5, **model},
+        "at length": {"kind": "translation", "max_length": 9, **model},
+    }
+    study = run(methods=methods)
+    dataset = study.inputs.test_set("questions", "sw")
+    teacher = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    vectors = bench_of(study, store).document_vectors(test_of(study, "model"))
+    evaluator = RetrievalEvaluator(dataset, *teacher, document_vectors=vectors, measures=study.config.measures)
+    asked = {}
+    for record, length in zip(study.records(), (5, 9), strict=True):
+        translate = Seq2SeqTranslator.from_pretrained(model["model"], max_length=length, num_beams=1, device="cpu")
+        asked[length] = translate([query.text for query in dataset.queries.values()])
+        found = evaluator.search(*teacher, queries=dict(zip(dataset.queries, asked[length], strict=True)))
+        assert record.values == evaluator.measure_each(found)
+    assert asked[5] != asked[9]
+
+
+def test_the_study_passes_over_identical_ids_too(run, store):
+    study = run(methods=["zero_shot"])
+    cell, bench = test_of(study, "zero_shot"), bench_of(study, store)
+    before = bench.ask(cell)
+    dataset = study.inputs.test_set("questions", "sw")
+    source = study.config.tests["questions"]["sw"]
+    hits = dict(zip(dataset.queries, bench.by_teacher([q.text for q in dataset.queries.values()], cell), strict=True))
+    # A query takes the name of the document that it wrongly finds first.
+    query, document = next(
+        (key, own[0].document) for key, own in hits.items() if own[0].document not in dataset.qrels[key]
+    )
+    own = {document: dataset.queries[query]}, {document: dataset.qrels[query]}
+    for ignored in (False, True):
+        study.inputs._loaded[source] = RetrievalDataset("own", dataset.corpus, *own, ignored)
+        assert (bench.ask(cell)["AP"][document] > before["AP"][query]) is ignored
 
 
 def test_the_dense_peer(run):

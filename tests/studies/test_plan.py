@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from tiny import DEMO, tiny_checkpoint
 
+from hf_optical import OTDistillationConfig
 from hf_optical.errors import DataError
 from hf_optical.studies.plan import Inputs, TestCell, TrainingCell, essential, plan
 
@@ -105,7 +106,11 @@ def test_the_content_of_a_file_counts_and_not_its_name(load, tmp_path):
 
 
 def test_settings_that_say_nothing_new():
-    assert essential({"method": "ot", "use_cpu": True, "max_steps": 3, "epsilon": 0.05}) == {"max_steps": 3}
+    told = essential({"method": "greedy", "use_cpu": True, "max_steps": 3}, ("sw",))
+    # A default of our own may change, and then the cell is another one.
+    assert told["method"] == "greedy" and told["epsilon"] == OTDistillationConfig(language="sw").epsilon
+    assert told["max_steps"] == 3 and told["learning_rate"] == 2e-3
+    assert not {"use_cpu", "output_dir", "language", "seed", "num_train_epochs"} & told.keys()
 
 
 def test_the_languages_that_a_corpus_has(load, tmp_path):

@@ -30,6 +30,12 @@ def test_methods_by_their_names_alone(load):
     assert config.methods["hybrid"].settings == {"method": "hybrid"}
 
 
+def test_bm25_stems_unless_told_otherwise(load):
+    methods = {"BM25": {"kind": "bm25"}, "whole words": {"kind": "bm25", "stemmer": "none"}}
+    config = load(methods=methods)
+    assert [method.settings["stemmer"] for method in config.methods.values()] == ["english", "none"]
+
+
 def test_paths_are_relative_to_the_file_or_to_data_dir(content, tmp_path):
     folder = tmp_path / "studies"
     folder.mkdir()
@@ -64,6 +70,8 @@ SW = {"folder": "retrieval"}
         ({"methods": {"x": {"kind": "translation"}}}, "'model' is missing"),
         ({"methods": {"x": {"kind": "bm25", "translated": "yes"}}}, "choose human or lexicon"),
         ({"methods": ["ot", "zero_shott"]}, "unknown kind 'zero_shott'; did you mean 'zero_shot'"),
+        ({"methods": {"x": {"kind": "bm25", "stemmer": None}}}, "stemmer: None; choose english or none"),
+        ({"methods": {"x": {"kind": "translation", "max_new_tokens": 9}}}, "unknown key 'max_new_tokens'"),
         ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
         ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"training": {"epsilon": 0.1, "side": "left"}}, "side='left'"),

@@ -57,6 +57,15 @@ def rows_of(part):
     return {first: others for first, *others in cells}
 
 
+def test_what_the_introduction_says_of_models_and_seeds(tmp_path):
+    records = [replace(each, seed=42) for each in levels(ot=0.4, greedy=0.5)]
+    text, _ = write(tmp_path / "two", records)
+    assert "| Teacher, student | org/teacher, student |" in text
+    assert "not what another training run" in text
+    text, _ = write(tmp_path / "one", records, student="org/teacher")
+    assert "| Teacher and student | org/teacher |" in text
+
+
 @pytest.fixture(scope="module")
 def clear(tmp_path_factory):
     """OT far above the others, which are as good as each other; in Igbo all are alike."""
@@ -215,6 +224,7 @@ def test_a_study_of_everything(tmp_path):
         "Number of languages trained together",
         "Time",
     ]
+    assert "not what another training run" not in text
     assert "at the largest number of sentence pairs, with the most languages trained together" in text
     shown = set(re.findall(r"\((figures/.*?)\)", text))
     assert shown == {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()} and len(shown) == 8

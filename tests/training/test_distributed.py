@@ -75,6 +75,24 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, teacher_folder, tmp_
         assert (other.vocabulary.rows - one.vocabulary.rows).abs().max() <= 1e-6
 
 
+@pytest.mark.parametrize("settings", [{}, {"alternate": True}])
+def test_two_processes_rank_as_one_that_accumulates(tiny, teacher_folder, tmp_path, settings):
+    """Documents are ranked within a process's batch, so that twice the batch would be another loss."""
+    settings = {"method": "hybrid", "switch_side": "both", "per_device_train_batch_size": 3, **settings}
+    found = [
+        results(
+            *(tmp_path, f"run{processes}", processes, tiny, teacher_folder),
+            **{"gradient_accumulation_steps": 2 // processes, **settings},
+        )
+        for processes in (1, 2)
+    ]
+    (one,), (first, second) = found
+    assert first["losses"] == pytest.approx(one["losses"], abs=1e-6)
+    assert first["weights"] == second["weights"], "the ranks have parted"
+    assert first["weights"] == pytest.approx(one["weights"], abs=1e-5)
+    assert one["after"]["eval_loss"] < one["before"]["eval_loss"]
+
+
 @pytest.mark.parametrize("languages", [["sw"], ["sw", "lo"]])
 def test_two_processes_go_on_in_mid_epoch_with_the_same_pairs(tiny, teacher_folder, tmp_path, languages):
     """Eight or eleven steps an epoch; the checkpoint is in the second."""

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from hf_optical import OTDistillationConfig
 from hf_optical.training.publishing import run_details
 
 
@@ -123,3 +124,20 @@ def test_what_is_told_of_several_languages_is_put_together(make_two):
     assert details["settings"]["sampling_temperature"] == 1.0 and details["languages"] == ["sw", "lo"]
     assert run_details(args, "teacher", 7, ["lo"], told)["notes"] == ["free"]
     assert "pairs" not in run_details(args, "teacher", 7, ["lo"], {})
+
+
+def test_the_settings_told_are_those_that_the_method_uses():
+    def settings(triples=0, **options):
+        args = OTDistillationConfig(language=["sw", "lo"], use_cpu=True, **options)
+        return run_details(args, "teacher", 7, ["lo"], {}, triples)["settings"]
+
+    ranking = {"switch_side", "ranking_target", "ranking_weight"}
+    assert {"marginals", "side", "epsilon"} <= settings().keys() and not ranking & settings().keys()
+    alone = settings(method="code_switch")
+    assert ranking <= alone.keys()
+    assert not {"marginals", "side", "epsilon", "alternate", "dictionary", "triples"} & alone.keys()
+    assert settings(method="code_switch", anchor_weight=0.5, side="both")["side"] == "both"
+    files = ["private/en-sw.txt", "/home/me/en-lo.txt"]
+    hybrid = settings(method="hybrid", alternate=True, dictionary=files, triples=12)
+    assert (hybrid["alternate"], hybrid["dictionary"], hybrid["triples"]) == (True, "en-lo.txt", 12)
+    assert {"marginals", "epsilon", *ranking} <= hybrid.keys()

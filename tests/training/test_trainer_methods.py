@@ -65,9 +65,12 @@ def test_the_loss_of_a_method_is_its_class_called_on_each_pair(make_trainer, hel
 
 
 def naive_ranking(
-    student, student_processor, teacher, teacher_processor, queries, switched, documents, read_documents
+    student, student_processor, teacher, teacher_processor, queries, switched, documents, read_documents, relevant=None
 ):
-    """KL divergence of the distributions over documents, one query at a time, by loops over tokens."""
+    """
+    KL divergence of the distributions over documents, or cross entropy of the `relevant` ones, one query at a time, by
+    loops over tokens.
+    """
 
     def vectors(model, processor, text, role):
         with torch.no_grad():
@@ -81,10 +84,13 @@ def naive_ranking(
     by_teacher = [vectors(teacher, teacher_processor, text, "document") for text in documents]
     by_student = [vectors(student, student_processor, text, "document") for text in read_documents or []]
     losses = []
-    for query, other in zip(queries, switched, strict=True):
-        target = distribution(vectors(teacher, teacher_processor, query, "query"), by_teacher)
+    for i, (query, other) in enumerate(zip(queries, switched, strict=True)):
         own = distribution(vectors(student, student_processor, other, "query"), by_student or by_teacher)
-        losses.append((target * (target.log() - own.log())).sum().item())
+        if relevant is not None:
+            losses.append(-own[documents.index(relevant[i])].log().item())
+        else:
+            target = distribution(vectors(teacher, teacher_processor, query, "query"), by_teacher)
+            losses.append((target * (target.log() - own.log())).sum().item())
     return sum(losses) / len(losses)
 
 
@@ -94,10 +100,12 @@ def test_code_switching_ranks_as_the_teacher_ranks_in_english(make_trainer, pair
         method="code_switch", switch_side=side, switch_probability=0.7, per_device_eval_batch_size=64, seed=3
     )
     processor = trainer.processing_class
-    switch = CodeSwitcher(learn_dictionary(pairs, processor.tokenizer, "sw"), 0.7, seed=3)
+    dictionary = learn_dictionary(pairs, processor.tokenizer, "sw")
     english = [pair["en"] for pair in held_out["translation"]]
-    switched = [switch(text) for text in english]
-    assert switched != english
+    queries = [*map(CodeSwitcher(dictionary, 0.7, seed=3), english)]
+    documents = [*map(CodeSwitcher(dictionary, 0.7, seed="3 document"), english)]
+    assert sum(map(str.__eq__, queries, documents)) < len(english) / 2, "a query finds its own copy"
+    assert queries != english != documents
     reader = OpticalProcessor(processor.tokenizer, **processor.roles)
     expected = naive_ranking(
         trainer.model.eval(),
@@ -105,15 +113,47 @@ def test_code_switching_ranks_as_the_teacher_ranks_in_english(make_trainer, pair
         trainer.teacher,
         trainer._teacher_processor,
         queries=english,
-        switched=english if side == "document" else switched,
+        switched=english if side == "document" else queries,
         documents=english,
-        read_documents=None if side == "query" else switched,
+        read_documents=None if side == "query" else documents,
     )
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("side", ["query", "both"])
+def test_with_labels_a_document_that_occurs_twice_is_no_false_negative(make_trainer, side):
+    """Three triples in a batch of four: one of them comes twice; another's positive is a negative of a third."""
+    rows = [*TRIPLES[:2], {**TRIPLES[2], "negatives": ["a school", TRIPLES[0]["positive"]]}]
+    trainer = make_trainer(
+        method="code_switch",
+        ranking_target="labels",
+        switch_side=side,
+        triples=Dataset.from_list(rows),
+        per_device_train_batch_size=4,
+    )
+    batch = [trainer.train_dataset[i] for i in range(4)]
+    relevant = [row["positive"] for row in batch]
+    documents = list(dict.fromkeys([*relevant, *(text for row in batch for text in row["negatives"])]))
+    assert len(documents) < 4 + sum(len(row["negatives"]) for row in batch) and len(set(relevant)) == 3
+    ranking = trainer.data_collator.ranking
+    expected = naive_ranking(
+        trainer.model.eval(),
+        ranking.processor,
+        trainer.teacher,
+        trainer._teacher_processor,
+        queries=[row["query"] for row in batch],
+        switched=[ranking.switch_query(row["query"]) for row in batch],
+        documents=documents,
+        read_documents=[*map(ranking.switch_document, documents)] if side == "both" else None,
+        relevant=relevant,
+    )
+    with torch.no_grad():
+        loss = trainer.compute_loss(trainer.model, trainer.data_collator(batch))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_triples_are_ranked_in_place_of_sentences(make_trainer, triples):
-    trainer = make_trainer(method="code_switch", triples=triples, ranking_target="labels")
+    trainer = make_trainer(method="code_switch", triples=triples)
     rows = [trainer.train_dataset[i] for i in range(5)]
     batch = trainer.data_collator(rows)
     documents = [row["positive"] for row in rows] + [text for row in rows for text in row["negatives"]]
@@ -142,12 +182,31 @@ def test_a_dictionary_is_read_in_place_of_one_that_is_learned(make_trainer, tmp_
     trainer = make_trainer(
         method="code_switch", dictionary=[str(tmp_path / "en-sw.txt")], switch_probability=1.0, new_words=0
     )
-    assert trainer.data_collator.ranking.switch("The bus is late.") == "ile basi is late."
+    assert trainer.data_collator.ranking.switch_query("The bus is late.") == "ile basi is late."
 
 
-@pytest.mark.parametrize("method", ["code_switch", "hybrid"])
-def test_the_teacher_s_cache_changes_nothing(make_trainer, tmp_path, method, triples):
-    settings = {"method": method, "num_train_epochs": 2, "triples": triples}
+def test_a_dictionary_the_wrong_way_round_is_refused_before_a_model_is_opened(make_trainer, tmp_path):
+    (tmp_path / "sw-en.txt").write_text("basi bus\nnyumba house\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="sw-en.txt replaces no word of the 'en' texts; is it 'en' to 'sw'"):
+        make_trainer(method="hybrid", dictionary=[str(tmp_path / "sw-en.txt")], student=tmp_path / "no student")
+
+
+def test_two_packs_are_switched_by_two_dictionaries(make_two, tmp_path):
+    for code, words in (("sw", "the ile\nis ni\n"), ("lo", "the eli\nis in\n")):
+        (tmp_path / f"en-{code}.txt").write_text(words, encoding="utf-8")
+    files = [str(tmp_path / f"en-{code}.txt") for code in ("sw", "lo")]
+    trainer = make_two(method="code_switch", dictionary=files, switch_probability=1.0, switch_side="both")
+    for code, expected in (("sw", "ile bus ni late"), ("lo", "eli bus in late")):
+        ranking = trainer.data_collator.collators[code].ranking
+        assert ranking.switch_query("the bus is late") == ranking.switch_document("the bus is late") == expected
+        assert trainer.language_pack(code).details["settings"]["dictionary"] == f"en-{code}.txt"
+    trainer.train()
+    assert all(math.isfinite(loss) for loss in (log["loss"] for log in trainer.state.log_history if "loss" in log))
+
+
+@pytest.mark.parametrize("settings", [{"method": "code_switch"}, {"method": "hybrid", "ranking_target": "labels"}])
+def test_the_teacher_s_cache_changes_nothing(make_trainer, tmp_path, settings, triples):
+    settings = {**settings, "num_train_epochs": 2, "triples": triples}
     online = make_trainer(cache_teacher=False, **settings)
     cached = make_trainer(cache_teacher=True, teacher_cache_dir=str(tmp_path / "cache"), **settings)
     for trainer in (online, cached):
@@ -183,10 +242,20 @@ def test_triples_are_read_from_files(tmp_path):
     assert load_triples(file).to_list() == TRIPLES
     file.write_text('{"query": "a", "positive": "b", "negative": "c"}', encoding="utf-8")
     assert load_triples(file)["negatives"][0] == ["c"]
+    table = tmp_path / "triples.csv"
+    table.write_text("query,positive,negative\na,b,c\nd,e,\n", encoding="utf-8")
+    assert load_triples(table)["negatives"][:] == [["c"], []]
+    with pytest.raises(ValueError, match="check the name, config_name and split"):
+        load_triples(tmp_path, config_name="hard")
     for text, message in (
         ('{"query": "a"}', "row 0 has no 'positive'"),
         ('{"query": "a", "positive": 3}', "row 0: 'positive' is 3"),
         ("[]", "has no rows"),
+        ("3", 'in place of an object such as {"query": '),
+        ('{"query": "a", "positive": "b", "negatives": 3}', "row 0: the negatives are 3; write a list"),
+        ('{"query": "a", "positive": "b", "negatives": [4]}', "row 0: 'negatives' is 4; it must be text"),
+        ('{"query": "a", "positive": "b", "negatives": ["c", null]}', "row 0 has a blank text"),
+        ('{"query": "a", "positive": "b", "negatives": [" "]}', "row 0 has a blank text"),
     ):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
@@ -202,6 +271,7 @@ def test_triples_are_read_from_files(tmp_path):
         ({"dictionary": ["a.txt"]}, "dictionary is for code switching"),
         ({"method": "hybrid", "dictionary": ["a.txt", "b.txt"]}, "2 files for 1 languages"),
         ({"method": "hybrid", "ranking_weight": 0.0}, "ranking_weight=0.0 is not above 0"),
+        ({"ranking_temperature": 0.0}, "ranking_temperature=0.0 is not above 0"),
         ({"method": "hybrid", "dictionary": ["missing.txt"]}, "missing.txt cannot be read"),
     ],
 )
@@ -210,9 +280,16 @@ def test_bad_settings_are_refused_at_once(make_trainer, settings, message):
         make_trainer(**settings)
 
 
-def test_triples_without_code_switching(make_trainer, triples):
-    with pytest.raises(ValueError, match="triples are for code switching"):
+def test_what_a_method_has_no_use_for(make_trainer, triples):
+    with pytest.raises(ValueError, match="triples is for code switching"):
         make_trainer(triples=triples)
+    with pytest.raises(ValueError, match="loss is for aligned sentences, and method is 'code_switch'"):
+        make_trainer(method="code_switch", loss=GreedyAlignmentLoss())
+    assert make_trainer(method="code_switch").loss is None
+    with pytest.raises(ValueError, match="columns query, text, and need query, positive, negatives"):
+        make_trainer(method="code_switch", triples=Dataset.from_dict({"query": ["a"], "text": ["b"]}))
+    with pytest.raises(ValueError, match="triples have 0 rows"):
+        make_trainer(method="hybrid", triples=triples.select([]))
 
 
 def test_what_a_pack_learned_is_what_it_gives_when_opened(make_trainer, tiny, tmp_path):

@@ -18,13 +18,13 @@ class CodeSwitcher:
     Args:
         dictionary ([`Dictionary`]): words and their translations.
         probability (`float`, defaults to 0.5): of each known word to be replaced, from 0 to 1.
-        seed (`int`, defaults to 0): another seed, another draw.
+        seed (`int` or `str`, defaults to 0): another seed, another draw.
 
     Raises:
         ValueError: `probability` is not between 0 and 1.
     """
 
-    def __init__(self, dictionary: Dictionary, probability: float = 0.5, seed: int = 0):
+    def __init__(self, dictionary: Dictionary, probability: float = 0.5, seed: int | str = 0):
         if not 0 <= probability <= 1:
             raise ValueError(f"probability is {probability}; it must be from 0 to 1")
         self.dictionary, self.probability, self.seed = dictionary, probability, seed

@@ -43,8 +43,9 @@ class DistillationCollator:
         `dict`: `student`, the arguments of [`OpticalModel.forward`], and `blocks`, name -> its first row and the row
         behind its last; `language`, the code; `index`, the row numbers of the pairs, of shape `(batch,)`. With `align`
         `teacher`, likewise arguments, with `embeddings` where its vectors are looked up, and with weights
-        `student_weights` and `teacher_weights`, a number a token. With `ranking` also `teacher_queries` and
-        `teacher_documents`, as `teacher`.
+        `student_weights` and `teacher_weights`, a number a token. With `ranking` also `teacher_documents` and
+        `teacher_queries`, as `teacher`; with its `labels`, in place of the latter, `relevant` of shape `(batch,)`:
+        which of the documents is relevant for each query.
     """
 
     student_processor: OpticalProcessor
@@ -71,9 +72,12 @@ class DistillationCollator:
         if self.anchor is not None:
             blocks["anchor"] = self._to_align(self.anchor, english)
         if self.ranking is not None:
-            queries, documents = self.ranking.texts(rows, english)
+            queries, documents, relevant = self.ranking.texts(rows, english)
             blocks |= self.ranking.for_student(queries, documents)
-            batch["teacher_queries"] = self._looked_up(self.teacher_processor.queries(queries))
+            if relevant is None:
+                batch["teacher_queries"] = self._looked_up(self.teacher_processor.queries(queries))
+            else:
+                batch["relevant"] = torch.tensor(relevant)
             batch["teacher_documents"] = self._looked_up(self.teacher_processor.documents(documents))
         ends = list(accumulate(len(block["input_ids"]) for block in blocks.values()))
         batch["student"] = self.student_processor.pad(list(blocks.values()))

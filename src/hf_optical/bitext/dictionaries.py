@@ -126,6 +126,11 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
                 end = stop
         return "".join([*parts, text[end:]])
 
+    def coverage(self, texts: Iterable[str]) -> float:
+        """The share, from 0 to 1, of the words of texts that the dictionary holds; 0 where there are no words."""
+        held = [text[start:stop] in self for text in texts for start, stop, _ in self._words(text)]
+        return sum(held) / max(1, len(held))
+
     def _words(self, text: str) -> Iterator[tuple[int, int, bool]]:
         """Where each word begins and ends, and whether nothing, not even punctuation, parts it from the last."""
         for piece, (start, _) in SPLIT.pre_tokenize_str(text):

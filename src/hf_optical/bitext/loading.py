@@ -137,16 +137,23 @@ def filter_bitext(
 
 
 def read_rows(
-    name_or_file: str | os.PathLike, config_name: str | None, split: str, revision: str | None
+    name_or_file: str | os.PathLike,
+    config_name: str | None,
+    split: str,
+    revision: str | None,
+    example: str = _EXAMPLE,
 ) -> Iterable[dict[str, Any]]:
-    """The rows of a file, or of a dataset from the Hub or a folder; raises [`DataError`] for what cannot be read."""
+    """
+    The rows of a file, or of a dataset from the Hub or a folder; raises [`DataError`] for what cannot be read, with an
+    `example` of a row.
+    """
     path = Path(name_or_file)
     ending = path.with_suffix("").suffix if path.suffix.lower() in _COMPRESSED else path.suffix
     ending = ending.lower()
     if path.is_file():
         if ending not in _ENDINGS:
-            raise DataError(f"{path} ends in {ending!r}; bitext is read from {', '.join(_ENDINGS)} files")
-        return _file_rows(path, ending)
+            raise DataError(f"{path} ends in {ending!r}; rows are read from {', '.join(_ENDINGS)} files")
+        return _file_rows(path, ending, example)
     if ending in _ENDINGS or (path.is_absolute() and not path.is_dir()):
         raise DataError(f"there is no file {path}; check the path")
     try:
@@ -159,21 +166,22 @@ def read_rows(
         ) from error
 
 
-def _file_rows(path: Path, ending: str) -> Iterator[dict[str, Any]]:
+def _file_rows(path: Path, ending: str, example: str) -> Iterator[dict[str, Any]]:
     try:
         if ending == ".parquet":
             with fsspec.open(path, compression="infer") as file:
                 yield from pq.read_table(file).to_pylist()
         else:
             with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
-                yield from _json_rows(file, path) if ending in (".json", ".jsonl") else _csv_rows(file, path, ending)
+                is_json = ending in (".json", ".jsonl")
+                yield from _json_rows(file, path, example) if is_json else _csv_rows(file, path, ending)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}); fetch or write it again") from error
 
 
-def _json_rows(file: TextIO, path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(file: TextIO, path: Path, example: str) -> Iterator[dict[str, Any]]:
     text = file.read()
     whole = text.lstrip().startswith("[")
     # Only a newline ends a line, whatever Unicode says.
@@ -190,7 +198,7 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[dict[str, Any]]:
             ) from error
         for row in rows if whole else [rows]:
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: {row!r:.50} in place of an object such as {_EXAMPLE}")
+                raise DataError(f"{path}, line {number}: {row!r:.50} in place of an object such as {example}")
             yield row
 
 

@@ -16,7 +16,8 @@ from ..model import OpticalProcessor
 from .loading import read_rows, text_of
 
 
-SIDES = ("query", "document", "both")
+_EXAMPLE = '{"query": "...", "positive": "...", "negatives": ["..."]}'
+_COLUMNS = ("query", "positive", "negatives")
 
 
 @dataclass
@@ -25,56 +26,82 @@ class CodeSwitchedRanking:
     English queries and documents, some words of which are switched into the new language before the student reads them
     (Litschko et al. 2023, arXiv 2305.05295).
 
-    Every query of a batch ranks all documents of the batch. Where a row has them, they are its `query`, its `positive`
-    and its `negatives`; otherwise each English sentence is a query and a document.
+    Every query of a batch ranks all documents of the batch, so the loss of a query depends on what else is in its
+    batch, and on how large that is. Where a row has them, the texts are its `query`, its `positive` and its
+    `negatives`; otherwise each English sentence is a query and a document. Queries and documents need switchers that
+    draw differently: where a sentence is both, the same draw would make the relevant document the query's own copy.
 
     Args:
         processor ([`OpticalProcessor`]): with what the student reads.
-        switch (callable): text -> text with words switched, such as a [`CodeSwitcher`].
-        side (`str`, defaults to `"query"`):
-            What is switched: `"query"`, `"document"` or `"both"`. Documents that are not switched are not read by the
-            student: they come from an index that stays as it is.
+        switch_query (callable, *optional*): query -> query with words switched, such as a [`CodeSwitcher`].
+        switch_document (callable, *optional*):
+            Likewise. Documents that are not switched are not read by the student: they come from an index that stays
+            as it is.
+        labels (`bool`, defaults to `False`):
+            Whether it is told which document is relevant. Then no text is twice among the documents of a batch, so
+            that none counts as relevant in one place and irrelevant in another.
     """
 
     processor: OpticalProcessor
-    switch: Callable[[str], str]
-    side: str = "query"
+    switch_query: Callable[[str], str] | None = None
+    switch_document: Callable[[str], str] | None = None
+    labels: bool = False
 
-    def texts(self, rows: Sequence[dict[str, Any]], english: list[str]) -> tuple[list[str], list[str]]:
-        """The queries, and the documents: first the relevant one of each query, in order, then the others."""
-        if "query" not in rows[0]:
-            return english, english
-        negatives = [negative for row in rows for negative in row["negatives"]]
-        return [row["query"] for row in rows], [*(row["positive"] for row in rows), *negatives]
+    def texts(
+        self, rows: Sequence[dict[str, Any]], english: list[str]
+    ) -> tuple[list[str], list[str], list[int] | None]:
+        """
+        What is ranked, in English.
+
+        Returns:
+            `tuple`: the queries; the documents, first the relevant one of each query, in order, then the others; and,
+            with `labels`, the place of each query's relevant document among them.
+        """
+        queries, documents = english, english
+        if "query" in rows[0]:
+            queries = [row["query"] for row in rows]
+            negatives = [negative for row in rows for negative in row["negatives"]]
+            documents = [*(row["positive"] for row in rows), *negatives]
+        if not self.labels:
+            return queries, documents, None
+        places = {text: place for place, text in enumerate(dict.fromkeys(documents))}
+        return queries, list(places), [places[text] for text in documents[: len(queries)]]
 
     def for_student(self, queries: list[str], documents: list[str]) -> dict[str, dict[str, Tensor]]:
         """`queries` and, where these are switched, `documents`, as the student reads them."""
-        switched = [*map(self.switch, queries)] if self.side != "document" else queries
+        switched = queries if self.switch_query is None else [*map(self.switch_query, queries)]
         blocks = {"queries": self.processor.queries(switched)}
-        if self.side != "query":
-            blocks["documents"] = self.processor.documents([*map(self.switch, documents)])
+        if self.switch_document is not None:
+            blocks["documents"] = self.processor.documents([*map(self.switch_document, documents)])
         return blocks
 
 
-def load_triples(name_or_file: str | os.PathLike, *, split: str = "train", revision: str | None = None) -> Dataset:
+def load_triples(
+    name_or_file: str | os.PathLike,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+) -> Dataset:
     """
     Queries with a relevant document each and, if there are any, irrelevant ones.
 
     Args:
         name_or_file (`str` or `os.PathLike`):
             A file, or the id or folder of a dataset, as in [`load_bitext`], with the columns `query`, `positive` and
-            perhaps `negative` (a text) or `negatives` (a list of texts).
-        split (`str`, defaults to `"train"`), revision (`str`, *optional*): which part of a dataset.
+            perhaps `negative` (a text, or empty) or `negatives` (a list of texts).
+        config_name (`str`, *optional*), split (`str`, defaults to `"train"`), revision (`str`, *optional*):
+            Which part of a dataset.
 
     Returns:
         `datasets.Dataset` with the columns `query`, `positive` (`str`) and `negatives` (`list[str]`).
 
     Raises:
-        DataError: the file or dataset is missing, unreadable or empty, or a row lacks a query or its positive. The
-            message names the row.
+        DataError: the file or dataset is missing, unreadable or empty, a row lacks a query or its positive, or a
+            negative is blank or no text. The message names the row.
     """
     triples = []
-    for index, row in enumerate(read_rows(name_or_file, None, split, revision)):
+    for index, row in enumerate(read_rows(name_or_file, config_name, split, revision, _EXAMPLE)):
         where = f"{name_or_file}, row {index}"
         triple: dict[str, Any] = {name: text_of(row, name, where) for name in ("query", "positive")}
         for name, text in triple.items():
@@ -82,9 +109,7 @@ def load_triples(name_or_file: str | os.PathLike, *, split: str = "train", revis
                 raise DataError(
                     f"{where} has no {name!r} (it has {', '.join(map(str, row))}); write one into each row"
                 )
-        given = row.get("negatives") or row.get("negative") or []
-        given = [given] if isinstance(given, str) else given
-        triple["negatives"] = [text_of({"negative": text}, "negative", where) for text in given]
+        triple["negatives"] = _negatives(row, where)
         triples.append(triple)
     if not triples:
         raise DataError(f"{name_or_file} has no rows; pass queries with their relevant documents")
@@ -92,7 +117,20 @@ def load_triples(name_or_file: str | os.PathLike, *, split: str = "train", revis
 
 
 def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
-    """The sentence pairs, each with a triple beside it: in a seeded order, none again before all were there."""
+    """
+    The sentence pairs, each with a triple beside it: in a seeded order, none again before all were there.
+
+    Drawn once: a pair keeps its triple in every epoch, and of more triples than pairs the others are left out.
+
+    Raises:
+        DataError: `triples` is empty or lacks a column.
+    """
+    lacking = [name for name in _COLUMNS if name not in triples.column_names]
+    if lacking or len(triples) == 0:
+        raise DataError(
+            f"triples have {len(triples)} rows with the columns {', '.join(triples.column_names) or 'none'}, and need "
+            f"{', '.join(_COLUMNS)}; `load_triples` makes such a dataset"
+        )
     order: list[int] = []
     for turn in range(-(-len(pairs) // len(triples))):
         rows = list(range(len(triples)))
@@ -100,4 +138,17 @@ def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
         order += rows
     chosen = triples.select(order[: len(pairs)])
     joined = {name: pairs[name][:] for name in pairs.column_names}
-    return Dataset.from_dict(joined | {name: chosen[name][:] for name in ("query", "positive", "negatives")})
+    return Dataset.from_dict(joined | {name: chosen[name][:] for name in _COLUMNS})
+
+
+def _negatives(row: dict[str, Any], where: str) -> list[str]:
+    """The irrelevant documents of a row; an empty cell of a table holds none."""
+    given = row.get("negatives") or row.get("negative") or []
+    if isinstance(given, str):
+        return [given] if given.strip() else []
+    if not isinstance(given, list):
+        raise DataError(f"{where}: the negatives are {given!r:.50}; write a list of texts, as in {_EXAMPLE}")
+    texts = [text_of({"negatives": text}, "negatives", where) for text in given]
+    if not all(text.strip() for text in texts):
+        raise DataError(f"{where} has a blank text among its negatives; leave it out")
+    return texts

@@ -6,7 +6,7 @@ from .language_gap import LanguageGap, Spread, gap_closed, language_gap, spread
 from .metrics import DEFAULT_MEASURES, measure_name, per_query_metrics, retrieval_metrics, run_from_hits
 from .mteb_model import OpticalMtebModel
 from .perturbations import PERTURBATIONS, perturb, perturb_queries
-from .robustness import Robustness, RobustnessGap, area_under_curve, robustness_gap
+from .robustness import Robustness, RobustnessGap, area_under_curve, robustness_curve, robustness_gap
 from .significance import (
     Comparison,
     bootstrap_interval,
@@ -51,6 +51,7 @@ __all__ = [
     "perturb",
     "perturb_queries",
     "retrieval_metrics",
+    "robustness_curve",
     "robustness_gap",
     "run_from_hits",
     "sample_pool",

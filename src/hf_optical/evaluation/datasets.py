@@ -4,11 +4,12 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from ..retrieval import Hit
 
 
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -45,12 +46,22 @@ class RetrievalDataset:
         qrels (`dict[str, dict[str, int]]`):
             Query id -> document id -> judgement; above 0 is relevant. A query may have no relevant document, and then
             scores 0 whatever is found.
+        ignore_identical_ids (`bool`, defaults to `False`):
+            Whether a document found that has the id of its query is passed over: where the queries are documents
+            themselves (ArguAna, Quora), each would find itself first. As in `mteb` and in BEIR's own evaluator.
     """
 
     name: str
     corpus: dict[str, Document]
     queries: dict[str, Query]
     qrels: dict[str, dict[str, int]]
+    ignore_identical_ids: bool = False
+
+    def counted(self, hits: Mapping[str, Sequence[Hit]]) -> Mapping[str, Sequence[Hit]]:
+        """What was found for each query id, without the hits that `ignore_identical_ids` passes over."""
+        if not self.ignore_identical_ids:
+            return hits
+        return {key: [hit for hit in own if hit.document != key] for key, own in hits.items()}
 
     def document_texts(self) -> list[str]:
         """What an encoder reads of each document, in the order of `corpus`: title, a space, text, as BEIR has it."""

@@ -147,12 +147,15 @@ class RetrievalEvaluator:
         return dict(zip(asked, hits, strict=True))
 
     def measure(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, float]:
-        """Mean of every measure over the queries, for what a search found; a query that `hits` lacks counts as 0."""
-        return retrieval_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
+        """
+        Mean of every measure over the queries, for what a search found; a query that `hits` lacks counts as 0, and
+        what the dataset's `ignore_identical_ids` passes over is not looked at.
+        """
+        return retrieval_metrics(self.dataset.qrels, self._run(hits), self.measures)
 
     def measure_each(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
         """As [`~RetrievalEvaluator.measure`], before the mean: measure -> query id -> value."""
-        return per_query_metrics(self.dataset.qrels, run_from_hits(hits), self.measures)
+        return per_query_metrics(self.dataset.qrels, self._run(hits), self.measures)
 
     def __call__(
         self,
@@ -167,6 +170,9 @@ class RetrievalEvaluator:
         return self.measure(
             self.search(model, processor, translated=translated, queries=queries, candidates=candidates)
         )
+
+    def _run(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
+        return run_from_hits(self.dataset.counted(hits))
 
     def _texts(self, asked: list[str], translated: bool, queries: Mapping[str, str] | None) -> list[str]:
         if translated and queries is not None:

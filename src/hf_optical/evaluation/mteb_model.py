@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import Hit, OpticalRetriever, TokenVectors, search
 from ..retrieval.reranking import rerank
 from ..retrieval.vectors import as_token_vectors
@@ -35,8 +36,9 @@ class OpticalMtebModel:
         language (`str`, *optional*):
             Language pack that reads the queries. Defaults to the one set in `retriever`.
         name (`str`, defaults to `"hf_optical/retriever"`):
-            What results are filed under, as `organization/name`. The revision beside it is a hash of weights and
-            settings, so that mteb never answers with the stored results of another model.
+            What results are filed under, as `organization/name`. The revision beside it is a hash of weights,
+            vocabulary and settings, so that mteb never answers with the stored results of another model. Change
+            weights in place or by `load_state_dict`, as optimizers do; what is written to `.data` goes unseen.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class OpticalMtebModel:
         self.name = name
         self._documents: TokenVectors | None = None
         self._document_ids: list[str] = []
+        self._hashed: tuple[list[Any], str] | None = None
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -105,7 +108,8 @@ class OpticalMtebModel:
             task_metadata (`TaskMetadata`): the task, for messages.
             top_k (`int`): length of the rankings.
             encode_kwargs (mapping): of these, `batch_size` is heeded.
-            top_ranked (mapping of query id to sequence of document ids, *optional*): the candidates to rank.
+            top_ranked (mapping of query id to sequence of document ids, *optional*): the candidates to rank;
+                for a query without any, nothing is found.
             kwargs: what else mteb passes: split and subset.
 
         Returns:
@@ -127,18 +131,35 @@ class OpticalMtebModel:
         if top_ranked is None:
             hits = search(vectors, self._documents, top_k, document_ids=self._document_ids)
         else:
-            candidates = [[Hit(document, 0.0) for document in top_ranked[key]] for key in keys]
+            candidates = [[Hit(document, 0.0) for document in top_ranked.get(key, ())] for key in keys]
             hits = rerank(vectors, self._documents, candidates, document_ids=self._document_ids, top_k=top_k)
         return {key: _strictly_ranked(own) for key, own in zip(keys, hits, strict=True)}
 
     def _revision(self) -> str:
-        digest = hashlib.sha256(repr(self.language or self.retriever.language).encode())
-        for retriever in (self.retriever, self.document_retriever):
-            digest.update(repr(retriever.processor).encode())
-            for name, weight in sorted(retriever.model.state_dict().items()):
-                digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-                digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()[:40]
+        language = self.language or self.retriever.language
+        parts = (
+            (self.retriever.model, self.retriever.processor_of(language)),
+            (self.document_retriever.model, self.document_retriever.processor),
+        )
+        # mteb asks many times. A tensor's version counts the changes made to it.
+        state = [language]
+        for model, processor in parts:
+            state += [repr(processor), [(name, w.data_ptr(), w._version) for name, w in model.state_dict().items()]]
+        if self._hashed is None or self._hashed[0] != state:
+            digest = hashlib.sha256(repr(language).encode())
+            for model, processor in parts:
+                _hash_into(digest, model, processor)
+            self._hashed = state, digest.hexdigest()[:40]
+        return self._hashed[1]
+
+
+def _hash_into(digest: Any, model: OpticalModel, processor: OpticalProcessor) -> None:
+    words = list(processor.nearest_words.words) if processor.nearest_words else []
+    vocabulary = sorted(processor.tokenizer.get_vocab().items())
+    digest.update(repr((processor, sorted(processor.skip_tokens), words, vocabulary)).encode())
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
 def _strictly_ranked(hits: Sequence[Hit]) -> dict[str, float]:

@@ -167,7 +167,8 @@ def perturb(text: str, kind: str, strength: float, *, seed: int = 0, dictionary:
 
     What is changed at one `strength` is changed alike at every greater one. White space around a text that changes is
     left out. Words are what white space parts, so a sentence in a script without spaces is one word, except to
-    `"code_mixing"`. A text without a place that `kind` can touch stays as it is.
+    `"code_mixing"`. A text without a place that `kind` can touch stays as it is, and so does
+    one of punctuation alone.
 
     Args:
         text (`str`): the query.
@@ -198,6 +199,9 @@ def perturb(text: str, kind: str, strength: float, *, seed: int = 0, dictionary:
             )
         return CodeSwitcher(dictionary, strength, seed)(text)
 
+    # A query without a letter, digit or symbol, such as "??", has nothing to lose.
+    if not _CONTENT.search(text):
+        return text
     draw = _draws(seed, kind, text)
     # Every number is drawn whatever the strength, so that a greater one only adds changes.
     edits = [(edit, draw()) for edit in _KINDS[kind][0](text, draw)]

@@ -12,7 +12,7 @@ from .language_gap import Spread, spread
 @dataclass(frozen=True)
 class Robustness:
     """
-    What [`robustness`] finds.
+    What [`robustness_curve`] finds.
 
     Args:
         curve (`dict[float, float]`):
@@ -69,7 +69,7 @@ def area_under_curve(scores: Mapping[float, float]) -> float:
     return area / (points[-1][0] - points[0][0])
 
 
-def robustness(scores: Mapping[float, float]) -> Robustness:
+def robustness_curve(scores: Mapping[float, float]) -> Robustness:
     """
     How a measure falls with the strength of a perturbation.
 
@@ -126,7 +126,7 @@ def robustness_gap(
                 f"{language} is measured at strengths {sorted(scores[language])} and {first} at "
                 f"{sorted(scores[first])}; measure both at the same"
             )
-    languages = {language: robustness(own) for language, own in scores.items()}
+    languages = {language: robustness_curve(own) for language, own in scores.items()}
     areas = {language: found.relative_area for language, found in languages.items()}
     known = {language: area for language, area in areas.items() if area is not None}
     return RobustnessGap(languages, spread(known, groups) if len(known) == len(areas) else None)

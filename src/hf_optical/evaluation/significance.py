@@ -214,6 +214,9 @@ def compare_systems(
 
     Comparisons that one report makes in several calls belong together: correct them with [`correct_together`].
 
+    The queries are what is drawn: intervals and p-values say what other queries might have shown, and nothing of what
+    another training run (another seed) would give.
+
     Args:
         values (mapping of `str` to `Values`):
             System -> its values, as in [`paired_randomisation_test`]. Of several seeds, the mean a query.

@@ -15,7 +15,7 @@ from ..evaluation.metrics import DEFAULT_MEASURES
 from ..evaluation.results import of_language
 from ..files import write_text
 from ..model.layout import public_name
-from .methods import METHODS
+from .methods import METHODS, describe
 
 
 # What the card shows of the results: row -> prefix of its entries in `eval_results.json`.
@@ -65,7 +65,8 @@ def write_card(
     title = f"{what} for {', '.join(languages)}"
     measures = _measures(results, languages)
     dataset = public_name(details.get("eval_name") or "custom")
-    method = METHODS[details.get("settings", {}).get("method", "ot")]
+    settings = details.get("settings", {})
+    method = METHODS[settings.get("method", "ot")]
     teacher_language = details.get("teacher_language", "en")
     data = ModelCardData(
         language=languages,
@@ -98,11 +99,11 @@ def write_card(
         gap_closed=results.get("gap_closed"),
         teacher=public_name(details.get("teacher") or "not recorded"),
         teacher_language=teacher_language,
-        method=method.text.format(teacher_language=teacher_language),
+        method=describe(settings, teacher_language),
         citations="\n\n".join(method.citations),
         bitext=public_name(details["bitext"]) if details.get("bitext") else None,
         pairs=details.get("pairs", "not recorded"),
-        settings=details.get("settings", {}),
+        settings=settings,
         megabytes=sum(weights.stat().st_size for weights in Path(folder).glob("*.safetensors")) / 1e6,
     )
     write_text(Path(folder) / "README.md", f"{card}\n")

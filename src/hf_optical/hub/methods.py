@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class MethodText:
     """
     Args:
-        text (`str`): a sentence or two; `{teacher_language}` stands for the teacher's language.
+        text (`str`): a sentence or two, with blanks that [`describe`] fills in.
         tags (`tuple[str, ...]`): tags of the card.
         citations (`tuple[str, ...]`): BibTeX entries.
     """
@@ -46,14 +47,13 @@ _CODE_SWITCH = """@article{litschko2023boosting,
 _PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 _TRANSPORT = _PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
 _SWITCHED = (
-    "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, as the "
-    "frozen teacher ranks them"
+    "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, {target}"
 )
 
 METHODS = {
     "ot": MethodText(_TRANSPORT + ". No relevance labels were used.", ("optimal-transport",), (_OPTICAL,)),
     "greedy": MethodText(
-        _PAIR + "the distance of token vectors that a greedy one-to-one alignment puts together (as in Dr.DECR).",
+        _PAIR + "the distance of token vectors that a greedy one-to-one alignment puts together (as in Dr.DECR{but}).",
         (),
         (_DR_DECR,),
     ),
@@ -65,3 +65,24 @@ METHODS = {
         (_OPTICAL, _CODE_SWITCH),
     ),
 }
+
+
+def describe(settings: dict[str, Any], teacher_language: str) -> str:
+    """
+    How a student was trained, for its card.
+
+    Args:
+        settings (`dict`): those of the run, as far as they are known.
+        teacher_language (`str`): code of the language that the teacher reads.
+    """
+    target = "as the frozen teacher ranks them"
+    if settings.get("ranking_target") == "labels":
+        target = "the relevant one for a query before all others"
+    changes = []
+    if settings.get("marginals") == "idf":
+        changes.append("tokens weighed by inverse document frequency")
+    if settings.get("align_special_tokens") is False:
+        changes.append("special tokens left out")
+    but = f", but with {' and '.join(changes)}" if changes else ""
+    text = METHODS[settings.get("method", "ot")].text
+    return text.format(teacher_language=teacher_language, target=target, but=but)

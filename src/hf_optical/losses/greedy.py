@@ -17,7 +17,9 @@ class GreedyAlignmentLoss(PairLoss):
     remains of the longer sentence is not learned from.
 
     With weights, which Dr.DECR does not have, two aligned tokens count as the mean of what they weigh, the weights of
-    each sentence summing to one. They do not change the alignment.
+    each sentence summing to one. They do not change the alignment. By default
+    [`OTDistillationTrainer`] passes weights, and leaves special tokens out; it is as in the paper with
+    `marginals="uniform"` and `align_special_tokens=True`.
 
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
@@ -27,8 +29,7 @@ class GreedyAlignmentLoss(PairLoss):
     """
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:
-        student = unit_vectors(student, student_mass, student.dtype)
-        teacher = unit_vectors(teacher, teacher_mass, teacher.dtype)
+        student, teacher = unit_vectors(student), unit_vectors(teacher)
         cost = 1.0 - student @ teacher.transpose(1, 2)
         rows, columns, aligned = greedy_alignment(cost, student_mass > 0, teacher_mass > 0)
         student = student.gather(1, rows.unsqueeze(2).expand(-1, -1, student.shape[2]))
@@ -57,9 +58,11 @@ def greedy_alignment(cost: Tensor, row_mask: Tensor, column_mask: Tensor) -> tup
         largest matrix: the rows, their columns, and whether the place holds a pair (Boolean; false behind the last).
 
     Raises:
-        ValueError: If a cost to be aligned is not finite.
+        ValueError: If the masks leave nothing to align, or a cost to be aligned is not finite.
     """
     allowed = row_mask.unsqueeze(2) & column_mask.unsqueeze(1)
+    if not allowed.any():
+        raise ValueError("row_mask and column_mask leave nothing to align in any batch entry; leave these out.")
     if not torch.isfinite(cost[allowed]).all():
         wrong = (~torch.isfinite(cost) & allowed).flatten(1).any(1)
         raise ValueError(

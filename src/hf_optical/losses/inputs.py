@@ -58,8 +58,12 @@ def require_mass(side: str, mass: Tensor) -> None:
             )
 
 
-def unit_vectors(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """Embeddings at unit length, and zeros for padding and for zero vectors, with finite gradients for all."""
-    embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
+def without_padding(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Embeddings with zeros for what has no mass, whatever it held."""
+    return embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
+
+
+def unit_vectors(embeddings: Tensor) -> Tensor:
+    """Embeddings at unit length, and zeros for zero vectors, with finite gradients for all."""
     norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
     return embeddings / norm.masked_fill(norm == 0, 1.0)

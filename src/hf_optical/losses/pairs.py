@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_reduction, check_shapes, reduced, require_mass, token_mass, working_dtype
+from .inputs import check_reduction, check_shapes, reduced, require_mass, token_mass, without_padding, working_dtype
 
 
 class PairLoss(nn.Module):
@@ -57,8 +57,8 @@ class PairLoss(nn.Module):
         teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
         require_mass("student", student_mass)
         require_mass("teacher", teacher_mass)
-        student = student_embeddings.masked_fill((student_mass <= 0).unsqueeze(2), 0.0).to(dtype)
-        teacher = teacher_embeddings.masked_fill((teacher_mass <= 0).unsqueeze(2), 0.0).to(dtype)
+        student = without_padding(student_embeddings, student_mass, dtype)
+        teacher = without_padding(teacher_embeddings, teacher_mass, dtype)
         with torch.autocast(student.device.type, enabled=False):
             return reduced(self.pair_losses(student, teacher, student_mass, teacher_mass), self.reduction)
 

@@ -14,6 +14,10 @@ class SentenceMSELoss(PairLoss):
     given; summed over `dim` and not averaged, so that its size does not depend on it. The vectors are taken as they
     are, without normalising them.
 
+    The paper has two terms: beside this one, of the translation, that the student's vector of the teacher's own
+    sentence stays near the teacher's. Only the former is here: where a student starts as the teacher and trains an
+    adapter, its English stays what it is without the adapter.
+
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
 

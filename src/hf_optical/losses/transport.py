@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..transport import TransportDiagnostics, transport_plan
 from ..transport.plan import check_options
-from .inputs import check_reduction, check_shapes, reduced, token_mass, unit_vectors, working_dtype
+from .inputs import check_reduction, check_shapes, reduced, token_mass, unit_vectors, without_padding, working_dtype
 
 
 class OTAlignmentLoss(nn.Module):
@@ -153,8 +153,8 @@ class OTAlignmentLoss(nn.Module):
         student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
         teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
         with torch.autocast(student_embeddings.device.type, enabled=False):
-            student = unit_vectors(student_embeddings, student_mass, dtype)
-            teacher = unit_vectors(teacher_embeddings, teacher_mass, dtype)
+            student = unit_vectors(without_padding(student_embeddings, student_mass, dtype))
+            teacher = unit_vectors(without_padding(teacher_embeddings, teacher_mass, dtype))
             cost = 1.0 - student @ teacher.transpose(1, 2)
             try:
                 plan, diagnostics = transport_plan(

@@ -1,4 +1,4 @@
-from .bm25 import BM25
+from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim
 from .reranking import rerank
@@ -16,6 +16,7 @@ __all__ = [
     "Seq2SeqTranslator",
     "TokenVectors",
     "encode_texts",
+    "english_stemmer",
     "maxsim",
     "rerank",
     "search",

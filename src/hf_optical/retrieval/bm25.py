@@ -17,7 +17,7 @@ class BM25:
         document_texts (sequence of `str`): the documents.
         document_ids (sequence of `str`, *optional*): name of each document; their positions by default.
         stemmer (function from `list[str]` to `list[str]`, *optional*):
-            Cuts words to their stems, such as `Stemmer.Stemmer("english").stemWords` of PyStemmer.
+            Cuts words to their stems, such as what [`english_stemmer`] gives. By default words stay whole.
 
     Raises:
         ImportError: `bm25s` is not installed.
@@ -86,3 +86,17 @@ class BM25:
         return self._tokenize(
             list(texts), stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False
         )
+
+
+def english_stemmer() -> Callable[[list[str]], list[str]]:
+    """
+    The English stemmer of Snowball (Porter 2), through the library PyStemmer: words -> their stems.
+
+    Raises:
+        ImportError: PyStemmer is not installed.
+    """
+    try:
+        from Stemmer import Stemmer
+    except ImportError as error:
+        raise ImportError('stemming needs the library PyStemmer; pip install "hf_optical[rivals]"') from error
+    return Stemmer("english").stemWords

@@ -150,7 +150,7 @@ class OpticalRetriever:
             fresh = LanguagePack.from_model(
                 self.model,
                 language,
-                roles=self._processors.get(language, self.processor).roles,
+                roles=self.processor_of(language).roles,
                 base_fingerprint=fingerprint,
             )
             known = self._packs.get(language, fresh)
@@ -232,6 +232,10 @@ class OpticalRetriever:
         self._processors.pop(language, None)
         self._packs.pop(language, None)
 
+    def processor_of(self, language: str | None) -> OpticalProcessor:
+        """What cuts texts into tokens for the pack of `language`; for `None`, and with no such pack, for the base."""
+        return self._processors.get(language, self.processor)
+
     def merge(self, language: str) -> OpticalRetriever:
         """
         A plain retriever that reads every text as `language` is read here: the pack is folded into the weights and
@@ -250,7 +254,7 @@ class OpticalRetriever:
             KeyError: no pack for `language` is open.
         """
         model = merge_language(self.model, language)
-        return OpticalRetriever(model, copy.deepcopy(self._processors.get(language, self.processor)))
+        return OpticalRetriever(model, copy.deepcopy(self.processor_of(language)))
 
     def encode_queries(
         self,
@@ -358,7 +362,7 @@ class OpticalRetriever:
                 group = [i for i, entry in enumerate(language) if entry == code]
                 encoded = encode_texts(
                     self.model,
-                    self._processors.get(code, self.processor),
+                    self.processor_of(code),
                     texts if len(group) == len(texts) else [texts[i] for i in group],
                     role,
                     batch_size=batch_size,

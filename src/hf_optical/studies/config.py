@@ -34,7 +34,7 @@ SET_BY_STUDY = {
 }
 TRAINING_KEYS = {f.name for f in dataclasses.fields(OTDistillationConfig) if f.init} - SET_BY_STUDY
 _LEXICON_KEYS = {"translations", "min_probability"}
-_TRANSLATOR_KEYS = {"source_language", "target_language", "prefix", "batch_size", "num_beams", "max_new_tokens"}
+_TRANSLATOR_KEYS = {"source_language", "target_language", "prefix", "batch_size", "num_beams", "max_length"}
 
 # Kind of method -> the keys that it takes beside `kind`.
 KINDS: dict[str, set[str]] = {
@@ -42,7 +42,7 @@ KINDS: dict[str, set[str]] = {
     "untrained_pack": TRAINING_KEYS,
     "trained": TRAINING_KEYS | {"triples"},
     "lexicon": _LEXICON_KEYS,
-    "bm25": {"translated", "translator", *_LEXICON_KEYS, *_TRANSLATOR_KEYS},
+    "bm25": {"stemmer", "translated", "translator", *_LEXICON_KEYS, *_TRANSLATOR_KEYS},
     "translation": {"model", *_TRANSLATOR_KEYS},
     "dense_peer": {"epochs", "batch_size", "learning_rate", "max_steps", "bf16", "new_words"},
     "ceiling": set(),

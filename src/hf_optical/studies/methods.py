@@ -23,7 +23,7 @@ from ..evaluation.perturbations import perturb_queries
 from ..model import OpticalModel, OpticalProcessor
 from ..model.layout import local_folder
 from ..retrieval import OpticalRetriever, TokenVectors
-from ..retrieval.bm25 import BM25
+from ..retrieval.bm25 import BM25, english_stemmer
 from ..retrieval.search import Hit, search
 from ..retrieval.translation import LexiconTranslator, Seq2SeqTranslator
 from ..training import OTDistillationTrainer
@@ -212,7 +212,7 @@ class Workbench:
         dataset = self.inputs.test_set(cell.test, cell.language)
         queries = self.queries(cell)
         hits = self.system(cell)(list(queries.values()), cell)
-        run = run_from_hits(dict(zip(queries, hits, strict=True)))
+        run = run_from_hits(dataset.counted(dict(zip(queries, hits, strict=True))))
         return per_query_metrics(dataset.qrels, run, self.config.measures)
 
     def queries(self, cell: TestCell) -> dict[str, str]:
@@ -279,7 +279,7 @@ class Workbench:
             source or cell.language,
             given.get("target_language", TEACHER_LANGUAGE),
             device=self.device,
-            **{name: given[name] for name in given if name in ("prefix", "batch_size", "num_beams", "max_new_tokens")},
+            **{name: given[name] for name in given if name in ("prefix", "batch_size", "num_beams", "max_length")},
         )
 
     def _bm25(self, cell: TestCell) -> System:
@@ -289,13 +289,16 @@ class Workbench:
         elif cell.method.reads_pairs:
             translate = LexiconTranslator(self.dictionary(cell))
 
+        unstemmed = cell.method.settings.get("stemmer") == "none"
+
         def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
             dataset = self.inputs.test_set(now.test, now.language)
 
             def index() -> BM25:
-                return BM25(dataset.document_texts(), list(dataset.corpus))
+                stemmer = None if unstemmed else english_stemmer()
+                return BM25(dataset.document_texts(), list(dataset.corpus), stemmer=stemmer)
 
-            return self.keep("bm25", (now.test, now.language), index).search(translate(texts), DEPTH)
+            return self.keep("bm25", (now.test, now.language, unstemmed), index).search(translate(texts), DEPTH)
 
         return find
 

@@ -17,7 +17,16 @@ from ..evaluation import RetrievalDataset, load_beir
 from ..evaluation.benchmarks import from_bitext, load_benchmark, sample_pool
 from ..model.layout import local_folder
 from ..training import OTDistillationConfig
-from .config import TRAINED_KINDS, Method, StudyConfig, TestSource, existing, method_files
+from .config import (
+    TRAINED_KINDS,
+    TRAINING_KEYS,
+    Method,
+    StudyConfig,
+    TestSource,
+    existing,
+    method_files,
+    training_arguments,
+)
 from .store import key_of
 
 
@@ -26,7 +35,15 @@ TEACHER_LANGUAGE = "en"
 SAMPLE_SEED = 0
 # Settings that name files, which are hashed; and those that change no weight.
 _FILES = {"dictionary", "triples"}
-_NEUTRAL = {"dataloader_num_workers", "dataloader_pin_memory", "logging_steps", "use_cpu"}
+_NEUTRAL = {
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "ddp_find_unused_parameters",
+    "logging_steps",
+    "per_device_eval_batch_size",
+    "save_total_limit",
+    "use_cpu",
+}
 
 
 @dataclass(frozen=True)
@@ -197,16 +214,16 @@ def _learned(training: TrainingCell) -> dict[str, Any]:
 def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iterator[TrainingCell]:
     trained = method.kind in TRAINED_KINDS
     sets = config.language_sets if trained else [(code,) for code in config.languages]
-    settings: dict[str, Any] = method.settings
-    if method.kind in ("trained", "untrained_pack"):
-        settings = essential(config.training_settings(method))
-    elif settings.get("new_words"):
-        settings = {**settings, "student": essential(config.training)}
     for corpus, files in config.corpora.items():
         for languages in sets:
             if not set(languages) <= files.keys():
                 continue
             counts = {code: len(inputs.pairs(corpus, code)) for code in languages}
+            settings: dict[str, Any] = method.settings
+            if method.kind in ("trained", "untrained_pack"):
+                settings = essential(config.training_settings(method), languages)
+            elif settings.get("new_words"):
+                settings = {**settings, "student": essential(config.training, languages)}
             for size in config.sizes:
                 # More than there are is all there are, and nothing is drawn.
                 taken = None if size is None or size >= max(counts.values()) else size
@@ -267,14 +284,16 @@ def _perturbations(config: StudyConfig, method: Method) -> list[tuple[str | None
     return found
 
 
-def essential(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that are not the default of `OTDistillationConfig`, without those that change no weight."""
-    defaults = {f.name: f.default for f in fields(OTDistillationConfig) if f.default is not MISSING}
-    return {
-        name: value
-        for name, value in settings.items()
-        if name not in _NEUTRAL and not (name in defaults and defaults[name] == value)
-    }
+def essential(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
+    """
+    The settings that determine a training run: all of this library's own, since their defaults may change from one
+    version to the next, and those of `TrainingArguments` that are not its default.
+    """
+    args = training_arguments({name: value for name, value in settings.items() if name not in _FILES}, languages)
+    own = {name: getattr(args, name) for name in OTDistillationConfig.__annotations__ if name in TRAINING_KEYS}
+    theirs = {f.name: f.default for f in fields(OTDistillationConfig) if f.default is not MISSING}
+    more = {name: value for name, value in settings.items() if name in theirs and theirs[name] != value}
+    return {name: value for name, value in {**own, **more}.items() if name not in _NEUTRAL | _FILES}
 
 
 def file_hash(path: Path) -> str:

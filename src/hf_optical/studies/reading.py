@@ -213,6 +213,8 @@ class _Reader:
             self.fail(place, "'model' is missing: the folder or Hub id of a seq2seq model")
         if kind == "bm25" and settings.get("translated") not in (None, "human", "lexicon"):
             self.fail(place, f"translated: {settings['translated']!r}; choose human or lexicon, or name a translator")
+        if kind == "bm25" and settings.setdefault("stemmer", "english") not in ("english", "none"):
+            self.fail(place, f"stemmer: {settings['stemmer']!r}; choose english or none")
         for key in ("model", "translator"):
             if key in settings:
                 settings[key] = self.model(settings[key])

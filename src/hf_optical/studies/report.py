@@ -105,7 +105,9 @@ def introduction(study: Measured) -> list[str]:
         counts = {cell.language: len(cell.values[study.measure]) for cell in study.cells if cell.test == test}
         rows.append([f"Tested on {test}", "queries: " + ", ".join(f"{code} {n:,}" for code, n in counts.items())])
     seeds = sorted({record.seed for record in study.records if record.seed is not None})
-    rows.append(["Teacher, student", f"{md.public(config.teacher)}, {md.public(config.student)}"])
+    teacher, student = md.public(config.teacher), md.public(config.student)
+    same = config.teacher == config.student
+    rows.append(["Teacher and student" if same else "Teacher, student", teacher if same else f"{teacher}, {student}"])
     rows += [["Seeds", ", ".join(map(str, seeds))]] if seeds else []
     rows += [["Training", md.settings(config.training)]] if config.training else []
     rows += [
@@ -120,6 +122,11 @@ def introduction(study: Measured) -> list[str]:
         "where a paired randomisation test and a paired t-test agree at 5 % after Holm's correction over all "
         f"{len(study.tested)} comparisons of this report." + several,
     ]
+    if len(seeds) == 1:
+        lines[-1] += (
+            " Everything was trained with one seed: intervals and p-values cover the queries, not what another "
+            "training run would give."
+        )
     if len({(cell.size, cell.languages) for cell in trained if cell.learns_together}) > 1:
         lines[-1] += (
             " Where nothing else is said, methods are compared at the largest number of sentence pairs, with the most "

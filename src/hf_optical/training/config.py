@@ -8,7 +8,6 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..bitext.ranking import SIDES
 from ..languages.adapters import adapter_name
 from .distributed import check_strategy
 
@@ -53,26 +52,32 @@ class OTDistillationConfig(TrainingArguments):
             As what the sentences are read: `"query"`, `"document"` or `"both"`.
         switch_probability (`float`, defaults to 0.5), switch_side (`str`, defaults to `"query"`):
             With code switching: the probability that a word is switched, and in what: `"query"`, `"document"` or
-            `"both"`. Documents that are not switched are read by the teacher, as those of the index are.
+            `"both"`. Documents that are not switched are read by the teacher, as those of the index are. A query and
+            a document of the same words are drawn for apart. What a text becomes depends on it and on the seed alone,
+            so it is the same in every epoch.
         dictionary (`list[str]`, *optional*):
             Files in MUSE's format ([`read_muse`]), English to the new language, one a language. Learned from the
             sentence pairs by default ([`learn_dictionary`]).
         ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.2):
             What the ranking is to be: that of the teacher's scores, or with `"labels"` the relevant document first;
-            see [`RankingLoss`].
+            see [`RankingLoss`]. The documents are those of the batch, so this loss depends on the batch size of a
+            device, in training and at evaluation (`eval_loss`).
         ranking_weight (`float`, defaults to 1.0):
-            Weight of the ranking beside the transported cost, with `"hybrid"`.
+            Weight of the ranking beside the other parts of the loss: the transported cost, with `"hybrid"`, and the
+            anchor.
         alternate (`bool`, defaults to `False`):
             With `"hybrid"`: one step transport, the next ranking, in place of both in every step.
-        solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.05), max_iterations (`int`, defaults
+        solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.01), max_iterations (`int`, defaults
             to 100), tolerance (`float`, defaults to 1e-3), marginal_penalty (`float`, defaults to 1.0),
             transported_mass (`float`, defaults to 0.8):
             The transport problem, as in [`transport_plan`].
         marginals (`str`, defaults to `"idf"`):
-            What each token counts for in the transport: `"uniform"`, or `"idf"`, the more the fewer training sentences
-            hold it ([`inverse_document_frequency`]).
+            What each token counts for: `"uniform"`, or `"idf"`, the more the fewer training sentences hold it
+            ([`inverse_document_frequency`]). In the transport these are the marginals; `"greedy"` weighs aligned
+            tokens by them, `"sentence"` the tokens of a mean. `"code_switch"` has no use for them.
         align_special_tokens (`bool`, defaults to `False`):
-            Whether special tokens ([CLS] and the like) are among the tokens aligned.
+            Whether special tokens ([CLS] and the like) are among the tokens aligned, in the mean of `"sentence"`, and
+            anchored. Dr.DECR is `"greedy"` with `True` and uniform marginals.
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It reads twice as many sentences a step.
@@ -134,7 +139,9 @@ class OTDistillationConfig(TrainingArguments):
     switch_probability: float = field(
         default=0.5, metadata={"help": "Probability that a word is switched, with code switching."}
     )
-    switch_side: str = field(default="query", metadata={"help": "What words are switched in.", "choices": list(SIDES)})
+    switch_side: str = field(
+        default="query", metadata={"help": "What words are switched in.", "choices": list(_ROLES)}
+    )
     dictionary: list[str] | None = field(
         default=None, metadata={"help": "MUSE dictionaries to switch by. Default: learned from the sentence pairs."}
     )
@@ -142,12 +149,12 @@ class OTDistillationConfig(TrainingArguments):
         default="teacher", metadata={"help": "What the ranking is to be.", "choices": list(_TARGETS)}
     )
     ranking_temperature: float = field(default=0.2, metadata={"help": "Temperature of the scores ranked by."})
-    ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking, with --method hybrid."})
+    ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking beside transport and anchor."})
     alternate: bool = field(
         default=False, metadata={"help": "With --method hybrid: transport and ranking in turns, step by step."}
     )
     solver: str = field(default="sinkhorn", metadata={"help": "Transport solver, see `transport_plan`."})
-    epsilon: float = field(default=0.05, metadata={"help": "Entropic regularisation of the transport plan."})
+    epsilon: float = field(default=0.01, metadata={"help": "Entropic regularisation of the transport plan."})
     max_iterations: int = field(default=100, metadata={"help": "Most iterations of the transport solver."})
     tolerance: float = field(default=1e-3, metadata={"help": "Marginal error at which the transport solver stops."})
     marginal_penalty: float = field(
@@ -157,7 +164,7 @@ class OTDistillationConfig(TrainingArguments):
         default=0.8, metadata={"help": "Part of the tokens' mass that is aligned, with --solver partial."}
     )
     marginals: str = field(
-        default="idf", metadata={"help": "What each token counts for in the transport.", "choices": list(_MARGINALS)}
+        default="idf", metadata={"help": "What each token counts for, if aligned.", "choices": list(_MARGINALS)}
     )
     align_special_tokens: bool = field(default=False, metadata={"help": "Whether special tokens are aligned too."})
     anchor_weight: float = field(
@@ -184,7 +191,7 @@ class OTDistillationConfig(TrainingArguments):
             "method": _METHODS,
             "side": _ROLES,
             "marginals": _MARGINALS,
-            "switch_side": SIDES,
+            "switch_side": _ROLES,
             "ranking_target": _TARGETS,
         }
         for name, allowed in choices.items():
@@ -250,6 +257,8 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError(f"switch_probability={self.switch_probability} is no probability; pass 0 to 1")
         if not self.ranking_weight > 0:
             raise ValueError(f"ranking_weight={self.ranking_weight} is not above 0; for 0 choose method='ot'")
+        if not self.ranking_temperature > 0:
+            raise ValueError(f"ranking_temperature={self.ranking_temperature} is not above 0; pass 0.2 or the like")
         if self.alternate and self.method != "hybrid":
             raise ValueError(f"alternate needs two methods to alternate, and method is {self.method!r}; pass 'hybrid'")
         if self.dictionary is not None and not self.ranks:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from datasets import Dataset
@@ -14,17 +15,21 @@ from transformers import set_seed
 from ..bitext import (
     CodeSwitchedRanking,
     CodeSwitcher,
+    Dictionary,
     DistillationCollator,
     MultilingualCollator,
     inverse_document_frequency,
     learn_dictionary,
     read_muse,
 )
+from ..errors import DataError
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
 from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalModel, OpticalProcessor
 from .config import OTDistillationConfig
 
+
+logger = logging.getLogger(__name__)
 
 _TRANSPORT = ("solver", "epsilon", "max_iterations", "tolerance", "marginal_penalty", "transported_mass")
 
@@ -66,6 +71,35 @@ def pairs_by_language(
                     "`load_bitext` makes such a dataset"
                 )
     return pairs
+
+
+def check_use(args: OTDistillationConfig, **given: Any) -> None:
+    """Raises `ValueError` if the method has no use for `loss` or `triples` and one is given."""
+    for name, used, purpose in (("loss", args.aligns, "aligned sentences"), ("triples", args.ranks, "code switching")):
+        if given[name] is not None and not used:
+            raise ValueError(f"{name} is for {purpose}, and method is {args.method!r}; leave it out")
+
+
+def read_dictionaries(args: OTDistillationConfig, texts: dict[str, Dataset]) -> dict[str, Dictionary]:
+    """
+    Language -> the dictionary named for it, if any; before what takes time.
+
+    Args:
+        args ([`OTDistillationConfig`]): the settings.
+        texts (`dict[str, Dataset]`): language -> what it is to switch, sentence pairs or triples; may be empty.
+
+    Raises:
+        DataError: a dictionary cannot be read, or replaces no word of these texts.
+    """
+    dictionaries = {}
+    for language, file in zip(args.languages, args.dictionary or (), strict=False):
+        dictionaries[language] = read_muse(file)
+        if language in texts and not _coverage(dictionaries[language], texts[language], args.teacher_language):
+            raise DataError(
+                f"dictionary {file} replaces no word of the {args.teacher_language!r} texts; is it "
+                f"{args.teacher_language!r} to {language!r}, that word first?"
+            )
+    return dictionaries
 
 
 def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
@@ -134,12 +168,15 @@ def make_collator(
     processors: dict[str, OpticalProcessor],
     teacher_processor: OpticalProcessor,
     base_processor: OpticalProcessor,
+    dictionaries: dict[str, Dictionary],
 ) -> DistillationCollator | MultilingualCollator:
     """What turns sentence pairs into batches; the weights of the tokens are counted for each language by itself."""
     collators = {}
     for language, processor in processors.items():
-        weights = {}
-        if args.marginals == "idf" and pairs:
+        weights, ranking = {}, None
+        if args.ranks:
+            ranking = _make_ranking(args, language, pairs, processor, dictionaries.get(language))
+        if args.aligns and args.marginals == "idf" and pairs:
             texts = pairs[language]["translation"]
             new, english = ([text[code] for text in texts] for code in (language, args.teacher_language))
             weights["student_weights"] = inverse_document_frequency(processor, new)
@@ -152,7 +189,7 @@ def make_collator(
             roles=args.roles,
             align=args.aligns,
             anchor=base_processor if args.anchor_weight else None,
-            ranking=_make_ranking(args, language, pairs, processor) if args.ranks else None,
+            ranking=ranking,
             align_special_tokens=args.align_special_tokens,
             **weights,
         )
@@ -160,35 +197,69 @@ def make_collator(
 
 
 def _make_ranking(
-    args: OTDistillationConfig, language: str, pairs: dict[str, Dataset], processor: OpticalProcessor
+    args: OTDistillationConfig,
+    language: str,
+    pairs: dict[str, Dataset],
+    processor: OpticalProcessor,
+    dictionary: Dictionary | None,
 ) -> CodeSwitchedRanking:
-    """What the student ranks, switched by a dictionary that is read, or learned from the sentence pairs."""
-    if args.dictionary is not None:
-        dictionary = read_muse(args.dictionary[args.languages.index(language)])
-    elif pairs:
-        dictionary = learn_dictionary(pairs[language], processor.tokenizer, language, args.teacher_language)
-    else:
+    """What the student ranks, switched by a dictionary that is given, or learned from the sentence pairs."""
+    if dictionary is None and not pairs:
         raise ValueError("without train_dataset there is nothing to learn words from; pass it, or dictionary")
+    if dictionary is None:
+        dictionary = learn_dictionary(pairs[language], processor.tokenizer, language, args.teacher_language)
+    if pairs:
+        share = _coverage(dictionary, pairs[language], args.teacher_language)
+        # Of one the wrong way round, names and borrowed words are found.
+        level = logging.INFO if share > 0.05 else logging.WARNING
+        logger.log(level, "The dictionary for %s holds %.1f %% of the words to switch.", language, 100 * share)
+    switch_query = switch_document = None
+    if args.switch_side != "document":
+        switch_query = CodeSwitcher(dictionary, args.switch_probability, args.seed)
+    if args.switch_side != "query":
+        switch_document = CodeSwitcher(dictionary, args.switch_probability, f"{args.seed} document")
     # An English word that is left as it is must not be read as a word of the new language that is spelled like it.
     reader = OpticalProcessor(processor.tokenizer, **processor.roles)
-    return CodeSwitchedRanking(reader, CodeSwitcher(dictionary, args.switch_probability, args.seed), args.switch_side)
+    return CodeSwitchedRanking(reader, switch_query, switch_document, labels=args.ranking_target == "labels")
 
 
-def alignment_loss(args: OTDistillationConfig) -> nn.Module:
-    """The loss that aligns a sentence with its translation."""
+def alignment_loss(args: OTDistillationConfig) -> nn.Module | None:
+    """The loss that aligns a sentence with its translation, if the method does."""
     if args.method == "greedy":
         return GreedyAlignmentLoss()
     if args.method == "sentence":
         return SentenceMSELoss()
-    return OTAlignmentLoss(**{name: getattr(args, name) for name in _TRANSPORT})
+    return OTAlignmentLoss(**{name: getattr(args, name) for name in _TRANSPORT}) if args.aligns else None
 
 
-def teacher_texts(pairs: Dataset, teacher_language: str) -> Iterator[str]:
-    """Every text that the teacher reads of a dataset."""
-    for row in pairs:
-        yield row["translation"][teacher_language]
-        if "query" in row:
-            yield from (row["query"], row["positive"], *row["negatives"])
+def teacher_texts(args: OTDistillationConfig, datasets: list[Dataset]) -> dict[str, list[str]]:
+    """Role -> every text of these datasets that the teacher reads in it."""
+    texts: dict[str, list[str]] = {"document": [], "query": []}
+    for own in datasets:
+        for role in args.roles if args.aligns else ():
+            texts[role] += _english(own, args.teacher_language)
+        if args.ranks:
+            queries, documents = _ranked(own, args.teacher_language)
+            texts["document"] += documents
+            texts["query"] += queries if args.ranking_target == "teacher" else []
+    return {role: list(dict.fromkeys(found)) for role, found in texts.items() if found}
+
+
+def _english(pairs: Dataset, teacher_language: str) -> list[str]:
+    return [translation[teacher_language] for translation in pairs["translation"]]
+
+
+def _ranked(texts: Dataset, teacher_language: str) -> tuple[list[str], list[str]]:
+    """Queries and documents, of triples if there are any, or else of sentence pairs."""
+    if "query" not in texts.column_names:
+        return (_english(texts, teacher_language),) * 2
+    negatives = [negative for row in texts["negatives"] for negative in row]
+    return list(texts["query"]), [*texts["positive"], *negatives]
+
+
+def _coverage(dictionary: Dictionary, texts: Dataset, teacher_language: str) -> float:
+    """The share of the words that may be switched that a dictionary holds, in the first ten thousand texts."""
+    return dictionary.coverage(islice(chain(*_ranked(texts, teacher_language)), 10_000))
 
 
 def open_model(

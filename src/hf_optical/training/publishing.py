@@ -17,9 +17,6 @@ from .config import OTDistillationConfig
 
 _SETTINGS = (
     "method",
-    "side",
-    "marginals",
-    "align_special_tokens",
     "anchor_weight",
     "new_words",
     "lora_rank",
@@ -27,12 +24,18 @@ _SETTINGS = (
     "num_train_epochs",
     "seed",
 )
+_READING = ("side", "align_special_tokens")
 _TRANSPORT = ("solver", "epsilon")
-_RANKING = ("switch_probability", "switch_side", "ranking_target", "ranking_temperature")
+_RANKING = ("switch_probability", "switch_side", "ranking_target", "ranking_temperature", "ranking_weight")
 
 
 def run_details(
-    args: OTDistillationConfig, teacher: str, steps: int, languages: list[str], told: dict[str, dict[str, Any]]
+    args: OTDistillationConfig,
+    teacher: str,
+    steps: int,
+    languages: list[str],
+    told: dict[str, dict[str, Any]],
+    triples: int = 0,
 ) -> dict[str, Any]:
     """
     Where the weights come from, for pack and card.
@@ -42,9 +45,9 @@ def run_details(
         teacher (`str`), steps (`int`): the teacher's name, the updates so far.
         languages (`list[str]`): the languages in the pack.
         told (`dict[str, dict]`): language -> what else is known of it.
+        triples (`int`, defaults to 0): how many queries with documents were ranked, in place of sentences.
     """
-    names = (*_SETTINGS, *(_TRANSPORT if args.method in ("ot", "hybrid") else ()), *(_RANKING if args.ranks else ()))
-    settings = {name: getattr(args, name) for name in names}
+    settings = _settings(args, languages, triples)
     if len(args.languages) > 1:
         settings["languages of the run"] = ", ".join(args.languages)
         settings["sampling_temperature"] = args.sampling_temperature
@@ -117,6 +120,25 @@ def push_packs(
         )
         for pack, repository in repositories.items()
     ]
+
+
+def _settings(args: OTDistillationConfig, languages: list[str], triples: int) -> dict[str, Any]:
+    """The settings that the method has a use for."""
+    names = [
+        *_SETTINGS,
+        *(_READING if args.aligns or args.anchor_weight else ()),
+        *(["marginals"] if args.aligns else ()),
+        *(_TRANSPORT if args.method in ("ot", "hybrid") else ()),
+        *(_RANKING if args.ranks else ()),
+        *(["alternate"] if args.method == "hybrid" else ()),
+    ]
+    settings = {name: getattr(args, name) for name in names}
+    if args.dictionary is not None:
+        files = dict(zip(args.languages, args.dictionary, strict=True))
+        settings["dictionary"] = ", ".join(Path(files[language]).name for language in languages)
+    if triples:
+        settings["triples"] = triples
+    return settings
 
 
 def _together(details: list[dict[str, Any]]) -> dict[str, Any]:

@@ -27,10 +27,12 @@ from .preparation import (
     alignment_loss,
     by_language,
     check_sizes,
+    check_use,
     make_collator,
     open_model,
     pairs_by_language,
     prepare_student,
+    read_dictionaries,
     teacher_texts,
 )
 from .publishing import create_repositories, push_packs, run_details, write_cards
@@ -74,7 +76,8 @@ class OTDistillationTrainer(Trainer):
             In place of the alignment loss that `args` describes; called alike, with `reduction="none"` set.
         triples (`datasets.Dataset`, *optional*):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
-            sentences of the pairs. Each sentence pair gets one, so there are as many steps as without.
+            sentences of the pairs. Each sentence pair gets one, the same in every epoch, so there are as many steps as
+            without.
         callbacks, optimizers:
             As in [`~transformers.Trainer`].
 
@@ -87,8 +90,8 @@ class OTDistillationTrainer(Trainer):
             evaluation; and what else should be told of each language (`bitext`, `eval_name`).
 
     Raises:
-        ValueError: vector sizes that do not meet, sentence pairs without the languages, or FSDP beside a
-            `retrieval_evaluator`.
+        ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
+            do not fit, what the method has no use for, or FSDP beside a `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
     """
 
@@ -114,9 +117,11 @@ class OTDistillationTrainer(Trainer):
         pairs = pairs_by_language(args, "train_dataset", train_dataset, complete=True)
         pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
+        check_use(args, loss=loss, triples=triples)
+        if triples is not None:
+            pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
+        dictionaries = read_dictionaries(args, pairs)
         model, processing_class = open_model(model, processing_class, "model", "processing_class")
-        if triples is not None and not args.ranks:
-            raise ValueError(f"triples are for code switching, and method is {args.method!r}; leave them out")
         same = teacher is model
         teacher, teacher_processing_class = open_model(
             teacher,
@@ -140,9 +145,9 @@ class OTDistillationTrainer(Trainer):
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0
 
-        data_collator = make_collator(args, pairs, self.processors, teacher_processing_class, base_processor)
-        if triples is not None:
-            pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
+        data_collator = make_collator(
+            args, pairs, self.processors, teacher_processing_class, base_processor, dictionaries
+        )
         save_on_interrupt = SaveOnInterrupt()
         super().__init__(
             model=model,
@@ -151,7 +156,7 @@ class OTDistillationTrainer(Trainer):
             train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            # With metrics Trainer gathers predictions: here the cost of every pair, so that the mean is exact.
+            # With metrics Trainer gathers predictions: here the cost of every pair, for a mean over them.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
             callbacks=[save_on_interrupt, *(callbacks or [])],
             optimizers=optimizers,
@@ -165,10 +170,12 @@ class OTDistillationTrainer(Trainer):
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         self.loss = loss or alignment_loss(args)
-        self.loss.reduction = "none"
+        if self.loss is not None:
+            self.loss.reduction = "none"
         self.ranking_loss = RankingLoss(args.ranking_temperature, reduction="none")
         self.results: dict[str, float] = {}
         self.details: dict[str, dict[str, Any]] = {}
+        self._triples = 0 if triples is None else len(triples)
         self._teacher_processor = teacher_processing_class
         self._save_on_interrupt = save_on_interrupt
         self._logged: dict[str, list[Tensor]] = defaultdict(list)
@@ -188,16 +195,16 @@ class OTDistillationTrainer(Trainer):
         pairs = [
             each for given in datasets for each in (given.values() if isinstance(given, dict) else [given]) if each
         ]
-        roles = {*(self.args.roles if self.args.aligns else ()), *(("query", "document") if self.args.ranks else ())}
-        self.data_collator.teacher_vectors = TeacherVectors.prepare(
-            self.teacher,
-            self._teacher_processor,
-            [text for own in pairs for text in teacher_texts(own, self.args.teacher_language)],
-            tuple(sorted(roles)),
-            self.args.teacher_cache_dir,
-            autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
-            show_progress=not self.args.disable_tqdm,
-        )
+        for role, texts in teacher_texts(self.args, pairs).items():
+            self.data_collator.teacher_vectors = TeacherVectors.prepare(
+                self.teacher,
+                self._teacher_processor,
+                texts,
+                (role,),
+                self.args.teacher_cache_dir,
+                autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
+                show_progress=not self.args.disable_tqdm,
+            )
 
     def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput) -> dict[str, Tensor]:
         """
@@ -308,7 +315,7 @@ class OTDistillationTrainer(Trainer):
         """How the student ranks the English documents for the code-switched queries, for each query."""
         documents = self._read_with_teacher(inputs["teacher_documents"])
         if self.args.ranking_target == "labels":
-            target = torch.arange(len(inputs["index"]), device=documents.embeddings.device)
+            target = inputs["relevant"]
         else:
             queries = self._read_with_teacher(inputs["teacher_queries"])
             target = RankingLoss.scores(queries.embeddings, documents.embeddings, queries.mask, documents.mask)
@@ -338,7 +345,8 @@ class OTDistillationTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """
-        The mean cost of the sentence pairs, and what the retrieval evaluators measure.
+        The mean cost of the sentence pairs, and what the retrieval evaluators measure. Where documents are ranked, the
+        cost of a pair depends on its batch: compare `eval_loss` at one `per_device_eval_batch_size`.
 
         Returns:
             `dict[str, float]`: `eval_loss`, `eval_map` and so on; with several languages also `eval_ha_loss`,
@@ -406,7 +414,9 @@ class OTDistillationTrainer(Trainer):
         )
 
     def _details(self, languages: list[str]) -> dict[str, Any]:
-        return run_details(self.args, self.teacher.name_or_path, self.state.global_step, languages, self.details)
+        return run_details(
+            self.args, self.teacher.name_or_path, self.state.global_step, languages, self.details, self._triples
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:

@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hf_optical.errors import DataError
-from hf_optical.evaluation.benchmarks.derived import Parts, across_languages, from_bitext, sample_pool
+from hf_optical.evaluation.benchmarks.derived import RawBenchmark, across_languages, from_bitext, sample_pool
 from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
 
 
@@ -117,6 +117,14 @@ def test_a_pool_smaller_than_what_is_judged_is_refused():
         sample_pool(dataset, judged - 1)
 
 
+@pytest.mark.parametrize("documents", [0, -1])
+def test_a_pool_of_nothing_is_refused(documents):
+    # Where nothing is judged, no judged document would be missed.
+    unjudged = RetrievalDataset("none", many().corpus, {"q": Query("Wo?")}, {"q": {}})
+    with pytest.raises(ValueError, match=f"documents is {documents}; it must be at least 1"):
+        sample_pool(unjudged, documents)
+
+
 def test_documents_are_read_one_by_one():
     dataset = many()
     reads = []
@@ -126,10 +134,10 @@ def test_documents_are_read_one_by_one():
             reads.append(row[0])
             yield row
 
-    assembled = Parts(documents(), dataset.queries, dataset.qrels).assemble("many/test", 60)
+    assembled = RawBenchmark(documents(), dataset.queries, dataset.qrels).assemble("many/test", 60)
     assert assembled == sample_pool(dataset, 60)
     assert reads == list(dataset.corpus)
-    parts = Parts(documents(), dataset.queries, dataset.qrels)
+    parts = RawBenchmark(documents(), dataset.queries, dataset.qrels)
     assert len(reads) == len(dataset.corpus)  # nothing is read before it is needed
     assert parts.assemble("many/test") == dataset
 
@@ -137,23 +145,25 @@ def test_documents_are_read_one_by_one():
 def test_only_what_is_judged_is_asked():
     documents = [("d1", Document("", "one")), ("d2", Document("", "two"))]
     queries = {"a": Query("a"), "b": Query("b"), "c": Query("c")}
-    dataset = Parts(documents, queries, {"c": {"d1": 1}, "x": {"d2": 1}, "a": {"gone": 1}}).assemble("set")
+    dataset = RawBenchmark(documents, queries, {"c": {"d1": 1}, "x": {"d2": 1}, "a": {"gone": 1}}).assemble("set")
     assert list(dataset.queries) == ["a", "c"]
     # A relevant document that the corpus lacks stays in the judgements: it counts as not found.
     assert dataset.qrels == {"a": {"gone": 1}, "c": {"d1": 1}}
     with pytest.raises(DataError, match="set judges none of its 3 queries"):
-        Parts(documents, queries, {"x": {"d2": 1}}).assemble("set")
+        RawBenchmark(documents, queries, {"x": {"d2": 1}}).assemble("set")
     with pytest.raises(DataError, match="set holds no document that is judged relevant"):
-        Parts(documents, queries, {"a": {"gone": 1, "d1": 0}}).assemble("set")
+        RawBenchmark(documents, queries, {"a": {"gone": 1, "d1": 0}}).assemble("set")
 
 
 def test_the_same_questions_over_documents_in_another_language():
-    german = Parts([("g1", Document("", "eins"))], {"1": Query("Wo?"), "2": Query("Wer?")}, {"1": {"g1": 1}})
-    english = Parts([("e1", Document("", "one"))], {"3": Query("What?"), "1": Query("Where?")}, {"1": {"e1": 1}})
+    german = RawBenchmark([("g1", Document("", "eins"))], {"1": Query("Wo?"), "2": Query("Wer?")}, {"1": {"g1": 1}})
+    questions = {"3": Query("What?"), "1": Query("Where?")}
+    english = RawBenchmark([("e1", Document("", "one"))], questions, {"1": {"e1": 1}}, True)
     dataset = across_languages(german, english, ("german", "english")).assemble("set")
+    assert dataset.ignore_identical_ids  # goes with documents and judgements
     assert dataset.queries == {"1": Query("Wo?", "Where?")}
     assert dataset.corpus == {"e1": Document("", "one")}
     assert dataset.qrels == {"1": {"e1": 1}}
-    other = Parts([], {"7": Query("Why?")}, {})
+    other = RawBenchmark([], {"7": Query("Why?")}, {})
     with pytest.raises(DataError, match="german and other share no query id"):
         across_languages(german, other, ("german", "other"))

@@ -114,6 +114,12 @@ def test_a_pool_of_a_set_of_ir_datasets(mmarco):
     assert list(dataset.corpus) == ["d1", "d2"]
 
 
+def test_what_has_the_id_of_its_query(mmarco, local, register):
+    register("beir/quora/test", *marco(local, "quora", "11\tWo?\nd1\tWo denn?\n", "11\tWo?\n"))
+    assert load_benchmark("beir/quora/test").ignore_identical_ids
+    assert not load_benchmark("mmarco", language="de").ignore_identical_ids
+
+
 def test_clirmatrix(local, register):
     rows = [
         {"src_id": "34", "src_query": "Ìwé", "tgt_results": [["7", 6], ["8", 1], ["9", 0]]},
@@ -270,6 +276,13 @@ def test_a_task_of_mteb(xquad, name, language):
     assert dataset.corpus == {"c1": Document("", "Ein Fluss."), "c2": Document("B", "Brot.")}
     assert dataset.queries == {"q1": Query("Wo?")}
     assert dataset.qrels == {"q1": {"c1": 1}}
+
+
+def test_a_task_of_mteb_that_passes_over_identical_ids(xquad, monkeypatch):
+    assert not load_benchmark("XQuADRetrieval", language="de").ignore_identical_ids
+    monkeypatch.setattr(type(mteb.get_task("XQuADRetrieval")), "ignore_identical_ids", True)
+    assert load_benchmark("XQuADRetrieval", language="de").ignore_identical_ids
+    assert load_benchmark("XQuADRetrieval", language="de", document_language="en").ignore_identical_ids
 
 
 def test_questions_of_mteb_over_documents_in_english(xquad):

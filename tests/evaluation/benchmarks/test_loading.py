@@ -43,6 +43,13 @@ def test_options_that_a_folder_does_not_have(folder):
     fails("folder goes with afriqa and ciral only", folder, folder=folder)
 
 
+def test_a_pool_of_nothing(folder):
+    # Before anything is downloaded.
+    for name in (folder, "afriqa", "mteb:SciFact"):
+        with pytest.raises(ValueError, match="documents is 0; it must be at least 1"):
+            load_benchmark(name, documents=0)
+
+
 def test_names():
     names = benchmark_names()
     assert names[:3] == ["afriqa", "ciral", "clirmatrix"]
@@ -78,6 +85,15 @@ def test_a_missing_library_is_named(monkeypatch, name):
     library = "mteb" if name.startswith("mteb") else "ir_datasets"
     with pytest.raises(ImportError, match=rf'library {library}, .*pip install "hf_optical\[benchmarks\]"'):
         load_benchmark(name, language="yo")
+
+
+def test_a_broken_library_is_not_called_missing(monkeypatch, tmp_path):
+    (tmp_path / "half_a_library.py").write_text("import not_there_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"half_a_library, which cannot be imported \(No module .*not_there_at_all"):
+        libraries.import_library("half_a_library")
+    with pytest.raises(ImportError, match="nowhere_to_be_found, which is not installed"):
+        libraries.import_library("nowhere_to_be_found")
 
 
 def test_without_the_libraries_the_rest_works(monkeypatch, folder):

@@ -10,7 +10,7 @@ from datasets import DownloadManager
 
 from ...errors import DataError
 from ..datasets import Document, Query, read_lines, read_objects, read_rows, text_field
-from .derived import Parts
+from .derived import RawBenchmark
 
 
 # A commit, so that corpus and ids stay what they are.
@@ -28,7 +28,7 @@ _CIRAL_LANGUAGES = {"ha": "hausa", "so": "somali", "sw": "swahili", "yo": "yorub
 _CIRAL_SPLITS = ("dev", "test-a", "test-a-pools", "test-b")
 
 
-def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLike | None) -> tuple[str, Parts]:
+def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLike | None) -> tuple[str, RawBenchmark]:
     """
     AfriQA (Ogundepo et al. 2023): questions asked in an African language, each with its human translation and the one
     Wikipedia passage that answers it. The documents are the gold passages of all splits and languages, the English
@@ -58,14 +58,14 @@ def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLi
                     queries[query] = Query(row["question_lang"], text_field(row, "question_translated", where))
                     qrels[query] = {document: 1}
     corpus = ((key, document) for document, key in documents.items())
-    return f"afriqa/{language}/{split}", Parts(corpus, queries, qrels)
+    return f"afriqa/{language}/{split}", RawBenchmark(corpus, queries, qrels)
 
 
 def _afriqa_splits(code: str) -> tuple[str, ...]:
     return _AFRIQA_SPLITS.get(code, ("train", "dev", "test"))
 
 
-def read_ciral(language: str | None, split: str | None, folder: str | os.PathLike | None) -> tuple[str, Parts]:
+def read_ciral(language: str | None, split: str | None, folder: str | os.PathLike | None) -> tuple[str, RawBenchmark]:
     """
     CIRAL (Adeyemi et al. 2024): English queries over news passages in an African language. `test-a-pools` are the
     queries of `test-a` with the judgements pooled from the shared task.
@@ -89,7 +89,7 @@ def read_ciral(language: str | None, split: str | None, folder: str | os.PathLik
         (key, Document(text_field(row, "title", where, default=""), text_field(row, "text", where)))
         for key, row, where in read_rows(passages, "docid")
     )
-    return f"ciral/{short}/{split}", Parts(corpus, queries, qrels)
+    return f"ciral/{short}/{split}", RawBenchmark(corpus, queries, qrels)
 
 
 def _choose(name: str, language: str | None, languages: dict[str, str]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from ..datasets import Document, Query, RetrievalDataset
 
 
 @dataclass(frozen=True)
-class Parts:
+class RawBenchmark:
     """
     A retrieval set as its keeper gives it out: documents are read when they are asked for, one after the other, and
     `queries` and `qrels` need not name the same queries.
@@ -20,6 +20,7 @@ class Parts:
     documents: Iterable[tuple[str, Document]]
     queries: Mapping[str, Query]
     qrels: Mapping[str, Mapping[str, int]]
+    ignore_identical_ids: bool = False
 
     def assemble(self, name: str, documents: int | None = None, seed: int = 0) -> RetrievalDataset:
         """
@@ -27,6 +28,7 @@ class Parts:
         relevant document that the corpus lacks counts as not found, as in `trec_eval`.
 
         Raises:
+            ValueError: `documents` is below 1.
             DataError: no query is judged, or the corpus holds no document that is judged relevant.
         """
         queries = {key: query for key, query in self.queries.items() if key in self.qrels}
@@ -36,10 +38,10 @@ class Parts:
         name, corpus = _draw(name, self.documents, _judged(qrels), documents, seed)
         if not any(score > 0 and key in corpus for judgements in qrels.values() for key, score in judgements.items()):
             raise DataError(f"{name} holds no document that is judged relevant; its parts do not fit together")
-        return RetrievalDataset(name, corpus, queries, qrels)
+        return RetrievalDataset(name, corpus, queries, qrels, self.ignore_identical_ids)
 
 
-def across_languages(queries: Parts, documents: Parts, names: tuple[str, str]) -> Parts:
+def across_languages(queries: RawBenchmark, documents: RawBenchmark, names: tuple[str, str]) -> RawBenchmark:
     """
     The queries of one set over the documents of another that asks the same questions in another language; the other's
     wording is their translation, and its judgements hold.
@@ -54,7 +56,7 @@ def across_languages(queries: Parts, documents: Parts, names: tuple[str, str]) -
     }
     if not asked:
         raise DataError(f"{names[0]} and {names[1]} share no query id; they do not ask the same questions")
-    return Parts(documents.documents, asked, documents.qrels)
+    return RawBenchmark(documents.documents, asked, documents.qrels, documents.ignore_identical_ids)
 
 
 def sample_pool(dataset: RetrievalDataset, documents: int, seed: int = 0) -> RetrievalDataset:
@@ -66,7 +68,7 @@ def sample_pool(dataset: RetrievalDataset, documents: int, seed: int = 0) -> Ret
         dataset ([`RetrievalDataset`]):
             The whole set.
         documents (`int`):
-            How many documents to keep.
+            How many documents to keep, at least 1.
         seed (`int`, defaults to 0):
             Which sample. It depends on seed and document ids alone: it is the same on every machine, and a larger
             pool contains the smaller one.
@@ -76,6 +78,7 @@ def sample_pool(dataset: RetrievalDataset, documents: int, seed: int = 0) -> Ret
         no more than `documents`.
 
     Raises:
+        ValueError: `documents` is below 1.
         DataError: more documents than that are judged.
     """
     name, corpus = _draw(dataset.name, dataset.corpus.items(), _judged(dataset.qrels), documents, seed)
@@ -153,6 +156,7 @@ def _draw(
     name: str, documents: Iterable[tuple[str, Document]], judged: Collection[str], limit: int | None, seed: int
 ) -> tuple[str, dict[str, Document]]:
     """Reads the documents once, holds no more than `limit` beside the judged ones, and says in the name if it cut."""
+    require_documents(limit)
     if limit is None:
         return name, dict(documents)
     kept: list[tuple[int, str, Document]] = []
@@ -174,6 +178,11 @@ def _draw(
     rows = sorted(kept + drawn[: limit - len(kept)], key=lambda row: row[0])
     corpus = {key: document for _, key, document in rows}
     return name if len(rows) == total else f"{name} (pool of {len(rows)})", corpus
+
+
+def require_documents(documents: int | None) -> None:
+    if documents is not None and documents < 1:
+        raise ValueError(f"documents is {documents}; it must be at least 1, or None for all")
 
 
 def _lot(seed: int, key: str) -> bytes:

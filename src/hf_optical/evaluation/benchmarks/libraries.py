@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import random
 import textwrap
@@ -16,7 +16,7 @@ import torch
 
 from ...errors import DataError
 from ..datasets import Document, Query
-from .derived import Parts, across_languages
+from .derived import RawBenchmark, across_languages
 
 
 if TYPE_CHECKING:
@@ -72,14 +72,17 @@ def import_library(name: str) -> ModuleType:
     Imports an optional library.
 
     Raises:
-        ImportError: it is not installed. The message says how to install it.
+        ImportError: it is not installed, or something that it needs is missing or broken. The message says which,
+            and how to install it.
     """
     try:
         with _kept_random_state():
             return importlib.import_module(name)
     except ImportError as error:
+        installed = is_installed(name.partition(".")[0])
+        problem = f"cannot be imported ({error})" if installed else "is not installed"
         raise ImportError(
-            f'this needs the library {name}, which is not installed: pip install "hf_optical[benchmarks]"'
+            f'this needs the library {name}, which {problem}: pip install "hf_optical[benchmarks]"'
         ) from error
 
 
@@ -101,12 +104,8 @@ def _kept_random_state() -> Iterator[None]:
 
 
 def is_installed(name: str) -> bool:
-    """Whether an optional library can be imported."""
-    try:
-        import_library(name)
-    except ImportError:
-        return False
-    return True
+    """Whether an optional library is there; if it is broken, that is for `import_library` to say."""
+    return importlib.util.find_spec(name) is not None
 
 
 def ir_datasets_names() -> list[str]:
@@ -141,7 +140,7 @@ def _mteb_tasks() -> dict[str, type[AbsTaskRetrieval]]:
 
 def read_ir_datasets(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, Parts] | None:
+) -> tuple[str, RawBenchmark] | None:
     """
     A set by its id, or by a short name and its language; `None` if there is none by that id.
 
@@ -199,7 +198,7 @@ def _identifier(
     )
 
 
-def _ir_datasets_parts(library: ModuleType, identifier: str) -> Parts:
+def _ir_datasets_parts(library: ModuleType, identifier: str) -> RawBenchmark:
     dataset = _find(library, identifier)
     if dataset is None or (lacking := _lacking(dataset)):
         problem = "is not there" if dataset is None else f"has no {' and no '.join(lacking)}"
@@ -215,7 +214,8 @@ def _ir_datasets_parts(library: ModuleType, identifier: str) -> Parts:
         # A document that is judged for several aspects of a query counts by the best of them.
         judgements = qrels.setdefault(row.query_id, {})
         judgements[row.doc_id] = max(int(row.relevance), judgements.get(row.doc_id, int(row.relevance)))
-    return Parts(_ir_documents(dataset, identifier), queries, qrels)
+    # BEIR's own evaluator passes over identical ids in every set.
+    return RawBenchmark(_ir_documents(dataset, identifier), queries, qrels, identifier.startswith("beir/"))
 
 
 def _lacking(dataset: Any) -> list[str]:
@@ -239,7 +239,7 @@ def _default_text(row: Any, identifier: str) -> str:
 
 def read_mteb(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, Parts] | None:
+) -> tuple[str, RawBenchmark] | None:
     """
     A retrieval task of mteb by its name; `None` if there is none by that name.
 
@@ -298,7 +298,7 @@ def _same_language(code: str, known: str) -> bool:
     return language in _ISO_639_3.get(own, (own,)) and script in ("", known_script)
 
 
-def _mteb_parts(name: str, subset: str, split: str) -> Parts:
+def _mteb_parts(name: str, subset: str, split: str) -> RawBenchmark:
     with _kept_random_state():
         task = import_library("mteb").get_task(name, eval_splits=[split], hf_subsets=[subset])
         task.load_data()
@@ -308,7 +308,7 @@ def _mteb_parts(name: str, subset: str, split: str) -> Parts:
     where = f"{name}/{subset}/{split}"
     queries = dict(zip(data["queries"]["id"], map(Query, mteb_texts(data["queries"], where)), strict=True))
     documents = ((row["id"], Document(row.get("title") or "", row["text"])) for row in data["corpus"])
-    return Parts(documents, queries, data["relevant_docs"])
+    return RawBenchmark(documents, queries, data["relevant_docs"], task.ignore_identical_ids)
 
 
 def mteb_texts(queries: Any, where: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...errors import DataError
 from ..datasets import RetrievalDataset, load_beir
 from .african import read_afriqa, read_ciral
-from .derived import Parts, sample_pool
+from .derived import RawBenchmark, require_documents, sample_pool
 from .libraries import IR_DATASETS, ir_datasets_names, is_installed, mteb_names, read_ir_datasets, read_mteb
 
 
@@ -57,7 +57,7 @@ def load_benchmark(
         split (`str`, *optional*):
             Which judgements. Defaults to those that are usually reported.
         documents (`int`, *optional*):
-            Keep so many documents, as [`sample_pool`] does, without ever holding the others.
+            Keep so many documents (at least 1), as [`sample_pool`] does, without ever holding the others.
         seed (`int`, defaults to 0):
             Which sample of documents.
         folder (`str` or `os.PathLike`, *optional*):
@@ -69,10 +69,12 @@ def load_benchmark(
 
     Raises:
         DataError: the benchmark, its language or its split is unknown; the message lists what there is.
-        ImportError: the library that keeps it is not installed; the message says how to install it.
+        ValueError: `documents` is below 1.
+        ImportError: the library that keeps it is not installed, or broken; the message says how to install it.
         ConnectionError: `afriqa` or `ciral` could not be downloaded; the libraries raise errors of their own.
     """
     name = os.fspath(name)
+    require_documents(documents)
     if folder is not None and name not in _PUBLISHED:
         raise DataError(f"folder goes with {' and '.join(_PUBLISHED)} only; for a set in BEIR layout name its path")
     if name in _PUBLISHED:
@@ -103,7 +105,7 @@ def benchmark_names() -> list[str]:
 
 def _from_libraries(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, Parts]:
+) -> tuple[str, RawBenchmark]:
     prefix, _, rest = name.partition(":")
     if name in IR_DATASETS:
         keepers, own = ["ir_datasets"], name
