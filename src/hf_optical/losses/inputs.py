@@ -45,6 +45,23 @@ def token_mass(
     return mass if mask is None else mass.masked_fill(~mask.to(embeddings.device, torch.bool), 0.0)
 
 
+def prepare(
+    student_embeddings: Tensor,
+    teacher_embeddings: Tensor,
+    student_mask: Tensor | None,
+    teacher_mask: Tensor | None,
+    student_weights: Tensor | None,
+    teacher_weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Student and teacher in the working type, with zeros for padding; the masses of their tokens."""
+    check_shapes(student_embeddings, teacher_embeddings)
+    dtype = working_dtype(student_embeddings, teacher_embeddings)
+    student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
+    teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
+    student = without_padding(student_embeddings, student_mass, dtype)
+    return student, without_padding(teacher_embeddings, teacher_mass, dtype), student_mass, teacher_mass
+
+
 def require_mass(side: str, mass: Tensor) -> None:
     """Raises `ValueError` if a weight is negative or not finite, or a sentence has no token with mass."""
     for fault, wrong in (

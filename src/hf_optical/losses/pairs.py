@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_reduction, check_shapes, reduced, require_mass, token_mass, without_padding, working_dtype
+from .inputs import check_reduction, prepare, reduced, require_mass
 
 
 class PairLoss(nn.Module):
@@ -51,14 +51,11 @@ class PairLoss(nn.Module):
             ValueError: If shapes do not meet, a sentence has no token with mass, or a weight is negative or not
                 finite; the message tells in which batch entries.
         """
-        check_shapes(student_embeddings, teacher_embeddings)
-        dtype = working_dtype(student_embeddings, teacher_embeddings)
-        student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
-        teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
+        student, teacher, student_mass, teacher_mass = prepare(
+            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
+        )
         require_mass("student", student_mass)
         require_mass("teacher", teacher_mass)
-        student = without_padding(student_embeddings, student_mass, dtype)
-        teacher = without_padding(teacher_embeddings, teacher_mass, dtype)
         with torch.autocast(student.device.type, enabled=False):
             return reduced(self.pair_losses(student, teacher, student_mass, teacher_mass), self.reduction)
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..transport import TransportDiagnostics, transport_plan
 from ..transport.plan import check_options
-from .inputs import check_reduction, check_shapes, reduced, token_mass, unit_vectors, without_padding, working_dtype
+from .inputs import check_reduction, prepare, reduced, unit_vectors
 
 
 class OTAlignmentLoss(nn.Module):
@@ -148,14 +148,11 @@ class OTAlignmentLoss(nn.Module):
         student_weights: Tensor | None,
         teacher_weights: Tensor | None,
     ) -> tuple[Tensor, Tensor, TransportDiagnostics]:
-        check_shapes(student_embeddings, teacher_embeddings)
-        dtype = working_dtype(student_embeddings, teacher_embeddings)
-        student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
-        teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
-        with torch.autocast(student_embeddings.device.type, enabled=False):
-            student = unit_vectors(without_padding(student_embeddings, student_mass, dtype))
-            teacher = unit_vectors(without_padding(teacher_embeddings, teacher_mass, dtype))
-            cost = 1.0 - student @ teacher.transpose(1, 2)
+        student, teacher, student_mass, teacher_mass = prepare(
+            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
+        )
+        with torch.autocast(student.device.type, enabled=False):
+            cost = 1.0 - unit_vectors(student) @ unit_vectors(teacher).transpose(1, 2)
             try:
                 plan, diagnostics = transport_plan(
                     cost, student_mass, teacher_mass, return_diagnostics=True, **self.options

@@ -251,15 +251,12 @@ class Workbench:
 
     def _trained(self, cell: TestCell) -> System:
         folder = self.store.folder_of(cell.training.key)
-        settings = self.config.training_settings(cell.method)
-        if settings.get("train_all_weights"):
+        args = training_arguments(self.config.training_settings(cell.method), cell.training.languages)
+        if args.train_all_weights:
             student = OpticalRetriever.from_pretrained(folder, device=self.device)
         else:
-            pack = settings.get("shared_pack") or cell.language
-            several = len(cell.training.languages) > 1 and not settings.get("shared_pack")
-            student = OpticalRetriever.from_pretrained(
-                folder / pack if several else folder, base_model=self.config.student, device=self.device
-            )
+            pack = args.folder_of(args.pack_of(cell.language), folder)
+            student = OpticalRetriever.from_pretrained(pack, base_model=self.config.student, device=self.device)
         return lambda texts, now: self.by_vectors(student.encode_queries(texts), now)
 
     def _lexicon(self, cell: TestCell) -> System:
