@@ -21,7 +21,6 @@ from ..errors import DataError
 from ..evaluation import per_query_metrics, run_from_hits
 from ..evaluation.perturbations import perturb_queries
 from ..model import OpticalModel, OpticalProcessor
-from ..model.layout import local_folder
 from ..retrieval import OpticalRetriever, TokenVectors
 from ..retrieval.bm25 import BM25, english_stemmer
 from ..retrieval.search import Hit, search
@@ -29,7 +28,7 @@ from ..retrieval.translation import LexiconTranslator, Seq2SeqTranslator
 from ..training import OTDistillationTrainer
 from ..training.teacher import TeacherVectors
 from .config import StudyConfig, training_arguments
-from .peers import train_dense_peer
+from .peers import dense_vectors, open_dense, train_dense_peer
 from .plan import SAMPLE_SEED, TEACHER_LANGUAGE, Inputs, TestCell, TrainingCell
 from .store import Store, key_of
 
@@ -310,10 +309,8 @@ class Workbench:
 
     def _dense(self, name: str | Path) -> Callable[[list[str]], torch.Tensor]:
         """A sentence encoder: texts -> unit vectors of shape `(texts, 1, dim)`."""
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(str(local_folder(name)), device=self.device)
-        return lambda texts: model.encode(texts, convert_to_tensor=True, normalize_embeddings=True).unsqueeze(1)
+        model = open_dense(name, self.device)
+        return lambda texts: dense_vectors(model, texts)
 
 
 _SYSTEMS: dict[str, Callable[[Workbench, TestCell], System]] = {

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from datasets import Dataset
+from torch import Tensor
 
 from ..errors import DataError
 from ..model.layout import local_folder
@@ -79,7 +81,7 @@ def train_dense_peer(
     from sentence_transformers.sentence_transformer.losses import MSELoss
 
     english, translations = (_texts(pairs, code) for code in (teacher_language, language))
-    student, teacher = _open(student), _open(teacher)
+    student, teacher = open_dense(student), open_dense(teacher)
     _match(student, teacher)
     labels = teacher.encode(english, batch_size=encode_batch_size)
     trainer = library.SentenceTransformerTrainer(
@@ -139,15 +141,26 @@ def dense_search(
         ValueError: there are no queries or no documents, the number of ids is not that of documents, or `top_k` is
             below 1.
     """
-    vectors = []
-    for name, reader, texts in (("queries", model, queries), ("documents", teacher, documents)):
+    for name, texts in (("queries", queries), ("documents", documents)):
         if not len(texts):
             raise ValueError(f"{name} is empty; there is nothing to search")
-        found = reader.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, normalize_embeddings=True)
-        vectors.append(found.float())
-    # With one vector a text, MaxSim is the cosine.
-    asked, kept = (found.to(vectors[0].device).unsqueeze(1) for found in vectors)
-    return search(asked, kept, top_k, document_ids=list(document_ids), block_tokens=_BLOCK)
+    asked, kept = (dense_vectors(*side, batch_size=batch_size) for side in ((model, queries), (teacher, documents)))
+    return search(asked, kept.to(asked.device), top_k, document_ids=list(document_ids), block_tokens=_BLOCK)
+
+
+def dense_vectors(model: SentenceTransformer, texts: Sequence[str], *, batch_size: int = 32) -> Tensor:
+    """Unit vectors of shape `(texts, 1, dim)`: with one vector a text, MaxSim is the cosine."""
+    found = model.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, normalize_embeddings=True)
+    return found.float().unsqueeze(1)
+
+
+def open_dense(
+    model: str | os.PathLike | SentenceTransformer, device: str | torch.device | None = None
+) -> SentenceTransformer:
+    """A sentence encoder, opened if it is given by name; raises `ImportError` without sentence-transformers."""
+    if isinstance(model, (str, os.PathLike)):
+        return _sentence_transformers().SentenceTransformer(str(local_folder(model)), device=device)
+    return model
 
 
 def _sentence_transformers() -> Any:
@@ -156,12 +169,6 @@ def _sentence_transformers() -> Any:
     except ImportError as error:
         raise ImportError('the peer needs sentence-transformers; pip install "hf_optical[rivals]"') from error
     return sentence_transformers
-
-
-def _open(model: str | os.PathLike | SentenceTransformer) -> SentenceTransformer:
-    if isinstance(model, (str, os.PathLike)):
-        return _sentence_transformers().SentenceTransformer(str(local_folder(model)))
-    return model
 
 
 def _match(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
