@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
+import numpy
 import pytest
-from tiny import REPOSITORY
+import torch
+from tiny import DEMO, MINILM, REPOSITORY
 
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
+from hf_optical.languages import add_adapter, default_lora_config, learn_vocabulary
 from hf_optical.studies import load_study
 
 
@@ -23,6 +27,37 @@ def test_the_snippets_on_measuring_run(tmp_path, monkeypatch, capsys):
         exec(compile(snippet, "evaluation.md", "exec"), scope)
     assert scope["comparison"].winner == "translated by a person"
     assert "'AP'" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def pack() -> LanguagePack:
+    """What a pack for Swahili is before it is trained: new words, as the embedded sentences translate them."""
+    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
+    words = learn_vocabulary(model, processor, load_bitext(DEMO / "train.jsonl", "sw"), "sw", "en", max_words=500)
+    add_adapter(model, "sw", default_lora_config(model, rank=4, embeddings=False), words)
+    return LanguagePack.from_model(model, "sw", roles=processor.roles)
+
+
+# Their trainer asks for it wherever it runs.
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
+def test_the_snippets_on_interoperability_run(pack, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    pack.save_pretrained("outputs/sw")
+    # PyLate's needs an environment of its own; `interop/test_pylate.py` runs it.
+    snippets = [snippet for snippet in blocks("interoperability.md", "python") if "import models" not in snippet]
+    scope: dict = {"__name__": "docs"}
+    for snippet in snippets:
+        exec(compile(snippet, "interoperability.md", "exec"), scope)
+    here, exported = capsys.readouterr().out.splitlines()[:2]
+    assert here == exported and here.startswith("Malaria is spread by mosquitoes.")
+    theirs = numpy.load("outputs/index.npz").values()
+    ours = scope["base"].encode_documents(scope["documents"])
+    assert all(torch.allclose(torch.from_numpy(a), b, rtol=0, atol=1e-6) for a, b in zip(theirs, ours, strict=True))
+    further = LanguagePack.from_pretrained("outputs/sw-further")
+    assert (further.vocabulary.rows - pack.vocabulary.rows).abs().max() > 0
+    assert further.base_fingerprint == pack.base_fingerprint
+    OpticalRetriever.from_pretrained("outputs/sw-further")
 
 
 def test_every_key_of_a_study_is_read(tmp_path):

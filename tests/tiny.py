@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-# Nothing here may reach for the network; huggingface_hub reads this once, at import.
-os.environ["HF_HUB_OFFLINE"] = "1"
+# Nothing here may reach for the network, but for a Hub on this machine; huggingface_hub reads this once, at import.
+if not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"):
+    os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch  # noqa: E402

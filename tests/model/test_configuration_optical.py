@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import BertConfig, DistilBertConfig
 
 from hf_optical import OpticalConfig
@@ -14,7 +16,7 @@ ENCODER = DistilBertConfig(vocab_size=50, dim=32, n_layers=1, n_heads=2, hidden_
 def test_default_is_bert_without_projection():
     config = OpticalConfig()
     assert isinstance(config.encoder_config, BertConfig)
-    assert config.dense_config() is None
+    assert config.projection_dim is None
     assert config.embedding_dim == config.encoder_config.hidden_size
 
 
@@ -68,3 +70,19 @@ def test_without_projection_an_old_one_is_not_read_again(tmp_path):
 def test_arguments_take_precedence(tmp_path):
     OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
     assert OpticalConfig.from_pretrained(tmp_path, projection_dim=4).projection_dim == 4
+
+
+def test_no_code_of_another_repository_is_named(tmp_path):
+    OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    stored["auto_map"] = {"AutoModel": "someone/repository--modeling.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    OpticalConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert "auto_map" not in json.loads((tmp_path / "again" / "config.json").read_text())
+
+
+def test_the_identity_stands_for_no_projection(tmp_path):
+    OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
+    (weight,) = load_file(tmp_path / "1_Dense" / "model.safetensors").values()
+    assert torch.equal(weight, torch.eye(32))
+    assert OpticalConfig.from_pretrained(tmp_path).projection_dim is None

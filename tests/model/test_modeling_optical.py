@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import logging
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from peers import open_both, peer_difference
 from safetensors.torch import load_file
 from tiny import ARCHITECTURES, MINILM, SMALL, tiny_checkpoint, tiny_tokenizer, weights
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
 from hf_optical.languages.adapters import activate, add_adapter, default_lora_config
@@ -34,23 +34,6 @@ def checkpoint(request, tmp_path_factory) -> Path:
 def plain(request, tmp_path_factory) -> Path:
     """A checkpoint of each architecture."""
     return tiny_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
-
-
-@pytest.fixture
-def quiet():
-    """Whatever transformers logs as a warning fails the test."""
-    messages = []
-    handler = logging.Handler(level=logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = transformers_logging.get_logger("transformers")
-    logger.addHandler(handler)
-    yield
-    logger.removeHandler(handler)
-    assert messages == []
-
-
-def open_both(folder) -> tuple[OpticalModel, OpticalProcessor]:
-    return OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
 
 
 def add_trained_adapter(model: OpticalModel, language: str = "sw") -> None:
@@ -235,6 +218,28 @@ def test_token_mask_defaults_to_what_is_attended(tiny_model, tiny_processor):
     assert torch.equal(part.embeddings, output.embeddings[1:3]) and torch.equal(part.mask, output.mask[1:3])
 
 
+@pytest.mark.parametrize(
+    ("architecture", "limit"), [("bert", 512), ("distilbert", 512), ("xlm-roberta", 512), ("deberta-v2", 512)]
+)
+def test_more_tokens_than_positions_are_refused(tmp_path, architecture, limit):
+    """Of the 514 positions of XLM-R two are for padding and what is before it."""
+    model, processor = open_both(tiny_checkpoint(tmp_path, architecture, document_length=limit + 1))
+    embed(model, {name: tensor[:, :limit] for name, tensor in processor.documents(["word " * 600]).items()})
+    with pytest.raises(
+        ValueError, match=f"{limit + 1} tokens, but .* positions for {limit}; .*document_length={limit}"
+    ):
+        embed(model, processor.documents(["word " * 600]))
+
+
+def test_positions_that_are_computed_have_no_limit(tmp_path):
+    tiny_checkpoint(tmp_path, "modernbert", document_length=60)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16}))
+    model, processor = open_both(tmp_path)
+    output = embed(model, processor.documents(["word " * 60]))
+    assert output.shape[1] == 60 and torch.isfinite(output).all()
+
+
 def test_a_new_projection_keeps_angles(tiny):
     model = OpticalModel.from_pretrained(tiny, projection_dim=16)
     rows = model.projection.weight
@@ -332,23 +337,8 @@ def test_minilm_is_automodel_and_normalisation(minilm):
         assert (embed(model, batch) - expected).abs().max() <= 1e-6
 
 
-def peer_difference(model, processor, folder) -> float:
-    """Largest difference between our vectors of `HARD` and those of `MultiVectorEncoder` on the same folder."""
-    from sentence_transformers import MultiVectorEncoder
-
-    peer = MultiVectorEncoder(str(folder), device="cpu")
-    differences = []
-    for role, encode in (("query", peer.encode_query), ("document", peer.encode_document)):
-        output = model(**processor(HARD, role))
-        for vectors, mask, expected in zip(output.embeddings, output.mask, encode(HARD), strict=True):
-            found, expected = vectors[mask].detach(), torch.as_tensor(expected)
-            assert found.shape == expected.shape
-            differences.append((found - expected).abs().max().item())
-    return max(differences)
-
-
 def test_minilm_in_sentence_transformers(minilm):
-    assert peer_difference(*minilm) <= 1e-6
+    assert peer_difference(minilm[2], HARD) <= 1e-6
 
 
 @pytest.mark.parametrize(
@@ -363,7 +353,7 @@ def test_minilm_in_sentence_transformers(minilm):
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 def test_roles_in_sentence_transformers(tmp_path, architecture, roles):
     tiny_checkpoint(tmp_path, architecture, projection_dim=16, **roles)
-    assert peer_difference(*open_both(tmp_path), tmp_path) <= 1e-6
+    assert peer_difference(tmp_path, HARD) <= 1e-6
 
 
 def test_markers_in_sentence_transformers(tmp_path):
@@ -372,6 +362,6 @@ def test_markers_in_sentence_transformers(tmp_path):
     config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer))
     OpticalModel(OpticalConfig(encoder_config=config, projection_dim=16)).save_pretrained(tmp_path)
     OpticalProcessor(tokenizer, query_marker="[Q]", document_marker="[D]").save_pretrained(tmp_path)
-    model, processor = open_both(tmp_path)
+    processor = OpticalProcessor.from_pretrained(tmp_path)
     assert processor.queries(["a"])["input_ids"][0, 1] == tokenizer.convert_tokens_to_ids("[Q]")
-    assert peer_difference(model, processor, tmp_path) <= 1e-6
+    assert peer_difference(tmp_path, HARD) <= 1e-6

@@ -212,6 +212,7 @@ def test_unknown_and_special_tokens_are_never_skipped(tokenizer):
     assert found[0] == tokenizer.cls_token and found[-1] == tokenizer.sep_token
     assert "." not in found
     assert found.count(tokenizer.unk_token) == unknown
+    assert OpticalProcessor(tokenizer, skip_tokens=skip).skip_tokens == ["."]
 
 
 def test_a_document_of_punctuation_keeps_its_special_tokens(tokenizer):
@@ -259,6 +260,28 @@ def test_one_string_is_refused(tiny_processor):
             tiny_processor("Where?", role)
 
 
+def test_a_prompt_stands_before_the_text_and_is_cut_with_it(tokenizer):
+    marker = sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))[100]
+    processor = OpticalProcessor(
+        tokenizer, query_marker=marker, query_prompt="Where is ", document_prompt="The ", query_length=9
+    )
+    texts = ["the river?", "", "a very long question, with many words in it"]
+    batch = processor.queries(texts)
+    for row, text in enumerate(texts):
+        expected = ids_by_hand(tokenizer, "Where is " + text, marker, 9)
+        assert batch["input_ids"][row, : len(expected)].tolist() == expected
+    plain = OpticalProcessor(tokenizer)
+    assert torch.equal(processor.documents(["river"])["input_ids"], plain.documents(["The river"])["input_ids"])
+
+
+def test_nearest_words_are_looked_up_before_the_prompt_is_added(tokenizer):
+    tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
+    prompted = OpticalProcessor(tokenizer, nearest_words=["unakunywak"], query_prompt="zanakunywak ")
+    bare = OpticalProcessor(tokenizer)
+    expected = bare.queries(["zanakunywak unakunywak"])["input_ids"]
+    assert torch.equal(prompted.queries(["zanakunywak"])["input_ids"], expected)
+
+
 def test_an_unknown_role_is_refused(tiny_processor):
     with pytest.raises(ValueError, match="role='passage'; choose 'query' or 'document'"):
         tiny_processor(["Where?"], "passage")
@@ -283,7 +306,9 @@ def test_pad(tiny_processor):
     [
         {},
         {"query_marker": "the", "document_marker": "a", "query_length": 10, "document_length": 30},
-        {"query_expansion": True, "attend_to_expansion": True, "skip_tokens": ["the", "。"]},
+        {"query_expansion": True, "attend_to_expansion": True, "skip_tokens": ["the", "."]},
+        {"query_prompt": "query: ", "document_prompt": " 'text' "},
+        {"query_marker": "the", "query_prompt": "a river "},
         {"skip_tokens": []},
     ],
     ids=str,

@@ -3,12 +3,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig
 
-from .layout import read_json, read_layout, write_modules
-
-
-_LINEAR = "torch.nn.modules.linear.Identity"
+from .layout import LinearLayer, load_projection, read_layout, write_modules, write_projection
 
 
 class OpticalConfig(PreTrainedConfig):
@@ -53,37 +51,41 @@ class OpticalConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **kwargs
     ) -> OpticalConfig:
         """
-        Reads the shape of a checkpoint folder or Hub id (see `layout.py` for what is understood).
+        Reads the shape of a checkpoint folder or Hub id (see `layout/` for what is understood).
 
         Raises:
-            OSError: no such checkpoint, or one with damaged files.
-            ValueError: its token projection is not linear.
+            OSError: no such checkpoint, or one with damaged files, or of no encoder that transformers knows.
+            ValueError: the checkpoint does what an [`OpticalModel`] does not; its token projection is not linear.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
-        projection = {}
-        if layout.dense is not None:
-            projection = _read_projection(layout.dense)
-        return cls(encoder_config=AutoConfig.from_pretrained(layout.folder), **{**projection, **kwargs})
+        try:
+            encoder_config = AutoConfig.from_pretrained(layout.folder)
+        except ValueError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise OSError(f"{layout.folder}/config.json is of no encoder that transformers opens: {reason}") from error
+        return cls(encoder_config=encoder_config, **{**_shape(layout.projection), **kwargs})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        # Code in the repository that a checkpoint came from: transformers opened it without, and so may others.
+        vars(self.encoder_config).pop("auto_map", None)
         self.encoder_config.save_pretrained(save_directory, **kwargs)
-        write_modules(Path(save_directory), self.dense_config())
-
-    def dense_config(self) -> dict | None:
-        """The projection as sentence-transformers' `Dense` describes it; `None` without a projection."""
-        if self.projection_dim is None:
-            return None
-        return {
+        projection = {
             "in_features": self.encoder_config.hidden_size,
-            "out_features": self.projection_dim,
-            "bias": self.projection_bias,
-            "activation_function": _LINEAR,
+            "out_features": self.embedding_dim,
+            "bias": self.projection_bias and self.projection_dim is not None,
         }
+        write_modules(Path(save_directory), projection)
+        if self.projection_dim is None:
+            identity = torch.eye(self.embedding_dim, dtype=self.encoder_config.dtype)
+            write_projection(Path(save_directory), {"weight": identity})
 
 
-def _read_projection(folder: Path) -> dict:
-    dense = read_json(folder / "config.json")
-    activation = "a residual connection" if dense.get("use_residual") else dense.get("activation_function", _LINEAR)
-    if not activation.endswith("Identity"):
-        raise ValueError(f"{folder} projects tokens with {activation}; only a linear projection is read")
-    return {"projection_dim": dense["out_features"], "projection_bias": dense.get("bias", True)}
+def _shape(layers: list[LinearLayer]) -> dict:
+    if not layers:
+        return {}
+    last = layers[-1]
+    if last.shape is not None and not last.file.is_file():  # of a model that is yet to be made
+        return {"projection_dim": last.shape[0], "projection_bias": any(layer.bias for layer in layers)}
+    projection = load_projection(layers)
+    # The identity stands for no projection.
+    return {"projection_dim": len(projection["weight"]), "projection_bias": "bias" in projection} if projection else {}

@@ -13,8 +13,9 @@ from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedM
 from transformers.utils import ModelOutput
 
 from ..files import staged_directory
+from ..uploading import PushToHub
 from .configuration_optical import OpticalConfig
-from .layout import DENSE_FOLDER, WEIGHTS, read_layout, weight_names
+from .layout import DENSE_FOLDER, WEIGHTS, Layout, load_projection, read_layout, weight_names, write_projection
 
 
 @dataclass
@@ -40,12 +41,12 @@ class OpticalOutput(ModelOutput):
         return OpticalOutput(**{name: tensor[start:stop] for name, tensor in self.items()})
 
 
-class OpticalModel(PreTrainedModel):
+class OpticalModel(PushToHub, PreTrainedModel):
     """
     A late-interaction encoder (ColBERT, Khattab & Zaharia 2020): one unit vector for every token of a text.
 
     Any text encoder that `AutoModel` opens can serve, with or without a linear projection of its last hidden states.
-    `save_pretrained` writes the layout described in `layout.py`, which sentence-transformers and PyLate open too.
+    `save_pretrained` writes the layout of `layout/pylate.py`, which sentence-transformers and PyLate open too.
 
     Args:
         config ([`OpticalConfig`]):
@@ -69,6 +70,8 @@ class OpticalModel(PreTrainedModel):
     ```
     """
 
+    _optional_files = (f"{DENSE_FOLDER}/*",)
+
     config_class = OpticalConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -90,6 +93,7 @@ class OpticalModel(PreTrainedModel):
             nn.init.orthogonal_(self.projection.weight)
             if config.projection_bias:
                 nn.init.zeros_(self.projection.bias)
+        self._positions = _position_limit(self.encoder)
         # The pooler answers for a sentence vector that late interaction never asks for: without gradients it would
         # stop distributed training, which waits for every trainable weight.
         if getattr(self.encoder, "pooler", None) is not None:
@@ -115,7 +119,16 @@ class OpticalModel(PreTrainedModel):
                 1 where the encoder attends.
             token_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*):
                 The tokens that take part in matching. Defaults to `attention_mask`.
+
+        Raises:
+            ValueError: there are more tokens than the encoder has positions for.
         """
+        if self._positions is not None and input_ids.shape[1] > self._positions:
+            raise ValueError(
+                f"a text of {input_ids.shape[1]} tokens, but the encoder has positions for {self._positions}; give "
+                f"OpticalProcessor.from_pretrained document_length={self._positions} or less, and query_length if "
+                "queries are that long"
+            )
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.projection is not None:
             hidden = self.projection(hidden)
@@ -142,7 +155,8 @@ class OpticalModel(PreTrainedModel):
         **encoder_kwargs,
     ) -> OpticalModel:
         """
-        Opens a checkpoint folder or Hub id: one of this library, a plain encoder, or a sentence encoder.
+        Opens a checkpoint folder or Hub id: of this library, PyLate, sentence-transformers or Stanford's ColBERT, or
+        any text encoder. See `layout/` for how they are told apart.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
@@ -159,8 +173,8 @@ class OpticalModel(PreTrainedModel):
         Raises:
             OSError: no such model; or one without safetensors weights, since pickled weights are not read; or one
                 whose weights are damaged, or are not those of the architecture in its `config.json`.
-            ValueError: `projection_dim` differs from the projection that the checkpoint already has, or that one is
-                not linear.
+            ValueError: `projection_dim` differs from the projection that the checkpoint already has; or that one is
+                not linear, or the checkpoint does something else that an [`OpticalModel`] does not.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
         config = OpticalConfig.from_pretrained(layout.folder)
@@ -170,11 +184,12 @@ class OpticalModel(PreTrainedModel):
                 f"{config.projection_dim}; leave projection_dim out"
             )
         config.projection_dim = config.projection_dim or projection_dim
-        encoder = _open_encoder(layout.folder, config.encoder_config, dtype, encoder_kwargs)
+        encoder = _open_encoder(layout, config.encoder_config, dtype, encoder_kwargs)
         config.encoder_config = encoder.config
         model = cls(config, encoder).to(dtype)
-        if layout.dense is not None:
-            _load_projection(model.projection, layout.dense)
+        projection = load_projection(layout.projection)
+        if projection is not None:
+            _load(model.projection, projection, layout.folder)
         model.name_or_path = str(pretrained_model_name_or_path)
         model.revision = layout.revision
         return model.eval()
@@ -202,11 +217,11 @@ class OpticalModel(PreTrainedModel):
             save_file(_contiguous(encoder_weights), folder / WEIGHTS, metadata={"format": "pt"})
             if self.projection is not None:
                 projection = {
-                    f"linear.{name.removeprefix('projection.')}": weight
+                    name.removeprefix("projection."): weight
                     for name, weight in weights.items()
                     if name.startswith("projection.")
                 }
-                save_file(_contiguous(projection), folder / DENSE_FOLDER / WEIGHTS, metadata={"format": "pt"})
+                write_projection(folder, _contiguous(projection))
 
 
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -219,15 +234,19 @@ def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = 
     }
 
 
-def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:
-    names = weight_names(folder)
+def _open_encoder(layout: Layout, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:
+    folder, names = layout.folder, weight_names(layout.folder)
     encoder_class = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:
         # A pooler that the checkpoint lacks would get random weights, and the base another fingerprint every time.
         options = {"add_pooling_layer": any("pooler." in name for name in names), **options}
-    encoder, report = AutoModel.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-    )
+    options = {"dtype": dtype, "output_loading_info": True, **options}
+    others = {name for layer in layout.projection if layer.file == folder / WEIGHTS for name in layer.names}
+    if others:
+        weights = {name: weight for name, weight in load_file(folder / WEIGHTS).items() if name not in others}
+        encoder, report = encoder_class.from_pretrained(None, config=config, state_dict=weights, **options)
+    else:
+        encoder, report = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise OSError(
@@ -237,13 +256,20 @@ def _open_encoder(folder: Path, config: PreTrainedConfig, dtype: torch.dtype, op
     return encoder
 
 
-def _load_projection(projection: nn.Linear, folder: Path) -> None:
-    weight_names(folder)
-    weights = load_file(folder / WEIGHTS)
+def _load(projection: nn.Linear, weights: dict[str, Tensor], folder: Path) -> None:
     try:
-        projection.load_state_dict({name.removeprefix("linear."): weights[name] for name in weights})
+        projection.load_state_dict(weights)
     except RuntimeError as error:
-        raise OSError(f"the weights in {folder} are not those of {projection}: {error}") from error
+        raise OSError(f"the projection in {folder} is not {projection}: {error}") from error
+
+
+def _position_limit(encoder: nn.Module) -> int | None:
+    """How many tokens there are learned positions for; `None` where positions are computed (RoPE, relative ones)."""
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count from behind the padding's position.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:

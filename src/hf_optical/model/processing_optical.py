@@ -7,28 +7,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import PushToHubMixin
 
 from ..files import staged_directory
-from .layout import ENCODER_MODULE_CONFIG, NEAREST_WORDS, ROLES_CONFIG, read_json, read_layout, write_json
+from ..uploading import PushToHub
+from .layout import (
+    DOCUMENT_LENGTH,
+    NEAREST_WORDS,
+    Layout,
+    read_json,
+    read_layout,
+    token_id,
+    write_json,
+    write_roles,
+)
 from .nearest_words import NearestWords
 
 
-# The name of a role setting here -> its name in `config_sentence_transformers.json`.
-_ROLES = {
-    "query_marker": "query_prefix",
-    "document_marker": "document_prefix",
-    "query_length": "query_length",
-    "document_length": "document_length",
-    "query_expansion": "do_query_expansion",
-    "attend_to_expansion": "attend_to_expansion_tokens",
-    "skip_tokens": "skiplist_words",
-}
+# What beside the tokenizer says how texts are read.
+_ROLES = (
+    "query_marker",
+    "document_marker",
+    "query_prompt",
+    "document_prompt",
+    "query_length",
+    "document_length",
+    "query_expansion",
+    "attend_to_expansion",
+    "skip_tokens",
+)
 
 
-class OpticalProcessor(PushToHubMixin):
+class OpticalProcessor(PushToHub):
     """
     Cuts texts into tokens for an [`OpticalModel`], as queries or as documents (ColBERT, section 3.2).
 
@@ -40,6 +52,8 @@ class OpticalProcessor(PushToHubMixin):
             Any tokenizer of transformers.
         query_marker (`str`, *optional*), document_marker (`str`, *optional*):
             A token inserted after the tokenizer's opening token, so that the model knows the role. `None`: no marker.
+        query_prompt (`str`, defaults to `""`), document_prompt (`str`, defaults to `""`):
+            What is put before every text, behind the marker.
         query_length (`int`, defaults to 64), document_length (`int`, defaults to 256):
             Longest input in tokens, special tokens and marker included; what is longer is cut off.
         query_expansion (`bool`, defaults to `False`):
@@ -48,7 +62,8 @@ class OpticalProcessor(PushToHubMixin):
             Whether the encoder attends to these mask tokens.
         skip_tokens (`"punctuation"` or a list of `str`, defaults to `"punctuation"`):
             Tokens of documents that take no part in matching. `"punctuation"` stands for every token that Unicode
-            puts in the categories P and S alone. Special and unknown tokens always take part.
+            puts in the categories P and S alone. Special and unknown tokens always take part; of a list, those that
+            the tokenizer has are kept.
         nearest_words (sequence of `str`, *optional*):
             Words among which every text's unknown ones find their nearest, see [`NearestWords`]. None by default.
 
@@ -60,14 +75,18 @@ class OpticalProcessor(PushToHubMixin):
     # Trainer asks for it when it groups batches by length.
     model_input_names = ["input_ids", "attention_mask", "token_mask"]
 
+    _optional_files = (NEAREST_WORDS,)
+
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         *,
         query_marker: str | None = None,
         document_marker: str | None = None,
+        query_prompt: str = "",
+        document_prompt: str = "",
         query_length: int = 64,
-        document_length: int = 256,
+        document_length: int = DOCUMENT_LENGTH,
         query_expansion: bool = False,
         attend_to_expansion: bool = False,
         skip_tokens: str | Sequence[str] = "punctuation",
@@ -77,13 +96,20 @@ class OpticalProcessor(PushToHubMixin):
         self.nearest_words = NearestWords(nearest_words, tokenizer) if nearest_words else None
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
         self.query_length = query_length
         self.document_length = document_length
         self.query_expansion = query_expansion
         self.attend_to_expansion = attend_to_expansion
         if isinstance(skip_tokens, str) and skip_tokens != "punctuation":
             raise ValueError(f"skip_tokens={skip_tokens!r}; pass 'punctuation' or a list of tokens")
-        self.skip_tokens = punctuation_tokens(tokenizer) if skip_tokens == "punctuation" else list(skip_tokens)
+        if skip_tokens == "punctuation":
+            skip_tokens = punctuation_tokens(tokenizer)
+        special = set(tokenizer.all_special_tokens)
+        known = {token: token_id(token, tokenizer) for token in skip_tokens if token not in special}
+        # PyLate would skip every unknown word in the place of a token that is not there.
+        self.skip_tokens = [token for token, i in known.items() if i is not None]
 
         self._opening, self._closing = self._frame()
         self._marker_ids = {
@@ -99,10 +125,7 @@ class OpticalProcessor(PushToHubMixin):
                 )
         if query_expansion and tokenizer.mask_token_id is None:
             raise ValueError("query_expansion needs a tokenizer with a mask token; set query_expansion=False")
-        skipped = tokenizer.convert_tokens_to_ids(self.skip_tokens)
-        self._skip_ids = torch.tensor(
-            sorted(set(skipped).difference(tokenizer.all_special_ids, [None])), dtype=torch.long
-        )
+        self._skip_ids = torch.tensor(tokenizer.convert_tokens_to_ids(self.skip_tokens), dtype=torch.long)
 
     def queries(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """
@@ -178,41 +201,17 @@ class OpticalProcessor(PushToHubMixin):
             ValueError: the stored settings do not fit the tokenizer.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
-        tokenizer = _open_tokenizer(layout.folder)
-        stored = {name: layout.roles[key] for name, key in _ROLES.items() if layout.roles.get(key) is not None}
-        if "document_length" not in stored:
-            longest = min(
-                layout.max_length or cls.__init__.__kwdefaults__["document_length"], tokenizer.model_max_length
-            )
-            stored["document_length"] = min(longest, cls.__init__.__kwdefaults__["document_length"])
+        tokenizer = _open_tokenizer(layout)
+        stored = layout.roles(tokenizer)
         if (layout.folder / NEAREST_WORDS).is_file():
             stored["nearest_words"] = _read_words(layout.folder / NEAREST_WORDS)
-        for name in ("query_marker", "document_marker"):
-            # Other libraries store the marker with the space that follows it in their prompt.
-            if stored.get(name):
-                stored[name] = stored[name].strip()
         return cls(tokenizer, **{**stored, **roles})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Writes the tokenizer and the role settings, in the layout described in `layout.py`."""
-        roles = {_ROLES[name]: value for name, value in self.roles.items()}
-        for name in ("query_prefix", "document_prefix"):
-            roles[name] = roles[name] or ""
+        """Writes the tokenizer and the role settings, in the layout of `layout/pylate.py`."""
         with staged_directory(save_directory) as folder:
             self.tokenizer.save_pretrained(folder)
-            write_json(
-                folder / ROLES_CONFIG,
-                {
-                    "model_type": "ColBERT",
-                    "similarity_fn_name": "MaxSim",
-                    "prompts": {},
-                    "default_prompt_name": None,
-                    **roles,
-                },
-            )
-            write_json(
-                folder / ENCODER_MODULE_CONFIG, {"max_seq_length": self.document_length, "do_lower_case": False}
-            )
+            write_roles(folder, self.roles)
             if self.nearest_words is not None:
                 write_json(folder / NEAREST_WORDS, {"words": self.nearest_words.words})
         if self.nearest_words is None:
@@ -238,8 +237,10 @@ class OpticalProcessor(PushToHubMixin):
         room = length - len(opening) - len(self._closing)
         if self.nearest_words is not None:
             texts = [self.nearest_words(text) for text in texts]
+        prompt = self.query_prompt if role == "query" else self.document_prompt
         # Asked to cut texts itself, a fast tokenizer keeps the length of the last call and saves it with its files.
-        words = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        texts = [prompt + text for text in texts]
+        words = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         return [[*opening, *row[:room], *self._closing] for row in words["input_ids"]]
 
     def _pad(self, rows: list[list[int]], width: int) -> dict[str, Tensor]:
@@ -259,8 +260,8 @@ class OpticalProcessor(PushToHubMixin):
     def _marker_id(self, name: str, marker: str | None) -> int | None:
         if marker is None:
             return None
-        marker_id = self.tokenizer.convert_tokens_to_ids(marker)
-        if marker_id is None or (marker_id == self.tokenizer.unk_token_id and marker != self.tokenizer.unk_token):
+        marker_id = token_id(marker, self.tokenizer)
+        if marker_id is None:
             raise ValueError(
                 f"{name}={marker!r} is not a token of this tokenizer, so it would be read as an unknown word. Choose "
                 f"a token it has, add the marker to the tokenizer and the model first, or set {name}=None"
@@ -268,13 +269,19 @@ class OpticalProcessor(PushToHubMixin):
         return marker_id
 
 
-def _open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+def _open_tokenizer(layout: Layout) -> PreTrainedTokenizerBase:
+    folder = layout.folder
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     # What is wrong with the files decides the type: JSON and value errors, or a bare `Exception` from Rust.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise OSError(f"the tokenizer in {folder} is missing or damaged ({reason}); fetch it again") from error
+    if layout.lower_case:
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *([] if backend.normalizer is None else [backend.normalizer])]
+        )
     # From a folder without tokenizer files transformers makes a tokenizer that knows no word.
     if len(tokenizer) <= len(tokenizer.all_special_tokens):
         raise OSError(f"{folder} has no tokenizer files; save the tokenizer there")

@@ -1,8 +1,4 @@
-"""
-The folder that a late-interaction checkpoint lives in, the same one for this library, sentence-transformers and
-PyLate: the encoder's own files at the root, an optional linear projection in `1_Dense`, and how to read queries and
-documents in `config_sentence_transformers.json`.
-"""
+"""A folder of files: fetching it, and what is in its JSON and safetensors."""
 
 from __future__ import annotations
 
@@ -10,20 +6,22 @@ import hashlib
 import importlib.util
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 
 ENCODER_CONFIG = "config.json"
 ROLES_CONFIG = "config_sentence_transformers.json"
 MODULES = "modules.json"
 ENCODER_MODULE_CONFIG = "sentence_bert_config.json"
+STANFORD_METADATA = "artifact.metadata"
 DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
 NEAREST_WORDS = "nearest_words.json"
@@ -34,6 +32,7 @@ _PATTERNS = [
     "*.json",
     "*.txt",
     "*.model",
+    STANFORD_METADATA,
     "model*.safetensors",
     "adapter_model.safetensors",
     "*_Dense/*",
@@ -49,26 +48,6 @@ _PACKAGED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     ),
 }
-
-
-@dataclass
-class Layout:
-    """
-    What was found in a checkpoint folder.
-
-    Attributes:
-        folder (`Path`): the folder on this machine.
-        revision (`str`, *optional*): the commit, if it was asked of the Hub.
-        dense (`Path`, *optional*): the folder of the token projection, if there is one.
-        roles (`dict`): the entries of `config_sentence_transformers.json` that say how texts are read.
-        max_length (`int`, *optional*): the longest input in tokens that the checkpoint was made for.
-    """
-
-    folder: Path
-    revision: str | None = None
-    dense: Path | None = None
-    roles: dict[str, Any] = field(default_factory=dict)
-    max_length: int | None = None
 
 
 def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -> Path:
@@ -89,7 +68,7 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
         raise OSError(
             f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model"
         ) from error
-    except OSError as error:
+    except (OSError, HTTPError) as error:  # a connection that breaks is no OSError to the client
         at = f" at revision {revision!r}" if revision else ""
         raise OSError(
             f"{str(name_or_path)!r} is not a folder on this machine and could not be fetched from the Hub{at}; check "
@@ -133,6 +112,11 @@ def read_json(path: Path, kind: type = dict) -> Any:
     return content
 
 
+def read_optional_json(path: Path, kind: type = dict) -> Any:
+    """As [`read_json`], but a file that is not there reads as an empty one."""
+    return read_json(path, kind) if path.is_file() else kind()
+
+
 def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -147,58 +131,31 @@ def weight_names(folder: Path) -> set[str]:
     """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none of those either"
         raise OSError(
-            f"{folder} has no safetensors weights. Pickled weights can run code and are not read; convert them with "
-            "transformers' `save_pretrained`"
+            f"{folder} has no safetensors weights. Pickled weights can run code and are not read (found: {found}); "
+            "where you trust their author, convert them once: "
+            'safetensors.torch.save_file(torch.load("pytorch_model.bin", weights_only=True), "model.safetensors")'
         )
-    names = set()
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as weights:
-                names.update(weights.keys())
-        except SafetensorError as error:
-            raise OSError(f"{path} is cut short or damaged ({error}); fetch or save the checkpoint again") from error
-    return names
+    return {name for path in files for name in _open(path).keys()}
 
 
-def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) -> Layout:
+def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     """
-    Looks at a checkpoint: a folder of this library, a plain encoder, or a sentence encoder.
-
-    A dense layer behind a pooling layer belongs to a sentence vector and is left alone; one without is the token
-    projection.
+    The weights of these names in a safetensors file.
 
     Raises:
-        OSError: the folder has no `config.json`; the message says what was looked for and what was found. Or a file
-            is no JSON.
-        ValueError: more than one dense layer projects the tokens.
+        OSError: the file is cut short or damaged, or lacks one of them.
     """
-    folder = local_folder(name_or_path, revision)
-    if not (folder / ENCODER_CONFIG).is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-        raise OSError(f"{folder} is no model folder: looked for {ENCODER_CONFIG}, found {found}")
-    layout = Layout(folder)
-    if folder.parent.name == "snapshots" and not Path(name_or_path).is_dir():
-        # The Hub's client keeps every commit in a folder of that name.
-        layout.revision = folder.name
-    if (folder / MODULES).is_file():
-        modules = read_json(folder / MODULES, list)
-        kinds = [module["type"].rsplit(".", 1)[-1] for module in modules]
-        if "Dense" in kinds and "Pooling" not in kinds:
-            if kinds.count("Dense") > 1:
-                raise ValueError(f"{folder} projects tokens through {kinds.count('Dense')} layers; one is read")
-            layout.dense = folder / modules[kinds.index("Dense")]["path"]
-    if (folder / ROLES_CONFIG).is_file():
-        layout.roles = read_json(folder / ROLES_CONFIG)
-    if (folder / ENCODER_MODULE_CONFIG).is_file():
-        layout.max_length = read_json(folder / ENCODER_MODULE_CONFIG).get("max_seq_length")
-    return layout
+    weights = _open(path)
+    missing = sorted(set(names) - set(weights.keys()))
+    if missing:
+        raise OSError(f"{path} has no weights {', '.join(missing)}; fetch or save the checkpoint again")
+    return {name: weights.get_tensor(name) for name in names}
 
 
-def write_modules(folder: Path, projection: dict[str, Any] | None) -> None:
-    """Writes `modules.json` and, with a `projection` (its `Dense` configuration), `1_Dense/config.json`."""
-    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
-    if projection is not None:
-        modules.append({"idx": 1, "name": "1", "path": DENSE_FOLDER, "type": "sentence_transformers.models.Dense"})
-        write_json(folder / DENSE_FOLDER / "config.json", projection)
-    write_json(folder / MODULES, modules)
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise OSError(f"{path} is cut short or damaged ({error}); fetch or save the checkpoint again") from error

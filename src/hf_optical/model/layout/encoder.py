@@ -1,0 +1,36 @@
+"""A text encoder: of transformers, or inside a sentence encoder of sentence-transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .base import Layout
+from .folder import ENCODER_MODULE_CONFIG, MODULES, ROLES_CONFIG, read_optional_json
+from .projection import dense_layers, module_kind
+from .pylate import stored_prompts
+
+
+# Longest document of an encoder that could read more: attention grows with the square of it.
+DOCUMENT_LENGTH = 256
+
+
+def read_encoder(folder: Path) -> Layout:
+    """
+    A dense layer behind a pooling layer belongs to the sentence vector and is left alone; one without projects the
+    tokens. Prompts of sentence encoders are taken over.
+    """
+    modules = read_optional_json(folder / MODULES, list)
+    pooled = any(module_kind(module) == "Pooling" for module in modules)
+    prompts = stored_prompts(read_optional_json(folder / ROLES_CONFIG))
+    longest = read_optional_json(folder / ENCODER_MODULE_CONFIG).get("max_seq_length") or DOCUMENT_LENGTH
+
+    def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        return {
+            "document_length": min(longest, tokenizer.model_max_length, DOCUMENT_LENGTH),
+            **{f"{role}_prompt": prompt for role, prompt in prompts.items()},
+        }
+
+    return Layout(folder, roles, [] if pooled else dense_layers(folder, modules))

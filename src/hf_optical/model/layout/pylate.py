@@ -1,0 +1,102 @@
+"""
+The layout of PyLate, which is the one that this library writes.
+
+The encoder's own files lie at the root, a linear projection in `1_Dense`, and how texts are read in
+`config_sentence_transformers.json`. sentence-transformers opens it as a `MultiVectorEncoder`.
+"""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from .base import Layout
+from .folder import (
+    DENSE_FOLDER,
+    ENCODER_MODULE_CONFIG,
+    MODULES,
+    ROLES_CONFIG,
+    WEIGHTS,
+    read_optional_json,
+    write_json,
+)
+from .projection import IDENTITY, dense_layers
+from .tokens import stored_marker, stored_skip_list
+
+
+_MARKERS = {"query_marker": "query_prefix", "document_marker": "document_prefix"}
+# The setting of `OpticalProcessor` -> its name there, and what PyLate takes where it is missing.
+_SETTINGS = {
+    "query_length": ("query_length", 32),
+    "document_length": ("document_length", 180),
+    "query_expansion": ("do_query_expansion", True),
+    "attend_to_expansion": ("attend_to_expansion_tokens", False),
+    "skip_tokens": ("skiplist_words", list(string.punctuation)),
+}
+_OWN = {*_MARKERS.values(), *(name for name, _ in _SETTINGS.values())}
+
+
+def read_pylate(folder: Path) -> Layout | None:
+    """`None` for a folder that neither PyLate nor this library wrote."""
+    stored = read_optional_json(folder / ROLES_CONFIG)
+    # Older versions of PyLate did not write `model_type`.
+    if stored.get("model_type") != "ColBERT" and not (_OWN & stored.keys()):
+        return None
+
+    def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        found = {name: stored_marker(stored.get(key), tokenizer) for name, key in _MARKERS.items()}
+        for name, (key, default) in _SETTINGS.items():
+            found[name] = default if stored.get(key) is None else stored[key]
+        found["skip_tokens"] = stored_skip_list(found["skip_tokens"], tokenizer)
+        for role, prompt in stored_prompts(stored).items():
+            # sentence-transformers puts the marker in front of the prompt, unless it is there already.
+            found[f"{role}_prompt"] = prompt.removeprefix(stored.get(f"{role}_prefix") or "")
+        return found
+
+    return Layout(folder, roles, dense_layers(folder, read_optional_json(folder / MODULES, list)))
+
+
+def stored_prompts(stored: dict[str, Any]) -> dict[str, str]:
+    """What `config_sentence_transformers.json` puts before queries and documents."""
+    prompts = stored.get("prompts") or {}
+    return {role: prompts.get(role) or "" for role in ("query", "document")}
+
+
+def write_roles(folder: Path, roles: dict[str, Any]) -> None:
+    """Writes how texts are read: `roles` are keyword arguments of [`OpticalProcessor`]."""
+    prompts = {role: roles[f"{role}_prompt"] for role in ("query", "document")}
+    content = {
+        "model_type": "ColBERT",
+        "similarity_fn_name": "MaxSim",
+        "prompts": prompts if any(prompts.values()) else {},
+        "default_prompt_name": None,
+        **{key: roles[name] or "" for name, key in _MARKERS.items()},
+        **{key: roles[name] for name, (key, _) in _SETTINGS.items()},
+    }
+    write_json(folder / ROLES_CONFIG, content)
+    write_json(folder / ENCODER_MODULE_CONFIG, {"max_seq_length": roles["document_length"], "do_lower_case": False})
+
+
+def write_modules(folder: Path, projection: dict[str, Any]) -> None:
+    """Writes `modules.json` and the shape of the projection: `in_features`, `out_features` and `bias`."""
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate([("", "Transformer"), (DENSE_FOLDER, "Dense")])
+    ]
+    write_json(folder / MODULES, modules)
+    write_json(folder / DENSE_FOLDER / "config.json", {**projection, "activation_function": IDENTITY})
+
+
+def write_projection(folder: Path, weights: dict[str, Tensor]) -> None:
+    """
+    Writes the weights of the projection: `weight`, and `bias` if there is one.
+
+    A model without projection writes the identity, since PyLate adds a random projection where it finds none.
+    """
+    named = {f"linear.{name}": weight for name, weight in weights.items()}
+    save_file(named, folder / DENSE_FOLDER / WEIGHTS, metadata={"format": "pt"})

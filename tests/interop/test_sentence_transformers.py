@@ -1,0 +1,86 @@
+"""Our folders in sentence-transformers, without a line of this library."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+from interop.folders import HARD, SOURCES, largest_difference, tokenizer_of, write_folder
+from packs import WORDS, make_pack
+
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
+
+
+# PyLate strips these; sentence-transformers reads what it is given, as we do.
+TEXTS = [*HARD, "", " ", "\n  the river \t"]
+
+
+@pytest.fixture(scope="module", params=SOURCES, ids=lambda source: ": ".join(source))
+def folder(request, tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("ours"), *request.param)
+
+
+@pytest.fixture
+def logged():
+    """What any library logs as a warning."""
+    messages = []
+    handler = logging.Handler(level=logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    names = ("transformers", "sentence_transformers")
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+    yield messages
+    for name in names:
+        logging.getLogger(name).removeHandler(handler)
+
+
+def test_the_vectors_are_the_same(folder, logged):
+    from sentence_transformers import MultiVectorEncoder
+
+    retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
+    encoder = MultiVectorEncoder(str(folder), device="cpu")
+    assert logged == []
+    assert largest_difference(encoder.encode_query(TEXTS), retriever.encode_queries(TEXTS)) <= 1e-6
+    assert largest_difference(encoder.encode_document(TEXTS), retriever.encode_documents(TEXTS)) <= 1e-6
+
+
+def test_nothing_in_the_folder_needs_code_of_ours(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
+    for path in files:
+        if path.suffix == ".json":
+            text = path.read_text(encoding="utf-8")
+            assert "auto_map" not in text and "hf_optical" not in text, path
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    assert {module["type"].rsplit(".", 1)[0] for module in modules} == {"sentence_transformers.models"}
+
+
+def test_packs_beside_a_base_are_passed_over(tmp_path):
+    from sentence_transformers import MultiVectorEncoder
+
+    base = OpticalRetriever.from_pretrained(write_folder(tmp_path / "base", "bert", "nothing"), device="cpu")
+    expected = base.encode_queries(TEXTS)
+    base.add_language("sw", make_pack(tmp_path / "base", "sw", 7, WORDS))
+    base.save_pretrained(tmp_path / "retriever")
+    encoder = MultiVectorEncoder(str(tmp_path / "retriever"), device="cpu")
+    assert largest_difference(encoder.encode_query(TEXTS), expected) <= 1e-6
+
+
+@pytest.mark.parametrize("setting", ["nothing", "projection"])
+def test_half_precision_on_disk_is_computed_in_single_where_that_is_asked_for(tmp_path, setting):
+    from sentence_transformers import MultiVectorEncoder
+
+    write_folder(tmp_path, "bert", setting)
+    OpticalModel.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+    encoder = MultiVectorEncoder(str(tmp_path), device="cpu", model_kwargs={"dtype": torch.float32})
+    assert largest_difference(encoder.encode_query(TEXTS), retriever.encode_queries(TEXTS)) <= 1e-6
+
+
+def test_a_skip_word_that_the_tokenizer_lacks_stays_with_us(tmp_path):
+    """Another library would warn of it (sentence-transformers), or skip every unknown word in its place (PyLate)."""
+    OpticalProcessor(tokenizer_of("bert"), skip_tokens=["?", "mzuqo"]).save_pretrained(tmp_path)
+    roles = json.loads((tmp_path / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+    assert roles["skiplist_words"] == ["?"]

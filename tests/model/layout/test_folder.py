@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import MINILM, tiny_checkpoint
+
+from hf_optical import OpticalModel
+from hf_optical.model import layout
+from hf_optical.model.layout import local_folder, packaged_copy, public_name, read_json, weight_names
+from hf_optical.model.layout.folder import read_optional_json, read_weights
+
+
+@pytest.fixture(scope="module")
+def projected(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("projected"), projection_dim=16)
+
+
+@pytest.mark.parametrize("name", ["no-such/model", "no-such-model"])
+def test_an_id_that_cannot_be_fetched(name):
+    with pytest.raises(OSError, match=f"{name}' is not a folder .* could not be fetched from the Hub; check the name"):
+        OpticalModel.from_pretrained(name)
+
+
+def test_a_revision_that_cannot_be_fetched_is_named():
+    with pytest.raises(OSError, match="at revision 'v9'"):
+        OpticalModel.from_pretrained(MINILM, revision="v9")
+
+
+def test_a_path_that_is_neither_folder_nor_id(projected):
+    with pytest.raises(OSError, match="neither a folder on this machine nor the id"):
+        OpticalModel.from_pretrained(projected / "config.json")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, projected):
+    """An installed package that carries a model under a Hub id."""
+    root = tmp_path / "site" / "optical_test_package"
+    shutil.copytree(projected, root / "model")
+    (root / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(root.parent)
+    digest = hashlib.sha256((root / "model" / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setitem(layout._PACKAGED, "some/model", ("optical_test_package", "model", digest))
+    monkeypatch.setitem(layout._PACKAGED, "not/installed", ("optical_test_absent", "model", digest))
+    return root
+
+
+def test_a_package_stands_in_for_the_hub(package):
+    assert local_folder("some/model") == package / "model"
+    model = OpticalModel.from_pretrained("some/model")
+    # Without a commit: whoever opens a pack of it may have the package, or what is newest on the Hub.
+    assert (model.name_or_path, model.revision) == ("some/model", None)
+
+
+def test_a_package_with_other_weights_does_not(package):
+    weights = package / "model" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert packaged_copy("some/model") is None
+    with pytest.raises(OSError, match="could not be fetched"):
+        local_folder("some/model")
+
+
+def test_a_package_without_the_weights_does_not(package):
+    (package / "model" / "model.safetensors").unlink()
+    assert packaged_copy("some/model") is None
+
+
+def test_a_package_that_is_not_installed_and_an_id_without_package(package):
+    assert packaged_copy("not/installed") is None
+    assert packaged_copy("other/model") is None
+
+
+def test_a_revision_is_asked_of_the_hub(package):
+    with pytest.raises(OSError, match="at revision 'main'"):
+        local_folder("some/model", revision="main")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("org/model", "org/model"), ("model", "model"), ("/home/me/runs/ha", "ha"), ("../base/", "base"), ("", "")],
+)
+def test_of_a_path_others_are_told_the_last_part(name, told):
+    assert public_name(name) == told
+
+
+def test_a_folder_that_is_named_like_an_id(tmp_path, monkeypatch):
+    (tmp_path / "outputs" / "ha").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name("outputs/ha") == "ha"
+    assert public_name(str(tmp_path)) == tmp_path.name
+
+
+def test_minilm_is_installed_with_the_published_weights():
+    folder = packaged_copy(MINILM)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def test_an_optional_file_that_is_not_there_reads_as_an_empty_one(tmp_path):
+    assert read_optional_json(tmp_path / "a.json") == {}
+    assert read_optional_json(tmp_path / "a.json", list) == []
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_optional_json(tmp_path / "a.json") == read_json(tmp_path / "a.json") == {"a": 1}
+    with pytest.raises(OSError, match="a.json holds no JSON list"):
+        read_optional_json(tmp_path / "a.json", list)
+
+
+def test_weights_by_name(tmp_path):
+    save_file({"a": torch.zeros(2), "b": torch.ones(3)}, tmp_path / "model.safetensors")
+    assert weight_names(tmp_path) == {"a", "b"}
+    (read,) = read_weights(tmp_path / "model.safetensors", ["b"]).values()
+    assert torch.equal(read, torch.ones(3))
+    with pytest.raises(OSError, match="model.safetensors has no weights c, d; fetch or save"):
+        read_weights(tmp_path / "model.safetensors", ["b", "d", "c"])
+
+
+def test_what_is_fetched_from_the_hub():
+    from fnmatch import fnmatch
+
+    fetched = [
+        *("config.json", "modules.json", "tokenizer.json", "vocab.txt", "sentencepiece.bpe.model"),
+        *("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        *("1_Dense/config.json", "2_Dense/model.safetensors", "2_MultiVectorMask/config.json", "artifact.metadata"),
+        *("language_pack.json", "adapter_model.safetensors", "language_packs/sw/adapter_model.safetensors"),
+    ]
+    left = ["pytorch_model.bin", "onnx/model.onnx", "tf_model.h5", "README.md", "1_Pooling/weights.bin"]
+    for name in [*fetched, *left]:
+        assert any(fnmatch(name, pattern) for pattern in layout._PATTERNS) == (name in fetched), name

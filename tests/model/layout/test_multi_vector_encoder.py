@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from peers import embed, largest_difference, open_both, peer_difference
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from tiny import ARCHITECTURES, tiny_tokenizer
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModel, set_seed
+
+from hf_optical import OpticalModel, OpticalProcessor
+
+
+LATE = ("bert", "xlm-roberta", "modernbert")
+MARKERS = {"query": "[Q] ", "document": "[D] "}
+PROMPTS = {"query": "query: ", "document": "passage: "}
+FIXED = {"strategy": "fixed", "length": 24}
+
+
+def native_checkpoint(
+    folder: Path,
+    architecture: str = "bert",
+    *,
+    dims: tuple[int, ...] = (16,),
+    added: tuple[str, ...] = (),
+    prompts: dict[str, str] | None = None,
+    skip: tuple[str, ...] = (".", "?"),
+    residual: bool = False,
+    **reading,
+) -> Path:
+    """A checkpoint that sentence-transformers wrote, with a layer for each of `dims`."""
+    settings, kind = ARCHITECTURES[architecture]
+    tokenizer = tiny_tokenizer(kind)
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True)
+    set_seed(4)
+    config = AutoConfig.for_model(
+        architecture, **settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
+    )
+    AutoModel.from_config(config).save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    plain = {"activation_function": None, "module_input_name": "token_embeddings", "use_residual": residual}
+    layers = [Dense(size, dim, **plain) for size, dim in zip((32, *dims), dims, strict=False)]
+    modules = [Transformer(str(folder / "encoder"), **reading), *layers]
+    modules += [MultiVectorMask(list(skip)), Normalize("token_embeddings")]
+    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    return native_checkpoint(tmp_path_factory.mktemp("native"), query_expansion=FIXED, document_length=40)
+
+
+@pytest.fixture
+def checkpoint(written, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(written, tmp_path / "checkpoint")
+
+
+def edit(path: Path, **changes) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+CASES = {
+    "nothing beside the encoder": {"dims": (), "skip": ()},
+    "prompts and lengths": {"prompts": PROMPTS, "query_length": 12, "document_length": 20},
+    "markers": {"added": ("[Q] ", "[D] "), "prompts": MARKERS, "query_expansion": FIXED},
+    "markers without their space": {"added": ("[Q]", "[D]"), "prompts": MARKERS, "document_length": 30},
+    "markers that are no tokens": {"prompts": MARKERS, "query_expansion": {**FIXED, "attend": True}},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("architecture", LATE)
+def test_ids_masks_and_vectors_are_those_of_sentence_transformers(tmp_path, architecture, case):
+    native_checkpoint(tmp_path / "native", architecture, **CASES[case])
+    assert peer_difference(tmp_path / "native") <= 1e-6
+    model, processor = open_both(tmp_path / "native")
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    assert OpticalProcessor.from_pretrained(tmp_path / "ours").roles == processor.roles
+    assert largest_difference(embed(tmp_path / "native"), embed(tmp_path / "ours")) == 0.0
+    assert peer_difference(tmp_path / "ours") <= 1e-6
+
+
+def test_opening_is_quiet(written, quiet):
+    open_both(written)
+
+
+def test_a_prompt_that_is_one_token_is_a_marker(tmp_path):
+    """PyLate inserts markers, but leaves prompts to the caller."""
+    native_checkpoint(tmp_path, added=("[Q] ", "[D]"), prompts={"query": "[Q] ", "document": "[D] the text: "})
+    processor = OpticalProcessor.from_pretrained(tmp_path)
+    assert (processor.query_marker, processor.query_prompt) == ("[Q] ", "")
+    assert (processor.document_marker, processor.document_prompt) == ("[D]", "the text: ")
+    assert peer_difference(tmp_path) <= 1e-6
+
+
+def test_a_prompt_stays_text_where_a_marker_would_change_the_tokens(tmp_path):
+    """Behind "[Q]" and a space, byte-level tokenizers cut a word otherwise than at the head of a text."""
+    native_checkpoint(tmp_path, "modernbert", added=("[Q]", "[D]"), prompts=MARKERS)
+    processor = OpticalProcessor.from_pretrained(tmp_path)
+    assert (processor.query_marker, processor.query_prompt) == (None, "[Q] ")
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dims", [(48, 16), (32, 24, 8)], ids=str)
+def test_several_layers_are_read_as_one(tmp_path, dims, residual):
+    native_checkpoint(tmp_path, dims=dims, residual=residual)
+    assert peer_difference(tmp_path) <= 1e-6
+    model = OpticalModel.from_pretrained(tmp_path)
+    assert model.config.projection_dim == dims[-1] and model.config.projection_bias
+    model.save_pretrained(tmp_path / "ours")
+    OpticalProcessor.from_pretrained(tmp_path).save_pretrained(tmp_path / "ours")
+    assert largest_difference(embed(tmp_path), embed(tmp_path / "ours")) == 0.0
+
+
+def test_an_expansion_by_name_of_the_mask_token(checkpoint):
+    edit(checkpoint / "sentence_bert_config.json", query_expansion={**FIXED, "token": "[MASK]"})
+    assert peer_difference(checkpoint) <= 1e-6
+
+
+def test_a_skip_list_for_no_task(checkpoint):
+    edit(checkpoint / "2_MultiVectorMask" / "config.json", skiplist_tasks=[])
+    assert OpticalProcessor.from_pretrained(checkpoint).skip_tokens == []
+    assert peer_difference(checkpoint) <= 1e-6
+
+
+def test_without_a_mask_module_nothing_is_skipped(checkpoint):
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    (checkpoint / "modules.json").write_text(json.dumps([modules[0], modules[1], modules[3]]))
+    edit(checkpoint / "sentence_bert_config.json", query_expansion=None)
+    assert OpticalProcessor.from_pretrained(checkpoint).skip_tokens == []
+    assert peer_difference(checkpoint) <= 1e-6
+
+
+def test_lengths_that_are_not_stored(checkpoint):
+    edit(checkpoint / "sentence_bert_config.json", query_expansion=None, document_length=None)
+    edit(checkpoint / "tokenizer_config.json", model_max_length=33)
+    processor = OpticalProcessor.from_pretrained(checkpoint)
+    assert (processor.query_length, processor.document_length) == (33, 33)
+    assert peer_difference(checkpoint) <= 1e-6
+
+
+def test_texts_in_lower_case(tmp_path):
+    native_checkpoint(tmp_path, "modernbert")
+    edit(tmp_path / "sentence_bert_config.json", do_lower_case=True)
+    assert peer_difference(tmp_path) <= 1e-6
+    processor = OpticalProcessor.from_pretrained(tmp_path)
+    assert (
+        processor.queries(["The River"])["input_ids"].tolist()
+        == processor.queries(["the river"])["input_ids"].tolist()
+    )
+    # Saved, it is part of the tokenizer.
+    OpticalModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    assert peer_difference(tmp_path / "ours") <= 1e-6
+
+
+READING, MASK = "sentence_bert_config.json", "2_MultiVectorMask/config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "named"),
+    [
+        (READING, {"query_expansion": {"strategy": "min", "length": 24}}, "query expansion by strategy 'min'"),
+        (READING, {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
+        (READING, {"modality_config": {"message": {"method": "forward"}}}, "modality_config={'message'"),
+        (READING, {"processing_kwargs": {"text": {"padding": False}}}, "processing_kwargs={'text'"),
+        (MASK, {"skiplist_tasks": ["query", "document"]}, "skiplist_tasks that name queries"),
+        (MASK, {"keep_only_token_ids": [5]}, "keep_only_token_ids"),
+        (
+            "3_Normalize/config.json",
+            {"module_input_name": "sentence_embedding"},
+            "a 3_Normalize that is not for tokens",
+        ),
+        ("1_Dense/config.json", {"module_output_name": "other"}, "a 1_Dense that is not for tokens"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "meanmaxsim"}, "similarity_fn_name='meanmaxsim'"),
+    ],
+    ids=str,
+)
+def test_what_this_library_does_not_do_is_refused_by_name(checkpoint, file, changes, named):
+    edit(checkpoint / file, **changes)
+    for one in (OpticalModel, OpticalProcessor):
+        with pytest.raises(ValueError) as caught:
+            one.from_pretrained(checkpoint)
+        assert f"saved by sentence-transformers with {named}" in str(caught.value)
+        assert str(caught.value).endswith("which this library does not have; use it there")
+
+
+def test_all_that_is_refused_is_named_at_once(checkpoint):
+    edit(checkpoint / MASK, skiplist_tasks=["query"], keep_only_token_ids=[5])
+    with pytest.raises(ValueError, match="skiplist_tasks that name queries and keep_only_token_ids, which"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [
+        (["Transformer", "Dense", "HierarchicalTokenPooling", "Normalize"], "HierarchicalTokenPooling"),
+        (["Transformer", "Pooling", "Normalize"], "Pooling"),
+        (["Transformer", "Normalize", "Dense"], "Transformer, Normalize, Dense"),
+        (["Transformer", "Dense"], "Transformer, Dense"),
+        (["Router", "Normalize"], "Router"),
+    ],
+    ids=str,
+)
+def test_other_modules_are_refused_by_name(checkpoint, kinds, named):
+    modules = [{"idx": i, "name": str(i), "path": "", "type": f"some.where.{kind}"} for i, kind in enumerate(kinds)]
+    (checkpoint / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ValueError, match=f"with the modules .*{named}.*known are Transformer, any Dense, Normalize"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+def test_an_expansion_that_nothing_lets_match_is_refused(checkpoint):
+    modules = json.loads((checkpoint / "modules.json").read_text())
+    (checkpoint / "modules.json").write_text(json.dumps([modules[0], modules[1], modules[3]]))
+    with pytest.raises(ValueError, match="query expansion that no MultiVectorMask lets match"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+def test_an_expansion_by_another_token_is_refused(checkpoint):
+    edit(checkpoint / READING, query_expansion={**FIXED, "token": "[SEP]"})
+    with pytest.raises(ValueError, match=r"expands queries with '\[SEP\]'; only the mask token is read"):
+        OpticalProcessor.from_pretrained(checkpoint)
+
+
+def test_an_activation_is_refused(checkpoint):
+    edit(checkpoint / "1_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh")
+    with pytest.raises(ValueError, match="Tanh; only a linear projection is read"):
+        OpticalModel.from_pretrained(checkpoint)

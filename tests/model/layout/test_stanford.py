@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+import shutil
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from peers import TEXTS, embed, largest_difference, open_both, peer_difference
+from safetensors.torch import load_file, save_file
+from tiny import ARCHITECTURES, tiny_tokenizer
+from tokenizers import AddedToken
+from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
+
+from hf_optical import OpticalModel, OpticalProcessor
+
+
+# As that library writes it, among much more.
+METADATA = {
+    "query_maxlen": 16,
+    "doc_maxlen": 30,
+    "mask_punctuation": True,
+    "attend_to_mask_tokens": False,
+    "query_token_id": "[unused0]",
+    "doc_token_id": "[unused1]",
+    "dim": 16,
+    "similarity": "cosine",
+    "interaction": "colbert",
+    "checkpoint": "some/base",
+}
+
+
+def stanford_checkpoint(folder: Path, architecture: str = "bert", metadata: dict | None = None, dim: int = 16) -> Path:
+    """A checkpoint as Stanford's library writes it: one file of weights, the encoder's under its own name."""
+    settings, kind = ARCHITECTURES[architecture]
+    tokenizer = tiny_tokenizer(kind)
+    if kind == "wordpiece":
+        known = [*tokenizer.get_vocab(), *string.punctuation, "[unused0]", "[unused1]"]
+        tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(dict.fromkeys(known))})
+    else:
+        markers = [AddedToken(f"[unused{i}]", normalized=False, special=True) for i in (0, 1)]
+        tokenizer.add_tokens(markers, special_tokens=True)
+    set_seed(5)
+    config = AutoConfig.for_model(
+        architecture, **settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
+    )
+    encoder = AutoModel.from_config(config)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
+    weights = {f"{encoder.base_model_prefix}.{name}": weight for name, weight in encoder.state_dict().items()}
+    weights["linear.weight"] = torch.randn(dim, 32)
+    if architecture == "bert":
+        # Of the time when this buffer was saved too.
+        weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if metadata is not None:
+        (folder / "artifact.metadata").write_text(json.dumps(metadata))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> Path:
+    return stanford_checkpoint(tmp_path_factory.mktemp("stanford"), "bert", METADATA)
+
+
+@pytest.fixture
+def checkpoint(bert, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return shutil.copytree(bert, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("changes", [{}, {"attend_to_mask_tokens": True, "mask_punctuation": False}], ids=str)
+def test_ids_masks_and_vectors_are_those_of_sentence_transformers(checkpoint, changes):
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, **changes}))
+    assert peer_difference(checkpoint) <= 1e-6
+
+
+@pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
+def test_other_architectures(tmp_path, architecture):
+    # Which tokens of punctuation are skipped is another matter there: see below.
+    stanford_checkpoint(tmp_path, architecture, {**METADATA, "mask_punctuation": False})
+    assert peer_difference(tmp_path) <= 1e-6
+
+
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
+def test_saved_again_it_is_our_usual_layout(tmp_path, architecture, quiet):
+    stanford_checkpoint(tmp_path / "stanford", architecture, METADATA)
+    model, processor = open_both(tmp_path / "stanford")
+    model.save_pretrained(tmp_path / "ours")
+    processor.save_pretrained(tmp_path / "ours")
+    assert largest_difference(embed(tmp_path / "stanford"), embed(tmp_path / "ours")) == 0.0
+    copy, again = open_both(tmp_path / "ours")
+    assert again.roles == processor.roles
+    assert copy.fingerprint() == model.fingerprint()
+    assert not any(
+        name.startswith(("bert.", "linear.")) for name in load_file(tmp_path / "ours" / "model.safetensors")
+    )
+    assert "HF_ColBERT" not in (tmp_path / "ours" / "config.json").read_text()
+    if architecture == "bert":
+        assert peer_difference(tmp_path / "ours") <= 1e-6
+
+
+def test_the_settings_are_taken_over(bert):
+    roles = OpticalProcessor.from_pretrained(bert).roles
+    assert roles.pop("skip_tokens") == list(string.punctuation)
+    assert roles == {
+        "query_marker": "[unused0]",
+        "document_marker": "[unused1]",
+        "query_prompt": "",
+        "document_prompt": "",
+        "query_length": 16,
+        "document_length": 30,
+        "query_expansion": True,
+        "attend_to_expansion": False,
+    }
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"query_maxlen": null, "doc_token_id": null}'])
+def test_every_setting_may_be_missing(checkpoint, content):
+    (checkpoint / "artifact.metadata").unlink()
+    if content is not None:
+        (checkpoint / "artifact.metadata").write_text(content)
+    processor = OpticalProcessor.from_pretrained(checkpoint)
+    assert (processor.query_length, processor.document_length) == (32, 220)
+    assert (processor.query_marker, processor.document_marker) == ("[unused0]", "[unused1]")
+    assert processor.query_expansion and not processor.attend_to_expansion
+    assert processor.skip_tokens == list(string.punctuation)
+
+
+def test_the_vectors_by_hand(bert):
+    """Without another library: the marker is the second id, masks fill queries, punctuation is left out."""
+    model, processor = open_both(bert)
+    tokenizer, weights = processor.tokenizer, load_file(bert / "model.safetensors")
+    ids = tokenizer(TEXTS[0], return_tensors="pt", truncation=True, max_length=29)["input_ids"]
+    ids = torch.cat([ids[:, :1], torch.tensor([[tokenizer.convert_tokens_to_ids("[unused1]")]]), ids[:, 1:]], dim=1)
+    with torch.no_grad():
+        hidden = model.encoder(ids, torch.ones_like(ids)).last_hidden_state @ weights["linear.weight"].T
+        output = model(**processor.documents([TEXTS[0]]))
+    kept = [token not in tokenizer.convert_tokens_to_ids(list(string.punctuation)) for token in ids[0].tolist()]
+    assert output.mask[0].tolist() == kept and not all(kept)
+    assert (output.embeddings - torch.nn.functional.normalize(hidden, dim=-1)).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])  # the tiny XLM-R cuts ". " into two tokens
+def test_the_ids_are_those_of_the_library_that_wrote_it(tmp_path, architecture):
+    """It puts ". " before every text and a marker in the place of the dot; masks fill queries up."""
+    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, METADATA))
+    tokenizer = processor.tokenizer
+    expected = tokenizer([f". {text}" for text in TEXTS], truncation=True, max_length=16, padding="max_length")
+    ids = torch.tensor(expected["input_ids"])
+    ids[:, 1] = tokenizer.convert_tokens_to_ids("[unused0]")
+    ids[ids == tokenizer.pad_token_id] = tokenizer.mask_token_id
+    batch = processor.queries(TEXTS)
+    assert torch.equal(batch["input_ids"], ids)
+    assert batch["attention_mask"].tolist() == expected["attention_mask"]
+    assert batch["token_mask"].all()
+
+
+@pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
+def test_of_each_symbol_the_first_token_is_skipped(tmp_path, architecture):
+    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, METADATA))
+    tokenizer = processor.tokenizer
+    first = {tokenizer(symbol, add_special_tokens=False)["input_ids"][0] for symbol in string.punctuation}
+    batch = processor.documents(TEXTS)
+    known = first - {tokenizer.unk_token_id}
+    expected = [[i not in known for i in row] for row in batch["input_ids"].tolist()]
+    assert batch["token_mask"].tolist() == (torch.tensor(expected) & batch["attention_mask"].bool()).tolist()
+
+
+def test_half_precision(bert, tmp_path):
+    model = OpticalModel.from_pretrained(bert, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    model.save_pretrained(tmp_path)
+    assert OpticalModel.from_pretrained(tmp_path, dtype=torch.bfloat16).fingerprint() == model.fingerprint()
+
+
+def test_damaged_metadata_is_named(checkpoint):
+    (checkpoint / "artifact.metadata").write_text("{")
+    with pytest.raises(OSError, match="artifact.metadata is not valid JSON"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+def test_weights_without_projection_are_refused(checkpoint):
+    weights = load_file(checkpoint / "model.safetensors")
+    del weights["linear.weight"]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(OSError, match="model.safetensors has no weights linear.weight"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+def test_another_interaction_is_refused(checkpoint):
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, "interaction": "flipr"}))
+    with pytest.raises(ValueError, match="interaction='flipr'; only 'colbert' is read"):
+        OpticalModel.from_pretrained(checkpoint)
+
+
+def test_a_marker_that_is_no_token_is_refused(checkpoint):
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, "query_token_id": "[Q]"}))
+    with pytest.raises(ValueError, match=r"query_marker='\[Q\]' is not a token"):
+        OpticalProcessor.from_pretrained(checkpoint)
+
+
+def test_pickles_alone_are_refused(checkpoint):
+    torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="no safetensors weights. Pickled weights can run code .*pytorch_model.bin"):
+        OpticalModel.from_pretrained(checkpoint)
+    # What the message says to do.
+    there = torch.load(checkpoint / "pytorch_model.bin", weights_only=True)
+    save_file(there, checkpoint / "model.safetensors")
+    assert OpticalModel.from_pretrained(checkpoint).embedding_dim == 16
