@@ -9,6 +9,10 @@ With your own:
 
     python examples/compare.py --config study.yaml --output_dir outputs/study
 
+A study that is done can be published as a dataset, with what every method scored with every query:
+
+    python examples/compare.py --report_only --push_to_hub NAMESPACE/NAME
+
 What is done is not done again: stopped at any moment, the same command goes on. Studies that share `--cells` share
 what they have in common, and several processes may work at one study.
 """
@@ -21,6 +25,7 @@ import sys
 from pathlib import Path
 
 from hf_optical.studies import Store, Study, load_study
+from hf_optical.studies.publishing import publish_study
 from hf_optical.studies.report import write_report
 
 
@@ -45,14 +50,22 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("\nstopped; what is done is kept, and the same command goes on")
     failed = [f"{failure.cell}: {failure.error}" for failure in failures]
+    records = study.records()
     try:
-        print(f"\nThe report is in {write_report(output_dir, config, study.records(), failed=failed)}")
+        print(f"\nThe report is in {write_report(output_dir, config, records, failed=failed)}")
     except (ImportError, ValueError) as error:
         failed.append(f"report: {error}")
     if failed:
         listed = "\n  ".join(failed)
         count = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
         sys.exit(f"error: {count} failed, see {output_dir / 'study.log'}:\n  {listed}")
+    if args.push_to_hub:
+        try:
+            private = args.private or None
+            url = publish_study(output_dir, args.push_to_hub, config, records, license=args.license, private=private)
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: {error}")
+        print(f"It is published: {url}")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -63,6 +76,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, help="What paths are relative to, in place of the study's own.")
     parser.add_argument("--dry_run", action="store_true", help="Say what there is to do, and stop.")
     parser.add_argument("--report_only", action="store_true", help="Report what is done, and do nothing more.")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="Publish it as this dataset repository on the Hub.")
+    parser.add_argument("--private", action="store_true", help="Make a new repository private.")
+    parser.add_argument("--license", help="Licence of what is published, an identifier of the Hub such as cc-by-4.0.")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return parser.parse_args(argv)
 

@@ -21,12 +21,14 @@ The rivals of transport: `--method greedy`, `sentence`, `code_switch` or `hybrid
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from accelerate import PartialState
+from huggingface_hub import HfApi
 from transformers import HfArgumentParser
 
 from hf_optical import (
@@ -42,6 +44,7 @@ from hf_optical.bitext import filter_bitext, load_triples
 from hf_optical.errors import DataError
 from hf_optical.evaluation import RetrievalDataset, gap_closed
 from hf_optical.evaluation.results import of_language, over_languages
+from hf_optical.model.layout import public_name
 from hf_optical.training.checkpoints import checkpoint_to_resume
 from hf_optical.training.distributed import from_main_process
 from hf_optical.training.preparation import check_sizes, read_dictionaries
@@ -54,6 +57,10 @@ DEMO = [
     *("--validation_file", str(DATA / "validation.jsonl")),
     *("--eval_dir", str(DATA / "retrieval")),
     *("--num_train_epochs", "10"),
+    *("--bitext_license", "cc0-1.0"),
+    "--note",
+    "A demonstration: the sentence pairs and the questions are machine-written and not checked by a native speaker. "
+    "The results show that training works; they are no evidence of how well Swahili is read.",
 ]
 
 
@@ -98,13 +105,21 @@ class ScriptArguments:
     )
     query_length: int | None = field(default=None, metadata={"help": "Longest query in tokens."})
     document_length: int | None = field(default=None, metadata={"help": "Longest document in tokens."})
+    bitext_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the sentence pairs, for the card. Default: what the Hub dataset says."},
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of what is trained, for the card: an identifier such as apache-2.0."}
+    )
+    note: str | None = field(default=None, metadata={"help": "A sentence that the card tells first."})
     show_questions: int = field(default=3, metadata={"help": "Questions to print at the end."})
 
 
 def main() -> None:
     try:
         script, args = parse(sys.argv[1:])
-        trainer, results, before = build(script, args)
+        trainer, before = build(script, args)
     except (OSError, ValueError) as error:
         # What is wrong with the input is said in one line; an error further on is a fault, and shows where.
         sys.exit(f"error: {error}")
@@ -112,17 +127,19 @@ def main() -> None:
         trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except KeyboardInterrupt as stop:
         sys.exit(f"\n{stop}" if str(stop) else "\nstopped at once; the last checkpoint is unharmed")
-    trainer.save_model()
+    # Before the evaluation, which may fail. An internal call does not push.
+    trainer.save_model(_internal_call=True)
     trainer.save_state()
 
-    results = with_gaps(results | trainer.evaluate(), args.languages)
+    results = with_gaps(flat(trainer.references) | trainer.evaluate(), args.languages)
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     counts = Counter()
     for told in trainer.details.values():
         counts.update(told["counts"])
     trainer.save_metrics("train", {**trained.metrics, "trainable_parameters": trainable, **counts})
     trainer.save_metrics("eval", results)
-    trainer.results = results
+    if args.packs:
+        trainer.save_model(_internal_call=True)  # now with its results
     trainer.create_model_card()
     if trainer.is_world_process_zero():
         for language in args.languages:
@@ -150,8 +167,8 @@ def parse(argv: list[str]) -> tuple[ScriptArguments, OTDistillationConfig]:
     return script, args
 
 
-def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistillationTrainer, dict, dict]:
-    """The trainer; what the untrained student and the ceiling score; what the untrained student finds, by language."""
+def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistillationTrainer, dict]:
+    """The trainer, and what the untrained student finds, by language."""
     train_pairs, validation_pairs, details = load_pairs(script, args)
     triples = load_triples(script.triples_file) if script.triples_file else None
     # The trainer reads them again; here they are looked at before anything takes time.
@@ -187,10 +204,9 @@ def build(script: ScriptArguments, args: OTDistillationConfig) -> tuple[OTDistil
         retrieval_evaluator=evaluators or None,
         triples=triples,
     )
-    for language, dataset in datasets.items():
-        details[language]["eval_name"] = dataset.name
     trainer.details = details
-    return trainer, over_languages(zero_shot, "zero_shot_") | over_languages(ceiling, "ceiling_"), before
+    trainer.references = {"zero_shot": zero_shot, "ceiling": ceiling}
+    return trainer, before
 
 
 def build_evaluators(
@@ -219,6 +235,11 @@ def load_pairs(script: ScriptArguments, args: OTDistillationConfig) -> tuple[dic
     columns = for_each(languages, "student_column", script.student_column)
     if None in sources.values():
         raise DataError("there are no sentence pairs; pass --train_file or --dataset_name")
+    if script.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", script.license):
+        raise DataError(
+            f"--license {script.license!r} is no identifier of a licence; pass one of "
+            "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0 or cc-by-4.0"
+        )
     if (script.student_column is None) != (script.teacher_column is None):
         raise DataError("--student_column and --teacher_column go together; pass both")
 
@@ -243,12 +264,26 @@ def load_pairs(script: ScriptArguments, args: OTDistillationConfig) -> tuple[dic
             held_out = min(500, max(1, len(train[language]) // 20))
             split = train[language].train_test_split(test_size=held_out, seed=args.data_seed or args.seed)
             train[language], validation[language] = split["train"], split["test"]
+        told = {"bitext_license": script.bitext_license, "license": script.license, "note": script.note}
+        if script.bitext_license is None and not Path(source).exists():
+            told["bitext_license"] = hub_license(source)
         details[language] = {
-            "pairs": len(train[language]),
-            "bitext": Path(source).name,
+            "bitext": public_name(source),
             "counts": {f"pairs_{name}": count for name, count in vars(counts).items()},
+            **{name: value for name, value in told.items() if value},
         }
     return train, validation, details
+
+
+def hub_license(dataset: str) -> str | None:
+    """The licence that a dataset states on the Hub, if it states one."""
+    try:
+        card = HfApi().dataset_info(dataset).card_data
+    except Exception as error:  # of whatever kind: for want of a licence nothing is stopped
+        logging.info("The licence of %s is not known (%s); name it with --bitext_license", dataset, error)
+        return None
+    stated = card.license if card else None
+    return ", ".join(stated) if isinstance(stated, list) else stated
 
 
 def for_each(languages: list[str], option: str, values: list[str] | None) -> dict[str, str | None]:
@@ -257,6 +292,11 @@ def for_each(languages: list[str], option: str, values: list[str] | None) -> dic
     if len(values) not in (1, len(languages)):
         raise DataError(f"--{option} has {len(values)} values for {len(languages)} languages; pass one for each")
     return dict(zip(languages, values * len(languages), strict=False))
+
+
+def flat(references: dict[str, dict[str, dict[str, float]]]) -> dict[str, float]:
+    """What the untrained student and the ceiling reached, as `zero_shot_map`, `ceiling_map` and so on."""
+    return {name: value for key, own in references.items() for name, value in over_languages(own, f"{key}_").items()}
 
 
 def with_gaps(results: dict[str, float], languages: list[str]) -> dict[str, float]:

@@ -22,11 +22,17 @@ TEXTS = [text if position % 3 else f"mzuqo {text} kitxbu, mzuqo!" for position, 
 
 
 def make_pack(
-    base: str | Path, language: str, seed: int, words: Sequence[str] = (), rank: int = 4, **roles
+    base: str | Path,
+    language: str,
+    seed: int,
+    words: Sequence[str] = (),
+    rank: int = 4,
+    dtype: torch.dtype = torch.float32,
+    **roles,
 ) -> LanguagePack:
     """A pack with random weights; without words, its adapter is over the word embeddings too."""
     torch.manual_seed(seed)
-    model = OpticalModel.from_pretrained(base)
+    model = OpticalModel.from_pretrained(base, dtype=dtype)
     size = model.get_input_embeddings().weight.shape[1]
     vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
     add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)

@@ -21,4 +21,4 @@ def test_importing_the_package_is_light():
 def test_type_hints_and_templates_are_installed_with_it():
     assert files("hf_optical").joinpath("py.typed").is_file()
     cards = {path.name for path in files("hf_optical.hub_cards").iterdir()}
-    assert {"language_pack.md", "model.md"} <= cards
+    assert {"language_pack.md", "model.md", "student.md"} <= cards

@@ -9,6 +9,7 @@ __version__ = "0.1.0.dev0"
 # Public name -> module. Imported on first use, so that `import hf_optical` stays instant.
 _PUBLIC = {
     "LanguagePack": "languages",
+    "MultiVectorOTAlignmentLoss": "training",
     "OTAlignmentLoss": "losses",
     "OTDistillationConfig": "training",
     "OTDistillationTrainer": "training",
@@ -43,5 +44,5 @@ if TYPE_CHECKING:  # what editors and type checkers see
     from .losses import OTAlignmentLoss
     from .model import OpticalConfig, OpticalModel, OpticalProcessor
     from .retrieval import OpticalRetriever, maxsim
-    from .training import OTDistillationConfig, OTDistillationTrainer
+    from .training import MultiVectorOTAlignmentLoss, OTDistillationConfig, OTDistillationTrainer
     from .transport import transport_plan

@@ -71,7 +71,20 @@ def test_the_contract(small, tiny, tmp_path):
     assert not list(out.rglob("training_args.bin"))
 
     pack = LanguagePack.from_pretrained(out)
-    assert pack.language == "sw" and pack.details["pairs"] == 720
+    assert pack.language == "sw" and pack.details["pairs"] == 720 and pack.details["scripts"] == ["Latin"]
+    own = pack.details["results"]["sw"]
+    assert (own["queries"], own["gap_closed"]) == (96, results["gap_closed"])
+    for measure in MEASURES:
+        names = {"zero_shot": f"zero_shot_{measure}", "trained": f"eval_{measure}", "ceiling": f"ceiling_{measure}"}
+        found = dict(own["measures"][measure])
+        low, high = found.pop("interval")
+        assert found == {name: results[key] for name, key in names.items()} and low <= found["trained"] <= high
+    # What is pushed later has the same card, but for the figure.
+    pack.save_pretrained(tmp_path / "again")
+    pack.write_card(tmp_path / "again")
+    figure = "![Losses and retrieval measures over the steps of training](training.png)\n\n"
+    assert figure in card and (out / "training.png").is_file()
+    assert (tmp_path / "again" / "README.md").read_text(encoding="utf-8") == card.replace(figure, "")
     retriever = OpticalRetriever.from_pretrained(out)
     model = OpticalModel.from_pretrained(tiny)
     pack.attach(model)
@@ -138,7 +151,8 @@ def test_two_languages_in_one_pack(two_languages, tmp_path):
     assert pack.language == "eastern" and pack.details["pairs"] == 400
     assert pack.details["counts"]["pairs_kept"] == 400 and pack.details["counts"]["pairs_empty"] == 200
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "for sw, lo" in card and card.count("| before training |") == 3
+    assert "for sw, lo" in card and card.count("| before training |") == 2
+    assert pack.details["results"].keys() == {"sw", "lo"}
 
 
 def test_going_on_where_a_run_stopped(small, tmp_path):
@@ -181,6 +195,7 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
         ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "there is no file nowhere.csv"),
         ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"--sampling_temperature": "-1"}, "sampling_temperature=-1.0 is not above 0"),
+        ({"--license": "CC BY 4.0"}, "--license 'CC BY 4.0' is no identifier"),
     ],
 )
 def test_bad_arguments_end_in_one_line(small, change, message):

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import re
 import warnings
 from pathlib import Path
@@ -9,33 +11,46 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
-from hf_optical.evaluation.results import over_languages
 from hf_optical.hub import write_card
 from hf_optical.hub.methods import describe
-from hf_optical.languages import add_adapter, default_lora_config
+from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
 
 
-RESULTS = {
-    **{"eval_loss": 0.31, "eval_runtime": 3.0, "eval_plan_entropy": 2.0, "epoch": 3.0},
-    **{"zero_shot_map": 0.1, "zero_shot_mrr@10": 0.2, "zero_shot_p@3": 0.25},
-    **{"eval_map": 0.51236, "eval_mrr@10": 0.6, "eval_p@3": 0.5},
-    **{"ceiling_map": 0.7, "ceiling_mrr@10": 0.8, "ceiling_p@3": 0.75},
-    "gap_closed": 0.6872,
-}
+def results(shift: float = 0.0) -> dict:
+    return {
+        "dataset": "retrieval/test",
+        "queries": 96,
+        "level": 0.95,
+        "measures": {
+            "map": {"zero_shot": 0.1, "trained": 0.51236 + shift, "interval": [0.41237, 0.6], "ceiling": 0.7},
+            "mrr@10": {"zero_shot": 0.2, "trained": 0.6, "interval": [0.5, 0.7], "ceiling": 0.8},
+            "recall@100": {"zero_shot": 0.25, "trained": 0.5, "interval": [0.4, 0.6], "ceiling": 0.75},
+        },
+        "gap_closed": 0.6872,
+    }
+
+
 DETAILS = {
     "teacher": "org/teacher",
+    "teacher_revision": "0123abc",
     "teacher_language": "en",
     "bitext": "org/bitext",
+    "bitext_license": "cc-by-4.0",
     "pairs": 7123,
-    "eval_name": "retrieval/test",
-    "settings": {"solver": "sinkhorn", "epsilon": 0.05},
+    "scripts": ["Arabic", "Latin"],
+    "settings": {"solver": "sinkhorn", "epsilon": 0.05, "seed": 42, "side": "query"},
+    "seconds": 3725.4,
+    "hardware": "2 x NVIDIA H200",
+    "license": "apache-2.0",
+    "note": "Made for a demonstration.",
     "steps": 12,
+    "results": {"ha": results()},
 }
 KINDS = {"language_pack": ("adapter", "hf_optical"), "model": ("finetune", "sentence-transformers")}
 
 
-def card(folder, kind="language_pack", language="ha", base_model="org/base", details=DETAILS, results=RESULTS):
-    write_card(folder, kind=kind, language=language, base_model=base_model, details=details, results=results)
+def card(folder, kind="language_pack", languages=("ha",), base_model="org/base", details=DETAILS, **more):
+    write_card(folder, kind=kind, languages=list(languages), base_model=base_model, details=details, **more)
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -54,104 +69,135 @@ def test_the_hub_understands_the_metadata(tmp_path, kind):
     text = card(tmp_path, kind)
     parsed = ModelCard(text, ignore_metadata_errors=False)
     relation, library = KINDS[kind]
-    assert parsed.data.language == ["ha"]
+    assert (parsed.data.language, parsed.data.license) == (["ha"], "apache-2.0")
     assert (parsed.data.base_model, parsed.data.get("base_model_relation")) == ("org/base", relation)
-    assert parsed.data.library_name == library
+    assert (parsed.data.library_name, parsed.data.datasets) == (library, ["org/bitext"])
     assert parsed.data.pipeline_tag == "sentence-similarity"
-    assert {"hf-optical", "late-interaction", "colbert"} <= set(parsed.data.tags)
-    assert {result.metric_type: result.metric_value for result in parsed.data.eval_results} == {
+    assert {"hf-optical", "late-interaction", "multi-vector", "colbert"} <= set(parsed.data.tags)
+    name, found = model_index_to_eval_results(metadata_load(tmp_path / "README.md")["model-index"])
+    assert found == parsed.data.eval_results
+    assert name == parsed.data.model_name and name.endswith("for ha")
+    assert {(result.task_type, result.dataset_name, result.dataset_config) for result in found} == {
+        ("information-retrieval", "retrieval/test", "ha")
+    }
+    assert {result.metric_type: result.metric_value for result in found} == {
         "map": 0.5124,
         "mrr@10": 0.6,
-        "p@3": 0.5,
+        "recall@100": 0.5,
     }
-    name, results = model_index_to_eval_results(metadata_load(tmp_path / "README.md")["model-index"])
-    assert name == parsed.data.model_name and name.endswith("for ha")
-    assert {(result.task_type, result.dataset_name) for result in results} == {
-        ("information-retrieval", "retrieval/test")
-    }
+    assert found[0].metric_args == {"queries": 96, "interval": [0.4124, 0.6], "level": 0.95}
     assert all(value is not None for value in parsed.data.to_dict().values())
+    again = ModelCard(str(parsed), ignore_metadata_errors=False)
+    assert again.data.to_dict() == parsed.data.to_dict() and again.text == parsed.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_results_are_one_table(tmp_path, kind):
+def test_the_results_are_one_table_with_intervals(tmp_path, kind):
     text = card(tmp_path, kind)
     assert tables(text) == [
         [
-            ["", "map", "mrr@10", "p@3"],
+            ["", "MAP", "MRR@10", "Recall@100"],
             ["---", "---:", "---:", "---:"],
             ["before training", "0.100", "0.200", "0.250"],
-            ["this model", "0.512", "0.600", "0.500"],
-            ["human translation, teacher", "0.700", "0.800", "0.750"],
+            ["**after training**", "**0.512** [0.412, 0.600]", "**0.600** [0.500, 0.700]", "**0.500** [0.400, 0.600]"],
+            ["teacher, on human translations", "0.700", "0.800", "0.750"],
         ]
     ]
-    assert "69 %" in text
-    assert "No retrieval results" not in text
+    section = text.split("## Results")[1].split("\n## ")[0]
+    for said in ("96 questions of `retrieval/test`", "69 %", "95 % bootstrap", "seed 42"):
+        assert said in section, said
+    assert "encoded by the teacher" in section and "No retrieval results" not in text
+    assert "96 questions are few" in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_results(tmp_path, kind):
-    text = card(tmp_path, kind, results={"eval_loss": 0.3, "epoch": 1.0})
+@pytest.mark.parametrize("details", [{}, {**DETAILS, "results": {}}, {**DETAILS, "results": None}])
+def test_a_card_without_results_says_so(tmp_path, kind, details):
+    text = card(tmp_path, kind, details=details)
     parsed = ModelCard(text, ignore_metadata_errors=False)
     assert parsed.data.eval_results is None
     assert "model-index" not in text
     assert tables(text) == []
-    assert "No retrieval results were measured." in text
+    assert "No retrieval results were measured." in text and "bootstrap" not in text and "are few" not in text
 
 
-def test_results_of_the_last_evaluation_alone(tmp_path):
-    text = card(tmp_path, results={"eval_map": 0.25, "eval_recall@100": 0.5, "eval_loss": 1.0})
-    assert tables(text)[0][2:] == [["this model", "0.250", "0.500"]]
-    assert "Of the gap" not in text
+def test_results_of_which_only_the_means_are_known(tmp_path):
+    measured = {"dataset": "big/test", "queries": 3000, "measures": {"map": {"trained": 0.25}, "AP": {"trained": 0.5}}}
+    text = card(tmp_path, details={**DETAILS, "results": {"ha": measured}})
+    assert tables(text)[0][2:] == [["**after training**", "**0.250**", "**0.500**"]]
+    assert "3,000 questions of `big/test`.\n" in text
+    assert "Of the gap" not in text and "bootstrap" not in text and "are few" not in text
+    found = ModelCard(text, ignore_metadata_errors=False).data.eval_results
+    assert [result.metric_args for result in found] == [{"queries": 3000}] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_languages_have_a_table_each_and_one_of_the_means(tmp_path, kind):
-    results = {}
-    for prefix, value in (("zero_shot_", 0.1), ("eval_", 0.4), ("ceiling_", 0.7)):
-        own = {"ha": {"map": value, "p@3": value}, "lo": {"map": value + 0.1, "p@3": value}}
-        results |= over_languages(own, prefix)
-    write_card(
-        *(tmp_path,),
-        **{"kind": kind, "language": "niger", "languages": ["ha", "lo"], "base_model": "org/base"},
-        **{"details": DETAILS, "results": results},
-    )
-    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+def test_several_languages_have_a_table_each(tmp_path, kind):
+    found = {"ha": results(), "lo": {**results(shift=0.1), "queries": 300}}
+    text = card(tmp_path, kind, ["ha", "lo"], details={**DETAILS, "results": found}, code="niger")
     parsed = ModelCard(text, ignore_metadata_errors=False)
     assert parsed.data.language == ["ha", "lo"] and "for ha, lo\n" in text and "**ha, lo**" in text
-    assert {result.metric_type: result.metric_value for result in parsed.data.eval_results} == {
-        "map": 0.45,
-        "p@3": 0.4,
-    }
-    assert [table[3] for table in tables(text)] == [
-        ["this model", "0.450", "0.400"],
-        ["this model", "0.400", "0.400"],
-        ["this model", "0.500", "0.400"],
-    ]
+    values = {(result.dataset_config, result.metric_type): result for result in parsed.data.eval_results}
+    assert (values["ha", "map"].metric_value, values["lo", "map"].metric_value) == (0.5124, 0.6124)
+    assert (values["ha", "map"].metric_args["queries"], values["lo", "map"].metric_args["queries"]) == (96, 300)
+    assert [table[3][1] for table in tables(text)] == ["**0.512** [0.412, 0.600]", "**0.612** [0.412, 0.600]"]
+    assert "**ha**: 96 questions" in text and "**lo**: 300 questions" in text
     assert ('language="niger"' in text) == (kind == "language_pack")
 
 
+def test_what_the_hub_takes_for_a_language(tmp_path):
+    text = card(tmp_path, languages=["sw_TZ", "swa-Latn", "sw", "demo2", "Hausa"])
+    assert ModelCard(text, ignore_metadata_errors=False).data.language == ["sw", "swa"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("results", [RESULTS, {}])
+@pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("details", [DETAILS, {}])
-def test_the_page_is_whole(tmp_path, kind, results, details):
-    text = card(tmp_path, kind, results=results, details=details)
+@pytest.mark.parametrize("base_model", ["org/base", "org/teacher", ""])
+def test_the_page_is_whole(tmp_path, kind, measured, details, base_model):
+    details = details if measured else {**details, "results": {}}
+    text = card(tmp_path, kind, base_model=base_model, details=details)
     assert re.search(r"^# (Language pack|Late-interaction model) for ha$", text, re.M)
-    for leftover in ("{{", "{%", "None", "Undefined", "\n\n\n", " \n"):
+    for leftover in ("{{", "{%", "{#", "Undefined", "\n\n\n", " \n", " ,", " .", "..\n"):
         assert leftover not in text, leftover
-    assert text.count("```") % 2 == 0 and text.endswith("\n")
-    headings = [line for line in text.split("\n") if line.startswith("#")]
-    assert headings[1:] == ["## Results", "## Training", "## Limits", "## Citation"]
-    assert all(f"\n\n{heading}\n\n" in text for heading in headings)
-    bullets = [line for line in text.split("\n") if line.startswith("- ") and text.index(line) > text.index("## T")]
-    size = kind == "language_pack"
-    assert len(bullets) == 3 + size + len(details.get("settings", {}))
-    assert ("`org/bitext`" in text, "7123" in text) == (bool(details), bool(details))
+    assert "None" not in text
+    assert text.count("```") % 2 == 0 and text.endswith("\n") and text.startswith("---\n")
+    headings = re.findall(r"^## (.*)$", text, re.M)
+    assert headings == (
+        ["Results", "How to use it", "Training", "Limits", "Licence", "Citation"]
+        if details.get("settings")
+        else ["Results", "How to use it", "Limits"]
+    )
+    assert all(f"\n\n## {heading}\n\n" in text for heading in headings)
+    if details.get("settings"):
+        assert "> Made for a demonstration.\n" in text and "are in Arabic and Latin script" in text
+        assert "- **Sentence pairs:** 7,123 from [org/bitext](https://huggingface.co/datasets/org/bitext)" in text
+        assert "licence `cc-by-4.0`\n" in text and "- **Time:** 1 h 2 min on 2 x NVIDIA H200\n" in text
+        assert "solver `sinkhorn`, epsilon `0.05`, seed `42`" in text
+        teaches = base_model == "org/teacher"
+        assert ("**Base and teacher:** [org/teacher]" in text, "**Teacher:** [org/teacher]" in text) == (
+            teaches,
+            not teaches,
+        )
 
 
-def test_the_size_of_a_pack_is_told(tmp_path):
+def test_commits_of_base_and_teacher_are_told(tmp_path):
+    text = card(tmp_path, base_revision="fedc987")
+    assert "- **Base:** [org/base](https://huggingface.co/org/base) at revision `fedc987`\n" in text
+    assert (
+        "- **Teacher:** [org/teacher](https://huggingface.co/org/teacher) at revision `0123abc`, which reads" in text
+    )
+
+
+def test_the_size_and_the_parts_of_a_pack_are_told(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(bytes(5_300_000))
+    assert "a LoRA adapter, 5.3 MB" in card(tmp_path)
     (tmp_path / "vocabulary.safetensors").write_bytes(bytes(7_000_000))
-    assert "\n- Size: 12.3 MB\n" in card(tmp_path, "language_pack")
+    text = card(tmp_path)
+    assert "a LoRA adapter\nand new words, 12.3 MB" in text
+    assert "training.png" not in text and "](training.png)" not in card(tmp_path, details={})
+    (tmp_path / "training.png").write_bytes(b"")
+    assert "](training.png)" in card(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,8 +218,17 @@ def test_nothing_is_told_of_the_machine(tmp_path, kind, monkeypatch):
         assert str(tmp_path) not in text and "models/" not in text
         assert not re.search(r"(?<![\w.:/])/(?!/)\w+/", text)
         assert "`base`" in text and "`teacher`" in text and "`train.jsonl`" in text
+        assert "WHERE_THE_TEACHER_IS" in text
         data = ModelCard(text, ignore_metadata_errors=False).data
-        assert data.base_model is None and data.get("base_model_relation") is None
+        assert data.base_model is None and data.get("base_model_relation") is None and data.datasets is None
+
+
+def test_a_name_without_a_namespace_is_on_the_hub_if_a_commit_is_known(tmp_path):
+    for revision, linked in ((None, False), ("fedc987", True)):
+        text = card(tmp_path, base_model="bert-base-uncased", base_revision=revision)
+        data = ModelCard(text, ignore_metadata_errors=False).data
+        assert data.base_model == ("bert-base-uncased" if linked else None)
+        assert ("](https://huggingface.co/bert-base-uncased)" in text) == linked
 
 
 def test_a_card_is_replaced(tmp_path):
@@ -183,34 +238,111 @@ def test_a_card_is_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
-def code(text):
-    return re.findall(r"```python\n(.*?)```", text, re.S)
+def test_there_is_no_card_of_another_kind(tmp_path):
+    with pytest.raises(ValueError, match="kind='study' is no card"):
+        card(tmp_path, "study")
 
 
-def test_the_code_of_a_pack_runs(tiny, tmp_path):
+def snippets(text: str, names: dict, **places: Path) -> list[str]:
+    """Runs the Python on a card, block after block as its reader would; PyLate's has an environment of its own."""
+    ran = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        for placeholder, place in places.items():
+            block = block.replace(placeholder, str(place))
+        assert not re.search(r"[A-Z]+_[A-Z_]{4,}", block), f"a place is not known: {block}"
+        if "pylate" not in block:
+            exec(block, names)
+        ran.append(block)
+    return ran
+
+
+@pytest.fixture
+def open_in_other_libraries(monkeypatch, tmp_path):
+    """What other libraries warn of is their own affair; what a card saves goes to a folder of the test's."""
+    pytest.importorskip("sentence_transformers", minversion="6")
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("new_words", [False, True])
+def test_the_code_on_the_card_of_a_pack_runs(tiny, tmp_path, new_words, open_in_other_libraries):
+    model = OpticalModel.from_pretrained(tiny)
+    words = Vocabulary(["swali", "kiswahili"], torch.randn(2, model.embedding_dim), model.encoder.config.vocab_size)
+    config = default_lora_config(model, rank=2, embeddings=not new_words)
+    add_adapter(model, "sw", config, words if new_words else None)
+    pack = LanguagePack.from_model(model, "sw")
+    pack.save_pretrained(tmp_path / "pack")
+    names = {}
+    text = card(tmp_path / "pack", languages=["sw"], base_model="unknown/base", details={}, code="sw")
+    text = text.replace("unknown/base", str(tiny))
+    blocks = snippets(text, names, REPOSITORY_OR_FOLDER=tmp_path / "pack")
+    assert ["peft" in block for block in blocks].count(True) == (not new_words)
+    assert isinstance(names["retriever"], OpticalRetriever) and names["retriever"].language == "sw"
+    assert names["hit"].document in (0, 1)
+    (merged,), (own,) = names["queries"], names["retriever"].encode_queries(["A question in sw"])
+    assert torch.allclose(torch.as_tensor(merged), own, atol=1e-5)
+    if not new_words:
+        assert torch.allclose(torch.nn.functional.normalize(names["states"][0], dim=-1), own, atol=1e-5)
+
+
+@pytest.mark.parametrize("projection_dim", [None, 16])
+@pytest.mark.parametrize("details", [{}, {**DETAILS, "teacher": "org/teacher"}])
+def test_the_code_on_the_card_of_a_model_runs(tmp_path, projection_dim, details, open_in_other_libraries):
+    folder = tiny_checkpoint(tmp_path / "model", projection_dim=projection_dim)
+    teacher = tiny_checkpoint(tmp_path / "teacher", projection_dim=projection_dim, seed=1) if details else folder
+    names = {}
+    text = card(folder, "model", details=details).replace('("org/teacher")', f'("{teacher}")')
+    blocks = snippets(text, names, REPOSITORY_OR_FOLDER=folder)
+    assert [re.search(r"from (\w+)", block)[1] for block in blocks] == [
+        "hf_optical",
+        "sentence_transformers",
+        "pylate",
+        "safetensors",
+    ]
+    # By hand in transformers, by this library, and in sentence-transformers.
+    assert torch.allclose(names["vectors"][0], names["queries"][0], atol=1e-5)
+    retriever, texts = OpticalRetriever.from_pretrained(folder, device="cpu"), names["documents"]
+    (hits,) = retriever.search(["A question in ha"], texts)
+    expected = torch.tensor([[score for _, score in sorted((hit.document, hit.score) for hit in hits)]])
+    assert torch.allclose(names["scores"].cpu().float(), expected, atol=1e-4)
+    read = OpticalRetriever.from_pretrained(teacher, device="cpu").encode_documents(texts)
+    (hits,) = retriever.search(names["queries"], read)
+    assert (names["hit"].document, names["hit"].score) == (hits[0].document, hits[0].score)
+
+
+def test_the_card_of_a_retriever_opens_its_packs(tiny, tmp_path, open_in_other_libraries):
     model = OpticalModel.from_pretrained(tiny)
     add_adapter(model, "sw", default_lora_config(model, rank=2))
-    LanguagePack.from_model(model, "sw").save_pretrained(tmp_path)
-    (block,) = code(card(tmp_path, language="sw"))
+    retriever = OpticalRetriever.from_pretrained(tiny)
+    retriever.add_language("sw", LanguagePack.from_model(model, "sw"))
+    retriever.save_pretrained(tmp_path / "retriever")
+    text = card(tmp_path / "retriever", "model", languages=["sw"], details={})
+    assert "language packs for **sw**" in text and 'retriever.merge("sw")' in text
     names = {}
-    exec(block.replace("REPOSITORY_OR_FOLDER", str(tmp_path)), names)
-    assert isinstance(names["retriever"], OpticalRetriever) and names["retriever"].language == "sw"
-    assert len(names["hits"][0]) == 2
+    snippets(text, names, REPOSITORY_OR_FOLDER=tmp_path / "retriever")
+    assert names["retriever"].languages == ["sw"]
 
 
-def test_the_code_of_a_model_runs_in_both_libraries(tmp_path):
-    tiny_checkpoint(tmp_path, projection_dim=16)
-    ours, theirs = code(card(tmp_path, "model"))
-    names = {}
-    exec(ours.replace("REPOSITORY_OR_FOLDER", str(tmp_path)), names)
-    assert len(names["hits"][0]) == 2
-    pytest.importorskip("sentence_transformers", minversion="6")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what another library warns of is its own affair
-        exec(theirs.replace("REPOSITORY_OR_FOLDER", str(tmp_path)), names)
-    scores = {hit.document: hit.score for hit in names["hits"][0]}
-    expected = torch.tensor([[scores[0], scores[1]]])
-    assert torch.allclose(names["scores"].cpu().float(), expected, atol=1e-4)
+def test_a_merged_model_is_told_from_one_of_which_all_weights_were_trained(tmp_path):
+    pack = {**DETAILS, "settings": {**DETAILS["settings"], "lora_rank": 32}}
+    assert "with a language pack folded into its weights." in card(tmp_path, "model", details=pack)
+    assert "with all its weights trained." in card(tmp_path, "model")
+
+
+def test_what_other_libraries_do_not_do_is_told(tmp_path):
+    for kind, file in (("language_pack", "vocabulary.safetensors"), ("model", "nearest_words.json")):
+        said = "Only `hf_optical` reads a word that"
+        assert said not in card(tmp_path / kind, kind)
+        (tmp_path / kind / file).write_bytes(b"")
+        assert said in card(tmp_path / kind, kind)
+
+
+def test_the_place_is_in_the_code(tmp_path):
+    for kind in KINDS:
+        text = card(tmp_path, kind, repo_id="me/student")
+        assert '"me/student"' in text and "REPOSITORY_OR_FOLDER" not in text
 
 
 @pytest.mark.parametrize(
@@ -219,17 +351,15 @@ def test_the_code_of_a_model_runs_in_both_libraries(tmp_path):
         ("ot", "optimal transport between their token vectors", ["huang2023optical"], "ranks"),
         ("greedy", "greedy one-to-one alignment", ["li2021learning"], "optimal transport"),
         ("sentence", "distance of their mean vectors", ["reimers2020making"], "optimal"),
-        ("code_switch", "rank en texts, some words of which were switched", ["litschko2023boosting"], "optimal"),
-        ("hybrid", "Beside it, the student is to rank en texts", ["huang2023optical", "litschko2023boosting"], "Dr"),
+        ("code_switch", "rank English texts, some words of which were switched", ["litschko2023boosting"], "optimal"),
+        ("hybrid", "Beside it, the student is to rank English", ["huang2023optical", "litschko2023boosting"], "Dr"),
     ],
 )
-@pytest.mark.parametrize("kind", ["language_pack", "model"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_card_tells_the_method_that_was_used_and_no_other(tmp_path, kind, method, said, cited, silent):
-    details = {"settings": {"method": method}}
-    write_card(tmp_path, kind=kind, language="sw", base_model="org/base", details=details, results={})
-    card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert said in card and silent.lower() not in card.lower()
-    assert re.findall(r"@\w+\{(\w+),", card) == cited
+    text = card(tmp_path, kind, ["sw"], details={"settings": {"method": method}})
+    assert said in text and silent.lower() not in text.lower()
+    assert re.findall(r"@\w+\{(\w+),", text) == cited
 
 
 @pytest.mark.parametrize(

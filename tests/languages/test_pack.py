@@ -2,7 +2,6 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,6 @@ from safetensors.torch import save
 from tiny import tiny_checkpoint, weights
 from torch import nn
 from transformers import AutoModel
-from transformers.utils import hub
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
 from hf_optical.languages import (
@@ -399,29 +397,3 @@ def test_it_shows_what_it_is_and_its_size(pack, with_words):
     assert repr(pack) == f"LanguagePack('sw' on {pack.base_model!r}: LoRA of rank 4, {pack.num_bytes() / 1e6:.1f} MB)"
     assert "LoRA of rank 4, 2 new words, 0.0 MB" in repr(with_words)
     assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
-
-
-def test_what_is_pushed_tells_nothing_of_this_machine(with_words, tiny, tmp_path, monkeypatch):
-    pushed = {}
-
-    class Api:
-        def create_repo(self, repo_id, **kwargs):
-            return type("Repository", (), {"repo_id": repo_id})
-
-        def create_commit(self, operations, **kwargs):
-            pushed.update({each.path_in_repo: Path(each.path_or_fileobj).read_bytes() for each in operations})
-            return kwargs["repo_id"]
-
-    monkeypatch.setattr(hub, "hf_api", Api)
-    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *_, **__: hub.ModelCard("---\nlanguage: sw\n---\n"))
-    pack = replace(
-        with_words,
-        details={"teacher": str(tiny), "files": [str(tmp_path / "a.jsonl")], "bitext": "org/bitext", "n": 3},
-    )
-    assert pack.push_to_hub("org/pack") == "org/pack"
-    assert sorted(pushed) == sorted([*FILES, VOCABULARY, "README.md"])
-    assert not any(str(tmp_path.parent).encode() in content for content in pushed.values())
-    told = json.loads(pushed["language_pack.json"])
-    assert told["base_model"] == tiny.name
-    assert told["details"] == {"teacher": tiny.name, "files": ["a.jsonl"], "bitext": "org/bitext", "n": 3}
-    assert pack.base_model == pack.details["teacher"] == str(tiny)

@@ -3,8 +3,8 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from huggingface_hub import HfApi, constants
-from huggingface_hub.utils import filter_repo_objects
+import torch
+from huggingface_hub import constants
 from packs import TEXTS, WORDS, assert_equal, make_pack, no_warnings, with_pack
 from peft import PeftConfig
 from tiny import tiny_checkpoint
@@ -13,7 +13,6 @@ from transformers import AutoModel
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
 from hf_optical.languages import extend_processor
 from hf_optical.model import layout
-from hf_optical.model.layout import _PATTERNS
 from hf_optical.retrieval import encode_texts
 
 
@@ -166,29 +165,25 @@ def test_packs_in_the_folder_that_are_not_what_they_should_be(saved, tiny, tmp_p
     assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == ["ha", "yo", "sw"]
 
 
-def test_what_is_pushed_is_what_is_saved(saved, tiny, tmp_path, monkeypatch):
-    _, folder = saved
-    pushed = {}
-
-    def upload_folder(self, *, repo_id, folder_path, **settings):
-        shutil.copytree(folder_path, tmp_path / "pushed")
-        pushed.update(repo_id=repo_id, **settings)
-        return "address"
-
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: type("Repository", (), {"repo_id": repo_id}))
-    monkeypatch.setattr(HfApi, "upload_folder", upload_folder)
-    assert saved[0].push_to_hub("org/retriever", commit_message="three languages") == "address"
-    assert (pushed["repo_id"], pushed["commit_message"]) == ("org/retriever", "three languages")
-    files, expected = (
-        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        for root in (tmp_path / "pushed", folder)
-    )
-    assert files == expected
-    stale = ["languages.json", "language_packs/ig/language_pack.json", "language_packs/ig/adapter_model.safetensors"]
-    kept = ["README.md", "model.safetensors", "config.json"]
-    assert list(filter_repo_objects([*stale, *kept], allow_patterns=pushed["delete_patterns"])) == stale
-    # Every file that opening needs is fetched.
-    assert sorted(filter_repo_objects(files, allow_patterns=_PATTERNS)) == sorted(files)
+def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
+    half = {"dtype": torch.bfloat16, "device": "cpu"}
+    retriever = OpticalRetriever.from_pretrained(tiny, **half)
+    for seed, (language, words) in enumerate({"ha": [], "sw": WORDS}.items()):
+        pack = make_pack(tiny, language, seed, words, dtype=torch.bfloat16)
+        pack.save_pretrained(tmp_path / language)
+        retriever.add_language(language, pack)
+    vectors = retriever.encode_queries(TEXTS, language="ha")
+    retriever.save_pretrained(tmp_path / "saved")
+    again = OpticalRetriever.from_pretrained(tmp_path / "saved", **half)
+    assert (again.languages, again.language, again.model.dtype) == (["ha", "sw"], "sw", torch.bfloat16)
+    assert_equal(again.encode_queries(TEXTS), retriever.encode_queries(TEXTS))
+    assert_equal(again.encode_queries(TEXTS, language="ha"), vectors)
+    alone = OpticalRetriever.from_pretrained(tmp_path / "ha", base_model=tiny, **half)
+    assert_equal(alone.encode_queries(TEXTS), vectors)
+    assert not torch.equal(vectors[0], OpticalRetriever.from_pretrained(tiny, device="cpu").encode_queries(TEXTS)[0])
+    for folder, base in ((tmp_path / "saved", None), (tmp_path / "ha", tiny)):
+        with pytest.raises(ValueError, match=r"in the same dtype \(dtype=torch.bfloat16, say\)"):
+            OpticalRetriever.from_pretrained(folder, base_model=base)
 
 
 def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, monkeypatch):

@@ -1,143 +1,76 @@
-"""Pushing, to a Hub that runs here."""
+"""What a run tells of itself."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
+from tiny import tiny_checkpoint
 
-from hf_optical import OTDistillationConfig
-from hf_optical.training.publishing import run_details
-
-
-FILES = [
-    "README.md",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "language_pack.json",
-    "vocabulary.safetensors",
-]
+from hf_optical import LanguagePack
+from hf_optical.evaluation import bootstrap_interval, gap_closed
+from hf_optical.model.layout.folder import _PATTERNS
+from hf_optical.training.publishing import _MODEL_FILES
 
 
-class Hub(ThreadingHTTPServer):
-    """Keeps the names of the files that are committed, by repository."""
+def test_results_are_those_of_the_student_as_it_is(make_trainer, evaluator, best_by_map, tmp_path):
+    trainer = make_trainer(max_steps=2, retrieval_evaluator=evaluator)
+    trainer.references = {"zero_shot": {"sw": {"map": 0.01}}, "ceiling": {"sw": {"map": 0.9}}}
+    found = trainer.evaluate()
+    assert trainer.results["sw"]["measures"]["map"]["trained"] == found["eval_map"]
+    trainer.train()
+    assert trainer.results == {} == trainer.language_pack().details["results"], "the student has changed since"
 
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Request)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.created: dict[str, dict] = {}
-        self.committed: dict[str, list[str]] = {}
+    found = trainer.evaluate()
+    trainer.set_language("sw")
+    values = evaluator.measure_each(evaluator.search(trainer.model, trainer.processors["sw"]))
+    results = trainer.results["sw"]
+    assert (results["dataset"], results["queries"]) == (evaluator.dataset.name, len(evaluator.dataset.qrels))
+    for measure, own in results["measures"].items():
+        assert (
+            own["trained"]
+            == found[f"eval_{measure}"]
+            == pytest.approx(sum(values[measure].values()) / len(values[measure]))
+        )
+        assert tuple(own["interval"]) == bootstrap_interval(values[measure], results["level"])
+    own = results["measures"]["map"]
+    assert (own["zero_shot"], own["ceiling"]) == (0.01, 0.9) and "zero_shot" not in results["measures"]["recall@100"]
+    assert results["gap_closed"] == gap_closed(0.01, own["trained"], 0.9)
 
-
-class Request(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        hub, path = self.server, self.path
-        if path == "/api/repos/create":
-            asked = json.loads(body)
-            repository = "/".join(filter(None, (asked.get("organization") or "someone", asked["name"])))
-            hub.created[repository] = asked
-            return self.answer({"url": f"{hub.url}/{repository}", "name": repository, "id": repository})
-        if path.startswith("/api/validate-yaml"):
-            return self.answer({"errors": [], "warnings": []})
-        repository = "/".join(path.split("/")[3:5])
-        if "/preupload/" in path:
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
-                for file in json.loads(body)["files"]
-            ]
-            return self.answer({"files": files})
-        entries = [json.loads(line) for line in body.splitlines()]
-        hub.committed[repository] = sorted(entry["value"]["path"] for entry in entries if entry["key"] == "file")
-        self.answer({"commitUrl": f"{hub.url}/{repository}/commit/0", "commitOid": "0" * 40, "success": True})
-
-    def do_GET(self) -> None:
-        self.answer({"sha": "0" * 40, "siblings": [], "id": "/".join(self.path.split("/")[3:5])})
-
-    def answer(self, content: dict) -> None:
-        text = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *args) -> None:
-        pass
+    trainer.save_model()
+    trainer.create_model_card()
+    pack = LanguagePack.from_pretrained(tmp_path / "run")
+    assert pack.details["results"] == {"sw": results}
+    assert pack.details["seconds"] > 0 and "thread" in pack.details["hardware"]
+    card = ModelCard.load(tmp_path / "run" / "README.md", ignore_metadata_errors=False)
+    assert card.data.eval_results[0].metric_args["interval"] == [round(end, 4) for end in own["interval"]]
+    assert "training.png" in card.text and (tmp_path / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
+    json.dumps(pack.details)
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+def test_results_of_other_weights_than_the_best_are_not_told(make_trainer, evaluator, best_by_map):
+    trainer = make_trainer(retrieval_evaluator=evaluator, **best_by_map)
+    trainer.train()
+    assert trainer.results == {}
+    trainer.evaluate()
+    assert trainer.results["sw"]["measures"]["map"]["trained"] == trainer.state.best_metric
 
 
-@pytest.mark.parametrize("languages", [["sw"], ["sw", "en2"]])
-def test_every_pack_is_pushed_to_a_repository_of_its_own(hub, run_python, tiny, tmp_path, languages):
-    """The second language is the teacher's under another code: it is about where the files go."""
-    result = run_python(
-        f"""
-        from datasets import Dataset
-        from hf_optical import *
-
-        languages = {languages!r}
-        args = OTDistillationConfig(output_dir={str(tmp_path / "run")!r}, language=languages, max_steps=2,
-            use_cpu=True, eval_strategy="no", save_strategy="steps", save_steps=1, disable_tqdm=True, push_to_hub=True,
-            hub_model_id="org/tiny", hub_private_repo=True, hub_token="hf_secret")
-        pairs = load_bitext("examples/data/train.jsonl", "sw").select(range(32))
-        again = [{{**row, "translation": {{**row["translation"], "en2": row["translation"]["en"]}}}} for row in pairs]
-        pairs = {{"sw": pairs, "en2": Dataset.from_list(again)}}
-        pairs = {{language: pairs[language] for language in languages}}
-        trainer = OTDistillationTrainer({str(tiny)!r}, {str(tiny)!r}, args, pairs)
-        trainer.train()
-        trainer.push_to_hub()
-        """,
-        HF_ENDPOINT=hub.url,
-        HF_HUB_OFFLINE="0",
-        HF_HUB_DISABLE_XET="1",
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    names = ["org/tiny"] if len(languages) == 1 else [f"org/tiny-{language}" for language in languages]
-    assert list(hub.created) == names and all(asked.get("visibility") == "private" for asked in hub.created.values())
-    assert hub.committed.keys() == set(names)
-    for name, files in hub.committed.items():
-        assert set(FILES[:4]) <= set(files) <= {*FILES, ".gitattributes"}, name
+def test_where_nothing_was_logged_there_is_no_figure(make_trainer, tmp_path):
+    trainer = make_trainer(max_steps=1)
+    (tmp_path / "run").mkdir(exist_ok=True)
+    (tmp_path / "run" / "training.png").write_bytes(b"of another run")
+    trainer.create_model_card()
+    assert not (tmp_path / "run" / "training.png").exists()
+    assert "training.png" not in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_is_told_of_several_languages_is_put_together(make_two):
-    told = {
-        "sw": {"pairs": 30, "bitext": "a.jsonl", "counts": {"kept": 30, "empty": 1}},
-        "lo": {"pairs": 12, "bitext": "b.jsonl", "counts": {"kept": 12}, "notes": ["free"]},
-    }
-    args = make_two(shared_pack="eastern").args
-    details = run_details(args, "teacher", 7, ["sw", "lo"], told)
-    assert (details["pairs"], details["bitext"], details["counts"]) == (
-        42,
-        "a.jsonl, b.jsonl",
-        {"kept": 42, "empty": 1},
-    )
-    assert details["settings"]["sampling_temperature"] == 1.0 and details["languages"] == ["sw", "lo"]
-    assert run_details(args, "teacher", 7, ["lo"], told)["notes"] == ["free"]
-    assert "pairs" not in run_details(args, "teacher", 7, ["lo"], {})
-
-
-def test_the_settings_told_are_those_that_the_method_uses():
-    def settings(triples=0, **options):
-        args = OTDistillationConfig(language=["sw", "lo"], use_cpu=True, **options)
-        return run_details(args, "teacher", 7, ["lo"], {}, triples)["settings"]
-
-    ranking = {"switch_side", "ranking_target", "ranking_weight"}
-    assert {"marginals", "side", "epsilon"} <= settings().keys() and not ranking & settings().keys()
-    alone = settings(method="code_switch")
-    assert ranking <= alone.keys()
-    assert not {"marginals", "side", "epsilon", "alternate", "dictionary", "triples"} & alone.keys()
-    assert settings(method="code_switch", anchor_weight=0.5, side="both")["side"] == "both"
-    files = ["private/en-sw.txt", "/home/me/en-lo.txt"]
-    hybrid = settings(method="hybrid", alternate=True, dictionary=files, triples=12)
-    assert (hybrid["alternate"], hybrid["dictionary"], hybrid["triples"]) == (True, "en-lo.txt", 12)
-    assert {"marginals", "epsilon", *ranking} <= hybrid.keys()
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
+def test_every_file_of_a_model_is_published_and_fetched(architecture, tmp_path):
+    folder = tiny_checkpoint(tmp_path, architecture, projection_dim=8, nearest_words=["maji"])
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert len(files) >= 9
+    assert sorted(filter_repo_objects(files, allow_patterns=_MODEL_FILES)) == files
+    assert sorted(filter_repo_objects(files, allow_patterns=_PATTERNS)) == files

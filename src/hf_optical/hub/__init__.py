@@ -1,4 +1,5 @@
+from ..uploading import create_repository, upload_folder
 from .cards import write_card
 
 
-__all__ = ["write_card"]
+__all__ = ["create_repository", "upload_folder", "write_card"]

@@ -3,140 +3,229 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from jinja2 import Environment, FunctionLoader
 
-from ..evaluation.metrics import DEFAULT_MEASURES
-from ..evaluation.results import of_language
 from ..files import write_text
-from ..model.layout import public_name
-from .methods import METHODS, describe
+from ..model.layout import NEAREST_WORDS, PACKS_FOLDER, public_name
+from .methods import describe, method_of
+from .results import eval_results, results_table
 
 
-# What the card shows of the results: row -> prefix of its entries in `eval_results.json`.
-_ROWS = {"before training": "zero_shot_", "this model": "eval_", "human translation, teacher": "ceiling_"}
 # Template -> the library that opens it, how it relates to its base, and its title.
 _KINDS = {
     "language_pack": ("hf_optical", "adapter", "Language pack"),
     "model": ("sentence-transformers", "finetune", "Late-interaction model"),
 }
+# What stands in the code of a card for a place that it does not know.
+PLACE, BASE_PLACE, TEACHER_PLACE = "REPOSITORY_OR_FOLDER", "WHERE_THE_BASE_IS", "WHERE_THE_TEACHER_IS"
+# The course of the training, which the card shows if it lies beside it.
+FIGURE = "training.png"
+# With fewer questions the reader is warned.
+_MANY = 200
 
 
 def write_card(
     folder: str | os.PathLike,
     *,
     kind: str,
-    language: str,
-    languages: list[str] | None = None,
     base_model: str,
+    languages: list[str],
+    code: str | None = None,
     details: dict[str, Any],
-    results: dict[str, float],
+    base_revision: str | None = None,
+    repo_id: str | None = None,
 ) -> None:
     """
     Writes `README.md`: metadata that the Hub understands and a page for people.
 
-    Of what lies on this machine only the last part of its path is told.
+    Of what lies on this machine only the last part of its path is told. The size, whether there are new words and the
+    figure `training.png` are read off the folder, so the card is written last.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Where the card goes.
+            The folder of the pack or model.
         kind (`str`):
             `"language_pack"` or `"model"`, the name of the template.
-        language (`str`):
-            Code of the language, or of the pack that several share.
-        languages (`list[str]`, *optional*):
-            Codes of the languages that it reads. Defaults to `[language]`.
         base_model (`str`):
-            Hub id of the base. A folder on this machine is left out of the metadata.
+            Hub id of the base. A folder on this machine is left out of the metadata; `""` where none is known.
+        languages (`list[str]`):
+            Codes of the languages that it reads.
+        code (`str`, *optional*):
+            Code that the pack goes by, where several languages share it. Defaults to the first language.
         details (`dict`):
-            Where the weights come from, all of it optional: `teacher`, `teacher_language`, `bitext`, `pairs`,
-            `settings` (a `dict`), `eval_name` (the retrieval set).
-        results (`dict[str, float]`):
-            As in `eval_results.json`; may be empty. Of several languages, the means and the results of each, named as
-            [`over_languages`] does.
+            Where the weights come from, as in [`LanguagePack`]; all of it optional. `teacher`, `teacher_revision`,
+            `teacher_language`, `bitext`, `bitext_license`, `pairs`, `scripts` (`list[str]`), `settings` (`dict`),
+            `seconds`, `hardware`, `license` (a licence identifier of the Hub), `note`, and `results`: language ->
+            `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
+            [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`, of a measure only
+            `trained` required.
+        base_revision (`str`, *optional*):
+            Commit of the base on the Hub.
+        repo_id (`str`, *optional*):
+            Where it will be found, for the code on the page.
+
+    Raises:
+        ValueError: `kind` is no template.
     """
-    library, relation, what = _KINDS[kind]
-    languages = languages or [language]
-    title = f"{what} for {', '.join(languages)}"
-    measures = _measures(results, languages)
-    dataset = public_name(details.get("eval_name") or "custom")
+    if kind not in _KINDS:
+        raise ValueError(f"kind={kind!r} is no card; choose one of {', '.join(_KINDS)}")
+    folder = Path(folder)
+    title = _KINDS[kind][2] + (f" for {', '.join(languages)}" if languages else "")
+    found = _files(folder)
+    language = next(iter([*filter(None, [code]), *found["packs"], *languages]), None)
+    content = {
+        "card_data": _metadata(kind, base_model, base_revision, languages, details, title).to_yaml(),
+        "title": title,
+        "place": repo_id or PLACE,
+        "language": language,
+        "question": f"A question in {languages[0]}" if languages else "Which rivers are in Africa?",
+        "languages": ", ".join(languages),
+        **_models(base_model, base_revision, details),
+        **_training(details),
+        **_results(details.get("results") or {}),
+        **found,
+    }
+    text = _templates().get_template(f"{kind}.md").render(content)
+    # Parts that have nothing to say leave blank lines.
+    write_text(folder / "README.md", re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=FunctionLoader(lambda name: files("hf_optical.hub_cards").joinpath(name).read_text(encoding="utf-8")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _models(base_model: str, base_revision: str | None, details: dict[str, Any]) -> dict[str, Any]:
+    """Base and teacher, as links and as what stands in code."""
+    teacher, teacher_revision = details.get("teacher"), details.get("teacher_revision")
+    base_teaches = bool(teacher) and teacher == base_model
+    return {
+        "base": _link(base_model, revision=base_revision) if base_model else None,
+        "base_place": base_model if is_hub_id(base_model, base_revision) else BASE_PLACE,
+        "base_revision": base_revision,
+        "teacher": _link(teacher, revision=teacher_revision) if teacher else None,
+        "teacher_place": teacher if teacher and is_hub_id(teacher, teacher_revision) else TEACHER_PLACE,
+        "teacher_revision": teacher_revision,
+        "teacher_language": _teacher_language(details),
+        "base_teaches": base_teaches,
+        # Queries are trained to meet the teacher's vectors: its index is the one to search.
+        "keeper": "the teacher" if teacher and not base_teaches else "the base",
+    }
+
+
+def _training(details: dict[str, Any]) -> dict[str, Any]:
+    """What is told of the training, and what of it is to be cited."""
+    settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
+    names = ("bitext_license", "pairs", "scripts", "hardware", "license", "note")
+    return {name: details.get(name) for name in names} | {
+        "settings": settings,
+        "method": describe(settings, _teacher_language(details)) if settings else None,
+        "citations": "\n\n".join(method_of(settings).citations) if settings else None,
+        "bitext": ", ".join(_link(name, "datasets/") for name in bitext.split(", ")) if bitext else None,
+        "time": _duration(seconds) if seconds else None,
+        "queries_only": bool(settings) and settings.get("side", "query") == "query",
+    }
+
+
+def _results(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    levels = [own["level"] for own in results.values() if "level" in own]
+    fewest = min((own["queries"] for own in results.values()), default=_MANY)
+    return {
+        "results": [
+            {"language": name, "table": results_table(own["measures"]), **own} for name, own in results.items()
+        ],
+        "level": levels[0] if levels else None,
+        "few": fewest if fewest < _MANY else None,
+    }
+
+
+def _files(folder: Path) -> dict[str, Any]:
+    """What the folder itself tells."""
+    return {
+        "megabytes": sum(weights.stat().st_size for weights in folder.glob("*.safetensors")) / 1e6,
+        "new_words": (folder / "vocabulary.safetensors").is_file(),
+        "nearest_words": (folder / NEAREST_WORDS).is_file(),
+        "packs": sorted(path.name for path in (folder / PACKS_FOLDER).glob("*/")),
+        # A pack among those of a retriever, whose repository the whole is.
+        "subfolder": f"{PACKS_FOLDER}/{folder.name}" if folder.parent.name == PACKS_FOLDER else None,
+        "figure": (folder / FIGURE).is_file(),
+    }
+
+
+def _metadata(
+    kind: str,
+    base_model: str,
+    base_revision: str | None,
+    languages: list[str],
+    details: dict[str, Any],
+    title: str,
+) -> ModelCardData:
+    library, relation, _ = _KINDS[kind]
     settings = details.get("settings", {})
-    method = METHODS[settings.get("method", "ot")]
-    teacher_language = details.get("teacher_language", "en")
-    data = ModelCardData(
-        language=languages,
+    on_hub = is_hub_id(base_model, base_revision)
+    bitexts = [name for name in (details.get("bitext") or "").split(", ") if is_hub_id(name)]
+    found = eval_results(details.get("results") or {})
+    return ModelCardData(
+        language=iso_codes(languages) or None,
+        license=details.get("license"),
         library_name=library,
-        base_model=base_model if _is_hub_id(base_model) else None,
-        base_model_relation=relation if _is_hub_id(base_model) else None,
+        base_model=base_model if on_hub else None,
+        # Of a model about which nothing is told, nothing is claimed.
+        base_model_relation=relation if on_hub and (settings or kind == "language_pack") else None,
+        datasets=bitexts or None,
         pipeline_tag="sentence-similarity",
-        tags=["hf-optical", "late-interaction", "colbert", "cross-lingual", *method.tags],
-        model_name=title if measures else None,
-        eval_results=[
-            EvalResult(
-                task_type="information-retrieval",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                metric_type=measure,
-                metric_value=round(results[f"eval_{measure}"], 4),
-            )
-            for measure in measures
-        ]
-        or None,
+        tags=[
+            *("hf-optical", "late-interaction", "multi-vector", "colbert", "cross-lingual"),
+            *(method_of(settings).tags if "method" in settings else ()),
+        ],
+        model_name=title if found else None,
+        eval_results=found or None,
     )
-    card = ModelCard.from_template(
-        data,
-        template_str=files("hf_optical.hub_cards").joinpath(f"{kind}.md").read_text(encoding="utf-8"),
-        title=title,
-        language=language,
-        languages=", ".join(languages),
-        base_model=public_name(base_model),
-        results=_results_tables(measures, results, languages),
-        gap_closed=results.get("gap_closed"),
-        teacher=public_name(details.get("teacher") or "not recorded"),
-        teacher_language=teacher_language,
-        method=describe(settings, teacher_language),
-        citations="\n\n".join(method.citations),
-        bitext=public_name(details["bitext"]) if details.get("bitext") else None,
-        pairs=details.get("pairs", "not recorded"),
-        settings=settings,
-        megabytes=sum(weights.stat().st_size for weights in Path(folder).glob("*.safetensors")) / 1e6,
-    )
-    write_text(Path(folder) / "README.md", f"{card}\n")
 
 
-def _measures(results: dict[str, float], languages: list[str]) -> list[str]:
-    named = [name.removeprefix("eval_") for name in results if name.startswith("eval_")]
-    measures = [name for name in named if name in DEFAULT_MEASURES or f"zero_shot_{name}" in results]
-    return [name for name in measures if not name.startswith(tuple(f"{code}_" for code in languages))]
+def iso_codes(languages: list[str]) -> list[str]:
+    """What the Hub takes for a language: two or three letters; of `sw_TZ` or `swa-Latn` what stands in front."""
+    found = [re.match(r"[a-z]{2,3}(?![a-z0-9])", code) for code in languages]
+    return list(dict.fromkeys(match[0] for match in found if match))
 
 
-def _results_tables(measures: list[str], results: dict[str, float], languages: list[str]) -> str:
-    """A table; for several languages one of the means and one for each."""
-    table = _results_table(measures, results)
-    if len(languages) == 1 or not table:
-        return table
-    own = [f"{language}:\n\n{_results_table(measures, of_language(results, language))}" for language in languages]
-    return "\n\n".join([f"Mean over the languages:\n\n{table}", *own])
+def _link(name: str, kind: str = "", revision: str | None = None) -> str:
+    """A Hub id as a link; of anything else its public name."""
+    linked = is_hub_id(name, revision)
+    return f"[{name}](https://huggingface.co/{kind}{name})" if linked else f"`{public_name(name)}`"
 
 
-def _results_table(measures: list[str], results: dict[str, float]) -> str:
-    """A Markdown table with a column a measure, or nothing."""
-    rows = [["", *measures], ["---", *["---:"] * len(measures)]]
-    for label, prefix in _ROWS.items():
-        values = [results.get(prefix + measure) for measure in measures]
-        if any(value is not None for value in values):
-            rows.append([label, *("" if value is None else f"{value:.3f}" for value in values)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows) if measures else ""
+def _teacher_language(details: dict[str, Any]) -> str:
+    code = details.get("teacher_language", "en")
+    return "English" if code == "en" else code
 
 
-def _is_hub_id(name: str) -> bool:
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def is_hub_id(name: str, revision: str | None = None) -> bool:
+    """
+    Whether a name is that of a repository on the Hub, as far as can be told: it is none of a file or folder on this
+    machine, and has a namespace or a commit. A name alone is mostly what is left of a path.
+    """
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not Path(name).exists()
+    return ("/" in name or revision is not None) and not Path(name).exists()

@@ -46,6 +46,7 @@ _CODE_SWITCH = """@article{litschko2023boosting,
 }"""
 _PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 _TRANSPORT = _PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
+_OWN_LOSS = _PAIR + "`{loss}`, which the trainer was given"
 _SWITCHED = (
     "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, {target}"
 )
@@ -67,6 +68,18 @@ METHODS = {
 }
 
 
+_OWN = {
+    False: MethodText(_OWN_LOSS + ".", (), ()),
+    True: MethodText(_OWN_LOSS + ". Beside it, " + _SWITCHED + ".", ("code-switching",), (_CODE_SWITCH,)),
+}
+
+
+def method_of(settings: dict[str, Any]) -> MethodText:
+    """What there is to say of a method; of transport nothing, where the trainer was given a loss of another's."""
+    method = settings.get("method", "ot")
+    return _OWN[method == "hybrid"] if "loss" in settings else METHODS[method]
+
+
 def describe(settings: dict[str, Any], teacher_language: str) -> str:
     """
     How a student was trained, for its card.
@@ -84,5 +97,5 @@ def describe(settings: dict[str, Any], teacher_language: str) -> str:
     if settings.get("align_special_tokens") is False:
         changes.append("special tokens left out")
     but = f", but with {' and '.join(changes)}" if changes else ""
-    text = METHODS[settings.get("method", "ot")].text
-    return text.format(teacher_language=teacher_language, target=target, but=but)
+    text = method_of(settings).text
+    return text.format(teacher_language=teacher_language, target=target, but=but, loss=settings.get("loss"))

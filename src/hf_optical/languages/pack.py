@@ -11,11 +11,12 @@ from typing import Any
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor
-from transformers.utils import PushToHubMixin
 
 from ..files import staged_directory
+from ..hub import write_card
 from ..model import OpticalModel
 from ..model.layout import local_folder, public_name, write_json
+from ..uploading import PushToHub
 from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
 from .merging import unwrap
 from .pack_files import FORMAT, read_lora_config, read_pack_config, read_rows, read_weights, sha256, write_lora_config
@@ -26,12 +27,13 @@ PACK_CONFIG = "language_pack.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
+PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY)
 # PEFT names the weights of an adapter as seen from its own wrapper around the model.
 _PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(eq=False, repr=False)
-class LanguagePack(PushToHubMixin):
+class LanguagePack(PushToHub):
     """
     What one language adds to a base model: a few megabytes, of no use without that base.
 
@@ -50,6 +52,8 @@ class LanguagePack(PushToHubMixin):
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`): where the pack comes from: teacher, bitext, settings, results. Free-form, JSON.
     """
+
+    _optional_files = (VOCABULARY,)
 
     language: str
     base_model: str
@@ -132,7 +136,7 @@ class LanguagePack(PushToHubMixin):
             raise ValueError(
                 f"the pack for {self.language!r} was trained on {self.base_model} (fingerprint "
                 f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
-                f"{found[:12]}); open it on the base that it names, in the same dtype"
+                f"{found[:12]}); open it on the base that it names, in the same dtype (dtype=torch.bfloat16, say)"
             )
 
     def load_into(self, model: OpticalModel) -> None:
@@ -162,6 +166,11 @@ class LanguagePack(PushToHubMixin):
         set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
         if self.vocabulary is not None:
             embedding.rows[name].data.copy_(self.vocabulary.rows)
+
+    @property
+    def reads(self) -> list[str]:
+        """Codes of the languages that it was trained on: of several where they share a pack."""
+        return self.details.get("languages") or [self.language]
 
     def num_bytes(self) -> int:
         """Size of the weights in bytes."""
@@ -198,7 +207,7 @@ class LanguagePack(PushToHubMixin):
             **stored,
         )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """Writes the pack; a half-written one never replaces a whole one."""
         with staged_directory(save_directory) as folder:
             write_lora_config(folder / ADAPTER_CONFIG, self.lora_config, self.base_model, self.base_revision)
@@ -226,9 +235,28 @@ class LanguagePack(PushToHubMixin):
         if not self.vocabulary:
             (Path(save_directory) / VOCABULARY).unlink(missing_ok=True)  # of another pack, saved here before
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """As in transformers; what is pushed tells of folders on this machine only the last part of their path."""
-        return super(LanguagePack, self.without_local_paths()).push_to_hub(repo_id, **kwargs)
+    def _save_for_hub(self, folder: Path, repo_id: str) -> None:
+        self.without_local_paths().save_pretrained(folder)
+        self.write_card(folder, repo_id)
+
+    def write_card(self, folder: str | os.PathLike, repo_id: str | None = None) -> None:
+        """
+        Writes the card of the pack, `README.md`, into the folder that it was saved to.
+
+        Args:
+            folder (`str` or `os.PathLike`): the folder.
+            repo_id (`str`, *optional*): where the pack will be found, for the code on the page.
+        """
+        write_card(
+            folder,
+            kind="language_pack",
+            base_model=self.base_model,
+            base_revision=self.base_revision,
+            languages=self.reads,
+            code=self.language,
+            details=self.details,
+            repo_id=repo_id,
+        )
 
     def without_local_paths(self) -> LanguagePack:
         """The same pack, with the last part of a path wherever `base_model` and `details` name a local folder."""
@@ -274,4 +302,8 @@ def _shorten_paths(details: Any) -> Any:
         return {key: _shorten_paths(value) for key, value in details.items()}
     if isinstance(details, (list, tuple)):
         return [_shorten_paths(value) for value in details]
-    return Path(details).name if isinstance(details, str) and os.path.isabs(details) else details
+    return Path(details).name if isinstance(details, str) and _is_path(details) else details
+
+
+def _is_path(text: str) -> bool:
+    return os.path.isabs(text) or text.startswith(("./", "../", "~/")) or os.path.exists(text)

@@ -4,21 +4,31 @@ import copy
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi
 from torch import Tensor
 
 from ..files import write_text
+from ..hub import write_card
+from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
-from ..languages.pack import is_pack
+from ..languages.pack import PACK_FILES, is_pack
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
-from ..model.layout import ENCODER_CONFIG, PACKS_FOLDER, local_folder, packaged_copy, read_json
+from ..model.layout import (
+    DENSE_FOLDER,
+    ENCODER_CONFIG,
+    NEAREST_WORDS,
+    PACKS_FOLDER,
+    local_folder,
+    packaged_copy,
+    read_json,
+)
+from ..uploading import PushToHub
 from .encoding import encode_texts
 from .search import Hit, search
 from .vectors import TokenVectors
@@ -28,7 +38,7 @@ from .vectors import TokenVectors
 _LANGUAGES = "languages.json"
 
 
-class OpticalRetriever:
+class OpticalRetriever(PushToHub):
     """
     A model, its processor and its language packs, for people who search.
 
@@ -53,12 +63,17 @@ class OpticalRetriever:
     ```
     """
 
+    # A pack that was there before would hide the base.
+    _optional_files = (_LANGUAGES, f"{PACKS_FOLDER}/*", f"{DENSE_FOLDER}/*", NEAREST_WORDS, *PACK_FILES)
+
     def __init__(self, model: OpticalModel, processor: OpticalProcessor):
         self.model = model.eval()
         self.processor = processor
         self._processors: dict[str, OpticalProcessor] = {}
         # The packs without their weights, which are in the model: where each comes from.
         self._packs: dict[str, LanguagePack] = {}
+        # The one, likewise, that is part of the model's own weights.
+        self._merged: LanguagePack | None = None
 
     @classmethod
     def from_pretrained(
@@ -68,6 +83,7 @@ class OpticalRetriever:
         base_model: str | os.PathLike | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> OpticalRetriever:
         """
         Opens a model, a language pack together with the base that it names, or what
@@ -82,6 +98,8 @@ class OpticalRetriever:
                 Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Where to compute. Defaults to the first GPU, if there is one.
+            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
+                Type of the base's weights. A pack opens on its base in the type that it was trained on alone.
 
         Raises:
             OSError: no such model or pack, or the base of a pack is not where it says.
@@ -89,11 +107,11 @@ class OpticalRetriever:
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
         if is_pack(folder):
-            retriever = cls._open_pack(folder, base_model)
+            retriever = cls._open_pack(folder, base_model, dtype)
         elif base_model is not None:
             raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
         else:
-            retriever = cls._open(pretrained_model_name_or_path, revision)
+            retriever = cls._open(pretrained_model_name_or_path, revision, dtype)
             codes, chosen = _read_languages(folder)
             for code in codes:
                 retriever.add_language(code, folder / PACKS_FOLDER / code)
@@ -102,14 +120,14 @@ class OpticalRetriever:
         return retriever
 
     @classmethod
-    def _open(cls, name: str | os.PathLike, revision: str | None = None) -> OpticalRetriever:
+    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype) -> OpticalRetriever:
         return cls(
-            OpticalModel.from_pretrained(name, revision=revision),
+            OpticalModel.from_pretrained(name, revision=revision, dtype=dtype),
             OpticalProcessor.from_pretrained(name, revision=revision),
         )
 
     @classmethod
-    def _open_pack(cls, folder: Path, base_model: str | os.PathLike | None) -> OpticalRetriever:
+    def _open_pack(cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype) -> OpticalRetriever:
         pack = LanguagePack.from_pretrained(folder)
         packs = folder.absolute().parent
         revision = None
@@ -120,7 +138,7 @@ class OpticalRetriever:
             # A package with the same weights stands in for any commit; the fingerprint is looked at below.
             revision = None if packaged_copy(base_model) else pack.base_revision
         try:
-            retriever = cls._open(base_model, revision)
+            retriever = cls._open(base_model, revision, dtype)
         except OSError as error:
             raise OSError(f"the base of {folder} could not be opened: {error}. Name it with base_model") from error
         retriever.add_language(pack.language, pack)
@@ -159,29 +177,28 @@ class OpticalRetriever:
             pack.save_pretrained(folder / PACKS_FOLDER / language)
         _write_languages(folder, self.languages, self.language)
 
-    def push_to_hub(
-        self, repo_id: str, *, private: bool | None = None, token: bool | str | None = None, **commit
-    ) -> str:
-        """
-        Saves to a temporary folder and uploads it; packs that the repository holds beside those open are deleted.
-
-        Args:
-            repo_id (`str`): the repository, made if need be.
-            private (`bool`, *optional*): whether a new repository is private.
-            token (`bool` or `str`, *optional*): as in `huggingface_hub`.
-            commit: further arguments of [`~huggingface_hub.HfApi.upload_folder`], e.g. `commit_message`, `create_pr`.
-
-        Returns:
-            `str`: address of the commit.
-        """
-        # The mixin of transformers looks one folder deep only.
-        api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return api.upload_folder(
-                repo_id=repo_id, folder_path=folder, delete_patterns=[_LANGUAGES, f"{PACKS_FOLDER}/*"], **commit
-            )
+    def _save_for_hub(self, folder: Path, repo_id: str) -> None:
+        self.save_pretrained(folder)
+        name, revision = self.model.name_or_path, self.model.revision
+        known = [*filter(None, [self._merged]), *self._packs.values()]
+        if not known and name and (Path(name) / "README.md").is_file():
+            for told in ("README.md", FIGURE):
+                if (Path(name) / told).is_file():
+                    shutil.copy(Path(name) / told, folder)
+            return
+        for language, pack in self._packs.items():
+            pack.write_card(folder / PACKS_FOLDER / language, repo_id)
+        if self._merged is not None:
+            name, revision = self._merged.base_model, self._merged.base_revision
+        write_card(
+            folder,
+            kind="model",
+            base_model=name,
+            base_revision=revision,
+            languages=list(dict.fromkeys(code for pack in known for code in pack.reads)),
+            details=_common([pack.details for pack in known]),
+            repo_id=repo_id,
+        )
 
     @property
     def languages(self) -> list[str]:
@@ -253,8 +270,9 @@ class OpticalRetriever:
         Raises:
             KeyError: no pack for `language` is open.
         """
-        model = merge_language(self.model, language)
-        return OpticalRetriever(model, copy.deepcopy(self.processor_of(language)))
+        merged = OpticalRetriever(merge_language(self.model, language), copy.deepcopy(self.processor_of(language)))
+        merged._merged = self._packs.get(language)
+        return merged
 
     def encode_queries(
         self,
@@ -379,6 +397,17 @@ def _are_texts(texts_or_vectors: Sequence[Tensor] | Sequence[str] | TokenVectors
     if isinstance(texts_or_vectors, str):
         raise TypeError("one string was passed; pass a list of strings")
     return len(texts_or_vectors) > 0 and isinstance(texts_or_vectors[0], str)
+
+
+def _common(details: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is the same for all packs, and the results of each."""
+    common = {
+        name: value
+        for name, value in (details[0] if details else {}).items()
+        if all(own.get(name) == value for own in details)
+    }
+    results = {language: found for own in details for language, found in (own.get("results") or {}).items()}
+    return {**common, "results": results}
 
 
 def _write_languages(folder: Path, languages: list[str], language: str | None) -> None:

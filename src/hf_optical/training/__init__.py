@@ -1,5 +1,6 @@
 from .config import OTDistillationConfig
+from .multi_vector_loss import MultiVectorOTAlignmentLoss
 from .trainer import OTDistillationTrainer
 
 
-__all__ = ["OTDistillationConfig", "OTDistillationTrainer"]
+__all__ = ["MultiVectorOTAlignmentLoss", "OTDistillationConfig", "OTDistillationTrainer"]

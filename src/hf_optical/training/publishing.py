@@ -1,157 +1,201 @@
-"""What a run tells of itself, and how several packs go to the Hub."""
+"""How a run tells of itself, and how it goes to the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, create_repo, upload_folder
+from huggingface_hub import CommitInfo
+from transformers import Trainer
 
-from .. import __version__
-from ..evaluation.results import of_language
-from ..hub import write_card
-from .config import OTDistillationConfig
-
-
-_SETTINGS = (
-    "method",
-    "anchor_weight",
-    "new_words",
-    "lora_rank",
-    "learning_rate",
-    "num_train_epochs",
-    "seed",
+from ..hub import create_repository, upload_folder, write_card
+from ..hub.cards import FIGURE
+from ..languages.pack import PACK_FILES
+from ..model.layout.folder import (
+    ENCODER_CONFIG,
+    ENCODER_MODULE_CONFIG,
+    MODULES,
+    NEAREST_WORDS,
+    ROLES_CONFIG,
+    WEIGHTS,
 )
-_READING = ("side", "align_special_tokens")
-_TRANSPORT = ("solver", "epsilon")
-_RANKING = ("switch_probability", "switch_side", "ranking_target", "ranking_temperature", "ranking_weight")
+from ..plots import plot_training
+from .config import OTDistillationConfig
+from .run_details import beside, hardware, run_details
 
 
-def run_details(
-    args: OTDistillationConfig,
-    teacher: str,
-    steps: int,
-    languages: list[str],
-    told: dict[str, dict[str, Any]],
-    triples: int = 0,
-) -> dict[str, Any]:
+# What is published of a run beside the files of a pack, or those of a model and its tokenizer.
+_TOLD = ("README.md", FIGURE, "eval_results.json", "all_results.json")
+_MODEL_FILES = (
+    *(ENCODER_CONFIG, ROLES_CONFIG, ENCODER_MODULE_CONFIG, MODULES, NEAREST_WORDS, WEIGHTS, "*_Dense/*"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
+    *("merges.txt", "*.model", "chat_template.jinja"),
+)
+
+
+class PublishingTrainer(Trainer):
     """
-    Where the weights come from, for pack and card.
+    What [`OTDistillationTrainer`] tells of its run, writes on cards and sends to the Hub.
 
-    Args:
-        args ([`OTDistillationConfig`]): the settings.
-        teacher (`str`), steps (`int`): the teacher's name, the updates so far.
-        languages (`list[str]`): the languages in the pack.
-        told (`dict[str, dict]`): language -> what else is known of it.
-        triples (`int`, defaults to 0): how many queries with documents were ranked, in place of sentences.
+    Attributes:
+        references (`dict[str, dict]`), details (`dict[str, dict]`): see [`OTDistillationTrainer`].
     """
-    settings = _settings(args, languages, triples)
-    if len(args.languages) > 1:
-        settings["languages of the run"] = ", ".join(args.languages)
-        settings["sampling_temperature"] = args.sampling_temperature
-    return {
-        "hf_optical_version": __version__,
-        "languages": languages,
-        "teacher": teacher,
-        "teacher_language": args.teacher_language,
-        "steps": steps,
-        "settings": settings,
-        **_together([told.get(language, {}) for language in languages]),
-    }
 
+    def __init__(self, *args, **kwargs):
+        self.references: dict[str, dict[str, dict[str, float]]] = {}
+        self.details: dict[str, dict[str, Any]] = {}
+        # What is known without being told, by language.
+        self._facts: dict[str, dict[str, Any]] = {}
+        # Language -> the step after which it was measured, and what came out.
+        self._measured: dict[str, tuple[int, dict[str, Any]]] = {}
+        self._seconds: float | None = None
+        self._triples = 0
+        # What was given in place of settings.
+        self._given: dict[str, Any] = {}
+        self._repositories: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
 
-def write_cards(
-    args: OTDistillationConfig,
-    base_model: str,
-    details: Callable[[list[str]], dict[str, Any]],
-    results: dict[str, float],
-) -> None:
-    """
-    Writes the card of every pack, or of the model, beside it.
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """
+        What the student, as it is now, was measured to find: language -> results as in [`write_card`]. Empty after
+        training has gone on since the last evaluation.
+        """
+        zero_shot, ceiling = (self.references.get(name, {}) for name in ("zero_shot", "ceiling"))
+        return {
+            language: beside(measured, zero_shot.get(language, {}), ceiling.get(language, {}))
+            for language, (step, measured) in self._measured.items()
+            if step == self.state.global_step
+        }
 
-    Args:
-        args ([`OTDistillationConfig`]): the settings.
-        base_model (`str`): name of the base.
-        details: languages -> where their weights come from.
-        results (`dict[str, float]`): of all languages, named as [`over_languages`] does.
-    """
-    packs = args.packs
-    for name, languages in (packs or {"": args.languages}).items():
-        write_card(
-            args.folder_of(name),
-            kind="language_pack" if packs else "model",
-            language=name or languages[0],
-            languages=languages,
-            base_model=base_model,
-            details=details(languages),
-            results=of_language(results, name) if len(packs) > 1 else results,
+    def _details(self, languages: list[str]) -> dict[str, Any]:
+        told = {
+            language: {**self._facts.get(language, {}), **self.details.get(language, {})} for language in languages
+        }
+        return run_details(
+            self.args,
+            self.teacher.name_or_path,
+            self.state.global_step,
+            languages,
+            told,
+            triples=self._triples,
+            given=self._given,
+            teacher_revision=self.teacher.revision,
+            seconds=self._seconds,
+            hardware=hardware(self.args) if self._seconds else None,
+            results={language: own for language, own in self.results.items() if language in languages},
         )
 
+    def create_model_card(self, **kwargs) -> None:
+        """
+        Writes the card of what was trained to `README.md` beside it, a card for each pack, and the course of the
+        training as a figure, if there is matplotlib.
 
-def create_repositories(args: OTDistillationConfig, token: str | None, private: bool | None) -> dict[str, str]:
-    """Pack -> id of its repository on the Hub, `hub_model_id-CODE`; created where there is none."""
+        The results on it are `self.results`; what else should be told (the bitext's name, say) goes into
+        `self.details`.
+        """
+        if not self.is_world_process_zero():
+            return
+        packs = self.args.packs
+        for name, languages in (packs or {"": self.args.languages}).items():
+            folder = self.args.folder_of(name)
+            _draw(self.state.log_history, folder / FIGURE)
+            write_card(
+                folder,
+                kind="language_pack" if packs else "model",
+                base_model=self.model.name_or_path,
+                base_revision=self.model.revision,
+                languages=languages,
+                code=name or None,
+                details=self._details(languages),
+                repo_id=self._repositories.get(name),
+            )
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.is_world_process_zero():
+            self._repositories = create_repositories(self.args, token, private)
+            self.hub_model_id = ", ".join(self._repositories.values())
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> Any:
+        """
+        As [`~transformers.Trainer.push_to_hub`]; several packs go to `hub_model_id-CODE` each, and a list comes back.
+
+        Published are the files of the packs or the model, the card with its figure, and the results.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**kwargs)
+        if self.is_world_process_zero():
+            pushed = push_run(self.args, self._repositories, commit_message, blocking, token, revision)
+            return pushed if len(self.args.packs) > 1 else pushed[0]
+
+
+def create_repositories(
+    args: OTDistillationConfig, token: str | None = None, private: bool | None = None
+) -> dict[str, str]:
+    """
+    Makes what a run is published in, where it is not there yet: `hub_model_id`, or `hub_model_id-CODE` for each of
+    several packs.
+
+    Returns:
+        `dict[str, str]`: pack, or `""` where all weights are trained -> id of its repository on the Hub.
+    """
     name = args.hub_model_id or Path(args.output_dir).absolute().name
-    private = args.hub_private_repo if private is None else private
-    token = token or args.hub_token
     return {
-        pack: create_repo(f"{name}-{pack}", token=token, private=private, exist_ok=True).repo_id for pack in args.packs
+        pack: create_repository(
+            f"{name}-{pack}" if len(args.packs) > 1 else name,
+            private=args.hub_private_repo if private is None else private,
+            token=token or args.hub_token,
+        )
+        for pack in args.packs or [""]
     }
 
 
-def push_packs(
+def push_run(
     args: OTDistillationConfig,
     repositories: dict[str, str],
-    commit_message: str | None = "End of training",
+    commit_message: str | None = None,
     blocking: bool = True,
     token: str | None = None,
     revision: str | None = None,
 ) -> list[CommitInfo | Future[CommitInfo]]:
-    """Uploads the folder of every pack to its repository."""
+    """Uploads every pack, or the model, with its card and results; of whatever else a run wrote there, nothing."""
     return [
         upload_folder(
-            repo_id=repository,
-            folder_path=args.folder_of(pack),
-            commit_message=commit_message,
-            run_as_future=not blocking,
+            args.folder_of(pack),
+            repository,
             token=token or args.hub_token,
             revision=revision or args.hub_revision,
+            commit_message=commit_message,
+            allow_patterns=[*_TOLD, *(PACK_FILES if pack else _MODEL_FILES)],
+            # A pack that was there before would hide the model.
+            delete_patterns=PACK_FILES if pack else [*_MODEL_FILES, *PACK_FILES],
+            blocking=blocking,
         )
         for pack, repository in repositories.items()
     ]
 
 
-def _settings(args: OTDistillationConfig, languages: list[str], triples: int) -> dict[str, Any]:
-    """The settings that the method has a use for."""
-    names = [
-        *_SETTINGS,
-        *(_READING if args.aligns or args.anchor_weight else ()),
-        *(["marginals"] if args.aligns else ()),
-        *(_TRANSPORT if args.method in ("ot", "hybrid") else ()),
-        *(_RANKING if args.ranks else ()),
-        *(["alternate"] if args.method == "hybrid" else ()),
-    ]
-    settings = {name: getattr(args, name) for name in names}
-    if args.dictionary is not None:
-        files = dict(zip(args.languages, args.dictionary, strict=True))
-        settings["dictionary"] = ", ".join(Path(files[language]).name for language in languages)
-    if triples:
-        settings["triples"] = triples
-    return settings
-
-
-def _together(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is told of several languages in one: numbers are summed, names listed."""
-    if len(details) == 1:
-        return details[0]
-    merged = {}
-    for key in dict.fromkeys(key for own in details for key in own):
-        values = [own[key] for own in details if key in own]
-        if all(isinstance(value, dict) for value in values):
-            merged[key] = _together(values)
-        elif all(isinstance(value, (int, float)) for value in values):
-            merged[key] = sum(values)
-        else:
-            merged[key] = ", ".join(dict.fromkeys(map(str, values)))
-    return merged
+def _draw(log_history: list[dict[str, Any]], file: Path) -> None:
+    """Draws the course of the training; without matplotlib or anything to draw there is no figure, nor an old one."""
+    file.unlink(missing_ok=True)
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    try:
+        figure = plot_training(log_history)
+    except ValueError:  # nothing was logged
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=200)

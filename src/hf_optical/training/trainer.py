@@ -11,7 +11,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
 from ..bitext.ranking import join_triples
@@ -35,12 +35,13 @@ from .preparation import (
     read_dictionaries,
     teacher_texts,
 )
-from .publishing import create_repositories, push_packs, run_details, write_cards
+from .publishing import PublishingTrainer
+from .run_details import measure, scripts_of
 from .sampling import LanguageSampler, join_languages
 from .teacher import TeacherVectors
 
 
-class OTDistillationTrainer(Trainer):
+class OTDistillationTrainer(PublishingTrainer):
     r"""
     Teaches a student new languages from sentence pairs: it reads the new language, a frozen teacher reads the English,
     and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv 2301.12566).
@@ -85,9 +86,10 @@ class OTDistillationTrainer(Trainer):
         processors (`dict[str, OpticalProcessor]`):
             Language -> what cuts its texts into tokens. `processing_class` is the same for one pack, and knows no new
             words for several.
-        results (`dict[str, float]`), details (`dict[str, dict]`):
-            For the cards: what was measured, as [`~OTDistillationTrainer.evaluate`] names it, in place of the last
-            evaluation; and what else should be told of each language (`bitext`, `eval_name`).
+        references (`dict[str, dict]`), details (`dict[str, dict]`):
+            For the cards. `"zero_shot"` and `"ceiling"` -> language -> measure -> value: what the untrained student
+            and the teacher on human translations reach. And language -> what else should be told of it (`bitext`,
+            `bitext_license`, `license`, `note`, ...), as in [`write_card`].
 
     Raises:
         ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
@@ -173,20 +175,30 @@ class OTDistillationTrainer(Trainer):
         if self.loss is not None:
             self.loss.reduction = "none"
         self.ranking_loss = RankingLoss(args.ranking_temperature, reduction="none")
-        self.results: dict[str, float] = {}
-        self.details: dict[str, dict[str, Any]] = {}
+        self._facts = {
+            language: {"pairs": len(own), "scripts": scripts_of(row[language] for row in own[:10_000]["translation"])}
+            for language, own in pairs.items()
+        }
         self._triples = 0 if triples is None else len(triples)
+        self._given = {} if peft_config is None else {"lora_rank": peft_config.r}
+        if loss is not None:
+            self._given["loss"] = type(loss).__name__
         self._teacher_processor = teacher_processing_class
         self._save_on_interrupt = save_on_interrupt
         self._logged: dict[str, list[Tensor]] = defaultdict(list)
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # `evaluate()` before `train()` leaves a mark with which accelerate would skip the distributed wrapper here.
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
+        self._measured.clear()
+        start = time.time()
         self._cache_teacher(self.train_dataset, self.eval_dataset)
         with self._save_on_interrupt:
-            return super().train(*args, **kwargs)
+            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        # How long the part before a checkpoint took is not known.
+        self._seconds = None if resume_from_checkpoint else time.time() - start
+        return output
 
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
         """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
@@ -378,7 +390,9 @@ class OTDistillationTrainer(Trainer):
             return {}
         self.set_language(language)
         evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
-        return from_main_process(lambda: evaluator(self.model, processor))
+        measured = from_main_process(lambda: measure(evaluator, evaluator.search(self.model, processor)))
+        self._measured[language] = self.state.global_step, measured
+        return {name: own["trained"] for name, own in measured["measures"].items()}
 
     def _record(self, **values: Tensor) -> None:
         """Keeps means until the next log; on the device, so that nothing waits for them."""
@@ -413,11 +427,6 @@ class OTDistillationTrainer(Trainer):
             state_dict=state_dict,
         )
 
-    def _details(self, languages: list[str]) -> dict[str, Any]:
-        return run_details(
-            self.args, self.teacher.name_or_path, self.state.global_step, languages, self.details, self._triples
-        )
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
@@ -429,7 +438,7 @@ class OTDistillationTrainer(Trainer):
         for code in self.args.packs:
             pack = self.language_pack(code, state_dict)
             # What is uploaded later is this very folder.
-            pack = pack.without_local_paths() if self.args.push_to_hub else pack
+            pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -438,43 +447,7 @@ class OTDistillationTrainer(Trainer):
         read_weights(self.model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        self._measured.clear()
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         read_weights(self.model, self.state.best_model_checkpoint)
-
-    def create_model_card(self, **kwargs) -> None:
-        """
-        Writes the card of what was trained to `README.md` beside it, a card for each pack.
-
-        The results on it are `self.results`; without them, those of the last evaluation. What else should be told
-        (the bitext's name, say) goes into `self.details`.
-        """
-        if self.is_world_process_zero():
-            evaluations = [log for log in self.state.log_history if "eval_loss" in log]
-            results = self.results or (evaluations[-1] if evaluations else {})
-            write_cards(self.args, self.model.name_or_path, self._details, results)
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        if len(self.args.packs) < 2:
-            return super().init_hf_repo(token, private)
-        if self.is_world_process_zero():
-            self.hub_model_id = create_repositories(self.args, token, private)
-
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **kwargs,
-    ):
-        """As [`~transformers.Trainer.push_to_hub`]; several packs go to `hub_model_id-CODE` each."""
-        if len(self.args.packs) < 2:
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token, private)
-        self.save_model(_internal_call=True)
-        self.create_model_card()
-        if self.is_world_process_zero():
-            return push_packs(self.args, self.hub_model_id, commit_message, blocking, token, revision)

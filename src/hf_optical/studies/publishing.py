@@ -1,0 +1,217 @@
+"""A finished study as a dataset: its report, its settings, and what every method scored with every query."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
+
+from ..errors import DataError
+from ..files import staged_directory
+from ..hub import upload_folder
+from ..hub.cards import iso_codes
+from .config import StudyConfig
+from .markdown import public
+from .plan import TEACHER_LANGUAGE
+from .store import Record
+
+
+# What stands for the repository in the code of a card that knows of none.
+PLACE = "REPOSITORY_OR_FOLDER"
+# One row for each record in `runs.parquet`; what comes before `pairs` says which it is in `per_query.parquet` too.
+_COLUMNS = {
+    "method": pa.string(),
+    "kind": pa.string(),
+    "test": pa.string(),
+    "language": pa.string(),
+    "corpus": pa.string(),
+    "languages": pa.list_(pa.string()),
+    "size": pa.int64(),
+    "seed": pa.int64(),
+    "perturbation": pa.string(),
+    "strength": pa.float64(),
+    "pairs": pa.int64(),
+    "seconds": pa.float64(),
+    "search_seconds": pa.float64(),
+}
+_ABOUT = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
+# A path from the root or the home folder, of two parts or more; not the rest of an address or of a relative path.
+_LOCAL_PATH = re.compile(r"(?<![\w:/.~-])(?:file://|~)?(?:/[^\s/\"'`,;:|()<>\[\]{}]+){2,}/?")
+
+
+def publish_study(
+    output_dir: str | os.PathLike,
+    repo_id: str,
+    config: StudyConfig,
+    records: Sequence[Record],
+    *,
+    license: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """
+    Uploads a study to a dataset repository on the Hub, which is made if need be. See [`write_dataset`].
+
+    Args:
+        output_dir (`str` or `os.PathLike`): where [`write_report`] wrote the report.
+        repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
+        config ([`StudyConfig`]), records (sequence of [`Record`]): the study, and what was measured.
+        license (`str`, *optional*): a licence identifier of the Hub, for what is published.
+        private (`bool`, *optional*): whether a new repository is private.
+        token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the one that is logged in.
+        commit_message (`str`, *optional*): the first line of the commit's message.
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`]: a `str`, the address of the commit.
+
+    Raises:
+        DataError: there is no report in `output_dir`, or there are no records.
+        ValueError: `repo_id` has characters that the Hub does not allow, or the Hub refuses the card's metadata.
+        PermissionError: there is no token, or it may not write there.
+        OSError: the connection broke, or the Hub failed. The same call again completes the upload.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_dataset(folder, output_dir, config, records, license=license, repo_id=repo_id)
+        return upload_folder(
+            folder,
+            repo_id,
+            repo_type="dataset",
+            private=private,
+            token=token,
+            commit_message=commit_message or f"Upload the study {config.name}",
+            delete_patterns=["figures/*"],  # those of an older report
+        )
+
+
+def write_dataset(
+    folder: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    config: StudyConfig,
+    records: Sequence[Record],
+    *,
+    license: str | None = None,
+    repo_id: str | None = None,
+) -> None:
+    """
+    Writes a study as a dataset that `datasets.load_dataset` opens: `README.md`, `report.md`, `results.json`,
+    `figures`, `study.yaml`, and the values themselves in `per_query.parquet` and `runs.parquet`.
+
+    Of paths on this machine only the last part is told. Texts of queries and documents are not among what is written.
+
+    Args:
+        folder (`str` or `os.PathLike`): where. Created if need be.
+        output_dir, config, records, license: as in [`publish_study`].
+        repo_id (`str`, *optional*): where it will be found, for the code on the page.
+
+    Raises:
+        DataError: there is no report in `output_dir`, or there are no records.
+    """
+    if not records:
+        raise DataError(f"the study {config.name} has no records, so there are no results to publish; run it first")
+    output_dir = Path(output_dir)
+    texts = {}
+    for name in ("report.md", "results.json"):
+        try:
+            texts[name] = without_local_paths((output_dir / name).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"there is no {name} in {output_dir}; write the report there first") from error
+    texts["README.md"] = _card(config, texts["report.md"], license, repo_id)
+    if config.file is not None:
+        texts["study.yaml"] = _public_yaml(config.file)
+    shown = [Path(name).name for name in re.findall(r"\(figures/([^)]+)\)", texts["report.md"])]
+    with staged_directory(folder) as staged:
+        for name, text in texts.items():
+            (staged / name).write_text(text, encoding="utf-8")
+        (staged / "figures").mkdir()
+        for name in shown:
+            (staged / "figures" / name).write_bytes((output_dir / "figures" / name).read_bytes())
+        pq.write_table(_runs(config, records), staged / "runs.parquet", compression="zstd")
+        pq.write_table(_per_query(config, records), staged / "per_query.parquet", compression="zstd")
+
+
+def without_local_paths(text: str) -> str:
+    """A text with the last part of every absolute path in place of the path."""
+    return _LOCAL_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
+
+
+def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | None) -> str:
+    data = DatasetCardData(
+        pretty_name=config.title or config.name,
+        language=iso_codes([*config.languages, TEACHER_LANGUAGE]),
+        license=license,
+        task_categories=["text-retrieval"],
+        tags=["hf-optical", "late-interaction", "cross-lingual", "evaluation-results"],
+        configs=[
+            {"config_name": "per_query", "data_files": "per_query.parquet", "default": True},
+            {"config_name": "runs", "data_files": "runs.parquet"},
+        ],
+    )
+    introduction, *sections = re.split(r"^(?=## )", report, flags=re.MULTILINE)
+    card = DatasetCard.from_template(
+        data,
+        template_str=files("hf_optical.hub_cards").joinpath("study.md").read_text(encoding="utf-8"),
+        title=data.pretty_name,
+        introduction=introduction.partition("\n")[2].strip(),
+        findings=next((text for text in sections if text.startswith("## What this says")), "").strip(),
+        figures=re.findall(r"^!\[.*$", report, flags=re.MULTILINE),
+        has_settings=config.file is not None,
+        measure=config.measures[0],
+        measures=", ".join(f"`{measure}`" for measure in config.measures),
+        license=license,
+        place=repo_id or PLACE,
+    )
+    # Parts that have nothing to say leave blank lines.
+    return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
+
+
+def _public_yaml(file: Path) -> str:
+    """The study's settings, to be run with `data_dir` given anew."""
+    content = {name: value for name, value in yaml.safe_load(file.read_text("utf-8")).items() if name != "data_dir"}
+    return yaml.safe_dump(_public_values(content), sort_keys=False, allow_unicode=True, width=119)
+
+
+def _public_values(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _public_values(own) for name, own in value.items()}
+    if isinstance(value, list):
+        return [_public_values(own) for own in value]
+    if isinstance(value, str):
+        return without_local_paths(public(os.path.expanduser(value)))
+    return value
+
+
+def _runs(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
+    rows = [
+        {name: getattr(record, name) for name in _COLUMNS}
+        | {"queries": len(record.values[config.measures[0]])}
+        | {measure: record.mean(measure) for measure in config.measures}
+        for record in records
+    ]
+    return _table(rows, _COLUMNS | {"queries": pa.int64()}, config)
+
+
+def _per_query(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
+    rows = [
+        {name: getattr(record, name) for name in _ABOUT}
+        | {"query": query}
+        | {measure: record.values[measure][query] for measure in config.measures}
+        for record in records
+        for query in record.values[config.measures[0]]
+    ]
+    return _table(rows, {name: _COLUMNS[name] for name in _ABOUT} | {"query": pa.string()}, config)
+
+
+def _table(rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType], config: StudyConfig) -> pa.Table:
+    return pa.Table.from_pylist(
+        rows, pa.schema([*columns.items(), *((name, pa.float64()) for name in config.measures)])
+    )

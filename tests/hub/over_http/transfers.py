@@ -1,0 +1,229 @@
+"""One folder to the Hub and back, and whatever can go wrong on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, snapshot_download
+
+from hf_optical.hub import upload_folder
+from hf_optical.model.layout import local_folder
+
+
+CARD = "---\nlanguage: sw\nlicense: apache-2.0\n---\n# A folder\n"
+LARGE = "PUT /large/"
+COMMIT = "POST /api/models/org/some/commit/"
+# Every request of an upload, in order.
+STEPS = [
+    "POST /api/repos/create",
+    "POST /api/validate-yaml",
+    "POST /api/models/org/some/preupload/",
+    "POST /org/some.git/info/lfs/objects/batch",
+    LARGE,
+    COMMIT,
+]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    folder = tmp_path / "folder"
+    for name, content in {
+        "README.md": CARD.encode(),
+        "config.json": b"{}",
+        "sub/words.txt": b"maji\n" * 2000,
+        "model.safetensors": bytes(range(256)) * 6000,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_what_is_pushed_comes_back_and_is_not_sent_twice(hub, folder):
+    address = upload_folder(folder, "org/some", commit_message="first")
+    assert address == f"{hub.url}/org/some/commit/{address.oid}" and hub.files("org/some") == files_of(folder)
+    assert [request.startswith(step) for request, step in zip(dict.fromkeys(hub.requests), STEPS, strict=True)] == [
+        True
+    ] * 6
+    assert hub.repositories["model", "org/some"].messages == ["initial commit", "first"]
+    assert len(hub.large) == 1, "weights go the way of large files, and nothing else does"
+    pulled = files_of(Path(snapshot_download("org/some")))
+    assert pulled.pop(".gitattributes") and pulled == files_of(folder)
+
+    (folder / "config.json").write_text('{"a": 1}')
+    upload_folder(folder, "org/some")
+    assert hub.files("org/some") == files_of(folder)
+    commits = [request for request in hub.requests if request.startswith((LARGE, COMMIT))]
+    again = upload_folder(folder, "org/some")
+    assert [request for request in hub.requests if request.startswith((LARGE, COMMIT))] == commits
+    assert (
+        sum(request.startswith(LARGE) for request in commits) == 1
+        and again.oid == hub.repositories["model", "org/some"].heads["main"]
+    )
+
+
+def test_without_a_namespace_it_is_the_users_own(hub, folder):
+    assert upload_folder(folder, "some", private=True).repo_url.repo_id == "writer/some"
+    assert hub.repositories["model", "writer/some"].private
+    upload_folder(folder, "org/some", repo_type="dataset")
+    assert hub.files("org/some", kind="dataset") == files_of(folder)
+
+
+def test_what_runs_code_or_tells_of_this_machine_stays_here(hub, folder):
+    whole = files_of(folder)
+    for name in (
+        *(
+            "training_args.bin",
+            "pytorch_model.bin",
+            "optimizer.pt",
+            "rng_state.pth",
+            "sub/a.pkl",
+            "trainer_state.json",
+        ),
+        *("checkpoint-5/model.safetensors", "run/checkpoint-7/config.json", ".saving-x/config.json", "sub/.env"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"secret")
+    upload_folder(folder, "org/some")
+    assert hub.files("org/some") == whole and not any(b"secret" in sent for sent in hub.left)
+
+
+def test_only_what_is_asked_for_is_pushed_and_only_what_is_stale_deleted(hub, folder):
+    upload_folder(folder, "org/some")
+    (folder / "sub" / "words.txt").rename(folder / "sub" / "more.txt")
+    (folder / "README.md").write_text(CARD + "edited")
+    upload_folder(folder, "org/some", allow_patterns=["sub/*", "*.json"], delete_patterns=["sub/*", "*.json"])
+    found = hub.files("org/some")
+    assert found.keys() == files_of(folder).keys() and found["README.md"] == CARD.encode()
+
+
+def test_a_pull_request_leaves_the_branch_as_it_is(hub, folder):
+    upload_folder(folder, "org/some")
+    before = hub.files("org/some")
+    (folder / "config.json").write_text('{"a": 1}')
+    pulled = upload_folder(folder, "org/some", create_pr=True)
+    assert pulled.pr_url == f"{hub.url}/org/some/discussions/1" and pulled.pr_revision == "refs/pr/1"
+    assert hub.files("org/some") == before and hub.files("org/some", "refs/pr/1") == files_of(folder)
+
+
+def test_in_the_background(hub, folder):
+    future = upload_folder(folder, "org/some", blocking=False)
+    assert future.result(60).startswith(hub.url) and hub.files("org/some") == files_of(folder)
+    (folder / "config.json").write_text('{"a": 1}')
+    hub.goes_wrong(COMMIT, status=500)
+    with pytest.raises(OSError, match="the Hub answered with an error"):
+        upload_folder(folder, "org/some", blocking=False).result(60)
+
+
+@pytest.mark.parametrize("token", ["hf_reader", "hf_nobody"])
+@pytest.mark.parametrize("private", [True, False])
+def test_a_repository_of_others(hub, folder, token, private, monkeypatch):
+    upload_folder(folder, "org/some", private=private)
+    before, whole, large = hub.files("org/some"), files_of(folder), len(hub.large)
+    (folder / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(
+        PermissionError, match=r"could not upload to org/some: the Hub refused it \(40[13]\); use a token"
+    ):
+        upload_folder(folder, "org/some", token=token)
+    assert hub.files("org/some") == before and len(hub.large) == large
+    assert files_of(folder) == {**whole, "model.safetensors": b"mine"}
+    upload_folder(folder, "org/some")
+    assert hub.files("org/some") == files_of(folder)
+    monkeypatch.setenv("HF_TOKEN", token)
+    if private:
+        with pytest.raises(
+            OSError, match="'org/some' .*could not be fetched from the Hub; check the name, your access"
+        ):
+            local_folder("org/some")
+    else:
+        assert (local_folder("org/some") / "config.json").is_file()
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("how", [{"cut": 0.5}, {"status": 500}, {"lost": True}], ids=["cut", "500", "lost"])
+def test_after_any_failure_all_is_whole_and_a_second_push_completes(hub, folder, step, how):
+    upload_folder(folder, "org/some")
+    before = hub.files("org/some")
+    (folder / "model.safetensors").write_bytes(bytes(range(255, -1, -1)) * 6000)
+    (folder / "config.json").write_text('{"a": 1}')
+    whole = files_of(folder)
+    sent = len(hub.requests)
+    hub.goes_wrong(step, **how)
+    expected, reason = (
+        (OSError, r"answered with an error \(500\)") if "status" in how else (ConnectionError, "connection broke")
+    )
+    with pytest.raises(
+        expected, match=rf"(?s)could not upload to org/some: .*{reason}.*the same call again completes"
+    ):
+        upload_folder(folder, "org/some")
+    assert files_of(folder) == whole
+    arrived = step == COMMIT and "lost" in how
+    assert hub.files("org/some") == (whole if arrived else before), "all or nothing"
+    retried = sum(request.startswith(step) for request in hub.requests[sent:])
+    assert retried == (6 if step in STEPS[2:5] else 1), "the client tries again where that does no harm"
+
+    hub.faults.clear()
+    had_arrived = len(hub.large) == 2
+    sent = len(hub.requests)
+    address = upload_folder(folder, "org/some")
+    assert hub.files("org/some") == files_of(folder) == whole
+    assert address.oid == hub.repositories["model", "org/some"].heads["main"]
+    assert any(request.startswith(LARGE) for request in hub.requests[sent:]) == (not had_arrived)
+    assert len(hub.repositories["model", "org/some"].commits) == 3
+
+
+@pytest.mark.parametrize("how", [{"cut": 0.9}, {"status": 503}, {"lost": True}, {"seconds": 0.5}])
+def test_what_passes_is_not_noticed(hub, folder, how):
+    for step in STEPS[2:5]:
+        hub.goes_wrong(step, 1, **how)
+    if "seconds" in how:
+        hub.goes_wrong(COMMIT, 1, **how)
+    upload_folder(folder, "org/some")
+    assert hub.files("org/some") == files_of(folder)
+
+
+def test_metadata_that_the_hub_refuses(hub, folder):
+    (folder / "README.md").write_text(CARD.replace("sw", "Kiswahili"))
+    with pytest.raises(ValueError, match='(?s)Invalid metadata in README.md.*"language" must only contain'):
+        upload_folder(folder, "org/some")
+    assert hub.files("org/some") == {} and not hub.large
+    (folder / "README.md").write_text(CARD)
+    upload_folder(folder, "org/some")
+
+
+@pytest.mark.parametrize(
+    "how", [{"cut": 0.5}, {"seconds": 1}, {"status": 503}, {"lost": True}], ids=["cut", "slow", "503", "lost"]
+)
+def test_a_download_that_breaks(hub, folder, how, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.25)
+    upload_folder(folder, "org/some")
+    weights = "GET /org/some/resolve/.*safetensors"
+    if {"cut", "seconds"} & how.keys():  # the client goes on from where it broke
+        hub.goes_wrong(weights, 1, **how)
+        assert (local_folder("org/some") / "model.safetensors").read_bytes() == files_of(folder)["model.safetensors"]
+    (folder / "model.safetensors").write_bytes(b"other")
+    upload_folder(folder, "org/some")
+    hub.goes_wrong(weights, **how)
+    with pytest.raises(OSError, match="'org/some' .*could not be fetched from the Hub"):
+        local_folder("org/some")
+    hub.faults.clear()
+    assert (local_folder("org/some") / "model.safetensors").read_bytes() == b"other"
+
+
+def test_the_clients_own_way_for_many_files(hub, folder, monkeypatch):
+    """As installed it uploads with hf_xet; what is small goes to the Hub itself there too."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    (folder / "model.safetensors").unlink()
+    hub.goes_wrong(COMMIT, status=500)
+    whole = files_of(folder)
+    with pytest.raises(OSError, match=r"answered with an error \(500\)"):
+        upload_folder(folder, "org/some")
+    assert hub.files("org/some") == {} and files_of(folder) == whole
+    hub.faults.clear()
+    upload_folder(folder, "org/some", delete_patterns=["*.txt"])
+    assert hub.files("org/some") == whole

@@ -1,0 +1,84 @@
+"""What is looked at before anything leaves; and, in a process that knows no other Hub, all the rest over HTTP."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from packs import make_pack
+
+from hf_optical import OTDistillationConfig, OTDistillationTrainer
+from hf_optical.hub import upload_folder
+
+
+def test_over_http(tmp_path):
+    """The client reads the address of the Hub once, at import: hence a process, one for all that is asked there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    asked = ["transfers.py", "students.py", "studies.py"]
+    # The client itself sends large files in a way that its HTTP library calls outdated.
+    known = "ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning"
+    result = subprocess.run(
+        [*(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", known), *asked],
+        cwd=Path(__file__).parent / "over_http",
+        env={
+            **environment,
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+            "HF_HOME": str(tmp_path),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """Nobody is logged in."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize(
+    "repo_id", ["org/a b", "org/schön", "a/b/c", "org/-x", "org/x.", "org/a--b", "org/x.git", "", "org/" + "x" * 97]
+)
+def test_an_id_that_the_hub_would_not_take(tmp_path, repo_id):
+    with pytest.raises(ValueError, match="^repo_id=.* is no repository id; pass 'name' or 'namespace/name'"):
+        upload_folder(tmp_path, repo_id, token="hf_token")
+
+
+def test_no_token(nobody, tmp_path, tiny):
+    for token in (None, False, True):
+        with pytest.raises(PermissionError, match="no token to upload to org/some .*settings/tokens.*hf auth login"):
+            upload_folder(tmp_path, "org/some", token=token)
+    with pytest.raises(PermissionError, match="no token"):
+        make_pack(tiny, "sw", 0).push_to_hub("org/some")
+
+
+def test_a_run_that_could_not_be_published_does_not_begin(nobody, tiny, tmp_path):
+    settings = {"output_dir": str(tmp_path), "language": "sw", "use_cpu": True, "push_to_hub": True}
+    settings |= {"new_words": 0, "eval_strategy": "no"}
+    for error, options in {
+        PermissionError: {"hub_model_id": "org/some"},
+        ValueError: {"hub_model_id": "org/so me", "hub_token": "hf_token"},
+    }.items():
+        with pytest.raises(error, match="org/so"):
+            OTDistillationTrainer(str(tiny), str(tiny), OTDistillationConfig(**settings, **options))
+
+
+def test_no_folder_and_no_connection(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*none to upload"):
+        upload_folder(tmp_path / "none", "org/some", token="hf_token")
+    with pytest.raises(ConnectionError, match="could not be reached.*The Hub client says: .*offline mode is enabled"):
+        upload_folder(tmp_path, "org/some", token="hf_token")

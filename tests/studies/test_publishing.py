@@ -1,0 +1,132 @@
+"""A study as a dataset."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+from study_records import record, references
+
+from hf_optical.errors import DataError
+from hf_optical.studies.publishing import PLACE, publish_study, without_local_paths, write_dataset
+
+
+pytest.importorskip("matplotlib")
+
+from hf_optical.studies.report import write_report  # noqa: E402
+
+
+@pytest.fixture
+def config(load):
+    return load(
+        title="A small study", measures=["AP"], notes="Kept in /home/somebody/notes/small.txt.", sizes=[30, None]
+    )
+
+
+@pytest.fixture
+def records():
+    asked = [record("OT", 0.5, "sw", kind="ot", size=size, seed=seed) for size in (30, None) for seed in (1, 2)]
+    return [
+        *references(["sw"]),
+        *asked,
+        record("OT", 0.4, "sw", kind="ot", perturbation="typos", strength=0.1, seed=1),
+    ]
+
+
+@pytest.fixture
+def reported(config, records, tmp_path) -> Path:
+    failed = [f"ask other: OSError: {tmp_path}/models/other is missing"]
+    return write_report(tmp_path / "out", config, records, failed=failed).parent
+
+
+@pytest.fixture
+def dataset(reported, config, records, tmp_path) -> Path:
+    write_dataset(tmp_path / "dataset", reported, config, records, license="cc-by-4.0")
+    return tmp_path / "dataset"
+
+
+def test_every_value_comes_back(dataset, records):
+    values = load_dataset(str(dataset), split="train").to_pandas()
+    assert len(values) == sum(len(each.values["AP"]) for each in records)
+    runs = load_dataset(str(dataset), "runs", split="train")
+    assert [row["AP"] for row in runs] == [pytest.approx(each.mean("AP"), abs=1e-12) for each in records]
+    for each in records:
+        own = values[(values.method == each.method) & (values.strength == each.strength)]
+        own = own[own["size"].isna() if each.size is None else own["size"] == each.size]
+        own = own[own.seed.isna() if each.seed is None else own.seed == each.seed]
+        assert dict(zip(own["query"], own.AP, strict=True)) == each.values["AP"]
+        assert {tuple(codes) for codes in own.languages} == {each.languages}
+
+
+def test_the_card(dataset, reported):
+    card = DatasetCard.load(dataset / "README.md", ignore_metadata_errors=False)
+    data = card.data.to_dict()
+    assert (
+        data["pretty_name"] == "A small study" and data["language"] == ["sw", "en"] and data["license"] == "cc-by-4.0"
+    )
+    assert [each["config_name"] for each in data["configs"]] == ["per_query", "runs"]
+    assert "## What this says\n\n- **questions.**" in card.text and "No licence" not in card.text
+    shown = re.findall(r"\(((?:figures/)?[^():]+\.(?:png|md|json))\)", card.text)
+    assert len(shown) > 3 and all((dataset / name).is_file() for name in shown)
+    assert "\n\n\n" not in card.content and "{{" not in card.content
+
+
+def test_its_code_runs(dataset):
+    card = (dataset / "README.md").read_text(encoding="utf-8")
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(code.replace(PLACE, str(dataset)), names)
+    assert list(names["by_query"].columns) == ["OT", "ceiling", "zero_shot"] and len(names["by_query"]) == 40
+    assert names["runs"].num_rows == 7
+
+
+def test_the_settings_run_the_study_again(dataset, config, load):
+    content = yaml.safe_load((dataset / "study.yaml").read_text(encoding="utf-8"))
+    assert "data_dir" not in content and content["teacher"] == Path(config.teacher).name
+    data_dir = config.corpora["sentences"]["sw"].parent
+    again = load(**{**content, "teacher": config.teacher, "data_dir": str(data_dir)})
+    assert again == replace(config, notes="Kept in small.txt.", file=again.file)
+
+
+def test_nothing_of_this_machine_is_told(dataset, tmp_path):
+    secrets = [str(tmp_path), str(Path.home()) + "/", "/home/somebody"]
+    for file in dataset.rglob("*"):
+        if file.is_file():
+            assert not [secret for secret in secrets if secret.encode() in file.read_bytes()], file
+    assert "OSError: other is missing" in (dataset / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("OSError: '/home/a/b c", "OSError: 'b c"),
+        ("in file:///home/a/b.json, ~/a/b/ and (/a/b)", "in b.json, b and (b)"),
+        (
+            "https://a.org/b/c, a/b/c, 3/4, figures/a.png, and/or",
+            "https://a.org/b/c, a/b/c, 3/4, figures/a.png, and/or",
+        ),
+    ],
+)
+def test_of_a_path_the_last_part_is_told(text, told):
+    assert without_local_paths(text) == told
+
+
+def test_a_study_without_results_is_refused(reported, config, records, tmp_path):
+    with pytest.raises(DataError, match="the study small has no records, so there are no results to publish"):
+        publish_study(reported, "org/small", config, [])
+    with pytest.raises(DataError, match=r"there is no report.md in .*; write the report there first"):
+        publish_study(tmp_path, "org/small", config, records)
+    with pytest.raises(ValueError, match="repo_id='org/sm all' is no repository id"):
+        publish_study(reported, "org/sm all", config, records)
+
+
+def test_without_a_licence_it_says_so(reported, config, records, tmp_path):
+    write_dataset(tmp_path / "dataset", reported, config, records, repo_id="org/small")
+    card = DatasetCard.load(tmp_path / "dataset" / "README.md")
+    assert card.data.license is None and "- No licence was named" in card.text
+    assert 'load_dataset("org/small", "per_query"' in card.text
