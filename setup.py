@@ -17,10 +17,13 @@ EXTRAS = {
         "sentence-transformers>=6.0",
         "sentencepiece>=0.2",
     ],
+    # examples/space.
+    "space": ["gradio>=6.0"],
 }
 EXTRAS["test"] = [
     *(library for libraries in EXTRAS.values() for library in libraries),
     "hypothesis>=6.100",
+    "playwright>=1.50",
     "protobuf>=4.25",
     "pytest>=8.0",
     "pytest-timeout>=2.3",

@@ -94,7 +94,7 @@ class DistillationCollator:
     def _to_align(self, processor: OpticalProcessor, texts: list[str]) -> dict[str, Tensor]:
         batch = processor.pad([processor(texts, role) for role in self.roles])
         if not self.align_special_tokens:
-            words = batch["token_mask"] & ~torch.isin(batch["input_ids"], _special_ids(processor))
+            words = batch["token_mask"] & ~torch.isin(batch["input_ids"], special_ids(processor))
             # An empty sentence keeps its special tokens: transport needs some mass.
             batch["token_mask"] = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
         return batch
@@ -146,7 +146,8 @@ def inverse_document_frequency(processor: OpticalProcessor, texts: Sequence[str]
     return torch.log1p(len(texts) / (1 + counts))
 
 
-def _special_ids(processor: OpticalProcessor) -> Tensor:
+def special_ids(processor: OpticalProcessor) -> Tensor:
+    """Ids of special tokens and role markers, of shape `(ids,)`; the unknown token is a word and not among them."""
     tokenizer = processor.tokenizer
     markers = [marker for marker in (processor.query_marker, processor.document_marker) if marker is not None]
     ids = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(markers)} - {tokenizer.unk_token_id}

@@ -1,20 +1,20 @@
 """
 The figures of a study, for its report and for notebooks: records in, `matplotlib.figure.Figure` out.
 
-A method has the same colour and marker in every figure that is drawn from the same records. The colours are those of
-Okabe and Ito (2008), which people with any kind of colour vision tell apart.
+A method has the same colour and marker in every figure that is drawn from the same records.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.significance import bootstrap_interval
+from ..hub.results import measure_label
+from ..plots.style import COLOURS, GREY, MARKERS, styled
 from .store import Record
 from .tables import (
     MEAN,
@@ -40,63 +40,16 @@ if TYPE_CHECKING:
 
 WIDTH = 9.0  # inches; a README shows about this much
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d", "*", "8")
-_GREY = "#666666"
-# Names of measures, ours and those of ir_measures, when it is their mean over queries that is told.
-_PRINTED = {"ap": "MAP", "map": "MAP", "rr": "MRR", "mrr": "MRR", "ndcg": "nDCG", "r": "Recall", "recall": "Recall"}
 _REFERENCE_LINES = {"zero_shot": ":", "ceiling": "--", "human": "-."}
 # The first method of each of these kinds looks the same in the reports of all studies.
 _USUAL = ("ot", "code_switch", "hybrid", "greedy", "sentence")
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#999999",
-    "axes.grid": True,
-    "axes.labelcolor": "#333333",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.labelsize": 9,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 100,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.7,
-    "legend.fontsize": 8.5,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 5,
-    "savefig.dpi": 200,
-    "xtick.color": "#555555",
-    "xtick.labelsize": 8,
-    "ytick.color": "#333333",
-    "ytick.labelsize": 8.5,
-}
-
-
-def _drawn(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws in the style of this module, whatever the caller's own is, and leaves that as it was."""
-
-    @functools.wraps(draw)
-    def styled(*args: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise ImportError('figures need matplotlib; pip install "hf_optical[plots]"') from error
-        with matplotlib.rc_context(_STYLE):
-            return draw(*args, **options)
-
-    return styled
 
 
 def method_styles(records: Iterable[Record | Cell]) -> dict[str, dict[str, Any]]:
     """Method -> colour, marker and filling, as keywords of `Axes.plot`; the references are grey and have no marker."""
     kinds = {record.method: record.kind for record in records}
     styles: dict[str, dict[str, Any]] = {
-        method: {"color": _GREY, "marker": "none", "linestyle": _REFERENCE_LINES[kind]}
+        method: {"color": GREY, "marker": "none", "linestyle": _REFERENCE_LINES[kind]}
         for method, kind in kinds.items()
         if kind in _REFERENCE_LINES
     }
@@ -105,25 +58,19 @@ def method_styles(records: Iterable[Record | Cell]) -> dict[str, dict[str, Any]]
     for slot, kind in enumerate(_USUAL):
         slots |= dict.fromkeys([method for method in rivals if kinds[method] == kind][:1], slot)
     first = len(_USUAL)
-    free = [slot for slot in [*range(first, len(_COLOURS)), *range(first)] if slot not in slots.values()]
-    free += range(len(_COLOURS), len(_COLOURS) + len(rivals))
+    free = [slot for slot in [*range(first, len(COLOURS)), *range(first)] if slot not in slots.values()]
+    free += range(len(COLOURS), len(COLOURS) + len(rivals))
     slots |= zip((method for method in rivals if method not in slots), free, strict=False)
     for method in rivals:
-        colour = _COLOURS[slots[method] % len(_COLOURS)]
+        colour = COLOURS[slots[method] % len(COLOURS)]
         # A colour that comes again is hollow, and its marker another.
-        filling = colour if slots[method] < len(_COLOURS) else "white"
-        marker = _MARKERS[slots[method] % len(_MARKERS)]
+        filling = colour if slots[method] < len(COLOURS) else "white"
+        marker = MARKERS[slots[method] % len(MARKERS)]
         styles[method] = {"color": colour, "marker": marker, "markerfacecolor": filling, "linestyle": "-"}
     return {method: styles[method] for method in kinds}
 
 
-def measure_label(measure: str) -> str:
-    """A measure as it is written in print: `"map"` and `"AP"` -> `"MAP"`, `"ndcg@10"` -> `"nDCG@10"`."""
-    family, at, cutoff = measure.partition("@")
-    return _PRINTED.get(family.lower(), family) + at + cutoff
-
-
-@_drawn
+@styled
 def plot_languages(
     records: Iterable[Record], *, test: str | None = None, corpus: str | None = None, measure: str = "AP"
 ) -> Figure:
@@ -172,7 +119,7 @@ def plot_languages(
     return figure
 
 
-@_drawn
+@styled
 def plot_data_size(
     records: Iterable[Record], *, test: str | None = None, corpus: str | None = None, measure: str = "AP"
 ) -> Figure:
@@ -200,7 +147,7 @@ def plot_data_size(
     return figure
 
 
-@_drawn
+@styled
 def plot_robustness(
     records: Iterable[Record], *, test: str | None = None, corpus: str | None = None, measure: str = "AP"
 ) -> Figure:
@@ -225,7 +172,7 @@ def plot_robustness(
     return figure
 
 
-@_drawn
+@styled
 def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     """
     A measure by what was trained on (rows) and what it was tested on (columns); one panel a method.
@@ -279,7 +226,7 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     return figure
 
 
-@_drawn
+@styled
 def plot_language_pairs(records: Iterable[Record], *, corpus: str | None = None, measure: str = "AP") -> Figure:
     """
     The share of the gap closed by the number of languages trained together; the measure itself, where the untrained

@@ -1,0 +1,8 @@
+"""Figures for notebooks, cards and pages: what a student aligns with what, and how a training run went."""
+
+from .alignment import WordAlignment, align_words, plot_alignment
+from .matching import WordMatch, match_words
+from .training import plot_training
+
+
+__all__ = ["WordAlignment", "WordMatch", "align_words", "match_words", "plot_alignment", "plot_training"]

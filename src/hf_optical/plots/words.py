@@ -1,0 +1,111 @@
+"""Which token of a text belongs to which of its words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import regex
+import torch
+from torch import Tensor
+
+from ..bitext.collator import special_ids
+from ..model import OpticalProcessor
+from ..model.nearest_words import SPLIT, UNSPACED
+from ..retrieval import OpticalRetriever
+
+
+# Letters with their marks and digits, with apostrophes and hyphens inside a word; else a character as it is seen.
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ‑-][\p{L}\p{M}\p{N}]+)*|(?!\s)\X")
+
+
+class ReadText(NamedTuple):
+    """
+    A text as a model reads it, by words.
+
+    Attributes:
+        vectors (`Tensor` of shape `(tokens, dim)`): of the tokens that are neither special nor skipped in matching.
+        ids (`Tensor` of shape `(tokens,)`): their ids.
+        words (`Tensor` of shape `(words, tokens)`): 1.0 where a token belongs to a word, which each does to one.
+        spans (`list[tuple[int, int]]`): where in the text each word begins and ends.
+    """
+
+    vectors: Tensor
+    ids: Tensor
+    words: Tensor
+    spans: list[tuple[int, int]]
+
+
+def read_words(retriever: OpticalRetriever, text: str, role: str, language: str | None) -> ReadText:
+    """
+    Reads a text as `role`, `"query"` or `"document"`; a `language` of `None` is the bare base.
+
+    Words are those of the text as it was given, also where others were read in their place. Where a script puts no
+    spaces between words, each token stands for itself. Words that are cut off, or of which no token takes part in
+    matching, are left out.
+
+    Raises:
+        KeyError: no pack for `language` is open.
+        ValueError: the text holds no token that takes part, or the tokenizer cannot tell where its tokens stand.
+    """
+    processor = retriever.processor_of(language)
+    encode = retriever.encode_queries if role == "query" else retriever.encode_documents
+    (vectors,) = encode([text], language=[language])
+    inputs = processor([text], role)
+    ids, matched = inputs["input_ids"][0], inputs["token_mask"][0]
+    special = special_ids(processor)
+    places = _places(processor, text, role, set(special.tolist()))
+    # Ordinary tokens come in the order of the text, which may have been cut.
+    ordinary = (~torch.isin(ids, special)).nonzero().flatten().tolist()
+    found = [(at, place) for at, place in zip(ordinary, places, strict=False) if matched[at] and place is not None]
+    if not found:
+        raise ValueError(f"{text!r} holds no word to match; pass a sentence")
+    positions, starts = zip(*found, strict=True)
+    spans = _spans(text, starts)
+    word_of = torch.tensor([next(i for i, (_, stop) in enumerate(spans) if start < stop) for start in starts])
+    rows = matched.cumsum(0)[list(positions)] - 1
+    words = torch.nn.functional.one_hot(word_of, len(spans)).T.float()
+    return ReadText(vectors[rows], ids[list(positions)], words, spans)
+
+
+def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]) -> list[int | None]:
+    """Of each ordinary token, before a text is cut, the character of `text` where it begins; none in the prompt."""
+    prompt = getattr(processor, f"{role}_prompt")
+    read, origins = _nearest(processor, text)
+    read = prompt + read
+    try:
+        encoding = processor.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    except NotImplementedError as error:
+        raise ValueError("the tokenizer cannot tell where its tokens stand; use a fast one") from error
+    places: list[int | None] = []
+    for token, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        if token in special:
+            continue
+        # Some tokenizers count the space before a word to its token.
+        while start < len(read) and read[start].isspace():
+            start += 1
+        places.append(origins[start - len(prompt)] if len(prompt) <= start < len(read) else None)
+    return places
+
+
+def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
+    """What is read in place of `text`, and of each of its characters, where in `text` it comes from."""
+    parts, origins, end = [], [], 0
+    for piece, (start, stop) in SPLIT.pre_tokenize_str(text) if processor.nearest_words else []:
+        nearest = processor.nearest_words(piece)
+        parts += [text[end:start], nearest]
+        origins += [*range(end, start), *(range(start, stop) if nearest == piece else [start] * len(nearest))]
+        end = stop
+    return "".join([*parts, text[end:]]), [*origins, *range(end, len(text))]
+
+
+def _spans(text: str, starts: Sequence[int]) -> list[tuple[int, int]]:
+    """The words in which tokens begin."""
+    spans = []
+    for match in _WORD.finditer(text):
+        inside = sorted({start for start in starts if match.start() <= start < match.end()})
+        if inside and UNSPACED.search(match.group()):
+            spans += zip(inside, [*inside[1:], match.end()], strict=True)
+        elif inside:
+            spans.append(match.span())
+    return spans

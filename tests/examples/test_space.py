@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packs import make_pack
+from tiny import REPOSITORY, tiny_checkpoint
+
+from hf_optical import OpticalModel, OpticalProcessor
+
+
+pytest.importorskip("gradio", reason="the page needs gradio")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+
+SPACE = REPOSITORY / "examples" / "space"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+# Words of no language, whose vectors become those of the English.
+MEANINGS = {"mzuqo": "water", "kitxbu": "market", "jofywe": "children"}
+QUESTION, ENGLISH = "jofywe at the kitxbu", "Children at the market"
+PASSAGES = {
+    "Rain": "When it rains, water fills the river.",
+    "Trade": "Children go to the market to buy fruit.",
+    "<b>Bread</b>": "Bread is made from flour & salt.",
+}
+# Notes every address outside this machine that a process asks for.
+GUARD = """
+import os, sys
+def note(event, arguments):
+    if event in ("socket.getaddrinfo", "socket.connect"):
+        host = arguments[0] if event == "socket.getaddrinfo" else arguments[1]
+        host = host[0] if isinstance(host, tuple) else host
+        if str(host) not in ("None", "localhost", "127.0.0.1", "::1", "0.0.0.0", "") and not str(host).startswith("/"):
+            with open(os.environ["CALLS"], "a") as file:
+                print(event, host, file=file)
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """A base, a pack whose new words mean English ones, and passages with a question."""
+    folder = tmp_path_factory.mktemp("own")
+    tiny_checkpoint(folder / "base")
+    pack = make_pack(folder / "base", "sw", seed=0, words=list(MEANINGS))
+    tokenizer = OpticalProcessor.from_pretrained(folder / "base").tokenizer
+    rows = OpticalModel.from_pretrained(folder / "base").get_input_embeddings().weight.detach()
+    pack.vocabulary.rows.copy_(rows[tokenizer.convert_tokens_to_ids(list(MEANINGS.values()))])
+    pack.weights = {name: torch.zeros_like(weight) for name, weight in pack.weights.items()}
+    pack.save_pretrained(folder / "pack")
+    rows = [{"_id": title, "title": title, "text": text} for title, text in PASSAGES.items()]
+    questions = [{"_id": "q", "text": QUESTION, "metadata": {"translation": ENGLISH}}, {"_id": "r", "text": "mzuqo?"}]
+    for name, lines in (("corpus", rows), ("queries", questions)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def start(folder: Path, *arguments: object, **environment: str) -> tuple[subprocess.Popen, str]:
+    """The app in a process of its own, and the address of its page."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "guard").mkdir(exist_ok=True)
+    (folder / "guard" / "sitecustomize.py").write_text(GUARD)
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, [str(folder / "guard"), os.environ.get("PYTHONPATH")]))}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py"), "--port", str(port), *map(str, arguments)],
+            cwd=folder,
+            env={**os.environ, **paths, "CALLS": str(folder / "calls"), **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    for _ in range(4 * 400):
+        if process.poll() is not None:
+            break
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) == 0:
+                return process, f"http://127.0.0.1:{port}/"
+        time.sleep(0.25)
+    process.kill()
+    pytest.fail(f"the page did not come up: {(folder / 'log').read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def address(own) -> Iterator[str]:
+    process, address = start(own, "--pack", own / "pack", "--documents", own / "corpus.jsonl")
+    yield address
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        try:
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        except playwright.Error as error:
+            pytest.skip(f"there is no Chromium that starts: {error}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address) -> Iterator[playwright.Page]:
+    """The page as a visitor sees it, in which nothing may go wrong and which may ask for nothing elsewhere."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    faults = []
+    page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    own = (address, "data:", "blob:")
+    page.on("request", lambda asked: None if asked.url.startswith(own) else faults.append(asked.url))
+    page.goto(address)
+    page.set_default_timeout(20_000)
+    yield page
+    page.close()
+    assert faults == []
+
+
+def test_a_typed_question_finds_its_passage_and_shows_why(page, tmp_path):
+    page.fill("#question textarea", "mzuqo?")
+    page.click("#search")
+
+    first = page.locator(".passage").first
+    playwright.expect(first.locator("h3")).to_contain_text("Rain")
+    playwright.expect(first.locator("mark", has_text=re.compile("^water$"))).to_have_attribute("title", "mzuqo")
+    playwright.expect(first.locator(".pairs li", has_text="mzuqo")).to_have_text(re.compile(r"mzuqo\s+water"))
+    scores = [float(score) for score in page.locator(".score").all_inner_texts()]
+    assert len(scores) == len(PASSAGES) and scores == sorted(scores, reverse=True)
+    # What stands in a passage is text, whatever it looks like.
+    playwright.expect(page.locator(".passage h3", has_text="<b>Bread</b>")).to_be_visible()
+    page.screenshot(path=tmp_path / "search.png")
+
+
+def test_an_example_fills_the_question_and_is_told_in_english(page):
+    page.get_by_role("button", name="mzuqo?").first.click()
+    playwright.expect(page.locator(".passage").first).to_contain_text("Rain")
+    page.get_by_role("button", name=QUESTION).first.click()
+    playwright.expect(page.locator(".passage").first).to_contain_text("Trade")
+    playwright.expect(page.locator(".english")).to_contain_text(ENGLISH)
+    playwright.expect(page.locator("#question textarea")).to_have_value(QUESTION)
+
+
+def test_the_base_without_the_pack_reads_otherwise(page):
+    page.fill("#question textarea", "mzuqo?")
+    page.click("#search")
+    mark = page.locator("mark[title=mzuqo]", has_text=re.compile("^water$"))
+    playwright.expect(mark).to_be_visible()
+    before = page.locator(".score").all_inner_texts()
+    page.get_by_label("untrained base").check()
+    playwright.expect(page.locator(".score").first).not_to_have_text(before[0])
+
+
+def test_the_alignment_is_drawn(page, tmp_path):
+    page.get_by_role("tab", name="Alignment").click()
+    page.fill("#text textarea", "jofywe mzuqo")
+    page.fill("#english textarea", "children and water")
+    page.click("#align")
+
+    image = page.locator("figure.plan img")
+    playwright.expect(image).to_have_attribute("alt", re.compile("jofywe mzuqo.*children and water"))
+    assert image.evaluate("image => image.complete && image.naturalWidth") > 200
+    page.screenshot(path=tmp_path / "alignment.png")
+
+
+@pytest.mark.parametrize(("question", "told"), [("   ", "Type a question first"), ("[CLS]", "no word")])
+def test_a_question_without_words_is_answered_kindly(page, question, told):
+    page.fill("#question textarea", question)
+    page.click("#search")
+    playwright.expect(page.locator("#found .note")).to_contain_text(told)
+
+
+def test_a_missing_translation_is_asked_for(page):
+    page.get_by_role("tab", name="Alignment").click()
+    page.fill("#english textarea", "")
+    page.click("#align")
+    playwright.expect(page.locator("#plan .note")).to_contain_text("English translation")
+
+
+def test_a_phone_needs_no_sideways_scrolling(page):
+    page.set_viewport_size({"width": 360, "height": 780})
+    for tab in ("Alignment", "Search"):
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+
+
+def test_nothing_outside_this_machine_was_asked_for(address, own):
+    assert not (own / "calls").exists()
+
+
+def test_a_pack_that_is_not_there_is_told_in_a_line(own, monkeypatch):
+    monkeypatch.syspath_prepend(SPACE)
+    monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "nowhere")])
+    with pytest.raises(SystemExit, match="error: .*nowhere"):
+        runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+
+
+def test_the_card_of_the_space_is_whole():
+    _, metadata, _ = (SPACE / "README.md").read_text(encoding="utf-8").split("---", 2)
+    told = yaml.safe_load(metadata)
+    assert told["sdk"] == "gradio" and (SPACE / told["app_file"]).is_file() and len(told["short_description"]) <= 60
+    assert "[demo,plots,space]" in (SPACE / "requirements.txt").read_text()
+
+
+@pytest.mark.slow
+def test_without_a_pack_it_trains_one_and_finds_passages_with_it(browser, tmp_path):
+    process, address = start(tmp_path, HF_DATASETS_CACHE=str(tmp_path / "cache"))
+    try:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(address)
+        page.fill("#question textarea", "Nitajuaje kama yai limeoza bila kulivunja?")
+        page.click("#search")
+        playwright.expect(page.locator(".passage").first).to_contain_text("The Float Test")
+        assert (tmp_path / "outputs" / "space" / "sw" / "language_pack.json").is_file()
+        assert "training a short one" in (tmp_path / "log").read_text()
+        page.close()
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -1,0 +1,13 @@
+"""A retriever whose pack has learned two words, with random weights."""
+
+import pytest
+from packs import WORDS, make_pack
+
+from hf_optical import OpticalRetriever
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("sw", make_pack(tiny, "sw", seed=1, words=WORDS))
+    return retriever
