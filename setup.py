@@ -27,6 +27,7 @@ EXTRAS["test"] = [
     "protobuf>=4.25",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.6",
 ]
 

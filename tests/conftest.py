@@ -7,13 +7,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import torch
 
 
 # Caches of a test run go with it; `datasets` reads this when it is imported, here and in processes that tests start.
 _CACHE = tempfile.TemporaryDirectory(prefix="hf_optical-tests-", ignore_cleanup_errors=True)
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 
+# Processes that share the work share the cores too; torch reads this when it is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402
 from tiny import tiny_checkpoint  # noqa: E402
 
 from hf_optical import OpticalModel, OpticalProcessor  # noqa: E402

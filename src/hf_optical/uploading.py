@@ -82,7 +82,7 @@ def upload_folder(
     Args:
         folder (`str` or `os.PathLike`): the folder.
         repo_id (`str`), repo_type (`str`), private (`bool`), token (`bool` or `str`): see [`create_repository`].
-        revision (`str`, *optional*): the branch. Defaults to `"main"`.
+        revision (`str`, *optional*): the branch, which is made if need be. Defaults to `"main"`.
         commit_message (`str`, *optional*): the first line of the commit's message.
         create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
         allow_patterns (sequence of `str`, *optional*): upload only what matches one of these.
@@ -106,6 +106,8 @@ def upload_folder(
 
     def upload() -> CommitInfo:
         with _explained(repo_id):
+            if revision is not None and not create_pr and not revision.startswith("refs/"):
+                api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
             return api.upload_folder(
                 repo_id=repo_id,
                 repo_type=repo_type,
@@ -144,7 +146,7 @@ class PushToHub:
             repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
             private (`bool`, *optional*): whether a new repository is private.
             token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the one that is logged in.
-            revision (`str`, *optional*): the branch. Defaults to `"main"`.
+            revision (`str`, *optional*): the branch, which is made if need be. Defaults to `"main"`.
             commit_message (`str`, *optional*): the first line of the commit's message.
             create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
 

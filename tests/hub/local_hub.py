@@ -213,6 +213,15 @@ class Request(BaseHTTPRequestHandler):
         self.server.large[oid] = body
         self.answer({})
 
+    def branch(self, body: bytes, kind: str, repo_id: str, revision: str) -> None:
+        repository = self.writable(kind, repo_id)
+        if repository is None:
+            return
+        if revision in repository.heads:
+            return self.answer({"error": "Reference already exists"}, 409)
+        repository.heads[revision] = repository.heads["main"]
+        self.answer({})
+
     def commit(self, body: bytes, kind: str, repo_id: str, revision: str) -> None:
         repository = self.writable(kind, repo_id)
         if repository is None:
@@ -343,6 +352,7 @@ ROUTES: list[tuple[str, str]] = [
     (rf"POST {_PAGE}\.git/info/lfs/objects/batch", "batch"),
     (r"PUT /large/(?P<oid>\w+)", "store"),
     (rf"POST {_REPO}/commit/(?P<revision>[^/]+)", "commit"),
+    (rf"POST {_REPO}/branch/(?P<revision>[^/]+)", "branch"),
     (rf"GET {_REPO}", "info"),
     (rf"GET {_REPO}/revision/(?P<revision>[^/]+)", "info"),
     (rf"GET {_REPO}/tree/(?P<revision>[^/]+)", "tree"),

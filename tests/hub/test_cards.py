@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, metadata_load
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from packs import make_pack
 from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
@@ -266,6 +267,21 @@ def open_in_other_libraries(monkeypatch, tmp_path):
         yield
 
 
+def test_the_code_opens_a_base_in_its_dtype(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pack = make_pack(tiny, "sw", 1, dtype=torch.bfloat16)
+    pack.save_pretrained("pack")
+    pack.write_card("pack")
+    retriever = OpticalRetriever.from_pretrained("pack", dtype=torch.bfloat16)
+    retriever._save_for_hub(tmp_path / "retriever", "retriever")
+    for folder in ("pack", "retriever"):
+        search = re.findall(r"```python\n(.*?)```", Path(folder, "README.md").read_text(encoding="utf-8"), re.S)[0]
+        names: dict = {}
+        exec(search.replace("REPOSITORY_OR_FOLDER", folder), names)
+        assert names["retriever"].model.dtype == torch.bfloat16
+    assert "dtype" not in card(tmp_path / "other")
+
+
 @pytest.mark.parametrize("new_words", [False, True])
 def test_the_code_on_the_card_of_a_pack_runs(tiny, tmp_path, new_words, open_in_other_libraries):
     model = OpticalModel.from_pretrained(tiny)
@@ -323,6 +339,20 @@ def test_the_card_of_a_retriever_opens_its_packs(tiny, tmp_path, open_in_other_l
     names = {}
     snippets(text, names, REPOSITORY_OR_FOLDER=tmp_path / "retriever")
     assert names["retriever"].languages == ["sw"]
+
+
+def test_documents_are_for_the_teacher_of_packs_that_is_not_their_base(tmp_path):
+    (tmp_path / "language_packs" / "ha").mkdir(parents=True)
+    for base, teaches in (("org/teacher", False), ("org/base", True)):
+        text = card(tmp_path, "model", base_model=base)
+        assert ('teacher = OpticalRetriever.from_pretrained("org/teacher")' in text) == teaches
+        assert ("documents by the teacher." in text, "documents by the bare base." in text) == (teaches, not teaches)
+
+
+def test_a_pack_among_those_of_a_retriever_is_opened_there_by_peft(tmp_path):
+    within = card(tmp_path / "language_packs" / "ha", repo_id="me/retriever")
+    assert 'PeftModel.from_pretrained(encoder, "me/retriever", subfolder="language_packs/ha")' in within
+    assert 'PeftModel.from_pretrained(encoder, "me/pack")' in card(tmp_path / "pack", repo_id="me/pack")
 
 
 def test_a_merged_model_is_told_from_one_of_which_all_weights_were_trained(tmp_path):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from packs import make_pack
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save
 from tiny import tiny_checkpoint, weights
@@ -397,3 +398,11 @@ def test_it_shows_what_it_is_and_its_size(pack, with_words):
     assert repr(pack) == f"LanguagePack('sw' on {pack.base_model!r}: LoRA of rank 4, {pack.num_bytes() / 1e6:.1f} MB)"
     assert "LoRA of rank 4, 2 new words, 0.0 MB" in repr(with_words)
     assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
+
+
+def test_of_paths_in_details_the_last_part_is_published(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "teacher").mkdir(parents=True)
+    told = {"teacher": "models/teacher", "gone": ["./models/a", "~/b", "/c/d"], "bitext": "org/bitext", "note": "a/b."}
+    pack = replace(make_pack(tiny, "sw", 0), details=told).without_local_paths()
+    assert pack.details == {"teacher": "teacher", "gone": ["a", "b", "d"], "bitext": "org/bitext", "note": "a/b."}

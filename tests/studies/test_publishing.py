@@ -40,7 +40,7 @@ def records():
 
 @pytest.fixture
 def reported(config, records, tmp_path) -> Path:
-    failed = [f"ask other: OSError: {tmp_path}/models/other is missing"]
+    failed = [f"ask other: OSError: {tmp_path}/models/other is missing\n{tmp_path}/line"]
     return write_report(tmp_path / "out", config, records, failed=failed).parent
 
 
@@ -105,6 +105,7 @@ def test_nothing_of_this_machine_is_told(dataset, tmp_path):
     ("text", "told"),
     [
         ("OSError: '/home/a/b c", "OSError: 'b c"),
+        ("teacher:/home/a/b c", "teacher:b c"),
         ("in file:///home/a/b.json, ~/a/b/ and (/a/b)", "in b.json, b and (b)"),
         (
             "https://a.org/b/c, a/b/c, 3/4, figures/a.png, and/or",

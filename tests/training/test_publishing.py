@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
+from peft import LoraConfig
 from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack
@@ -56,6 +58,20 @@ def test_results_of_other_weights_than_the_best_are_not_told(make_trainer, evalu
     assert trainer.results == {}
     trainer.evaluate()
     assert trainer.results["sw"]["measures"]["map"]["trained"] == trainer.state.best_metric
+
+
+def test_what_the_trainer_was_given_is_told_in_place_of_settings(make_trainer, tmp_path):
+    class MeanDistance(torch.nn.Module):
+        pass
+
+    adapter = LoraConfig(r=3, target_modules=["query"])
+    trainer = make_trainer(peft_config=adapter, loss=MeanDistance(), lora_rank=32, new_words=0)
+    settings = trainer.language_pack().details["settings"]
+    assert (settings["lora_rank"], settings["loss"]) == (3, "MeanDistance") and "epsilon" not in settings
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "the loss is `MeanDistance`, which the trainer was given." in card
+    assert not [said for said in ("optimal", "OPTICAL", "Citation") if said in card]
 
 
 def test_where_nothing_was_logged_there_is_no_figure(make_trainer, tmp_path):

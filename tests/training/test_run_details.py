@@ -5,6 +5,7 @@ from tiny import THAI
 
 from hf_optical import OTDistillationConfig
 from hf_optical.training.run_details import hardware, run_details, scripts_of
+from hf_optical.transport import SOLVERS
 
 
 def test_what_is_told_of_several_languages_is_put_together(make_two):
@@ -22,6 +23,11 @@ def test_what_is_told_of_several_languages_is_put_together(make_two):
     assert details["settings"]["sampling_temperature"] == 1.0 and details["languages"] == ["sw", "lo"]
     assert run_details(args, "teacher", 7, ["lo"], told)["notes"] == ["free"]
     assert "pairs" not in run_details(args, "teacher", 7, ["lo"], {})
+    for license, both in ((None, {}), ("cc0-1.0", {"bitext_license": "cc-by-4.0, cc0-1.0"})):
+        told["sw"]["bitext_license"] = "cc-by-4.0"
+        told["lo"] |= {"bitext_license": license} if license else {}
+        found = run_details(args, "teacher", 7, ["sw", "lo"], told)
+        assert {name: found[name] for name in ("bitext_license",) if name in found} == both
 
 
 def test_the_settings_told_are_those_that_the_method_uses():
@@ -39,6 +45,9 @@ def test_the_settings_told_are_those_that_the_method_uses():
     hybrid = settings(method="hybrid", alternate=True, dictionary=files, triples=12)
     assert (hybrid["alternate"], hybrid["dictionary"], hybrid["triples"]) == (True, "en-lo.txt", 12)
     assert {"marginals", "epsilon", *ranking} <= hybrid.keys()
+    solvers = {solver: settings(solver=solver).keys() for solver in SOLVERS}
+    assert "epsilon" in solvers["sinkhorn"] and not {"epsilon", "marginal_penalty"} & solvers["exact"]
+    assert "marginal_penalty" in solvers["unbalanced"] and "transported_mass" in solvers["partial"]
 
 
 @pytest.mark.parametrize(

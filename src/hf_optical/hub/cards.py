@@ -63,7 +63,8 @@ def write_card(
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]; all of it optional. `teacher`, `teacher_revision`,
             `teacher_language`, `bitext`, `bitext_license`, `pairs`, `scripts` (`list[str]`), `settings` (`dict`),
-            `seconds`, `hardware`, `license` (a licence identifier of the Hub), `note`, and `results`: language ->
+            `seconds`, `hardware`, `base_dtype` (that of the base, if not float32), `license` (a licence identifier of
+            the Hub), `note`, and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`, of a measure only
             `trained` required.
@@ -114,6 +115,7 @@ def _models(base_model: str, base_revision: str | None, details: dict[str, Any])
         "base": _link(base_model, revision=base_revision) if base_model else None,
         "base_place": base_model if is_hub_id(base_model, base_revision) else BASE_PLACE,
         "base_revision": base_revision,
+        "base_dtype": details.get("base_dtype"),
         "teacher": _link(teacher, revision=teacher_revision) if teacher else None,
         "teacher_place": teacher if teacher and is_hub_id(teacher, teacher_revision) else TEACHER_PLACE,
         "teacher_revision": teacher_revision,

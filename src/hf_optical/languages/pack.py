@@ -99,6 +99,7 @@ class LanguagePack(PushToHub):
             model.encoder, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
         )
         embedding = word_embedding(model)
+        dtype = str(model.dtype).removeprefix("torch.")
         vocabulary = None
         if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
             vocabulary = embedding.vocabulary(name, None if state_dict is None else _find_rows(state_dict, language))
@@ -111,7 +112,8 @@ class LanguagePack(PushToHub):
             lora_config=copy.deepcopy(model.encoder.peft_config[name]),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
             roles=dict(roles or {}),
-            details=dict(details or {}),
+            # What it opens on, where that is not the usual type.
+            details={**(details or {}), **({"base_dtype": dtype} if dtype != "float32" else {})},
         )
 
     def attach(self, model: OpticalModel) -> None:

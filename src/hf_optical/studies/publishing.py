@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ _COLUMNS = {
 }
 _ABOUT = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
 # A path from the root or the home folder, of two parts or more; not the rest of an address or of a relative path.
-_LOCAL_PATH = re.compile(r"(?<![\w:/.~-])(?:file://|~)?(?:/[^\s/\"'`,;:|()<>\[\]{}]+){2,}/?")
+_LOCAL_PATH = re.compile(r"(?<![\w/.~-])(?:file://|~)?(?:/[^\s/\"'`,;:|()<>\[\]{}]+){2,}/?")
 
 
 def publish_study(
@@ -119,12 +120,10 @@ def write_dataset(
     if not records:
         raise DataError(f"the study {config.name} has no records, so there are no results to publish; run it first")
     output_dir = Path(output_dir)
-    texts = {}
-    for name in ("report.md", "results.json"):
-        try:
-            texts[name] = without_local_paths((output_dir / name).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DataError(f"there is no {name} in {output_dir}; write the report there first") from error
+    texts = {name: _read(output_dir, name) for name in ("report.md", "results.json")}
+    texts["report.md"] = without_local_paths(texts["report.md"])
+    results = _told(json.loads(texts["results.json"]), without_local_paths)
+    texts["results.json"] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     texts["README.md"] = _card(config, texts["report.md"], license, repo_id)
     if config.file is not None:
         texts["study.yaml"] = _public_yaml(config.file)
@@ -142,6 +141,13 @@ def write_dataset(
 def without_local_paths(text: str) -> str:
     """A text with the last part of every absolute path in place of the path."""
     return _LOCAL_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
+
+
+def _read(folder: Path, name: str) -> str:
+    try:
+        return (folder / name).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {name} in {folder}; write the report there first") from error
 
 
 def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | None) -> str:
@@ -177,17 +183,17 @@ def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | 
 def _public_yaml(file: Path) -> str:
     """The study's settings, to be run with `data_dir` given anew."""
     content = {name: value for name, value in yaml.safe_load(file.read_text("utf-8")).items() if name != "data_dir"}
-    return yaml.safe_dump(_public_values(content), sort_keys=False, allow_unicode=True, width=119)
+    content = _told(content, lambda text: without_local_paths(public(os.path.expanduser(text))))
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=119)
 
 
-def _public_values(value: Any) -> Any:
+def _told(value: Any, shorten: Callable[[str], str]) -> Any:
+    """A value of JSON or YAML with every text in it shortened."""
     if isinstance(value, Mapping):
-        return {name: _public_values(own) for name, own in value.items()}
+        return {name: _told(own, shorten) for name, own in value.items()}
     if isinstance(value, list):
-        return [_public_values(own) for own in value]
-    if isinstance(value, str):
-        return without_local_paths(public(os.path.expanduser(value)))
-    return value
+        return [_told(own, shorten) for own in value]
+    return shorten(value) if isinstance(value, str) else value
 
 
 def _runs(config: StudyConfig, records: Sequence[Record]) -> pa.Table:

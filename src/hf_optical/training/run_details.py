@@ -25,8 +25,17 @@ _PACK = ("new_words", "lora_rank")
 _AFTER_SCRIPT = (
     r" (?:SMALL|CAPITAL|LETTER|SYLLABLE|SYLLABICS|CHARACTER|IDEOGRAPH|UNIFIED|COMPATIBILITY|LIGATURE|VOWEL)"
 )
+# Told of some languages, these would be taken to hold for the others too.
+_OF_ALL = ("license", "bitext_license")
 _READING = ("side", "align_special_tokens")
-_TRANSPORT = ("solver", "epsilon")
+# Solver -> the settings that it has a use for.
+_TRANSPORT = {
+    "sinkhorn": ("epsilon",),
+    "proximal": ("epsilon",),
+    "exact": (),
+    "unbalanced": ("epsilon", "marginal_penalty"),
+    "partial": ("transported_mass",),
+}
 _RANKING = ("switch_probability", "switch_side", "ranking_target", "ranking_temperature", "ranking_weight")
 
 
@@ -132,9 +141,7 @@ def _processor() -> str:
     return name[1] if name else platform.processor() or platform.machine()
 
 
-def _settings(
-    args: OTDistillationConfig, languages: list[str], triples: int, given: dict[str, Any]
-) -> dict[str, Any]:
+def _settings(args: OTDistillationConfig, languages: list[str], triples: int, given: dict[str, Any]) -> dict[str, Any]:
     """The settings that the method has a use for."""
     names = [
         *_SETTINGS,
@@ -142,7 +149,7 @@ def _settings(
         "max_steps" if args.max_steps > 0 else "num_train_epochs",
         *(_READING if args.aligns or args.anchor_weight else ()),
         *(["marginals"] if args.aligns else ()),
-        *(_transport(args.solver) if args.method in ("ot", "hybrid") and "loss" not in given else ()),
+        *(("solver", *_TRANSPORT[args.solver]) if args.method in ("ot", "hybrid") and "loss" not in given else ()),
         *(_RANKING if args.ranks else ()),
         *(["alternate"] if args.method == "hybrid" else ()),
     ]
@@ -164,6 +171,8 @@ def _together(details: list[dict[str, Any]]) -> dict[str, Any]:
     merged = {}
     for key in dict.fromkeys(key for own in details for key in own):
         values = [own[key] for own in details if key in own]
+        if key in _OF_ALL and len(values) < len(details):
+            continue
         if all(isinstance(value, dict) for value in values):
             merged[key] = _together(values)
         elif all(isinstance(value, (int, float)) for value in values):

@@ -139,10 +139,24 @@ def test_a_retriever_is_pushed_with_its_packs_and_without_those_it_closed(hub, b
     assert_nothing_of_this_machine(hub, tiny, tmp_path)
 
 
+def test_a_merged_model_takes_the_place_of_its_pack(hub, tiny):
+    pack = make_pack(tiny, "sw", 1, WORDS)
+    pack.push_to_hub("org/student")
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("sw", pack)
+    retriever.merge("sw").push_to_hub("org/student")
+    assert not {*PACK[1:], "vocabulary.safetensors"} & hub.files("org/student").keys()
+    opened = OpticalRetriever.from_pretrained("org/student", device="cpu")
+    assert opened.languages == []
+    assert_equal(opened.encode_queries(TEXTS), retriever.encode_queries(TEXTS), 1e-5)
+
+
 def test_the_card_that_a_model_has_is_kept(hub, tiny, tmp_path):
     retriever = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "model"), device="cpu")
     (tmp_path / "model" / "README.md").write_text("---\nlanguage: en\n---\nmine\n")
+    (tmp_path / "model" / "training.png").write_bytes(b"shown")
     retriever.push_to_hub("org/model")
+    assert hub.files("org/model")["training.png"] == b"shown"
     assert hub.files("org/model")["README.md"] == b"---\nlanguage: en\n---\nmine\n"
 
 
@@ -165,8 +179,8 @@ def run(tiny, tmp_path):
         args = OTDistillationConfig(
             **{"output_dir": str(tmp_path / "run"), "language": languages, "max_steps": 2, "use_cpu": True},
             **{"eval_strategy": "no", "save_strategy": "steps", "save_steps": 1, "disable_tqdm": True},
-            **{"push_to_hub": True, "hub_model_id": "org/student", "hub_private_repo": True, "hub_token": TOKEN},
-            **options,
+            **{"hub_model_id": "org/student", "hub_private_repo": True, "hub_token": TOKEN},
+            **{"push_to_hub": True, **options},
         )
         trainer = OTDistillationTrainer(str(tiny), str(tiny), args, data)
         for folder in {args.folder_of(pack) for pack in args.packs or [""]}:
@@ -205,8 +219,18 @@ def test_every_pack_of_a_run_has_a_repository_of_its_own(hub, run, tiny, tmp_pat
 
 
 @no_progress_bars
+def test_a_run_that_is_pushed_by_hand_tells_no_more(hub, run, tiny, tmp_path):
+    trainer = run(["sw"], push_to_hub=False)
+    trainer.train()
+    assert hub.repositories == {}
+    trainer.push_to_hub()
+    assert json.loads(hub.files("org/student")["language_pack.json"])["base_model"] == tiny.name
+    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+
+
+@no_progress_bars
 def test_a_model_trained_whole_is_pushed_whole_and_again_after_a_failure(hub, run, tiny, tmp_path):
-    stale = {"nearest_words.json": b'{"words": ["maji"]}', "notes.md": b"by hand"}
+    stale = {"nearest_words.json": b'{"words": ["maji"]}', "language_pack.json": b"{}", "notes.md": b"by hand"}
     (tmp_path / "before").mkdir()
     for name, content in stale.items():
         (tmp_path / "before" / name).write_bytes(content)
@@ -224,5 +248,5 @@ def test_a_model_trained_whole_is_pushed_whole_and_again_after_a_failure(hub, ru
     there = OpticalRetriever.from_pretrained("org/student", device="cpu")
     assert_equal(there.encode_queries(TEXTS), here.encode_queries(TEXTS))
     files = hub.files("org/student")
-    assert not {"nearest_words.json", "other.json", "notes.txt", "trainer_state.json"} & files.keys()
+    assert not {*list(stale)[:2], "other.json", "notes.txt", "trainer_state.json"} & files.keys()
     assert "notes.md" in files and metadata(files["README.md"]).library_name == "sentence-transformers"

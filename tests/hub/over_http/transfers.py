@@ -111,6 +111,14 @@ def test_a_pull_request_leaves_the_branch_as_it_is(hub, folder):
     assert hub.files("org/some") == before and hub.files("org/some", "refs/pr/1") == files_of(folder)
 
 
+@pytest.mark.parametrize("kind", ["model", "dataset"])
+def test_a_branch_is_made_if_need_be(hub, folder, kind):
+    for content in ('{"a": 1}', '{"a": 2}'):
+        (folder / "config.json").write_text(content)
+        upload_folder(folder, "org/some", revision="try", repo_type=kind)
+        assert hub.files("org/some", "try", kind) == files_of(folder) and hub.files("org/some", kind=kind) == {}
+
+
 def test_in_the_background(hub, folder):
     future = upload_folder(folder, "org/some", blocking=False)
     assert future.result(60).startswith(hub.url) and hub.files("org/some") == files_of(folder)
