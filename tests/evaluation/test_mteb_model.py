@@ -2,11 +2,10 @@ import sys
 from dataclasses import replace
 
 import mteb
+import mteb_task
 import pytest
 import torch
 from datasets import Dataset
-from mteb.abstasks import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, SearchProtocol
 from packs import make_pack
 
@@ -34,34 +33,8 @@ DATASET = RetrievalDataset(
 )
 
 
-class OfflineRetrieval(AbsTaskRetrieval):
-    metadata = TaskMetadata(
-        name="OfflineRetrieval",
-        description="A few sentences.",
-        dataset={"path": "nowhere/offline", "revision": "1"},
-        type="Retrieval",
-        category="t2t",
-        modalities=["text"],
-        eval_splits=["test"],
-        eval_langs=["eng-Latn"],
-        main_score="ndcg_at_10",
-    )
-    instruction: str | None = None
-    top_ranked: dict | None = None
-
-    def load_data(self, **kwargs):
-        queries = [{"id": key, "text": query.text} for key, query in DATASET.queries.items()]
-        if self.instruction:
-            queries = [{**query, "instruction": self.instruction} for query in queries]
-        documents = [{"id": key, "title": one.title, "text": one.text} for key, one in DATASET.corpus.items()]
-        split = {
-            "queries": Dataset.from_list(queries),
-            "corpus": Dataset.from_list(documents),
-            "relevant_docs": {key: dict(judged) for key, judged in DATASET.qrels.items()},
-            "top_ranked": self.top_ranked,
-        }
-        self.dataset = {"default": {"test": split}}
-        self.data_loaded = True
+class OfflineRetrieval(mteb_task.OfflineRetrieval):
+    source = DATASET
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import mteb
 import pytest
-from datasets import Dataset
-from mteb.abstasks.retrieval import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
+from mteb_task import OfflineRetrieval
 from tiny import DEMO, MINILM
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever, RetrievalEvaluator, load_beir, load_bitext
@@ -20,29 +18,8 @@ QRELS = {query: judged for query, judged in EVERY.qrels.items() if judged.keys()
 DATASET = RetrievalDataset("half", CORPUS, {query: EVERY.queries[query] for query in QRELS}, QRELS)
 
 
-class DemoQuestions(AbsTaskRetrieval):
-    metadata = TaskMetadata(
-        name="DemoQuestions",
-        description="The embedded questions.",
-        dataset={"path": "nowhere/demo", "revision": "1"},
-        type="Retrieval",
-        category="t2t",
-        modalities=["text"],
-        eval_splits=["test"],
-        eval_langs=["swa-Latn"],
-        main_score="map_at_1000",
-    )
-
-    def load_data(self, **kwargs):
-        documents = [{"id": key, "title": one.title, "text": one.text} for key, one in DATASET.corpus.items()]
-        split = {
-            "queries": Dataset.from_list([{"id": key, "text": one.text} for key, one in DATASET.queries.items()]),
-            "corpus": Dataset.from_list(documents),
-            "relevant_docs": {key: dict(judged) for key, judged in DATASET.qrels.items()},
-            "top_ranked": None,
-        }
-        self.dataset = {"default": {"test": split}}
-        self.data_loaded = True
+class DemoQuestions(OfflineRetrieval):
+    source = DATASET
 
 
 @pytest.fixture(scope="module", params=["full", "merged"])
