@@ -161,6 +161,32 @@ def test_float32_under_autocast_and_for_half_precision() -> None:
     assert half[0].grad.dtype == torch.bfloat16 and half[0].grad.isfinite().all()
 
 
+def test_autocast_does_not_reach_the_gradient() -> None:
+    student, teacher, *masks = pairs()
+    student.requires_grad_()
+    cost = OTAlignmentLoss()(student, teacher, *masks)
+    (expected,) = torch.autograd.grad(cost, student, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(torch.autograd.grad(cost, student)[0], expected)
+
+
+def test_any_reduction_of_the_costs_has_its_gradient() -> None:
+    """Each pair's cost with a weight of its own, on both sides, against finite differences."""
+    student, teacher, *masks = pairs(torch.float64)
+    loss, weights = OTAlignmentLoss(solver="exact", reduction="none"), torch.tensor([1.0, -2.0, 0.5, 0.0])
+    student.requires_grad_(), teacher.requires_grad_()
+    total = (loss(student, teacher, *masks) * weights).sum()
+    for vectors, gradient in zip((student, teacher), torch.autograd.grad(total, (student, teacher)), strict=True):
+        direction = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        with torch.no_grad():
+            values = []
+            for sign in (1, -1):
+                vectors += sign * 1e-6 * direction
+                values.append((loss(student, teacher, *masks) * weights).sum().item())
+                vectors -= sign * 1e-6 * direction
+        assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-7)
+
+
 @pytest.mark.parametrize("epsilon", [0.005, 0.05, 1.0])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", ["identical vectors", "same vector everywhere", "one token", "zero vectors"])

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_optical.transport.entropic
+import hf_optical.transport.plan
 from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
 
 
@@ -106,6 +108,19 @@ def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> 
         columns = columns / columns.sum(1, keepdim=True)
         torch.testing.assert_close(plan.sum(1), columns, atol=1e-6, rtol=0)
     assert (diagnostics.entropy >= -1e-6).all() and (diagnostics.entropy <= math.log(n * m) + 1e-5).all()
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn", "proximal", "unbalanced"])
+def test_blocks_and_absorption_change_nothing(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of one or two problems, and scalings absorbed at every look, against one block and none absorbed."""
+    cost, rows, columns = cosine_costs(8, 12, 10), random_weights(8, 12, 1), random_weights(8, 10, 2)
+    options = {"solver": solver, "epsilon": 0.02 if solver != "proximal" else 0.1, "return_diagnostics": True}
+    plan, diagnostics = transport_plan(cost, rows, columns, **options)
+    monkeypatch.setattr(hf_optical.transport.plan, "BLOCK_SIZE", 100)
+    monkeypatch.setattr(hf_optical.transport.entropic, "ABSORB_ABOVE", 0.0)
+    apart, others = transport_plan(cost, rows, columns, **options)
+    torch.testing.assert_close(apart, plan, atol=1e-6, rtol=0)
+    torch.testing.assert_close(others.entropy, diagnostics.entropy, atol=1e-5, rtol=0)
 
 
 def test_uniform_by_default_and_any_kind_of_mask() -> None:

@@ -76,11 +76,19 @@ def require_mass(side: str, mass: Tensor) -> None:
 
 
 def without_padding(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """Embeddings with zeros for what has no mass, whatever it held."""
-    return embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0).to(dtype)
+    """Embeddings in the working type; with zeros for what has no mass, if anything is too large to be left alone."""
+    embeddings = embeddings.to(dtype)
+    if torch.linalg.vector_norm(embeddings.detach()).isfinite():
+        return embeddings
+    return embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0)
+
+
+def lengths(embeddings: Tensor) -> Tensor:
+    """Lengths of the vectors, `(batch, tokens, 1)`; 1 for a zero vector, so that it can be divided by."""
+    norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
+    return norm.masked_fill(norm == 0, 1.0)
 
 
 def unit_vectors(embeddings: Tensor) -> Tensor:
     """Embeddings at unit length, and zeros for zero vectors, with finite gradients for all."""
-    norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
-    return embeddings / norm.masked_fill(norm == 0, 1.0)
+    return embeddings / lengths(embeddings)

@@ -1,9 +1,8 @@
 """Entropic solvers: Sinkhorn, unbalanced Sinkhorn and the proximal point method.
 
-The state of every solver here is the logarithm of the plan itself. Rows and columns are rescaled in the kernel domain
-for a few iterations, and the scalings are then absorbed into the logarithm (Schmitzer 2019, arXiv 1610.06519). This
-costs a fraction of an iteration in logarithms, and it is stable: large numbers belong only to entries of the plan that
-vanish, whatever epsilon is.
+Rows and columns are rescaled in the kernel domain. The kernel is kept as a logarithm too, which takes the scalings up
+when they have become large (Schmitzer 2019, arXiv 1610.06519). This costs a fraction of iterations in logarithms, and
+it is stable: large numbers belong only to entries of the plan that vanish, whatever epsilon is.
 
 Reductions are written as a product and a sum, not as a matrix product, because the precision of the latter depends on
 global switches (TF32, bfloat16) and marginals need all of float32.
@@ -18,12 +17,17 @@ import torch
 from torch import Tensor
 
 
-# Iterations between two looks at the marginals; each look absorbs the scalings and costs one synchronisation.
+# Iterations between two looks at the marginals; each look costs about one iteration and one synchronisation.
 CHECK_EVERY = 10
 # Below this L1 marginal error a problem is close enough to its solution for over-relaxation to be safe.
-RELAX_BELOW = 0.1
-# A scaling leaves this range only far from the solution; the next absorption lets it go on from there.
+RELAX_BELOW = 0.3
+# Over-relaxation keeps the fixed point and takes about a third of the iterations (Thibault et al. 2021, arXiv
+# 1711.01851).
+RELAXATION = 1.75
+# A scaling would leave this range only far from the solution; after the next absorption it goes on from there.
 SCALING_RANGE = (1e-30, 1e30)
+# An entry of the kernel below the smallest number may matter once a row's scaling times a column's is above this.
+ABSORB_ABOVE = 1e15
 
 State = tuple[Tensor, ...]
 Step = Callable[[State, int], tuple[State, Tensor, Tensor, Tensor]]
@@ -61,23 +65,29 @@ def sinkhorn(
     power = 1.0 if math.isinf(marginal_penalty) else marginal_penalty / (marginal_penalty + epsilon)
     ratio = epsilon / marginal_penalty
 
-    reduced, row_potential, column_potential = _reduce(cost / epsilon, row_weights > 0, column_weights > 0)
-    log_plan = row_weights.log().unsqueeze(2) + column_weights.log().unsqueeze(1) - reduced
-    log_rows = row_weights.log() - ratio * row_potential
-    log_columns = column_weights.log() - ratio * column_potential
-    relaxed = torch.zeros_like(row_weights[:, 0], dtype=torch.bool)
+    log_plan, row_potential, column_potential = _log_kernel(cost, row_weights, column_weights, epsilon)
+    u, v = (weights.clamp_min(SCALING_RANGE[0]) for weights in _sides(row_weights, column_weights))
+    # The scalings begin with the weights, and so are more than the exponentials of the potentials.
+    log_rows, log_columns = ((1 + ratio) * weights.log() for weights in _sides(row_weights, column_weights))
+    log_rows, log_columns = log_rows - ratio * row_potential, log_columns - ratio * column_potential
 
     def step(state: State, iterations: int) -> tuple[State, Tensor, Tensor, Tensor]:
-        log_plan, log_rows, log_columns, relaxed = state
+        log_plan, kernel, log_rows, log_columns, u, v, relaxation = state
         if ratio > 0:
-            log_rows, log_columns = _balance(log_rows, log_columns)
-        plan, log_u, log_v = _scale(log_plan, log_rows, log_columns, relaxed, power, iterations)
-        log_plan = log_plan + log_u.unsqueeze(2) + log_v.unsqueeze(1)
-        log_rows, log_columns = log_rows - ratio * log_u, log_columns - ratio * log_v
-        error = marginal_error(plan, log_rows.exp(), log_columns.exp())
-        return (log_plan, log_rows, log_columns, error < RELAX_BELOW), plan, error, error <= tolerance
+            log_rows, log_columns = _balance(log_rows, log_columns, ratio * u.log(), ratio * v.log())
+        u, v = _scale(kernel, u, v, log_rows, log_columns, relaxation, power, iterations)
+        plan, log_u, log_v = u * kernel * v, u.log(), v.log()
+        error = marginal_error(plan, (log_rows - ratio * log_u).exp(), (log_columns - ratio * log_v).exp())
+        large = u.amax((1, 2)) * v.amax((1, 2)) > ABSORB_ABOVE
+        if large.any():
+            log_plan = log_plan + log_u + log_v
+            log_rows, log_columns = log_rows - ratio * log_u, log_columns - ratio * log_v
+            kernel, u, v = _exp(log_plan), torch.ones_like(u), torch.ones_like(v)
+        state = log_plan, kernel, log_rows, log_columns, u, v, _relaxation(error)
+        return state, plan, error, (error <= tolerance) & ~large
 
-    return _solve_each((log_plan, log_rows, log_columns, relaxed), step, max_iterations)
+    state = log_plan, _exp(log_plan), log_rows, log_columns, u, v, torch.ones_like(u[:, :1])
+    return _solve_each(state, step, max_iterations)
 
 
 def proximal(
@@ -107,34 +117,36 @@ def proximal(
     Returns:
         `tuple`: plan `(batch, n, m)`, L1 marginal error, iterations and converged, each `(batch,)`.
     """
-    log_rows, log_columns = row_weights.log(), column_weights.log()
-    reduced, _, _ = _reduce(cost / epsilon, row_weights > 0, column_weights > 0)
-    log_plan = log_rows.unsqueeze(2) + log_columns.unsqueeze(1)
-    relaxed = torch.zeros_like(row_weights[:, 0], dtype=torch.bool)
+    log_kernel, _, _ = _log_kernel(cost, row_weights, column_weights, epsilon)
+    log_rows, log_columns = (weights.log() for weights in _sides(row_weights, column_weights))
 
     def step(state: State, iterations: int) -> tuple[State, Tensor, Tensor, Tensor]:
-        reduced, log_plan, log_v, log_rows, log_columns, relaxed = state
-        previous = log_plan.exp()
+        log_kernel, log_plan, log_v, log_rows, log_columns, relaxation = state
+        previous = _exp(log_plan)
         # The first iteration is in logarithms: the new costs could make all of a row underflow.
-        log_plan = log_plan - reduced + log_v.unsqueeze(1)
+        log_plan = log_plan + log_kernel + log_v
         log_plan = log_plan + _log_scaling(log_plan, log_rows, dim=2)
         correction = _log_scaling(log_plan, log_columns, dim=1)
         log_plan = log_plan + correction
-        plan, log_u, log_w = _scale(log_plan, log_rows, log_columns, relaxed, 1.0, iterations - 1)
-        log_plan = log_plan + log_u.unsqueeze(2) + log_w.unsqueeze(1)
-        log_v = log_v + correction.squeeze(1) + log_w
+        kernel, u, w = _exp(log_plan), torch.ones_like(log_rows), torch.ones_like(log_columns)
+        u, w = _scale(kernel, u, w, log_rows, log_columns, relaxation, 1.0, iterations - 1)
+        plan = u * kernel * w
+        log_plan = log_plan + u.log() + w.log()
+        log_v = log_v + correction + w.log()
         error = marginal_error(plan, log_rows.exp(), log_columns.exp())
         change = (plan - previous).abs().sum((1, 2))
-        state = (reduced, log_plan, log_v, log_rows, log_columns, error < RELAX_BELOW)
+        state = log_kernel, log_plan, log_v, log_rows, log_columns, _relaxation(error)
         return state, plan, error, torch.maximum(error, change) <= tolerance
 
-    state = (reduced, log_plan, torch.zeros_like(log_columns), log_rows, log_columns, relaxed)
+    log_v, relaxation = torch.zeros_like(log_columns), torch.ones_like(log_rows[:, :1])
+    state = log_kernel, log_rows + log_columns, log_v, log_rows, log_columns, relaxation
     return _solve_each(state, step, max_iterations)
 
 
 def marginal_error(plan: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """L1 distance of the plan's row sums to `rows` plus that of its column sums to `columns`, shape `(batch,)`."""
-    return (plan.sum(2) - rows).abs().sum(1) + (plan.sum(1) - columns).abs().sum(1)
+    """L1 distance of row and column sums to `rows` `(batch, n, 1)` and `columns` `(batch, 1, m)`, shape `(batch,)`."""
+    row_sums, column_sums = plan.sum(2, keepdim=True), plan.sum(1, keepdim=True)
+    return (row_sums - rows).abs().sum((1, 2)) + (column_sums - columns).abs().sum((1, 2))
 
 
 def _solve_each(state: State, step: Step, max_iterations: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -144,7 +156,7 @@ def _solve_each(state: State, step: Step, max_iterations: int) -> tuple[Tensor, 
     """
     batch = len(state[0])
     active = torch.arange(batch, device=state[0].device)
-    plans = torch.zeros_like(state[0])
+    plans = torch.empty_like(state[0])
     errors = state[0].new_zeros(batch)
     iterations = torch.zeros_like(active)
     converged = torch.zeros_like(active, dtype=torch.bool)
@@ -155,64 +167,86 @@ def _solve_each(state: State, step: Step, max_iterations: int) -> tuple[Tensor, 
         done += count
         stopped = fits | (done == max_iterations)
         if stopped.any():
-            index = active[stopped]
-            plans[index], errors[index] = plan[stopped], error[stopped]
-            iterations[index], converged[index] = done, fits[stopped]
-            active, state = active[~stopped], tuple(part[~stopped] for part in state)
+            stop, go_on = stopped.nonzero().squeeze(1), (~stopped).nonzero().squeeze(1)
+            index = active[stop]
+            plans[index], errors[index] = plan[stop], error[stop]
+            iterations[index], converged[index] = done, fits[stop]
+            active, state = active[go_on], tuple(part[go_on] for part in state)
     return plans, errors, iterations, converged
 
 
-def _reduce(cost: Tensor, real_rows: Tensor, real_columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Subtracts potentials so that every real row and column has smallest cost 0, and no kernel row underflows."""
-    row_potential = cost.masked_fill(~real_columns.unsqueeze(1), math.inf).amin(2)
-    cost = cost - row_potential.unsqueeze(2)
-    column_potential = cost.masked_fill(~real_rows.unsqueeze(2), math.inf).amin(1)
-    return cost - column_potential.unsqueeze(1), row_potential, column_potential
+def _sides(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as factors of a plan, shapes `(batch, n, 1)` and `(batch, 1, m)`."""
+    return rows.unsqueeze(2), columns.unsqueeze(1)
 
 
-def _balance(log_rows: Tensor, log_columns: Tensor) -> tuple[Tensor, Tensor]:
+def _log_kernel(
+    cost: Tensor, row_weights: Tensor, column_weights: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`(f + g - C) / epsilon` and the first two of it, for which the largest of every row and column is 0.
+
+    So no row or column of the kernel underflows. Padding is minus infinity.
+    """
+    padded_rows, padded_columns = (weights.sign().log() for weights in _sides(row_weights, column_weights))
+    log_kernel = torch.sub(padded_columns, cost, alpha=1 / epsilon)
+    row_potential = -log_kernel.amax(2, keepdim=True)
+    log_kernel += row_potential + padded_rows
+    column_potential = -log_kernel.amax(1, keepdim=True).masked_fill(padded_columns < 0, 0.0)
+    log_kernel += column_potential
+    return log_kernel, row_potential, column_potential
+
+
+def _exp(logarithms: Tensor) -> Tensor:
+    """Not `torch.exp`, which takes up to twenty times as long where its result underflows."""
+    return (logarithms * math.log2(math.e)).exp2_()
+
+
+def _balance(
+    log_rows: Tensor, log_columns: Tensor, row_excess: Tensor, column_excess: Tensor
+) -> tuple[Tensor, Tensor]:
     """Shifts mass between the targets of an unbalanced problem until both sides ask for the same.
 
     This is the best constant to move from one potential to the other, which leaves the plan as it is and which the
     iteration itself would find last (Séjourné et al. 2022, arXiv 2201.00730).
     """
-    shift = (log_rows.logsumexp(1, keepdim=True) - log_columns.logsumexp(1, keepdim=True)) / 2
-    return log_rows - shift, log_columns + shift
+    rows, columns = (log_rows - row_excess).logsumexp(1, True), (log_columns - column_excess).logsumexp(2, True)
+    return log_rows - (rows - columns) / 2, log_columns + (rows - columns) / 2
 
 
 def _scale(
-    log_plan: Tensor, log_rows: Tensor, log_columns: Tensor, relaxed: Tensor, power: float, iterations: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sinkhorn iterations in the kernel domain: the plan, and the logarithms of its row and column scalings."""
+    kernel: Tensor,
+    u: Tensor,
+    v: Tensor,
+    log_rows: Tensor,
+    log_columns: Tensor,
+    relaxation: Tensor,
+    power: float,
+    iterations: int,
+) -> tuple[Tensor, Tensor]:
+    """Sinkhorn iterations in the kernel domain, from the row scaling `u` and the column scaling `v` to the next."""
     # Targets are raised to the power while they are logarithms: they may be far below the smallest number.
-    kernel, rows, columns = log_plan.exp(), (power * log_rows).exp(), (power * log_columns).exp()
-    transposed = kernel.transpose(1, 2).contiguous()
-    row_scaling, column_scaling = torch.ones_like(rows), torch.ones_like(columns)
-    relaxed = relaxed.unsqueeze(1)
+    rows, columns = ((power * log_target).exp().clamp_min(SCALING_RANGE[0]) for log_target in (log_rows, log_columns))
+    relaxed = iterations - 1 if (relaxation > 1).any() else 0  # the last one is plain, so that columns fit exactly
     for iteration in range(iterations):
-        relax = relaxed & (iteration < iterations - 1)  # the last one is plain, so that columns fit exactly
-        row_scaling = _rescale(row_scaling, rows, _sums(transposed, column_scaling), power, relax)
-        column_scaling = _rescale(column_scaling, columns, _sums(kernel, row_scaling), power, relax)
-    plan = row_scaling.unsqueeze(2) * kernel * column_scaling.unsqueeze(1)
-    return plan, row_scaling.log(), column_scaling.log()
+        exponent = relaxation if iteration < relaxed else None
+        u = _rescale(u, rows, (kernel * v).sum(2, keepdim=True), power, exponent)
+        v = _rescale(v, columns, (kernel * u).sum(1, keepdim=True), power, exponent)
+    return u.masked_fill(log_rows == -math.inf, 1.0), v.masked_fill(log_columns == -math.inf, 1.0)
 
 
-def _sums(kernel: Tensor, scaling: Tensor) -> Tensor:
-    """Sums of the kernel over its dimension 1, weighted by `scaling`."""
-    return (kernel * scaling.unsqueeze(2)).sum(1)
+def _rescale(scaling: Tensor, target: Tensor, sums: Tensor, power: float, exponent: Tensor | None) -> Tensor:
+    """The scaling that brings `sums` to a target, given as `target ** power`; over-relaxed by an exponent above 1."""
+    fitting = target / (sums if power == 1 else sums.pow_(power))
+    if exponent is not None:
+        fitting = fitting.div_(scaling).pow_(exponent).mul_(scaling)
+    return fitting.clamp_(*SCALING_RANGE)
 
 
-def _rescale(scaling: Tensor, target: Tensor, sums: Tensor, power: float, relaxed: Tensor) -> Tensor:
-    """The scaling that brings `sums` to a target, given as `target ** power`; over-relaxed by 3/2 where asked.
-
-    Over-relaxation keeps the fixed point and takes about a third of the iterations (Thibault et al. 2021, arXiv
-    1711.01851); 3/2 makes it a square root.
-    """
-    fitting = target / sums.clamp_min(torch.finfo(sums.dtype).tiny).pow(power)
-    return torch.where(relaxed, fitting * (fitting / scaling).sqrt(), fitting).clamp(*SCALING_RANGE)
+def _relaxation(error: Tensor) -> Tensor:
+    """Exponents for the next iterations, shape `(batch, 1, 1)`."""
+    return torch.where(error < RELAX_BELOW, RELAXATION, 1.0).to(error.dtype)[:, None, None]
 
 
 def _log_scaling(log_plan: Tensor, log_target: Tensor, dim: int) -> Tensor:
-    """What to add to `log_plan` so that its sums over `dim` become `log_target`; minus infinity at padding."""
-    sums = log_plan.logsumexp(dim, keepdim=True)
-    return (log_target.unsqueeze(dim) - sums).masked_fill(log_target.unsqueeze(dim) == -math.inf, 0.0)
+    """What to add to `log_plan` so that its sums over `dim` become `log_target`; 0 at padding."""
+    return (log_target - log_plan.logsumexp(dim, keepdim=True)).nan_to_num(nan=0.0)

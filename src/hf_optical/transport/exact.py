@@ -42,7 +42,7 @@ def network_simplex(
         excess = (plan.sum(2) - row_weights).relu().sum(1) + (plan.sum(1) - column_weights).relu().sum(1)
         error = excess + (plan.sum((1, 2)) - transported_mass).abs()
     else:
-        error = marginal_error(plan, row_weights, column_weights)
+        error = marginal_error(plan, row_weights.unsqueeze(2), column_weights.unsqueeze(1))
     return plan, error, torch.zeros(len(cost), dtype=torch.long, device=cost.device), converged
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,10 @@ from .exact import network_simplex
 
 
 SOLVERS = ("sinkhorn", "proximal", "exact", "unbalanced", "partial")
+# Entries of the cost that a CPU works on at a time: 1 MB in float32, which its cache holds.
+BLOCK_SIZE = 2**18
+
+Solver = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 
 
 class TransportDiagnostics(NamedTuple):
@@ -116,24 +122,69 @@ def transport_plan(
         cost = cost.to(dtype)
         rows = cost.new_ones(batch, n) if row_weights is None else row_weights.to(cost)
         columns = cost.new_ones(batch, m) if column_weights is None else column_weights.to(cost)
-        padding = ~((rows > 0).unsqueeze(2) & (columns > 0).unsqueeze(1))
-        cost = cost.masked_fill(padding, 0.0)
-        _check_values(cost, rows, columns)
-        problem = cost, rows / rows.sum(1, keepdim=True), columns / columns.sum(1, keepdim=True)
+        totals = rows.sum(1, keepdim=True), columns.sum(1, keepdim=True)
+        # One number, and not finite if anything is amiss or padding holds what must not be read.
+        suspects = cost, rows.sqrt(), columns.sqrt(), *totals, *(1 / total for total in totals)
+        if not sum(each.sum() for each in suspects).isfinite():
+            cost = cost.masked_fill(~((rows > 0).unsqueeze(2) & (columns > 0).unsqueeze(1)), 0.0)
+            _check_values(cost, rows, columns)
+        iterative = {"epsilon": epsilon, "max_iterations": max_iterations, "tolerance": tolerance}
         if solver == "sinkhorn":
-            solution = sinkhorn(*problem, epsilon, max_iterations, tolerance)
+            solve = partial(sinkhorn, **iterative)
         elif solver == "unbalanced":
-            solution = sinkhorn(*problem, epsilon, max_iterations, tolerance, marginal_penalty)
+            solve = partial(sinkhorn, **iterative, marginal_penalty=marginal_penalty)
         elif solver == "proximal":
-            solution = proximal(*problem, epsilon, max_iterations, tolerance)
+            solve = partial(proximal, **iterative)
         else:
-            solution = network_simplex(*problem, transported_mass if solver == "partial" else 1.0)
-        plan, error, iterations, converged = solution
-        if not return_diagnostics:
-            return plan
-        shares = plan / plan.sum((1, 2), keepdim=True).clamp_min(torch.finfo(dtype).tiny)
-        entropy = -torch.special.xlogy(shares, shares).sum((1, 2))
-        return plan, TransportDiagnostics(error, entropy, iterations, converged)
+            solve = partial(network_simplex, transported_mass=transported_mass if solver == "partial" else 1.0)
+        plan, diagnostics = _in_blocks(solve, cost, rows / totals[0], columns / totals[1])
+    return (plan, diagnostics) if return_diagnostics else plan
+
+
+def _in_blocks(solve: Solver, cost: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, TransportDiagnostics]:
+    """Solves problems of like size together, so that they share little padding and, on a CPU, fit its cache."""
+    batch, plan = len(cost), torch.zeros_like(cost)
+    diagnostics = TransportDiagnostics(
+        cost.new_zeros(batch),
+        cost.new_zeros(batch),
+        torch.zeros(batch, dtype=torch.long, device=cost.device),
+        torch.zeros(batch, dtype=torch.bool, device=cost.device),
+    )
+    most = BLOCK_SIZE if cost.device.type == "cpu" else math.inf
+    for block, n, m in _blocks(_sizes(rows), _sizes(columns), most):
+        index = torch.tensor(block, device=cost.device)
+        part, error, iterations, converged = solve(cost[index, :n, :m], rows[index, :n], columns[index, :m])
+        plan[index, :n, :m] = part
+        for values, found in zip(diagnostics, (error, _entropy(part), iterations, converged), strict=True):
+            values[index] = found
+    return plan, diagnostics
+
+
+def _sizes(weights: Tensor) -> list[int]:
+    """Tokens up to the last with mass."""
+    return ((weights > 0) * torch.arange(1, weights.shape[1] + 1, device=weights.device)).amax(1).tolist()
+
+
+def _blocks(n: list[int], m: list[int], most: float) -> Iterator[tuple[list[int], int, int]]:
+    """Problems, the largest first, and the `n` and `m` that hold them: of `most` entries, a quarter of it padding."""
+    block, height, width, tokens = [], 0, 0, 0
+    for i in sorted(range(len(n)), key=lambda i: -n[i] * m[i]):
+        higher, wider, tokens = max(height, n[i]), max(width, m[i]), tokens + n[i] * m[i]
+        entries = (len(block) + 1) * higher * wider
+        if block and (entries > most or entries - tokens > most / 4):
+            yield block, height, width
+            block, higher, wider, tokens = [], n[i], m[i], n[i] * m[i]
+        block.append(i)
+        height, width = higher, wider
+    if block:
+        yield block, height, width
+
+
+def _entropy(plan: Tensor) -> Tensor:
+    """Entropy of the plan divided by its mass, in nats, shape `(batch,)`."""
+    tiny = torch.finfo(plan.dtype).tiny
+    mass = plan.sum((1, 2)).clamp_min(tiny)
+    return mass.log() - plan.clamp_min(tiny).log_().mul_(plan).sum((1, 2)) / mass
 
 
 def check_options(
