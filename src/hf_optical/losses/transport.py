@@ -17,7 +17,7 @@ class OTAlignmentLoss(nn.Module):
     For each pair of sentences, the cost of a student token and a teacher token is one minus the cosine of their
     embeddings. The transport plan is a soft alignment of the two sentences, and the loss of the pair is the mean cost
     of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by the envelope theorem this is
-    the gradient of the transport problem's optimum.
+    the gradient of the transport problem's optimum. It is written out, and has no derivative of its own in turn.
 
     Vectors need not be normalised. All is computed in float32, also under autocast and on half precision inputs, or in
     float64 if an input is. A pair's loss depends neither on padding nor on the other pairs of the batch.
