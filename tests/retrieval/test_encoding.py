@@ -22,6 +22,22 @@ def test_each_text_as_if_it_were_alone_and_in_its_place(tiny_model, tiny_process
         assert torch.allclose(found.norm(dim=-1), torch.ones(len(found)), atol=1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "batch_size"), [(1024, 4), (64, 32)])
+def test_a_batch_holds_no_more_than_asked_and_little_padding(
+    tiny_model, tiny_processor, monkeypatch, tokens, batch_size
+):
+    monkeypatch.setattr("hf_optical.retrieval.encoding._CPU_TOKENS", tokens)
+    masks = []
+    tiny_model.register_forward_pre_hook(
+        lambda model, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    encode_texts(tiny_model, tiny_processor, TEXTS, "document", batch_size=batch_size)
+    assert sum(len(mask) for mask in masks) == len(TEXTS)
+    assert all(len(mask) <= batch_size and (mask.numel() <= tokens or len(mask) == 1) for mask in masks)
+    lengths = [length for mask in masks for length in mask.sum(1).tolist()]
+    assert lengths == sorted(lengths, reverse=True) and all(mask[0].all() for mask in masks)
+
+
 def test_tokens_that_take_no_part_are_left_out(tiny_model, tiny_processor):
     query, document = (
         encode_texts(tiny_model, tiny_processor, ["the bus, the bus."], role) for role in ("query", "document")

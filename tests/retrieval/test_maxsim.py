@@ -52,6 +52,13 @@ def test_more_than_one_block_of_the_real_size():
     torch.testing.assert_close(maxsim(queries, documents), expected, rtol=1e-6, atol=0)
 
 
+def test_long_queries_are_summed_without_loss():
+    queries, documents = unit([400] * 3, dim=8), unit([50] * 4, dim=8, seed=1)
+    exact = torch.stack([torch.stack([(q.double() @ d.double().T).amax(1).sum() for d in documents]) for q in queries])
+    scores = maxsim(queries, documents)
+    assert (scores - exact).abs().max() <= 1e-7 * exact.max()
+
+
 def test_both_ways_to_reduce_agree():
     rows = torch.randn(20, 80, generator=torch.Generator().manual_seed(0))
     wide = _segment_max(rows, torch.tensor([3, 10, 7]))

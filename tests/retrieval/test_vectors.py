@@ -1,7 +1,12 @@
+import json
+import os
+import struct
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from hf_optical.retrieval.vectors import TokenVectors, as_token_vectors
 
@@ -49,6 +54,30 @@ def test_an_integer_out_of_range_is_an_index_error(texts, index):
         TokenVectors.from_list(texts)[index]
 
 
+def test_a_list_of_consecutive_views_is_not_copied(texts):
+    vectors = TokenVectors.from_list(texts)
+    again = TokenVectors.from_list(vectors.to_list())
+    part = TokenVectors.from_list(vectors.to_list()[2:])
+    assert again.values.data_ptr() == vectors.values.data_ptr() and part.values.data_ptr() == vectors[2].data_ptr()
+    same(again, texts)
+    same(part, texts[2:])
+
+
+@given(order=st.permutations(range(5)), offset=st.integers(0, 2))
+def test_other_views_of_one_tensor_are_packed_as_they_come(order, offset):
+    rows = torch.arange(40.0).view(20, 2)
+    texts = [rows[4 * i + offset : 4 * i + 4] for i in order]
+    same(TokenVectors.from_list(texts), texts)
+
+
+def test_packing_keeps_gradients_and_odd_strides():
+    rows = torch.arange(12.0).view(6, 2).requires_grad_()
+    TokenVectors.from_list(list(rows.split(2))).values.sum().backward()
+    assert torch.equal(rows.grad, torch.ones(6, 2))
+    columns = list(torch.arange(8.0).view(2, 4).T.split(2))
+    same(TokenVectors.from_list(columns), columns)
+
+
 bounds = st.none() | st.integers(-6, 6)
 
 
@@ -77,6 +106,52 @@ def test_cat_and_to(texts):
     half = first.to(torch.float16)
     assert half.values.dtype == torch.float16 and half.lengths.tolist() == first.lengths.tolist()
     assert repr(half) == "TokenVectors(texts=1, tokens=3, dim=5, dtype=torch.float16, device='cpu')"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_saved_and_opened_again_it_is_the_same(texts, dtype, tmp_path):
+    vectors = TokenVectors.from_list(texts).to(dtype)
+    for part in (vectors, vectors[1:], vectors[1:2]):
+        part.save(tmp_path / "new" / "vectors.safetensors")
+        opened = TokenVectors.open(tmp_path / "new" / "vectors.safetensors")
+        assert opened.values.dtype == dtype
+        assert torch.equal(opened.values, part.values) and torch.equal(opened.lengths, part.lengths)
+    assert load_file(tmp_path / "new" / "vectors.safetensors").keys() == {"values", "lengths"}
+
+
+def test_a_file_larger_than_memory_is_opened(tmp_path):
+    rows = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+    entries = {"lengths": ("I64", [2], [0, 16]), "values": ("F16", [rows, 4], [16, 16 + 8 * rows])}
+    header = json.dumps(
+        {name: dict(zip(("dtype", "shape", "data_offsets"), entry, strict=True)) for name, entry in entries.items()}
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with (tmp_path / "large").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header + struct.pack("<qq", rows - 3, 3))
+        file.truncate(8 + len(header) + 16 + 8 * rows)
+    vectors = TokenVectors.open(tmp_path / "large")
+    assert len(vectors.values) == rows and vectors[1].tolist() == [[0.0] * 4] * 3
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 99, b"\2" + b"\0" * 7 + b"{}", b"\2" + b"\0" * 7 + b"[]"])
+def test_a_file_of_something_else_is_named(tmp_path, content):
+    (tmp_path / "other").write_bytes(content)
+    with pytest.raises(OSError, match="other holds no token vectors, or is damaged"):
+        TokenVectors.open(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_file_cut_short_is_named(texts, tmp_path, kept):
+    TokenVectors.from_list(texts).save(tmp_path / "short")
+    content = (tmp_path / "short").read_bytes()
+    (tmp_path / "short").write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(OSError, match="short holds no token vectors, or is damaged"):
+        TokenVectors.open(tmp_path / "short")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        TokenVectors.open(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,30 @@
 from __future__ import annotations
 
+import json
+import mmap
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+
+from ..files import staged_directory
+
+
+# Names of types in a safetensors file.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+}
 
 
 class TokenVectors:
@@ -34,7 +54,7 @@ class TokenVectors:
     @classmethod
     def from_list(cls, vectors: Sequence[Tensor]) -> TokenVectors:
         """
-        Packs one tensor a text.
+        Packs one tensor a text. Tensors that lie end to end in memory, as those of `to_list` do, are not copied.
 
         Args:
             vectors (sequence of `torch.Tensor` of shape `(tokens, dim)`):
@@ -51,7 +71,7 @@ class TokenVectors:
                     f"vectors[{position}] has shape {tuple(tensor.shape)} and vectors[0] {tuple(vectors[0].shape)}; "
                     "every entry must be (tokens, dim) with one dim"
                 )
-        return cls(torch.cat(list(vectors)), torch.tensor([len(tensor) for tensor in vectors]))
+        return cls(_end_to_end(vectors), torch.tensor([len(tensor) for tensor in vectors]))
 
     @classmethod
     def from_padded(cls, values: Tensor, mask: Tensor | None = None) -> TokenVectors:
@@ -106,6 +126,41 @@ class TokenVectors:
             self.values[self.offsets[texts.start] : self.offsets[stop]], self.lengths[texts.start : stop]
         )
 
+    def save(self, path: str | os.PathLike) -> None:
+        """
+        Writes a safetensors file of two tensors, `values` and `lengths`, so that a half-written one is never left.
+
+        Args:
+            path (`str` or `os.PathLike`): the file.
+        """
+        path = Path(path)
+        with staged_directory(path.parent) as staged:
+            save_file({"values": self.values.detach().contiguous(), "lengths": self.lengths}, staged / path.name)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> TokenVectors:
+        """
+        Opens a file that [`~TokenVectors.save`] wrote. It may be larger than memory: `values` are mapped from the
+        disk, read as they are used, and must not be written to.
+
+        Args:
+            path (`str` or `os.PathLike`): the file.
+
+        Raises:
+            OSError: there is no such file, or it holds no token vectors.
+        """
+        try:
+            with Path(path).open("rb") as file, warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the tensor cannot be written to
+                # safetensors itself maps a file for writing, which the system refuses for one larger than memory.
+                content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+            start = 8 + int.from_bytes(content[:8].numpy(), "little")
+            header = json.loads(content[8:start].numpy().tobytes())
+            values, lengths = (_tensor(content[start:], header[name]) for name in ("values", "lengths"))
+            return cls(values, lengths.clone())
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise OSError(f"{path} holds no token vectors, or is damaged; save it again") from error
+
     def __repr__(self) -> str:
         return (
             f"TokenVectors(texts={len(self)}, tokens={len(self.values)}, dim={self.dim}, dtype={self.values.dtype}, "
@@ -155,3 +210,26 @@ def as_token_vectors(
         return vectors if isinstance(vectors, TokenVectors) else TokenVectors.from_list(vectors)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
+    """The rows of all tensors: a view where they follow each other in one storage, and otherwise a copy."""
+    first = vectors[0]
+    places = accumulate((tensor.numel() for tensor in vectors), initial=first.storage_offset())
+    memory = first.untyped_storage().data_ptr()
+    if all(
+        tensor.storage_offset() == place
+        and tensor.untyped_storage().data_ptr() == memory
+        and tensor.is_contiguous()
+        and tensor.dtype == first.dtype
+        and not tensor.requires_grad
+        for tensor, place in zip(vectors, places, strict=False)
+    ):
+        rows = sum(len(tensor) for tensor in vectors)
+        return first.as_strided((rows, first.shape[1]), (first.shape[1], 1))
+    return torch.cat(list(vectors))
+
+
+def _tensor(content: Tensor, entry: dict[str, Any]) -> Tensor:
+    first, last = entry["data_offsets"]
+    return content[first:last].view(_DTYPES[entry["dtype"]]).view(entry["shape"])

@@ -1,0 +1,116 @@
+"""
+Texts to token vectors: `encode_texts` beside sentence-transformers and PyLate, on the same texts and model.
+
+    python benchmarks/encoding.py [--quick] [--pylate PYTHON]
+
+The model is all-MiniLM-L6-v2 with a projection to 128 dimensions, the texts are cut from the passages of the embedded
+data: 4 to 220 words (log-normal, median 60), 32 at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from harness import apart, arguments, peak_memory, race, ratios, table, write
+from pylate_peer import PyLate
+from safetensors.torch import load_file
+
+from hf_optical import OpticalModel, OpticalProcessor
+from hf_optical.retrieval import TokenVectors, encode_texts
+
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+PASSAGES = Path(__file__).parents[1] / "examples" / "data" / "retrieval" / "corpus.jsonl"
+
+
+def passages(count: int) -> list[str]:
+    """Texts of as different lengths as passages have."""
+    generator = random.Random(0)
+    words = [word for line in PASSAGES.open(encoding="utf-8") for word in json.loads(line)["text"].split()]
+    texts = []
+    for _ in range(count):
+        length = min(220, max(4, round(math.exp(generator.gauss(math.log(60), 0.6)))))
+        start = generator.randrange(len(words) - length)
+        texts.append(" ".join(words[start : start + length]))
+    return texts
+
+
+def contestant(name: str, folder: Path) -> Callable[[list[str]], object]:
+    """What turns texts into vectors."""
+    if name == "sentence-transformers":
+        from sentence_transformers import MultiVectorEncoder
+
+        model = MultiVectorEncoder(str(folder / "model"), device="cpu")
+        return lambda texts: model.encode_document(texts, batch_size=32)
+    model = OpticalModel.from_pretrained(folder / "model")
+    processor = OpticalProcessor.from_pretrained(folder / "model")
+    return lambda texts: encode_texts(model, processor, texts, "document", batch_size=32)
+
+
+def memory(name: str, folder: Path, threads: int) -> float:
+    """MB that a contestant takes at most beyond its model; the vectors are among them."""
+    torch.set_num_threads(threads)
+    encode = contestant(name, folder)
+    texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
+    encode(texts[:2])
+    return peak_memory(lambda: encode(texts))
+
+
+def main() -> None:
+    parser = arguments(__doc__, "encoding")
+    parser.add_argument("--pylate", metavar="PYTHON", help="Interpreter of an environment that has PyLate.")
+    parser.add_argument("--texts", type=int, default=512)
+    options = parser.parse_args()
+    if options.quick:
+        options.texts, options.rounds = 64, 2
+    torch.set_num_threads(options.threads)
+    texts = passages(options.texts)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+        torch.manual_seed(0)
+        OpticalModel.from_pretrained(MODEL, projection_dim=128).save_pretrained(folder / "model")
+        OpticalProcessor.from_pretrained(MODEL).save_pretrained(folder / "model")
+        names = ["encode_texts", "sentence-transformers"]
+        encoders = {name: contestant(name, folder) for name in names}
+        runs = {name: (lambda encode=encode: encode(texts)) for name, encode in encoders.items()}
+        vectors: TokenVectors = runs["encode_texts"]()
+        theirs = TokenVectors.from_list(list(runs["sentence-transformers"]()))
+        differences = {"sentence-transformers": (theirs.values - vectors.values).abs().max().item()}
+        if options.pylate:
+            runs["PyLate"] = peer = PyLate(options.pylate, "encode", folder, options.threads)
+            peer()
+            first = load_file(folder / "pylate.safetensors")["first"]
+            differences["PyLate"] = (first - vectors[0]).abs().max().item()
+        measured = race({"texts": len(texts), "tokens": len(vectors.values)}, runs, options.rounds)
+        if options.pylate:
+            peer.close()
+        for entry in measured:
+            entry.notes["texts a second"] = len(texts) / entry.median
+            entry.notes["difference"] = differences.get(entry.name, 0.0)
+            if entry.name in names:
+                entry.notes["MB"] = apart(memory, entry.name, folder, options.threads)
+    faster = ratios(measured, "encode_texts")
+    header = ["", "texts a second", "times the time of encode_texts", "difference", "MB"]
+    rows = [
+        [
+            entry.name,
+            entry.notes["texts a second"],
+            faster.get(entry.name, 1.0),
+            entry.notes["difference"],
+            entry.notes.get("MB", ""),
+        ]
+        for entry in measured
+    ]
+    print(f"{len(texts)} texts, {vectors.values.nbytes / 2**20:.0f} MB of vectors\n\n{table(header, rows)}")
+    write(options.output, measured, model=MODEL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+
+from hf_optical.retrieval import linear as module
+from hf_optical.retrieval.linear import faster_linear, linear
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """As on a processor with AVX-512, whatever the one that runs the tests."""
+    monkeypatch.setattr(module, "_WIDE", True)
+
+
+def operations(run):
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        run()
+    return {event.key for event in profiled.key_averages()}
+
+
+@pytest.mark.parametrize("shape", [(300, 24), (7, 50, 24), (2, 3, 60, 24), (3, 24), (0, 24), (0, 5, 24)])
+@pytest.mark.parametrize("outputs", [1, 40, 0])
+@pytest.mark.parametrize("biased", [True, False])
+def test_agrees_with_torch_and_so_does_its_gradient(shape, outputs, biased):
+    tensors = [torch.randn(shape), torch.randn(outputs, 24), torch.randn(outputs) if biased else None]
+    tensors = [tensor if tensor is None else tensor.requires_grad_() for tensor in tensors]
+    leaves = [tensor for tensor in tensors if tensor is not None]
+    ours, theirs = linear(*tensors), functional.linear(*tensors)
+    assert ours.shape == theirs.shape and ours.is_contiguous()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(theirs.shape)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * weights).sum(), leaves),
+        torch.autograd.grad((theirs * weights).sum(), leaves),
+        rtol=1e-5,
+        atol=1e-4,
+    )
+
+
+def test_rows_that_do_not_lie_one_after_the_other():
+    rows, weight = torch.randn(24, 600).T[::2], torch.randn(40, 24)
+    torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "convolved"),
+    [(300, torch.float32, True), (20, torch.float32, False), (300, torch.float64, False)],
+)
+def test_a_convolution_for_many_rows_in_float32_alone(rows, dtype, convolved):
+    tensors = torch.randn(rows, 8, dtype=dtype), torch.randn(4, 8, dtype=dtype)
+    assert ("aten::conv2d" in operations(lambda: linear(*tensors))) == convolved
+
+
+@pytest.mark.parametrize(("rows", "convolved"), [(300, True), (20, False)])
+def test_modules_use_it_within_the_context_and_not_behind_it(rows, convolved):
+    layer, rows = torch.nn.Linear(8, 4), torch.randn(rows, 8)
+
+    def run():
+        with faster_linear(len(rows)):
+            layer(rows)
+
+    assert ("aten::conv2d" in operations(run)) == convolved
+    assert "aten::conv2d" not in operations(lambda: layer(rows))
+
+
+def test_nothing_changes_on_a_narrow_processor(monkeypatch):
+    monkeypatch.setattr(module, "_WIDE", False)
+    rows, weight = torch.randn(300, 8), torch.randn(4, 8)
+    with faster_linear(300):
+        assert torch.equal(linear(rows, weight), rows @ weight.T)
+
+
+def test_weights_of_another_kind_see_to_it_themselves():
+    class Quantised(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, func, types, args=(), kwargs=None):
+            return func  # told apart from what would compute
+
+    weight = torch.randn(4, 8).as_subclass(Quantised)
+    with faster_linear(300):
+        assert functional.linear(torch.randn(300, 8), weight) is functional.linear
