@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 
-from ..files import staged_directory, write_text
+from ..files import write_text
 from ..retrieval import TokenVectors
 
 
@@ -119,12 +118,8 @@ class Store:
         file = self.folder / "documents" / f"{key}.safetensors"
         with self.lock(f"documents-{key}"):
             if not file.is_file():
-                vectors = encode()
-                with staged_directory(file.parent) as staged:
-                    tensors = {"values": vectors.values.to(torch.float16), "lengths": vectors.lengths}
-                    save_file(tensors, staged / file.name)
-        tensors = load_file(file)
-        return TokenVectors(tensors["values"], tensors["lengths"])
+                encode().to(torch.float16).save(file)
+        return TokenVectors.open(file)
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.json"
