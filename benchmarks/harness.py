@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from hf_optical.training.run_details import processor_name
+
 
 @dataclass
 class Measured:
@@ -136,12 +138,8 @@ def write(file: str | os.PathLike, measured: Sequence[Measured], **more: Any) ->
 
 def machine() -> dict[str, Any]:
     """The processor or accelerator, the threads and the versions that a figure depends on."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": processor_name(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

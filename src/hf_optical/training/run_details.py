@@ -128,13 +128,13 @@ def hardware(args: OTDistillationConfig) -> str:
         name = torch.cuda.get_device_name(args.device)
     elif args.device.type == "cpu":
         threads = torch.get_num_threads()
-        name = f"{_processor()}, {threads} thread{'s' if threads > 1 else ''}"
+        name = f"{processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
     else:
         name = args.device.type
     return name if args.world_size == 1 else f"{args.world_size} x {name}"
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The name of the processor; Python itself knows only its family."""
     known = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*:\s*(.+)$", known.read_text() if known.is_file() else "", re.M)
