@@ -220,7 +220,7 @@ def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, mon
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(package.parent)
     digest = hashlib.sha256((package / "model" / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setitem(layout._PACKAGED, "some/base", ("optical_test_base", "model", digest))
+    monkeypatch.setitem(layout.folder._PACKAGED, "some/base", ("optical_test_base", "model", digest))
     pack = replace(packs["yo"], base_model="some/base", base_revision="c" * 40)
     pack.save_pretrained(tmp_path / "pack")
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")

@@ -43,8 +43,8 @@ def package(tmp_path, monkeypatch, projected):
     (root / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(root.parent)
     digest = hashlib.sha256((root / "model" / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setitem(layout._PACKAGED, "some/model", ("optical_test_package", "model", digest))
-    monkeypatch.setitem(layout._PACKAGED, "not/installed", ("optical_test_absent", "model", digest))
+    monkeypatch.setitem(layout.folder._PACKAGED, "some/model", ("optical_test_package", "model", digest))
+    monkeypatch.setitem(layout.folder._PACKAGED, "not/installed", ("optical_test_absent", "model", digest))
     return root
 
 
@@ -130,4 +130,4 @@ def test_what_is_fetched_from_the_hub():
     ]
     left = ["pytorch_model.bin", "onnx/model.onnx", "tf_model.h5", "README.md", "1_Pooling/weights.bin"]
     for name in [*fetched, *left]:
-        assert any(fnmatch(name, pattern) for pattern in layout._PATTERNS) == (name in fetched), name
+        assert any(fnmatch(name, pattern) for pattern in layout.folder._PATTERNS) == (name in fetched), name

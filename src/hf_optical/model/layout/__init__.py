@@ -20,8 +20,6 @@ from pathlib import Path
 from .base import Layout
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .folder import (
-    _PACKAGED,
-    _PATTERNS,
     DENSE_FOLDER,
     ENCODER_CONFIG,
     ENCODER_MODULE_CONFIG,
@@ -86,8 +84,6 @@ __all__ = [
     "WEIGHTS",
     "Layout",
     "LinearLayer",
-    "_PACKAGED",
-    "_PATTERNS",
     "load_projection",
     "local_folder",
     "packaged_copy",
