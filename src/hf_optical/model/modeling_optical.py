@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ..files import staged_directory
 from ..uploading import PushToHub
 from .configuration_optical import OpticalConfig
 from .layout import DENSE_FOLDER, WEIGHTS, Layout, load_projection, read_layout, weight_names, write_projection
+from .linear import faster_linear
+from .parts import parts_of
 
 
 @dataclass
@@ -129,12 +132,21 @@ class OpticalModel(PushToHub, PreTrainedModel):
                 f"OpticalProcessor.from_pretrained document_length={self._positions} or less, and query_length if "
                 "queries are that long"
             )
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        if self.projection is not None:
-            hidden = self.projection(hidden)
+        mask = (attention_mask if token_mask is None else token_mask).bool()
+        embeddings = torch.zeros(*input_ids.shape, self.embedding_dim, dtype=torch.float32, device=input_ids.device)
+        for rows, tokens in parts_of(attention_mask.bool() | mask):
+            embeddings[rows, :tokens] = self._read(input_ids[rows, :tokens], attention_mask[rows, :tokens])
+        return OpticalOutput(embeddings=embeddings, mask=mask)
+
+    def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        # Layers whose activations are computed once more in the backward are so outside of the context.
+        twice = self.training and self.is_activation_checkpointing
+        with nullcontext() if twice else faster_linear(input_ids.numel()):
+            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            if self.projection is not None:
+                hidden = self.projection(hidden)
         # Half precision unit vectors are off by 1e-3, more than the differences that rank passages.
-        embeddings = nn.functional.normalize(hidden.float(), dim=-1)
-        return OpticalOutput(embeddings=embeddings, mask=(attention_mask if token_mask is None else token_mask).bool())
+        return nn.functional.normalize(hidden.float(), dim=-1)
 
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes, types and values of the base weights: adapters do not change it."""

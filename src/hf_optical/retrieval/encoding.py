@@ -7,12 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..model import OpticalModel, OpticalProcessor
-from .linear import faster_linear
 from .vectors import TokenVectors
-
-
-# Tokens that a CPU reads at once: what a layer makes of them then stays in its cache, and in memory already at hand.
-_CPU_TOKENS = 1024
 
 
 @torch.no_grad()
@@ -34,7 +29,7 @@ def encode_texts(
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
         texts (sequence of `str`): the texts.
         role (`str`): `"query"` or `"document"`.
-        batch_size (`int`, defaults to 32): texts at a time. On a CPU long ones are read fewer at a time.
+        batch_size (`int`, defaults to 32): texts at a time.
         show_progress (`bool`, defaults to `False`): whether to show a progress bar.
         dtype (`torch.dtype`, defaults to `torch.float32`): type of the stored vectors.
 
@@ -62,17 +57,13 @@ def encode_texts(
     model.eval()
     try:
         with tqdm(total=len(texts), desc=f"Encoding {role} texts", unit="text", disable=not show_progress) as progress:
-            start = 0
-            while start < len(texts):
-                fitting = _CPU_TOKENS // int(read[order[start]]) if model.device.type == "cpu" else batch_size
-                batch = order[start : start + max(1, min(batch_size, fitting))]
+            for start in range(0, len(texts), batch_size):
+                batch = order[start : start + batch_size]
                 inputs = processor([texts[i] for i in batch], role)
-                with faster_linear(inputs["input_ids"].numel()):
-                    output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
+                output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
                 found = output.embeddings[output.mask].to("cpu", dtype)
                 for i, rows in zip(batch, found.split(kept[batch].tolist()), strict=True):
                     vectors[i].copy_(rows)
-                start += len(batch)
                 progress.update(len(batch))
     finally:
         model.train(was_training)

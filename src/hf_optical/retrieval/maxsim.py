@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .linear import linear
+from ..model.linear import linear
 from .vectors import TokenVectors, as_token_vectors
 
 

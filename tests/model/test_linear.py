@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
-from hf_optical.retrieval import linear as module
-from hf_optical.retrieval.linear import faster_linear, linear
+from hf_optical.model import linear as module
+from hf_optical.model.linear import faster_linear, linear
 
 
 @pytest.fixture(autouse=True)

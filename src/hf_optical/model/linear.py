@@ -36,7 +36,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         `torch.Tensor` of shape `(..., outputs)`: off by the rounding of float32, differentiable.
     """
     many = weight.numel() and input.numel() >= _FEWEST_ROWS * input.shape[-1]
-    if not (_WIDE and many and input.device.type == "cpu" and input.dtype == torch.float32):
+    exact = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if not (_WIDE and many and exact):
         return functional.linear(input, weight, bias)
     image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # its channels last, as the rows lie
     # On one thread torch gives oneDNN only dilated convolutions. With one point there is nothing to dilate.
