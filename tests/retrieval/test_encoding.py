@@ -26,10 +26,10 @@ def test_each_text_as_if_it_were_alone_and_in_its_place(tiny_model, tiny_process
 def test_a_batch_holds_no_more_than_asked_and_little_padding(
     tiny_model, tiny_processor, monkeypatch, tokens, batch_size
 ):
-    monkeypatch.setattr("hf_optical.retrieval.encoding._CPU_TOKENS", tokens)
+    monkeypatch.setattr("hf_optical.model.parts._MOST_TOKENS", tokens)
     masks = []
-    tiny_model.register_forward_pre_hook(
-        lambda model, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    tiny_model.encoder.register_forward_pre_hook(
+        lambda encoder, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
     )
     encode_texts(tiny_model, tiny_processor, TEXTS, "document", batch_size=batch_size)
     assert sum(len(mask) for mask in masks) == len(TEXTS)
