@@ -38,6 +38,20 @@ def test_agrees_with_torch_and_so_does_its_gradient(shape, outputs, biased):
     )
 
 
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_frozen_map_has_the_gradient_of_its_input_and_stores_none_of_it(biased):
+    layer, rows = torch.nn.Linear(24, 40, bias=biased).requires_grad_(False), torch.randn(300, 24, requires_grad=True)
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: stored.append(tensor.numel()) or tensor, lambda t: t):
+        output = linear(rows, layer.weight, layer.bias)
+    assert sum(stored) <= layer.weight.numel()
+    target = torch.randn(300, 40)
+    (gradient,) = torch.autograd.grad((output * target).sum(), rows)
+    torch.testing.assert_close(gradient, target @ layer.weight, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad((linear(rows, layer.weight, layer.bias) ** 2).sum(), rows, create_graph=True)
+    assert torch.autograd.grad(gradient.sum(), rows)[0].abs().max() > 0  # and a second derivative
+
+
 def test_rows_that_do_not_lie_one_after_the_other():
     rows, weight = torch.randn(24, 600).T[::2], torch.randn(40, 24)
     torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)

@@ -39,10 +39,29 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     exact = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_WIDE and many and exact):
         return functional.linear(input, weight, bias)
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    return _FrozenLinear.apply(input, weight, bias) if frozen else _convolve(input, weight, bias)
+
+
+def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # its channels last, as the rows lie
     # On one thread torch gives oneDNN only dilated convolutions. With one point there is nothing to dilate.
     output = functional.conv2d(image, weight[:, :, None, None], bias, dilation=2)
     return output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], -1)
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """A convolution stores its input for the gradient of its weight, even where nobody asks for one."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _convolve(input, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return linear(gradient, weight.T), None, None
 
 
 def faster_linear(rows: int) -> AbstractContextManager:
