@@ -7,12 +7,18 @@ Both trainers teach all-MiniLM-L6-v2 from the same sentence pairs in the same ba
 all-MiniLM-L6-v2 as teacher. sentence-transformers has no loss for aligned tokens; it is given the plainest there can
 be, one minus the largest cosine of each token, which costs less than any transport. Every run is a process of its own,
 and the contestants take turns.
+
+    python benchmarks/training.py --pairs 700 20000 80000
+
+shows instead what more sentence pairs cost: the embedded ones, joined in ever new ways.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
+import random
 import resource
 import statistics
 import subprocess
@@ -81,10 +87,13 @@ class PlainTokenLoss(nn.Module):
 
 
 class Clock(TrainerCallback):
-    """The moment at which each step ends."""
+    """The moments at which everything begins, and at which each step ends."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.begin, self.ready, self.ends = time.perf_counter(), 0.0, []
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.ready = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self.ends.append(time.perf_counter())
@@ -95,15 +104,19 @@ class Clock(TrainerCallback):
         return (self.ends[-1] - self.ends[WARM_UP - 1]) / (len(self.ends) - WARM_UP)
 
 
-def read_pairs(file: str, folder: str) -> Dataset:
-    """Sentence pairs; one to four sentences are joined in a row, so that lengths are those of news."""
-    pairs = load_bitext(file, "sw")["translation"]
-    joined, row = Path(folder) / "pairs.jsonl", 0
+def read_pairs(file: str, folder: str, number: int | None) -> Dataset:
+    """So many sentence pairs; one to four sentences are joined in a row, so that lengths are those of news."""
+    pairs = list(load_bitext(file, "sw")["translation"])
+    joined, order = Path(folder) / "pairs.jsonl", random.Random(0)
     with joined.open("w", encoding="utf-8") as out:
-        for number in itertools.count():
+        row = 0
+        for count in itertools.count() if number is None else range(number):
             if row >= len(pairs):
-                break
-            sentences = pairs[row : row + 1 + number % 4]
+                if number is None:
+                    break
+                order.shuffle(pairs)
+                row = 0
+            sentences = pairs[row : row + 1 + count % 4]
             texts = {code: " ".join(pair[code] for pair in sentences) for code in ("sw", "en")}
             out.write(json.dumps({"translation": texts}) + "\n")
             row += len(sentences)
@@ -166,15 +179,36 @@ def run_peer(lora: bool, pairs: Dataset, steps: int, folder: str) -> Clock:
     return clock
 
 
-def work(name: str, steps: int, file: str, threads: int) -> None:
+def work(name: str, steps: int, file: str, threads: int, number: int | None) -> None:
     """One contestant, in a process of its own; the last line it prints is what was measured."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        pairs = read_pairs(file, folder)
+        pairs = read_pairs(file, folder, number)
         run: Callable[..., Clock] = run_peer if name in PEERS else run_ours
         clock = run(PEERS.get(name, OURS.get(name)), pairs, steps, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": clock.seconds, "megabytes": peak}))
+    print(json.dumps({"seconds": clock.seconds, "megabytes": peak, "before": clock.ready - clock.begin}))
+
+
+def run_apart(args: argparse.Namespace, name: str, steps: int, number: int | None = None) -> dict[str, float]:
+    """What [`work`] prints in a process of its own."""
+    command = [sys.executable, __file__, "--worker", name, "--steps", str(steps), "--threads", str(args.threads)]
+    command += ["--train_file", args.train_file] + ([] if number is None else ["--pairs", str(number)])
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def grow(args: argparse.Namespace, steps: int) -> None:
+    """The cost of a run by its number of sentence pairs."""
+    measured, rows = [], []
+    for name in ("LoRA", "default (LoRA, new words)"):
+        for number in args.pairs:
+            found = run_apart(args, name, steps, number)
+            measured.append(Measured({"pairs": number}, name, [found["seconds"]], found))
+            rows.append([name, number, found["before"], 1000 * found["before"] / number, *list(found.values())[:2]])
+    header = ["run", "pairs", "seconds before the first step", "per 1,000 pairs", "seconds a step", "peak memory, MB"]
+    print(table(header, rows))
+    write(args.output, measured)
 
 
 def main() -> None:
@@ -182,20 +216,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="Updates of a run.")
     parser.add_argument("--train_file", default=str(DATA), help="Sentence pairs, English and Swahili.")
     parser.add_argument("--only", nargs="+", help="Contestants to run; all by default.")
+    parser.add_argument(
+        "--pairs", type=int, nargs="+", help="Numbers of sentence pairs, to see what more of them cost."
+    )
     parser.add_argument("--worker", help="Run this contestant alone; for this script's own use.")
     args = parser.parse_args()
     steps, rounds = (WARM_UP + 2, 1) if args.quick else (args.steps, args.rounds)
     if args.worker:
-        return work(args.worker, steps, args.train_file, args.threads)
+        return work(args.worker, steps, args.train_file, args.threads, *(args.pairs or [None]))
+    if args.pairs:
+        return grow(args, WARM_UP + 2)
 
     names = [name for name in (*PEERS, *OURS) if args.only is None or name in args.only]
     seconds, megabytes = defaultdict(list), defaultdict(list)
     for _ in range(rounds):
         for name in names:
-            command = [sys.executable, __file__, "--worker", name, "--steps", str(steps), "--threads"]
-            command += [str(args.threads), "--train_file", args.train_file]
-            output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-            found = json.loads(output.strip().splitlines()[-1])
+            found = run_apart(args, name, steps)
             seconds[name].append(found["seconds"])
             megabytes[name].append(found["megabytes"])
     setting = {"batch": BATCH, "steps": steps}
