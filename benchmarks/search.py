@@ -44,6 +44,18 @@ def ragged(texts: int, median: int, longest: int, seed: int) -> TokenVectors:
     return TokenVectors(values, lengths)
 
 
+def save(folder: Path, texts: int) -> None:
+    """Writes passages, and the same in half precision."""
+    documents = ragged(texts, 80, 300, seed=1)
+    documents.save(folder / "documents.safetensors")
+    for name, dtype in TYPES.items():
+        documents.to(dtype).save(folder / f"{name}.safetensors")
+
+
+def save_queries(folder: Path, queries: int) -> None:
+    ragged(queries, 16, 64, seed=2).save(folder / "queries.safetensors")
+
+
 def product(queries: TokenVectors, documents: TokenVectors) -> None:
     """The bare matrix product of all tokens, in blocks that fit the cache."""
     for start in range(0, len(documents.values), 1024):
@@ -116,13 +128,9 @@ def main() -> None:
         folder = Path(name)
         (folder / "sample").mkdir()
         for place, texts in [(folder / "sample", 100)] + [(folder, texts) for texts in options.passages]:
-            documents = ragged(texts, 80, 300, seed=1)
-            documents.save(place / "documents.safetensors")
-            for name, dtype in TYPES.items():
-                documents.to(dtype).save(place / f"{name}.safetensors")
-            del documents
+            save(place, texts)
             for queries in (8, 64):
-                ragged(queries, 16, 64, seed=2).save(place / "queries.safetensors")
+                save_queries(place, queries)
                 if place == folder:
                     result = measure(folder, texts, queries, options)
                     show(result)

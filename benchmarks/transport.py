@@ -68,7 +68,7 @@ Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def read_texts(count: int, length: int | str) -> list[tuple[str, str]]:
     """Translation and English, joined from as many sentences as surely have `length` tokens, or from one to six."""
-    pairs = [json.loads(line)["translation"] for line in DATA.open(encoding="utf-8")]
+    pairs = [json.loads(line)["translation"] for line in DATA.read_text(encoding="utf-8").splitlines()]
     generator = random.Random(0)
     texts = []
     for _ in range(count):
@@ -242,21 +242,24 @@ def literal_greedy(batch: Batch) -> None:
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-def race_at(batch: Batch, setting: dict[str, Any], rounds: int) -> list[Measured]:
-    options = {name: setting[name] for name in ("epsilon", "max_iterations")}
-    ours, greedy = OTAlignmentLoss(**options, tolerance=TOLERANCE), GreedyAlignmentLoss()
+def ours(batch: Batch, epsilon: float, max_iterations: int) -> tuple[Callable[[], None], dict[str, Any]]:
+    loss = OTAlignmentLoss(epsilon=epsilon, max_iterations=max_iterations, tolerance=TOLERANCE)
     with torch.no_grad():
-        _, diagnostics = ours(*batch, return_diagnostics=True)
-    reached = diagnostics.marginal_error.max().item()
+        _, diagnostics = loss(*batch, return_diagnostics=True)
     tokens = batch[2].sum(1) * batch[3].sum(1)
     notes = {
-        "error": reached,
+        "error": diagnostics.marginal_error.max().item(),
         "iterations": diagnostics.iterations.max().item(),
         "product_operations": 4 * tokens.sum().item() * batch[0].shape[2],
         "iteration_operations": 4 * (tokens * diagnostics.iterations).sum().item(),
     }
-    contestants = {OURS: (lambda: _gradient(batch, ours(*batch, return_diagnostics=True)[0]), notes)}
-    error = max(TOLERANCE, reached)
+    return lambda: _gradient(batch, loss(*batch, return_diagnostics=True)[0]), notes
+
+
+def race_at(batch: Batch, setting: dict[str, Any], rounds: int) -> list[Measured]:
+    greedy = GreedyAlignmentLoss()
+    contestants = {OURS: ours(batch, setting["epsilon"], setting["max_iterations"])}
+    error = max(TOLERANCE, contestants[OURS][1]["error"])
     contestants |= pot_batches(batch, setting["epsilon"], error) | pot_loops(batch, setting["epsilon"], error)
     if SamplesLoss is not None:
         contestants["geomloss"] = geomloss(batch, setting["epsilon"])

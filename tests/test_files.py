@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from filelock import FileLock
 
-from hf_optical.files import staged_directory, write_text
+from hf_optical.files import settle, staged_directory, write_text
 
 
 def listing(folder):
@@ -90,6 +93,131 @@ def test_write_text_replaces_in_one_step(tmp_path):
         # Who had the old text open still reads it: it was renamed over, not written over.
         assert reader.read() == "old"
     assert (tmp_path / "old").read_text(encoding="utf-8") == "neu – 新"
+
+
+SAVE = """
+    import itertools, os, signal, sys
+    from pathlib import Path
+    from hf_optical.files import settle, staged_directory
+
+    def save(folder, text):
+        with staged_directory(folder) as staged:
+            (staged / "sub").mkdir()
+            for name in ("a", "b", "sub/c"):
+                (staged / name).write_text(text)
+
+    def listing(folder):
+        files = (path for path in folder.rglob("*") if path.is_file())
+        texts = {str(path.relative_to(folder)): path.read_text() for path in files}
+        return {name: text for name, text in texts.items() if not name.startswith(".saving-")}
+"""
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen:
+    """A process of its own that has imported nothing else, so that it may fork."""
+    code = textwrap.dedent(SAVE) + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path):
+    """Python tells of each file that it opens, renames or removes: at the first, the second... it is killed."""
+    process = start(
+        """
+        seen = []
+        for place in itertools.count(1):
+            folder = Path(sys.argv[1], str(place))
+            save(folder, "old")
+            if not (child := os.fork()):
+                operations = itertools.count(1)
+                sys.addaudithook(lambda *_: next(operations) == place and os.kill(os.getpid(), signal.SIGKILL))
+                save(folder, "new")
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            assert listing(folder).keys() == {"a", "b", "sub/c"} and set(listing(folder).values()) <= {"old", "new"}
+            if place % 2:
+                settle(folder)
+            else:
+                with staged_directory(folder):
+                    pass
+            assert not list(folder.rglob(".saving-*")), list(folder.rglob("*"))
+            texts = set(listing(folder).values())
+            assert len(texts) == 1, listing(folder)
+            seen += texts
+            if not os.WIFSIGNALED(status):
+                break
+        print(seen.count("old"), seen.count("new"), seen == sorted(seen, reverse=True))
+        """,
+        tmp_path,
+    )
+    old, new, in_order = process.communicate(timeout=300)[0].split()
+    assert process.returncode == 0 and int(old) > 20 and int(new) > 10 and in_order == "True"
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_living_process_is_writing_is_left_alone(tmp_path, killed):
+    process = start(
+        """
+        with staged_directory(sys.argv[1]) as staged:
+            (staged / "theirs").write_text("theirs")
+            print("ready", flush=True)
+            input()
+        """,
+        tmp_path,
+    )
+    assert process.stdout.readline() == "ready\n"
+    settle(tmp_path)
+    write_text(tmp_path / "mine", "mine")
+    assert len(list(tmp_path.glob(".saving-*"))) == 1
+    if killed:
+        process.kill()
+    process.communicate("go on\n")
+    write_text(tmp_path / "mine", "mine")
+    assert listing(tmp_path) == ({} if killed else {"theirs": "theirs"}) | {"mine": "mine"}
+
+
+def test_many_writers_in_one_folder(tmp_path):
+    def write(number: int) -> None:
+        for turn in range(10):
+            write_text(tmp_path / str(number), f"{number} {turn}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    assert listing(tmp_path) == {str(number): f"{number} 9" for number in range(8)}
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_ctrl_c_between_two_renames_is_made_up_for(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("old")
+    replace = os.replace
+
+    def interrupted(source, target):
+        if os.path.basename(target) == "b":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt), staged_directory(tmp_path) as staged:
+            for name in ("a", "b"):
+                (staged / name).write_text("new")
+    settle(tmp_path)
+    assert listing(tmp_path) == {"a": "new", "b": "new"} and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("answer", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
+def test_where_the_file_system_has_no_locks(tmp_path, monkeypatch, answer):
+    """What it writes arrives; what others began is left alone, since they may be at it still."""
+    (tmp_path / ".saving-x" / "new").mkdir(parents=True)
+
+    def refuse(*_, **__):
+        raise answer
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".saving-x", "file"]
 
 
 def test_a_disk_that_fills_up_keeps_the_previous_checkpoint_whole(tiny, tmp_path):

@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
-from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast, set_seed  # noqa: E402
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerFast, set_seed  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor  # noqa: E402
@@ -28,6 +28,10 @@ transformers_logging.disable_progress_bar()
 REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "examples" / "data"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+
+# The setting of TrainingArguments, and part of a model's method; transformers renamed it in 5.23.
+_NEW = hasattr(PreTrainedModel, "activation_checkpointing_enable")
+CHECKPOINTING = "activation_checkpointing" if _NEW else "gradient_checkpointing"
 
 # Architecture -> (settings of a tiny one, kind of tokenizer).
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 DATA = next((folder for folder in (HERE / "data", HERE.parent / "data") if folder.is_dir()), HERE / "data")
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 TRAINED, SHORTLY_TRAINED = Path("outputs/sw"), Path("outputs/space/sw")
-PASSAGES, EXAMPLES, EXAMPLE_LENGTH = 5, 4, 48
+PASSAGES, EXAMPLES, EXAMPLE_LENGTH, VISITORS = 5, 4, 48, 8
 LANGUAGES = {
     **{"am": "Amharic", "ha": "Hausa", "ig": "Igbo", "om": "Oromo", "rw": "Kinyarwanda", "sn": "Shona"},
     **{"so": "Somali", "sw": "Swahili", "ti": "Tigrinya", "wo": "Wolof", "xh": "Xhosa", "yo": "Yoruba", "zu": "Zulu"},
@@ -161,22 +161,22 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
     """The page: one tab to search, one to align."""
 
     def on_search(question: str, language: str) -> str:
-        retriever.set_language(language or None)
-        return search(retriever, collection, question.strip())
+        return search(retriever, collection, question.strip(), language or None)
 
     def on_align(text: str, translation: str, language: str) -> str:
-        retriever.set_language(language or None)
-        return align(retriever, text.strip(), translation.strip())
+        return align(retriever, text.strip(), translation.strip(), language or None)
 
     names = [LANGUAGES.get(code, code) for code in retriever.languages]
     choices = [(f"Read by the {name} pack", code) for name, code in zip(names, retriever.languages, strict=True)]
     choices.append(("Read by the untrained base", ""))
     chosen = retriever.language or ""
+    retriever.set_language(None)  # each visitor names the language; without one it is the base
     questions, pairs = examples(collection.questions)
     asked = " or ".join(names) or "your language"
     box = {"container": False, "show_label": False, "max_length": 1000, "min_width": 220, "scale": 1}
-    # The language is set for the whole model, so that one visitor is served at a time.
-    alone = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "minimal"}
+    several = {"concurrency_limit": VISITORS, "show_progress": "minimal"}
+    # Matplotlib is not made for threads: one picture at a time.
+    alone = {"concurrency_limit": 1, "show_progress": "minimal"}
     # Gradio would else report to its makers that it was started.
     with gr.Blocks(title="hf_optical", analytics_enabled=False) as page:
         gr.HTML(rendering.heading(asked, len(collection.documents)))
@@ -190,7 +190,7 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
                 )
                 button = gr.Button("Search", variant="primary", scale=0, min_width=110, elem_id="search")
             shown = gr.HTML(on_search(questions[0], chosen) if questions[0] else "", elem_id="found", render=False)
-            searched = {"fn": on_search, "inputs": [question, language], "outputs": shown, **alone}
+            searched = {"fn": on_search, "inputs": [question, language], "outputs": shown, **several}
             clicked = gr.Examples(
                 questions, question, label="Try", elem_id="questions", visible=questions != [""]
             ).load_input_event
@@ -230,14 +230,16 @@ def spread(items: list) -> list:
     return items[:: max(len(items) // EXAMPLES, 1)][:EXAMPLES]
 
 
-def search(retriever: OpticalRetriever, collection: Collection, question: str) -> str:
+def search(retriever: OpticalRetriever, collection: Collection, question: str, language: str | None) -> str:
     """The passages found for a question, as HTML."""
     if not question:
         return rendering.note("Type a question first.")
-    (hits,) = retriever.search([question], collection.vectors, PASSAGES)
+    (hits,) = retriever.search(retriever.encode_queries([question], language=language), collection.vectors, PASSAGES)
     documents = [collection.documents[hit.document] for hit in hits]
     try:
-        matches = match_words(retriever, question, [*map(passage_of, documents)], passage_weights=collection.weights)
+        matches = match_words(
+            retriever, question, [*map(passage_of, documents)], language, passage_weights=collection.weights
+        )
     except ValueError as error:
         return rendering.note(str(error))
     heaviest = float(collection.weights.max())
@@ -248,12 +250,12 @@ def search(retriever: OpticalRetriever, collection: Collection, question: str) -
     return rendering.passages(cards, collection.questions.get(question, ""))
 
 
-def align(retriever: OpticalRetriever, text: str, translation: str) -> str:
+def align(retriever: OpticalRetriever, text: str, translation: str, language: str | None) -> str:
     """The picture of what transport aligns, as HTML."""
     if not text or not translation:
         return rendering.note("Type a sentence and its English translation first.")
     try:
-        alignment = align_words(retriever, text, translation)
+        alignment = align_words(retriever, text, translation, language)
     except ValueError as error:
         return rendering.note(str(error))
     return rendering.picture(plot_alignment(alignment), f"Words of “{text}” aligned with those of “{translation}”")

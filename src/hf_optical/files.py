@@ -8,8 +8,17 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
+
+
+_PREFIX = ".saving-"
+# In such a folder: the lock that its writer holds, what is being written, and the same once all of it is on the disk.
+_LOCK, _NEW, _WHOLE = "lock", "new", "whole"
+# What file systems answer that know of no locks.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
 
     Every file is flushed to the disk first and then renamed over its older version, so `directory` holds, file by
     file, the old text or the new one and never a part of it. If the block fails, the files of `directory` are as they
-    were.
+    were. If the process is killed, too; or, where it was killed between two renames, [`settle`] does the others.
 
     Args:
         directory (`str` or `os.PathLike`):
@@ -31,24 +40,16 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".saving-", dir=directory))
+        settle(directory)
+        staging, lock = _begin(directory)
     except OSError as error:
         raise OSError(error.errno, f"cannot write to {directory} ({error.strerror}); choose another folder") from error
     try:
-        yield staged
-        files = sorted(path for path in staged.rglob("*") if path.is_file())
-        readable = directory.stat().st_mode & 0o444
-        for path in files:
-            # safetensors gives its files to their owner alone; whoever may read the folder may read them.
-            path.chmod(path.stat().st_mode | readable)
-            _flush(path)
-        targets = [directory / path.relative_to(staged) for path in files]
-        for path, target in zip(files, targets, strict=True):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
-        for folder in {directory, *(target.parent for target in targets)}:
-            _flush(folder)
+        yield staging / _NEW
+        _make_whole(staging)
+        _move(staging / _WHOLE, directory)
     except Exception as error:
+        shutil.rmtree(staging, ignore_errors=True)
         number = _error_number(error)
         if number is None:
             raise
@@ -58,7 +59,10 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
             "unharmed; free some space or choose another folder, then save again",
         ) from error
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
+        lock.release()
+        # It is there if Ctrl-C fell between two renames; the others are done next time.
+        if not (staging / _WHOLE).exists():
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -68,6 +72,67 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         (staged / path.name).write_text(text, encoding="utf-8")
 
 
+def settle(directory: str | os.PathLike) -> None:
+    """
+    Ends what processes that are gone began in `directory` with [`staged_directory`]: what was whole moves in, anything
+    else is removed. What a living process is at stays, and so does all if `directory` may not be written.
+    """
+    for staging in Path(directory).glob(f"{_PREFIX}*"):
+        with suppress(OSError, NotImplementedError), FileLock(staging / _LOCK).acquire(blocking=False):
+            _move(staging / _WHOLE, staging.parent)
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def flush(path: str | os.PathLike, *, deep: bool = False) -> None:
+    """Waits until the disk holds a file, or the names in a folder; with `deep` all that is in the folder too."""
+    path = Path(path)
+    for each in [*(path.rglob("*") if deep else ()), path]:
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _begin(directory: Path) -> tuple[Path, FileLock]:
+    """A new folder to write in, and the lock that tells others that its owner lives."""
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
+        lock = FileLock(staging / _LOCK)
+        # Until it is locked, another process may take the folder for a deserted one and remove it.
+        with suppress(FileNotFoundError):
+            try:
+                lock.acquire()
+            except (OSError, NotImplementedError) as error:
+                if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                    raise
+            (staging / _NEW).mkdir()
+            return staging, lock
+
+
+def _make_whole(staging: Path) -> None:
+    readable = staging.parent.stat().st_mode & 0o444
+    for path in (staging / _NEW).rglob("*"):
+        # safetensors gives its files to their owner alone; whoever may read the folder may read them.
+        if path.is_file():
+            path.chmod(path.stat().st_mode | readable)
+    flush(staging / _NEW, deep=True)
+    os.replace(staging / _NEW, staging / _WHOLE)
+    flush(staging)
+
+
+def _move(whole: Path, directory: Path) -> None:
+    if not whole.is_dir():
+        return
+    targets = {path: directory / path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file()}
+    for path, target in targets.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    for folder in {directory, *(target.parent for target in targets.values())}:
+        flush(folder)
+    shutil.rmtree(whole, ignore_errors=True)
+
+
 def _error_number(error: Exception) -> int | None:
     """What the system answered, if that is what `error` is about."""
     if isinstance(error, OSError):
@@ -75,11 +140,3 @@ def _error_number(error: Exception) -> int | None:
     # safetensors and tokenizers report a full disk as exceptions of their own, with the system's answer in the text.
     found = re.search(r"\(os error (\d+)\)", str(error))
     return int(found[1]) if found else None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

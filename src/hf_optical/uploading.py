@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
-from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
@@ -56,7 +57,7 @@ def create_repository(
             "A-Z a-z 0-9 - _ . each, without '--' or '..', no '-' or '.' first or last, no '.git' at the end"
         ) from error
     _check_token(repo_id, token)
-    with _explained(repo_id):
+    with _explained(repo_id, token):
         return HfApi(token=token).create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
 
 
@@ -105,7 +106,7 @@ def upload_folder(
     api = HfApi(token=token)
 
     def upload() -> CommitInfo:
-        with _explained(repo_id):
+        with _explained(repo_id, token):
             if revision is not None and not create_pr and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
             return api.upload_folder(
@@ -181,6 +182,13 @@ def _check_token(repo_id: str, token: bool | str | None) -> None:
         known = "authorization" in build_hf_headers(token=token)
     except LocalTokenNotFoundError:
         known = False
+    secret = _secret(token)
+    if secret and not re.fullmatch(r"[!-~]+", secret):
+        # The HTTP library would print the whole header.
+        raise ValueError(
+            f"the token to upload to {repo_id} with has characters that no token has, such as a space or the end of a "
+            "line; copy it again from https://huggingface.co/settings/tokens"
+        )
     if not known:
         raise PermissionError(
             f"there is no token to upload to {repo_id} with; make one that may write at "
@@ -188,8 +196,31 @@ def _check_token(repo_id: str, token: bool | str | None) -> None:
         )
 
 
+def _secret(token: bool | str | None) -> str:
+    """The token that is sent for `token`; empty where there is none."""
+    return token if isinstance(token, str) else (get_token() or "") if token is not False else ""
+
+
+def without_token(error: Exception, token: bool | str | None = None) -> tuple[str, Exception | None]:
+    """
+    What an error of the Hub's client says, without the token, if the answer of a server or proxy repeats it; and the
+    error itself to raise from, unless it, or one behind it, does so.
+    """
+    secret, said = _secret(token), str(error).strip()
+    if secret and any(secret in f"{each} {each!r}" for each in _chain(error)):
+        return said.replace(secret, "<token>"), None
+    return said, error
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None and behind not in chain:
+        chain.append(behind)
+    return chain
+
+
 @contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
+def _explained(repo_id: str, token: bool | str | None) -> Iterator[None]:
     """What the Hub or the connection did becomes an `OSError` that says so; what is wrong here stays as it is."""
     try:
         yield
@@ -207,7 +238,8 @@ def _explained(repo_id: str) -> Iterator[None]:
             kind, reason = OSError, f"the Hub answered with an error ({status})"
         else:
             kind, reason = ConnectionError, "the Hub could not be reached, or the connection broke"
+        said, shown = without_token(remote, token)
         raise kind(
             f"could not upload to {repo_id}: {reason}. The local files are whole, and the same call again completes "
-            f"the upload. The Hub client says: {str(remote).strip()}"
-        ) from error
+            f"the upload. The Hub client says: {said}"
+        ) from (error if shown else None)

@@ -18,6 +18,15 @@ WORDS = st.text("aBç' é-", min_size=1, max_size=4)
 PAIRS = Dataset.from_list([{"translation": pair} for pair in demo_pairs()])
 
 
+@pytest.mark.timeout(20)
+def test_a_word_without_end_takes_no_minutes(tmp_path):
+    marks = "a" + "\u0301\u0316" * 200_000
+    (tmp_path / "d.txt").write_text(f"{marks}\tx\nwater\tmaji\n", encoding="utf-8")
+    assert list(read_muse(tmp_path / "d.txt")) == [marks, "water"]
+    dictionary = Dictionary({"water": [("maji", 1)]})
+    assert dictionary.replace(f"{marks} water", likeliest) == f"{marks} maji"
+
+
 def likeliest(entries):
     return entries[0][0]
 

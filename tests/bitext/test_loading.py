@@ -1,3 +1,4 @@
+import bz2
 import csv
 import gzip
 import json
@@ -123,9 +124,15 @@ BROKEN = {
     "cut.json": (b'[{"translation":\n {"ha": "a",', "line 2: not JSON"),
     "number.json": (b"3", "line 1: 3 in place of an object"),
     "strings.json": (b'["a"]', "in place of an object"),
-    "binary.jsonl": (bytes(range(256)), "not text in UTF-8"),
+    "binary.jsonl": (bytes(range(128, 256)), "not text in UTF-8"),
     "latin.csv": ("ha,en\nñ,b\n".encode("latin-1"), "not text in UTF-8"),
-    "plain.jsonl.gz": (b'{"translation": {}}', "cannot be read"),
+    "plain.jsonl.gz": (b'{"translation": {}}', "is not a gz file though"),
+    "plain.csv.xz": (b"ha,en", "is not a xz file though"),
+    "cut.csv.bz2": (bz2.compress(b"ha,en\na,b\n" * 500)[:-20], "cannot be read"),
+    "deep.jsonl": (b'{"translation": null}\n' + b"[" * 20_000, "line 2: nested too deeply"),
+    "long.jsonl": (b'{"translation": {"ha": ' + b"9" * 5000, "line 1: not JSON that can be read"),
+    "half.jsonl": (b'{"translation": null}\n{"translation": {"ha": "\\uDC00"}}', "line 2: half a character .*U.DC00"),
+    "half.json": (b'[{"\\ud83d": 1}]', "line 1: half a character .*U.D83D"),
     "cut.jsonl.gz": (gzip.compress(json.dumps(rows() * 50).encode())[:-20], "cannot be read"),
     "damaged.jsonl.gz": (gzip.compress(b"x" * 999)[:12] + b"\xff" * 40, "cannot be read"),
     "binary.parquet": (b"PAR1" + bytes(100), "cannot be read"),

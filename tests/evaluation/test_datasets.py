@@ -145,20 +145,20 @@ def test_a_damaged_gzip_file_is_named(folder, damage):
     (folder / "corpus.jsonl").unlink()
     many = [{"_id": str(i), "text": f"{i * i}"} for i in range(2000)]
     write(folder / "corpus.jsonl.gz", damage(gzip.compress(lines(many).encode())))
-    fails(r"corpus.jsonl.gz(, line \d+: not JSON| cannot be read after line \d+ )", folder)
+    fails(r"corpus.jsonl.gz(, line \d+: not JSON| cannot be read (after line \d+ )?)", folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"not gzip"])
 def test_a_file_that_is_not_gzip_is_named(folder, content):
     (folder / "corpus.jsonl").unlink()
     write(folder / "corpus.jsonl.gz", content)
-    fails("corpus.jsonl.gz is not a gzip file", folder)
+    fails("corpus.jsonl.gz is not a gz file", folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_named(folder):
     (folder / "corpus.jsonl").chmod(0)
-    fails("corpus.jsonl cannot be read after line 0 .*Permission", folder)
+    fails("corpus.jsonl cannot be read .*Permission", folder)
 
 
 @pytest.mark.parametrize("file", ["corpus.jsonl", "queries.jsonl"])
@@ -166,12 +166,12 @@ def test_a_file_without_permission_is_named(folder):
     ("row", "message"),
     [
         ("{not json", r"line 4: not JSON \("),
-        ('["a list"]', "line 4: list in place of an object"),
+        ('["a list"]', r"line 4: \['a list'\] in place of an object"),
         ('{"text": "no id"}', "line 4: '_id' is None"),
         ('{"_id": "", "text": "empty id"}', "line 4: '_id' is ''"),
         ('{"_id": 7, "text": "number"}', "line 4: '_id' is 7"),
         ('{"_id": "%s", "text": "again"}', "line 4: the id '.*' is there already"),
-        (b'{"_id": "new", "text": "\xff"}', "line 4: not UTF-8"),
+        (b'{"_id": "new", "text": "\xff"}', "line 4: not text in UTF-8"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(folder, file, row, message):
@@ -207,6 +207,8 @@ def test_a_bad_field_is_named(folder, file, row, message):
         (QRELS + "q1 d1 1\n", "test.tsv, line 5: 1 fields"),
         (QRELS + "q1\t0\td1\t1\n", "test.tsv, line 5: 4 fields"),
         (QRELS + "q1\td1\t1.0\n", "test.tsv, line 5: the score '1.0' is not an integer"),
+        # Of a judgement of three thousand million the measures would make one of none.
+        (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: the score '3000000000' is not an integer of at most four"),
         (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' and document 'd1' are judged twice"),
         (QRELS[: QRELS.index("q1")], "test.tsv judges no document relevant"),
         (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "test.tsv judges no document relevant"),

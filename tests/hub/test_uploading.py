@@ -66,6 +66,14 @@ def test_no_token(nobody, tmp_path, tiny):
         make_pack(tiny, "sw", 0).push_to_hub("org/some")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\nX: y", " ", " é"])
+def test_a_token_with_more_than_a_token_in_it(tmp_path, end):
+    """The HTTP library refuses such a header and shows all of it."""
+    with pytest.raises(ValueError, match="the token to upload to org/some with has characters") as caught:
+        upload_folder(tmp_path, "org/some", token=f"hf_secret{end}")
+    assert "hf_secret" not in "".join(map(str, (caught.value, caught.value.__cause__, caught.value.__context__)))
+
+
 def test_a_run_that_could_not_be_published_does_not_begin(nobody, tiny, tmp_path):
     settings = {"output_dir": str(tmp_path), "language": "sw", "use_cpu": True, "push_to_hub": True}
     settings |= {"new_words": 0, "eval_strategy": "no"}

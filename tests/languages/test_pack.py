@@ -318,7 +318,7 @@ def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_pa
         ({"language": "../x"}, "'../x' is no language code"),
         ({"base_model": None, "roles": "query"}, "base_model, roles missing or of the wrong kind"),
         ({"base_revision": 3}, "base_revision missing or of the wrong kind"),
-        ({"new_words": ["maji", 3]}, "new_words missing or of the wrong kind"),
+        ({"new_words": ["maji", 3]}, "new_words.1 missing or of the wrong kind"),
         ({"sha256": "5"}, "sha256 missing"),
     ],
 )

@@ -17,15 +17,19 @@ def some_texts(count: int, tokens: int, seed: int):
     return vectors, mask
 
 
+# Counts, tokens and seeds of four queries and seven documents.
+SIZES = (4, 7), (6, 9), (0, 1)
+
+
 def test_the_scores_are_maxsim_by_the_number_of_query_tokens():
-    (queries, query_mask), (documents, document_mask) = some_texts(4, 6, 0), some_texts(7, 9, 1)
+    (queries, query_mask), (documents, document_mask) = map(some_texts, *SIZES)
     expected = maxsim(queries, documents, query_mask, document_mask) / query_mask.sum(1, keepdim=True)
     found = RankingLoss.scores(queries, documents, query_mask, document_mask)
     assert (found - expected).abs().max() <= 1e-6
 
 
 def test_the_divergence_is_scipy_s():
-    (queries, query_mask), (documents, document_mask) = some_texts(4, 6, 0), some_texts(7, 9, 1)
+    (queries, query_mask), (documents, document_mask) = map(some_texts, *SIZES)
     target = torch.randn(4, 7, generator=torch.Generator().manual_seed(2))
     scores = RankingLoss.scores(queries, documents, query_mask, document_mask).double().numpy()
     expected = rel_entr(softmax(target.double().numpy() / 0.2, 1), softmax(scores / 0.2, 1)).sum(1)
@@ -54,9 +58,23 @@ def test_padding_changes_nothing_even_where_all_products_are_negative():
     assert found.item() == -1
 
 
+@pytest.mark.parametrize("junk", [torch.nan, torch.inf])
+def test_padding_may_hold_anything(junk):
+    results = []
+    for padding in (0.0, junk):
+        sides = [(vectors.masked_fill(~mask.unsqueeze(2), padding), mask) for vectors, mask in map(some_texts, *SIZES)]
+        (queries, query_mask), (documents, document_mask) = sides
+        queries.requires_grad_()
+        loss = RankingLoss()(queries, documents, query_mask, document_mask, torch.arange(4))
+        results.append((loss.detach(), torch.autograd.grad(loss, queries)[0]))
+    assert all(torch.equal(clean, dirty) and dirty.isfinite().all() for clean, dirty in zip(*results, strict=True))
+
+
 def test_bad_input():
     (queries, mask), _ = some_texts(2, 3, 0), None
     with pytest.raises(ValueError, match="document_mask leaves no token in batch entries \\[1\\]"):
         RankingLoss.scores(queries, queries, mask, torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    with pytest.raises(ValueError, match="query_embeddings are not finite.*\\[0\\]"):
+        RankingLoss.scores(queries.index_fill(0, torch.tensor(0), torch.nan), queries, mask, mask)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         RankingLoss(temperature=0)

@@ -35,9 +35,25 @@ def test_padding_may_hold_anything_and_weights_weigh():
     assert SentenceMSELoss()(student, teacher, mask, student_weights=weights).item() == pytest.approx(2 / 16)
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e36])
+def test_weights_of_any_size_weigh_alike(scale):
+    student, teacher = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 5, 4)
+    weights = torch.rand(2, 3)
+    losses = [SentenceMSELoss()(student, teacher, student_weights=weights * size) for size in (1.0, scale)]
+    gradients = [torch.autograd.grad(loss, student)[0] for loss in losses]
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="teacher has no token with mass in batch entries \\[0\\]"):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), teacher_mask=torch.zeros(1, 2))
+    with pytest.raises(
+        ValueError, match="student has weights that are negative or not finite in batch entries \\[0\\]"
+    ):
+        SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), student_weights=torch.full((1, 2), 3e38))
+    with pytest.raises(ValueError, match="student_embeddings are not finite.*\\[1\\]"):
+        SentenceMSELoss()(torch.tensor([[[1.0]], [[torch.inf]]]), torch.ones(2, 1, 1))
     with pytest.raises(ValueError, match="must have shapes"):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 4))
     with pytest.raises(ValueError, match="reduction must be"):

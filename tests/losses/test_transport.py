@@ -217,6 +217,26 @@ def test_a_zero_vector_among_others_gets_a_gradient_of_ordinary_size() -> None:
     assert student.grad.abs().max() < 10
 
 
+@pytest.mark.parametrize("length", [1e15, 1e-10, 2e-15])
+def test_very_long_and_short_vectors_have_the_loss_and_gradient_of_others(length: float) -> None:
+    student, teacher, *masks = pairs()
+    loss, results = OTAlignmentLoss(), []
+    for scale in (1.0, length):
+        scaled = (student * scale).requires_grad_()
+        cost = loss(scaled, teacher, *masks)
+        results.append((cost.detach(), torch.autograd.grad(cost, scaled)[0] * scale))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [1e-16, 1e-20, 1e-38])
+def test_vectors_too_short_to_be_divided_by_are_zero_vectors(length: float) -> None:
+    student, teacher, *masks = pairs()
+    short = (student * length).requires_grad_()
+    loss = OTAlignmentLoss()(short, teacher, *masks)
+    loss.backward()
+    assert loss.item() == pytest.approx(1) and short.grad.abs().max() < 10
+
+
 def test_extra_repr_shows_the_options() -> None:
     loss = OTAlignmentLoss(solver="partial", transported_mass=0.7)
     assert all(option in repr(loss) for option in ("solver='partial'", "transported_mass=0.7", "reduction='mean'"))
@@ -240,7 +260,8 @@ STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
             r"student's tokens as rows.*column_weights.*\[0, 1\]",
         ),
         ((STUDENT, TEACHER, torch.tensor([[1], [0]]).expand(2, 3)), r"row_weights must have some mass.*\[1\]"),
-        ((STUDENT.index_fill(0, torch.tensor(1), math.nan), TEACHER), r"cost must be finite.*\[1\]"),
+        ((STUDENT, TEACHER.index_fill(0, torch.tensor(0), 1e25)), r"teacher_embeddings.*too large.*\[0\]"),
+        ((STUDENT.index_fill(0, torch.tensor(1), math.nan), TEACHER), r"student_embeddings are not finite.*\[1\]"),
     ],
 )
 def test_bad_input(arguments: tuple, message: str) -> None:

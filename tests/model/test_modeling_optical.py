@@ -7,7 +7,7 @@ import pytest
 import torch
 from peers import open_both, peer_difference
 from safetensors.torch import load_file
-from tiny import ARCHITECTURES, MINILM, SMALL, tiny_checkpoint, tiny_tokenizer, weights
+from tiny import ARCHITECTURES, CHECKPOINTING, MINILM, SMALL, tiny_checkpoint, tiny_tokenizer, weights
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
@@ -187,7 +187,7 @@ def test_activation_checkpointing_gives_the_same_gradients(checkpoint):
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            model.activation_checkpointing_enable()
+            getattr(model, f"{CHECKPOINTING}_enable")()
             assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
         model.zero_grad()
         torch.manual_seed(0)  # the same dropout

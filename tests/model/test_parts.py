@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 from peers import open_both
-from tiny import ARCHITECTURES, tiny_checkpoint
+from tiny import ARCHITECTURES, CHECKPOINTING, tiny_checkpoint
 
 from hf_optical.model import linear, parts
 from hf_optical.model.parts import parts_of
@@ -101,7 +101,7 @@ def test_vectors_and_gradients_are_those_of_the_whole_batch(architecture, wide, 
 def test_activation_checkpointing_with_fast_linear_maps(tiny, monkeypatch):
     monkeypatch.setattr(linear, "_WIDE", True)
     model, processor = open_both(tiny)
-    model.train().activation_checkpointing_enable()
+    getattr(model.train(), f"{CHECKPOINTING}_enable")()
     batch = processor.documents([" ".join(["river"] * 100)] * 4)
     model(**batch).embeddings.sum().backward()
     assert all(p.grad is not None for p in model.encoder.encoder.parameters())

@@ -159,8 +159,11 @@ def test_a_tokenizer_without_special_tokens():
     tokenizer = plain_tokenizer({"[UNK]": 0, "a": 1, "b": 2, "M": 3, "!": 4})
     processor = OpticalProcessor(tokenizer, query_marker="M", query_length=3)
     assert processor.queries(["a b a b", "b"])["input_ids"].tolist() == [[3, 1, 2], [3, 2, 0]]
-    assert processor.documents(["a !", ""])["token_mask"].tolist() == [[True, False], [False, False]]
-    assert processor.documents([""])["input_ids"].shape == (1, 0)
+    documents = processor.documents(["a !", "!", ""])
+    assert documents["input_ids"].tolist() == [[1, 4], [4, 0], [0, 0]]
+    # Every text has a vector: of skipped tokens alone it keeps them, and an empty one is read as an unknown word.
+    assert documents["token_mask"].tolist() == [[True, False], [True, False], [True, False]]
+    assert processor.queries([""])["input_ids"].tolist() == [[3]]
 
 
 def test_skipped_tokens_are_those_of_unicode(minilm):

@@ -1,4 +1,3 @@
-import gc
 import random
 import statistics
 import time
@@ -7,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
+from reliability.measuring import footprint
 from tiny import DEMO, MINILM, tiny_checkpoint, tiny_tokenizer
 from transformers import AutoConfig
 
@@ -282,19 +282,12 @@ def ten(tmp_path_factory):
     pack = make_pack(folder, "xx", 0, [f"mzuqo{number}q" for number in range(5000)], rank=32)
     pack.save_pretrained(folder / "pack")
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
-    size, before = pack.num_bytes(), tensor_bytes()
+    size, before = pack.num_bytes(), footprint().tensor_bytes
     for number in range(10):
         retriever.add_language(
             f"x{number}", replace(LanguagePack.from_pretrained(folder / "pack"), language=f"x{number}")
         )
-    return retriever, size, tensor_bytes() - before
-
-
-def tensor_bytes():
-    """What all tensors of this process occupy; those that share memory count once."""
-    gc.collect()
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
-    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+    return retriever, size, footprint().tensor_bytes - before
 
 
 def test_ten_open_packs_occupy_ten_packs(ten):

@@ -149,6 +149,28 @@ def test_a_file_cut_short_is_named(texts, tmp_path, kept):
         TokenVectors.open(tmp_path / "short")
 
 
+@pytest.mark.parametrize(
+    ("found", "other"),
+    [
+        ("[0,16]", "[0,99]"),
+        ("[0,16]", "[-1,6]"),
+        ("[0,16]", "[16,0]"),
+        ('"shape":[2]', '"shape":[3]'),
+        ('"shape":[2]', '"shape":{} '),
+        ('"shape":[2]', '"shape":"2"'),
+        ('"I64"', '"I99"'),
+        ('"I64"', "{   }"),
+    ],
+)
+def test_a_header_that_tells_of_other_tensors_than_there_are(tmp_path, found, other):
+    TokenVectors(torch.zeros(0, 4), torch.zeros(2)).save(tmp_path / "changed")
+    content = (tmp_path / "changed").read_bytes()
+    assert content.count(found.encode()) == 1 and len(found) >= len(other)
+    (tmp_path / "changed").write_bytes(content.replace(found.encode(), other.ljust(len(found)).encode()))
+    with pytest.raises(OSError, match="changed holds no token vectors, or is damaged"):
+        TokenVectors.open(tmp_path / "changed")
+
+
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         TokenVectors.open(tmp_path / "nowhere")

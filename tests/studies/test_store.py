@@ -34,6 +34,15 @@ def test_a_damaged_cell_is_done_again(store):
     assert store.read("abcd") is None
 
 
+def test_what_a_killed_process_left_is_removed(store):
+    store.write("abcd", {"values": {}})
+    left = store.folder / "ab" / ".saving-x" / "new" / "abcd.json"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"values', encoding="utf-8")
+    store.settle()
+    assert [path.name for path in (store.folder / "ab").iterdir()] == ["abcd.json"]
+
+
 def test_a_lock_keeps_others_out(store):
     with store.lock("abcd").acquire(blocking=False):
         with pytest.raises(Timeout):

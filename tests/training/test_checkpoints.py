@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
-from hf_optical import OpticalModel
+from hf_optical import OpticalModel, OTDistillationTrainer
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
@@ -41,6 +43,71 @@ def test_half_written_checkpoints_are_passed_over(run):
     shutil.rmtree(run / "checkpoint-2")
     assert last_complete_checkpoint(run) is None
     assert last_complete_checkpoint(run / "nowhere") is None
+
+
+class StopsHalfway(OTDistillationTrainer):
+    """Goes no further than the optimizer's state when it saves a checkpoint."""
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        super()._save_optimizer_and_scheduler(output_dir)
+        raise KeyboardInterrupt
+
+
+def test_a_whole_checkpoint_that_is_written_over_is_not_whole_meanwhile(run, make_trainer):
+    shutil.rmtree(run / "checkpoint-6")
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(StopsHalfway, max_steps=6, **SAVING).train(resume_from_checkpoint=str(run / "checkpoint-2"))
+    assert last_complete_checkpoint(run).endswith("checkpoint-2")
+
+
+def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(run, make_trainer):
+    """The clock was put back; and a checkpoint that is not whole is the first to go."""
+    for step in (2, 4, 6):
+        later = time.time() + 1000 * (10 - step)
+        os.utime(run / f"checkpoint-{step}", (later, later))
+    (run / "checkpoint-6" / "trainer_state.json").unlink()
+    settings = {"max_steps": 8, **SAVING, "save_total_limit": 2}
+    make_trainer(**settings).train(resume_from_checkpoint=last_complete_checkpoint(run))
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-6", "checkpoint-8"]
+    (run / "checkpoint-7").mkdir()
+    make_trainer(**{**settings, "max_steps": 10}).train(resume_from_checkpoint=str(run / "checkpoint-8"))
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-8"]
+
+
+def test_a_checkpoint_that_is_half_deleted_is_not_whole(make_trainer, tmp_path, monkeypatch):
+    rmtree = shutil.rmtree
+
+    def give_up(folder, **options):
+        if Path(folder).name.startswith("checkpoint-"):
+            raise KeyboardInterrupt
+        rmtree(folder, **options)
+
+    settings = {"max_steps": 6, **SAVING, "save_total_limit": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", give_up)
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(**settings).train()
+    assert last_complete_checkpoint(tmp_path / "run").endswith("checkpoint-4")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    assert (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").exists()
+    assert last_complete_checkpoint(tmp_path / "run") is None
+
+
+def test_metrics_and_state_are_written_in_one_step(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.save_metrics("train", {"a": 1.0, "b": 2.0})
+    trainer.save_state()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        trainer.save_metrics("eval", {"a": 2.0, "c": object()})
+    assert not (tmp_path / "run" / "eval_results.json").exists()
+    trainer.state.log_history = [object()]
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        trainer.save_state()
+    trainer.save_metrics("eval", {"c": 3.0}, combined=False)
+    found = {path.name: json.loads(path.read_text()) for path in (tmp_path / "run").iterdir()}
+    assert found.pop("trainer_state.json")["log_history"] == []
+    everything = {"a": 1.0, "b": 2.0}
+    assert found == {"all_results.json": everything, "train_results.json": everything, "eval_results.json": {"c": 3.0}}
 
 
 def test_a_folder_that_holds_another_run_is_refused(run, tmp_path):

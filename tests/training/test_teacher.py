@@ -282,6 +282,7 @@ def test_a_killed_run_is_gone_on_with(run_python, tiny, counted, tiny_processor,
     teacher, rows = counted
     vectors = TeacherVectors.prepare(teacher, tiny_processor, TEXTS, folder=tmp_path, show_progress=False)
     assert sum(rows) == 40 - stored
+    assert not list(tmp_path.rglob(".saving-*"))
     check_equal(vectors, teacher, tokenize(tiny_processor, TEXTS), 1e-3)
 
 

@@ -7,7 +7,7 @@ import ot
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import DEMO, tiny_checkpoint, weights
+from tiny import CHECKPOINTING, DEMO, tiny_checkpoint, weights
 from torch import nn
 from transformers import TrainerCallback
 
@@ -178,7 +178,7 @@ def test_bf16_trains(make_trainer):
 
 def test_activation_checkpointing_gives_the_same_losses(make_trainer):
     settings = {"max_steps": 4, "disable_dropout": True}
-    plain, checkpointed = make_trainer(**settings), make_trainer(activation_checkpointing=True, **settings)
+    plain, checkpointed = make_trainer(**settings), make_trainer(**{CHECKPOINTING: True}, **settings)
     plain.train()
     checkpointed.train()
     assert losses(checkpointed) == pytest.approx(losses(plain), abs=1e-6)

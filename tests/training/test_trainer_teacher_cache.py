@@ -81,6 +81,31 @@ def test_a_later_run_reads_nothing(make_trainer, cache):
     assert rows == [] and written == [path.stat().st_mtime_ns for path in shards(cache)] != []
 
 
+def test_a_run_for_another_language_reads_nothing_of_the_same_english(make_trainer, two, two_held_out, cache):
+    make_trainer(num_train_epochs=2).train()
+    other = {"language": "lo", "train_dataset": two["lo"], "eval_dataset": two_held_out["lo"], "num_train_epochs": 2}
+    online, cached = make_trainer(cache_teacher=False, **other), make_trainer(**other)
+    rows = count_rows(cached)
+    for trainer in (online, cached):
+        trainer.train()
+    assert rows == []
+    assert losses(cached) == pytest.approx(losses(online), abs=1e-3)
+
+
+def test_another_teacher_shares_the_folder_and_no_vectors(make_trainer, tiny, pairs, held_out, cache):
+    first = make_trainer(num_train_epochs=2)
+    first.train()
+    settings = {"teacher": tiny, "num_train_epochs": 2}
+    online, cached = make_trainer(cache_teacher=False, **settings), make_trainer(**settings)
+    rows = count_rows(cached)
+    for trainer in (online, cached):
+        trainer.train()
+    assert sum(rows) == len(english(pairs, held_out))
+    assert losses(cached) == pytest.approx(losses(online), abs=1e-3)
+    assert losses(cached) != pytest.approx(losses(first), abs=1e-2)
+    assert len({shard.parent.parent for shard in shards(cache)}) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -190,3 +215,6 @@ def test_pairs_to_predict_on_are_read_too(make_trainer, held_out, pairs):
         trainer.train()
     found, expected = (trainer.predict(other).predictions for trainer in (cached, online))
     assert found == pytest.approx(expected, abs=1e-3)
+    # What was predicted on is no part of the next evaluation's means.
+    metrics = online.evaluate()
+    assert metrics["eval_loss_alignment"] == pytest.approx(metrics["eval_loss"], abs=1e-6)

@@ -52,3 +52,14 @@ def test_partial_leaves_out_the_worst() -> None:
     cost = torch.tensor([[[0.0, 1.0], [1.0, 0.9]]])
     plan = transport_plan(cost, solver="partial", transported_mass=0.5)
     torch.testing.assert_close(plan, torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
+
+
+@pytest.mark.parametrize("solver", ["exact", "partial"])
+@pytest.mark.parametrize(("scale", "shift"), [(1e-30, 0.0), (1.0, -100.0), (0.0, -5.0), (1e30, -1e30)])
+def test_any_scale_and_level_of_costs_has_the_same_plan(solver: str, scale: float, shift: float) -> None:
+    cost, rows, columns = problems()
+    expected = transport_plan(cost.double(), rows, columns, solver=solver)
+    cost = cost.double() * scale + shift
+    plan, diagnostics = transport_plan(cost, rows, columns, solver=solver, return_diagnostics=True)
+    assert diagnostics.converged.all() and diagnostics.marginal_error.max() < 1e-6
+    torch.testing.assert_close((plan * cost).sum((1, 2)), (expected * cost).sum((1, 2)), rtol=1e-9, atol=1e-12 * scale)

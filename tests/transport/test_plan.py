@@ -15,6 +15,7 @@ from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
 
 
 BALANCED = ("sinkhorn", "proximal", "exact")
+ITERATIVE = ("sinkhorn", "proximal", "unbalanced")
 
 
 def cosine_costs(batch: int, n: int, m: int, seed: int = 0) -> torch.Tensor:
@@ -110,7 +111,7 @@ def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> 
     assert (diagnostics.entropy >= -1e-6).all() and (diagnostics.entropy <= math.log(n * m) + 1e-5).all()
 
 
-@pytest.mark.parametrize("solver", ["sinkhorn", "proximal", "unbalanced"])
+@pytest.mark.parametrize("solver", ITERATIVE)
 def test_blocks_and_absorption_change_nothing(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one or two problems, and scalings absorbed at every look, against one block and none absorbed."""
     cost, rows, columns = cosine_costs(8, 12, 10), random_weights(8, 12, 1), random_weights(8, 10, 2)
@@ -155,7 +156,7 @@ def test_float32_matmul_precision_does_not_matter() -> None:
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("solver", ["sinkhorn", "proximal", "unbalanced"])
+@pytest.mark.parametrize("solver", ITERATIVE)
 def test_iterations_stop_at_the_tolerance_or_at_the_maximum(solver: str) -> None:
     cost = torch.cat([torch.zeros(1, 12, 10), cosine_costs(1, 12, 10)])
     loose = transport_plan(cost, solver=solver, epsilon=0.02, tolerance=1e-3, return_diagnostics=True)[1]
@@ -166,6 +167,28 @@ def test_iterations_stop_at_the_tolerance_or_at_the_maximum(solver: str) -> None
         cost, solver=solver, epsilon=0.02, tolerance=1e-9, max_iterations=7, return_diagnostics=True
     )[1]
     assert short.iterations.tolist() == [7, 7] and not short.converged[1]
+
+
+@pytest.mark.parametrize(
+    ("solver", "price"),
+    [*((solver, torch.finfo(torch.float32).max) for solver in ITERATIVE), ("exact", 1e9), ("partial", 1e9)],
+)
+def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
+    """The kernel of the largest float32 would overflow: these problems are solved in float64."""
+    cost = cosine_costs(3, 5, 6)
+    forbidden = torch.eye(5, 6).bool().expand(3, 5, 6)
+    options = {"solver": solver, "epsilon": 0.1, "return_diagnostics": True}
+    plan, diagnostics = transport_plan(cost.masked_fill(forbidden, price), **options)
+    expected, _ = transport_plan(cost.masked_fill(forbidden, 1e4), **options)
+    assert plan.dtype == diagnostics.entropy.dtype == torch.float32
+    assert (plan[forbidden] == 0).all() and all(part.isfinite().all() for part in diagnostics)
+    torch.testing.assert_close(plan, expected, atol=1e-5, rtol=0)
+
+
+def test_an_unbalanced_plan_without_mass_has_no_entropy() -> None:
+    cost = torch.full((1, 1, 1), 1e5)
+    plan, diagnostics = transport_plan(cost, solver="unbalanced", epsilon=1.0, return_diagnostics=True)
+    assert plan.sum() < 1e-40 and diagnostics.entropy == 0 and diagnostics.converged
 
 
 def test_entropy_is_between_a_permutation_and_independence() -> None:
@@ -209,6 +232,9 @@ COST = torch.zeros(3, 4, 5)
         ),
         ((COST,), {"epsilon": 0}, r'epsilon must be positive.*solver="exact"'),
         ((COST,), {"epsilon": math.nan}, r"epsilon must be positive"),
+        ((COST.double() + 1e308,), {}, r"cost must not be above 1e\+306 in size, with this epsilon.*\[0, 1, 2\]"),
+        ((COST,), {"epsilon": 1e-320}, r"cost must not be above .* in size, with this epsilon"),
+        ((COST - 1e4,), {"solver": "unbalanced"}, r"so far below 0 that the unbalanced plan overflows.*\[0, 1, 2\]"),
         ((COST,), {"max_iterations": 0}, r"max_iterations must be at least 1"),
         ((COST,), {"tolerance": -1e-3}, r"tolerance must be at least 0"),
         ((COST,), {"marginal_penalty": 0}, r"marginal_penalty must be positive"),

@@ -14,11 +14,13 @@ from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerBase
 
 from ..files import write_text
-from ..model.nearest_words import SPLIT, UNSPACED
+from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 
 
 # Pieces that a script without spaces is cut into.
 _PIECES = 8000
+# Words or tokens of a sentence that are aligned: the work grows with the product of a pair's two sides.
+_LONGEST_SENTENCE = 512
 _RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
@@ -94,14 +96,17 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ())
         texts (iterable of `str`, *optional*): texts of the language; without them such scripts stay uncut.
 
     Returns:
-        A function: text -> its words, those without any letter left out.
+        A function: text -> its words, those without any letter or with over a hundred characters left out.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
 
+    def may_be_word(part: str) -> bool:
+        return 0 < len(part) <= LONGEST_WORD or UNSPACED.search(part) is not None
+
     def split(text: str) -> list[str]:
         normal = text if normalizer is None else normalizer.normalize_str(text)
-        found = SPLIT.pre_tokenize_str(normal.replace("▁", " "))
-        return [word for word, _ in found if any(character.isalpha() for character in word)]
+        found = (word for word, _ in SPLIT.pre_tokenize_str(normal.replace("▁", " ")))
+        return [word for word in found if may_be_word(word) and any(character.isalpha() for character in word)]
 
     runs = [run for text in texts for word in split(text) for run in UNSPACED.findall(word)]
     if not runs:
@@ -111,7 +116,7 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ())
     pieces.train_from_iterator(runs, trainer)
 
     def split_runs(text: str) -> list[str]:
-        parts = (part for word in split(text) for part in _RUNS.split(word) if part)
+        parts = (part for word in split(text) for part in _RUNS.split(word) if may_be_word(part))
         return [piece for part in parts for piece in (pieces.encode(part).tokens if _RUNS.match(part) else [part])]
 
     return split_runs
@@ -130,7 +135,7 @@ def learn_lexicon(
 
     Learned in both directions and joined, `p(t | w)` in proportion to the geometric mean of the two: a rare word must
     not explain a frequent target merely because it stood beside it once. Linear in sentence pairs: a pass sums over
-    the products of the two sides' lengths.
+    the products of the two sides' lengths. Of a sentence the first 512 items are read.
 
     Args:
         words (sequence of sequences of `str`): the words of each sentence.
@@ -147,6 +152,7 @@ def learn_lexicon(
     """
     if len(words) != len(targets):
         raise ValueError(f"words has {len(words)} sentences and targets {len(targets)}; pass pairs")
+    words, targets = ([sentence[:_LONGEST_SENTENCE] for sentence in side] for side in (words, targets))
     vocabulary, counts, word_ids = _index(words)
     target_vocabulary, _, target_ids = _index(targets)
     if not vocabulary or not target_vocabulary:
@@ -166,7 +172,7 @@ def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], lis
     counts = Counter(item for sentence in sentences for item in set(sentence))
     items = sorted(counts, key=lambda item: (-counts[item], item))
     positions = {item: position for position, item in enumerate(items)}
-    ids = [np.array([positions[item] for item in sentence], dtype=np.int64) for sentence in sentences]
+    ids = [np.array([positions[item] for item in sentence], dtype=np.int32) for sentence in sentences]
     return items, [counts[item] for item in items], ids
 
 
@@ -178,14 +184,18 @@ def _model_1(
     none, columns = sizes
     entry_source, entry_target, entry_occurrence, occurrences = [], [], [], 0
     for source, target in zip(sources, targets, strict=True):
-        rows = np.append(source, none)
+        rows = np.append(source, np.int32(none))
         entry_source.append(np.tile(rows, len(target)))
         entry_target.append(np.repeat(target, len(rows)))
-        entry_occurrence.append(np.repeat(np.arange(occurrences, occurrences + len(target)), len(rows)))
+        entry_occurrence.append(
+            np.repeat(np.arange(occurrences, occurrences + len(target), dtype=np.int32), len(rows))
+        )
         occurrences += len(target)
-    cells, entry_cell = np.unique(
-        np.concatenate(entry_source) * columns + np.concatenate(entry_target), return_inverse=True
-    )
+    keys = np.concatenate(entry_source).astype(np.int64) * columns + np.concatenate(entry_target)
+    del entry_source, entry_target
+    cells, entry_cell = np.unique(keys, return_inverse=True)
+    del keys
+    entry_cell = entry_cell.astype(np.int32)
     entry_occurrence = np.concatenate(entry_occurrence)
     cell_source = cells // columns
     probability = np.ones(len(cells))

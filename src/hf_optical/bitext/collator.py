@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..model import OpticalProcessor
 from .ranking import CodeSwitchedRanking
+
+
+_TEXTS_AT_A_TIME = 1000
 
 
 @dataclass
@@ -134,16 +137,19 @@ class MultilingualCollator:
             collator.teacher_vectors = vectors
 
 
-def inverse_document_frequency(processor: OpticalProcessor, texts: Sequence[str]) -> Tensor:
+def inverse_document_frequency(processor: OpticalProcessor, texts: Iterable[str]) -> Tensor:
     """
     How telling each token is: `log(1 + N / (1 + df))` for `N` texts of which `df` hold the token.
 
     Returns:
         `torch.Tensor` of shape `(vocabulary,)`, above 0 everywhere.
     """
-    frequency = Counter(token for ids in processor.tokenizer(list(texts))["input_ids"] for token in set(ids))
+    number, frequency, texts = 0, Counter(), iter(texts)
+    while some := list(islice(texts, _TEXTS_AT_A_TIME)):
+        number += len(some)
+        frequency.update(token for ids in processor.tokenizer(some)["input_ids"] for token in set(ids))
     counts = torch.tensor([frequency[token] for token in range(len(processor.tokenizer))])
-    return torch.log1p(len(texts) / (1 + counts))
+    return torch.log1p(number / (1 + counts))
 
 
 def special_ids(processor: OpticalProcessor) -> Tensor:

@@ -15,8 +15,11 @@ from tokenizers.normalizers import Normalizer
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
-from ..model.nearest_words import SPLIT, UNSPACED
+from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
+from ..model.texts import require_text
 from .alignment import Lexicon, learn_lexicon, word_splitter
+from .loading import sentences, spread
+from .reading import read_lines, shown
 
 
 # A word of a script without spaces is looked for in so many characters.
@@ -26,7 +29,9 @@ _RUNS = re.compile(f"({UNSPACED.pattern})")
 
 def fold_case(word: str) -> str:
     """A word without its case, its letters and accents composed: how a dictionary compares words by default."""
-    return unicodedata.normalize("NFC", word.casefold())
+    folded = word.casefold()
+    # On what is no word composing may take minutes: it puts marks in order in quadratic time.
+    return unicodedata.normalize("NFC", folded) if len(folded) <= 10 * LONGEST_WORD else folded
 
 
 class Dictionary(Mapping[str, list[tuple[str, float]]]):
@@ -112,6 +117,9 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
         Returns:
             `str`: the text with its words replaced.
+
+        Raises:
+            DataError: the text holds half a character (an unpaired surrogate).
         """
         parts, end, replaced = [], 0, False
         for start, stop, adjoins in self._words(text):
@@ -133,22 +141,29 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def _words(self, text: str) -> Iterator[tuple[int, int, bool]]:
         """Where each word begins and ends, and whether nothing, not even punctuation, parts it from the last."""
-        for piece, (start, _) in SPLIT.pre_tokenize_str(text):
+        try:
+            pieces = SPLIT.pre_tokenize_str(text)
+        except (TypeError, UnicodeEncodeError):
+            require_text(text)
+            raise
+        for piece, (start, _) in pieces:
             if not any(character.isalpha() for character in piece):
                 continue
             begin = start
             for part in filter(None, _RUNS.split(piece)):
                 for size in self._cut(part) if UNSPACED.match(part) else [len(part)]:
-                    yield begin, begin + size, begin > start
+                    if size <= LONGEST_WORD:
+                        yield begin, begin + size, begin > start
                     begin += size
 
     def _cut(self, run: str) -> Iterator[int]:
         """Lengths of the words of a run without spaces; what is not known goes by single characters."""
-        while run:
-            sizes = range(min(len(run), _LONGEST), 0, -1)
-            size = next((size for size in sizes if run[:size] in self), 1)
+        start = 0
+        while start < len(run):
+            sizes = range(min(len(run) - start, _LONGEST), 0, -1)
+            size = next((size for size in sizes if run[start : start + size] in self), 1)
             yield size
-            run = run[size:]
+            start += size
 
 
 def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_case) -> Dictionary:
@@ -157,7 +172,8 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
     or a space. Several lines of one word are several translations, equally likely.
 
     Args:
-        file (`str` or `os.PathLike`): a text file in UTF-8. Where a tab parts the columns, they may hold spaces.
+        file (`str` or `os.PathLike`): text in UTF-8, compressed or not. Where a tab parts the columns, they may hold
+            spaces.
         normalize (function from `str` to `str`, defaults to [`fold_case`]): as in [`Dictionary`].
 
     Returns:
@@ -166,25 +182,13 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line has not two columns. Names the line.
     """
-    try:
-        content = Path(file).read_bytes()
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{file}, line {number}: not text in UTF-8 ({error.reason}); save it as UTF-8") from error
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); check the path") from error
     entries: dict[str, dict[str, float]] = {}
-    # Only a newline ends a line, whatever Unicode says.
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip(" \t\r")
-        if not line:
-            continue
+    for where, line in read_lines(Path(file)):
+        line = line.strip(" \t")
         columns = [column.strip(" ") for column in re.split("\t+" if "\t" in line else " +", line)]
         if len(columns) != 2:
             raise DataError(
-                f"{file}, line {number}: {len(columns)} columns in {line!r:.60}; write a word and a translation, a "
-                "tab between them"
+                f"{where}: {len(columns)} columns in {shown(line)}; write a word and a translation, a tab between them"
             )
         entries.setdefault(columns[0], {})[columns[1]] = 1.0
     if not entries:
@@ -199,6 +203,7 @@ def learn_dictionary(
     teacher_language: str = "en",
     *,
     reverse: bool = False,
+    max_pairs: int = 50_000,
     translations: int = 3,
     min_probability: float = 0.1,
 ) -> Dictionary:
@@ -215,6 +220,7 @@ def learn_dictionary(
         reverse (`bool`, defaults to `False`):
             `False`: words of `teacher_language` lead to words of `language`, as code switching needs it. `True`: the
             other way, as the translation of queries needs it.
+        max_pairs (`int`, defaults to 50,000): sentence pairs to learn from, at even distances.
         translations (`int`, defaults to 3): at most so many for a word.
         min_probability (`float`, defaults to 0.1): less likely ones are left out.
 
@@ -224,17 +230,16 @@ def learn_dictionary(
     Raises:
         DataError: a language is not in the pairs, or nothing could be learned from them.
     """
-    rows = pairs["translation"]
     for code in (language, teacher_language):
-        if len(rows) == 0 or code not in rows[0]:
-            found = ", ".join(rows[0]) if len(rows) else "no pair"
+        if len(pairs) == 0 or code not in pairs[0]["translation"]:
+            found = ", ".join(pairs[0]["translation"]) if len(pairs) else "no pair"
             raise DataError(f"pairs hold no language {code!r} but {found}; name the languages of load_bitext")
+    pairs = spread(pairs, max_pairs)
     source, target = (language, teacher_language) if reverse else (teacher_language, language)
     sides = []
     for code in (source, target):
-        texts = [row[code] or "" for row in rows]
-        split = word_splitter(tokenizer, texts)
-        sides.append([split(text) for text in texts])
+        split = word_splitter(tokenizer, sentences(pairs, code))
+        sides.append([split(text) for text in sentences(pairs, code)])
     normalize = partial(_normalize, tokenizer.backend_tokenizer.normalizer)
     # A word at the beginning of a sentence is the same word: words are looked up without their case, and each
     # translation is written as it mostly is.

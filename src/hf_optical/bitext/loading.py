@@ -1,26 +1,22 @@
 from __future__ import annotations
 
-import csv
-import json
-import lzma
 import os
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import Dataset, load_dataset
+import numpy as np
+from datasets import Dataset, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from ..errors import DataError
+from ..model.texts import is_blank
+from .reading import COMPRESSED, listed, read_objects, read_parquet, read_table, shown
 
 
 _ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
-_COMPRESSED = (".bz2", ".gz", ".xz")
+_ROWS_AT_A_TIME = 10_000
 _EXAMPLE = '{"translation": {"en": "...", "ha": "..."}}'
 
 
@@ -68,7 +64,8 @@ def load_bitext(
         `train_sampling_strategy="group_by_length"`). A text that is missing is `""`.
 
     Raises:
-        DataError: the file or dataset is missing, unreadable or empty, or a language or column is not there.
+        DataError: the file or dataset is missing, unreadable or empty, a language or column is not there, or a text is
+            something else or holds half a character (an unpaired surrogate). The message names the line or row.
     """
     if language == teacher_language:
         raise DataError(f"language and teacher_language are both {language!r}; a pair needs two languages")
@@ -78,7 +75,8 @@ def load_bitext(
 
     # Files are not read by the loaders of the datasets library: these guess types (a sentence "NA" is missing, "12" a
     # number), leave a copy in the user's cache, and cannot say which row is wrong.
-    pairs = []
+    pairs: list[dict[str, Any]] = []
+    parts: list[Dataset] = []  # in Arrow, a fifth of the size
     found: dict[str, None] = {}
     for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
         where = f"{name_or_file}, row {index}"
@@ -87,20 +85,39 @@ def load_bitext(
         pair = {teacher_language: text_of(texts, teacher_key, where), language: text_of(texts, student_key, where)}
         length = sum(map(len, pair.values()))
         pairs.append({"translation": pair, "index": index, "length": length})
-    if not pairs:
+        if len(pairs) == _ROWS_AT_A_TIME:
+            parts.append(Dataset.from_list(pairs))
+            pairs = []
+    if pairs:
+        parts.append(Dataset.from_list(pairs))
+    if not parts:
         raise DataError(f"{name_or_file} holds no sentence pairs")
     for key in (student_key, teacher_key):
         if key not in found:
             kind = "column" if columns else "language"
-            raise DataError(f"{name_or_file} has no {kind} {key!r}; it has {', '.join(map(str, found)) or 'none'}")
-    return Dataset.from_list(pairs)
+            raise DataError(f"{name_or_file} has no {kind} {key!r}; it has {listed(found) or 'none'}")
+    return concatenate_datasets(parts)
+
+
+def sentences(pairs: Dataset, language: str) -> Iterator[str]:
+    """The sentences of one language, some thousand in memory at a time; `""` where one is missing."""
+    for rows in pairs.iter(_ROWS_AT_A_TIME):
+        yield from (translation[language] or "" for translation in rows["translation"])
+
+
+def spread(pairs: Dataset, most: int) -> Dataset:
+    """At most so many of the sentence pairs, from the first to the last at even distances."""
+    if len(pairs) <= most:
+        return pairs
+    return pairs.select(np.linspace(0, len(pairs) - 1, most).astype(np.int64))
 
 
 def filter_bitext(
     dataset: Dataset, language: str, teacher_language: str = "en", *, max_length_ratio: float = 6.0
 ) -> tuple[Dataset, FilterCounts]:
     """
-    Drops pairs with an empty side, repeated pairs, and pairs whose sides can hardly say the same.
+    Drops pairs with a side of which nothing is seen (empty, or spaces, control and zero-width characters alone),
+    repeated pairs, and pairs whose sides can hardly say the same.
 
     Args:
         dataset (`datasets.Dataset`): from [`load_bitext`].
@@ -121,7 +138,7 @@ def filter_bitext(
     for position, translation in enumerate(dataset["translation"]):
         student, teacher = translation[language].strip(), translation[teacher_language].strip()
         lengths = sorted((len(student) + 20, len(teacher) + 20))
-        if not student or not teacher:
+        if is_blank(student) or is_blank(teacher):
             counts.empty += 1
         elif (student, teacher) in seen:
             counts.duplicate += 1
@@ -148,7 +165,7 @@ def read_rows(
     `example` of a row.
     """
     path = Path(name_or_file)
-    ending = path.with_suffix("").suffix if path.suffix.lower() in _COMPRESSED else path.suffix
+    ending = path.with_suffix("").suffix if path.suffix.lower() in COMPRESSED else path.suffix
     ending = ending.lower()
     if path.is_file():
         if ending not in _ENDINGS:
@@ -167,64 +184,22 @@ def read_rows(
 
 
 def _file_rows(path: Path, ending: str, example: str) -> Iterator[dict[str, Any]]:
-    try:
-        if ending == ".parquet":
-            with fsspec.open(path, compression="infer") as file:
-                yield from pq.read_table(file).to_pylist()
-        else:
-            with fsspec.open(path, "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
-                is_json = ending in (".json", ".jsonl")
-                yield from _json_rows(file, path, example) if is_json else _csv_rows(file, path, ending)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}); fetch or write it again") from error
-
-
-def _json_rows(file: TextIO, path: Path, example: str) -> Iterator[dict[str, Any]]:
-    text = file.read()
-    whole = text.lstrip().startswith("[")
-    # Only a newline ends a line, whatever Unicode says.
-    lines = ((1, text),) if whole else enumerate(text.split("\n"), start=1)
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            rows = json.loads(line)
-        except json.JSONDecodeError as error:
-            place = f"{path}, line {error.lineno if whole else number}"
-            raise DataError(
-                f"{place}: not JSON ({error.msg}); write one object a line, or one list of them"
-            ) from error
-        for row in rows if whole else [rows]:
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: {row!r:.50} in place of an object such as {example}")
-            yield row
-
-
-def _csv_rows(file: TextIO, path: Path, ending: str) -> Iterator[dict[str, Any]]:
-    # Strict: an open quotation mark would otherwise swallow the lines that follow.
-    reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",", strict=True)
-    try:
-        for row in reader:
-            if None in row:
-                raise csv.Error("more fields than the header has")
-            yield row
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {reader.line_num}: {error}; a field that holds a quotation mark or the separator must be "
-            "quoted"
-        ) from error
+    if ending == ".parquet":
+        yield from read_parquet(path)
+    elif ending in (".csv", ".tsv"):
+        yield from read_table(path, "\t" if ending == ".tsv" else ",")
+    else:
+        yield from (row for row, _ in read_objects(path, lists=True, example=example))
 
 
 def _translation(row: dict[str, Any], where: str) -> dict[str, Any]:
     if "translation" not in row:
         raise DataError(
-            f"{where}: no `translation` (it has {', '.join(map(str, row))}); name the two text columns with `columns`"
+            f"{where}: no `translation` (it has {listed(row) or 'nothing'}); name the two text columns with `columns`"
         )
     texts = row["translation"] or {}
     if not isinstance(texts, dict):
-        raise DataError(f"{where}: `translation` is {texts!r:.50}; it must map language to text, as in {_EXAMPLE}")
+        raise DataError(f"{where}: `translation` is {shown(texts)}; it must map language to text, as in {_EXAMPLE}")
     return texts
 
 
@@ -232,5 +207,5 @@ def text_of(texts: dict[str, Any], key: str, where: str) -> str:
     """A text of a row, `""` where it is missing; raises [`DataError`] for what is no text."""
     text = texts.get(key)
     if text is not None and not isinstance(text, str):
-        raise DataError(f"{where}: {key!r} is {text!r:.50}; it must be text")
+        raise DataError(f"{where}: {key!r} is {shown(text)}; it must be text")
     return text or ""

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..errors import DataError
 from ..model import OpticalProcessor
+from ..model.texts import is_blank
 from .loading import read_rows, text_of
+from .reading import listed, shown
 
 
 _EXAMPLE = '{"query": "...", "positive": "...", "negatives": ["..."]}'
@@ -105,10 +107,8 @@ def load_triples(
         where = f"{name_or_file}, row {index}"
         triple: dict[str, Any] = {name: text_of(row, name, where) for name in ("query", "positive")}
         for name, text in triple.items():
-            if not text.strip():
-                raise DataError(
-                    f"{where} has no {name!r} (it has {', '.join(map(str, row))}); write one into each row"
-                )
+            if is_blank(text):
+                raise DataError(f"{where} has no {name!r} (it has {listed(row)}); write one into each row")
         triple["negatives"] = _negatives(row, where)
         triples.append(triple)
     if not triples:
@@ -145,10 +145,10 @@ def _negatives(row: dict[str, Any], where: str) -> list[str]:
     """The irrelevant documents of a row; an empty cell of a table holds none."""
     given = row.get("negatives") or row.get("negative") or []
     if isinstance(given, str):
-        return [given] if given.strip() else []
+        return [] if is_blank(given) else [given]
     if not isinstance(given, list):
-        raise DataError(f"{where}: the negatives are {given!r:.50}; write a list of texts, as in {_EXAMPLE}")
+        raise DataError(f"{where}: the negatives are {shown(given)}; write a list of texts, as in {_EXAMPLE}")
     texts = [text_of({"negatives": text}, "negatives", where) for text in given]
-    if not all(text.strip() for text in texts):
+    if any(map(is_blank, texts)):
         raise DataError(f"{where} has a blank text among its negatives; leave it out")
     return texts

@@ -1,18 +1,19 @@
 from __future__ import annotations
 
-import gzip
-import json
 import os
-import zlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..bitext.reading import read_lines, read_objects, shown
 from ..errors import DataError
 from ..retrieval import Hit
 
 
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
+# What measures the ranking keeps a count for every judgement up to the highest.
+_JUDGEMENT = re.compile(r"[+-]?[0-9]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -136,45 +137,15 @@ def _locate_split(folder: Path, split: str) -> Path:
         raise DataError(f"split {split!r} not found: there is no file {folder / split}.tsv[.gz]; {known}") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that are not blank, each after `FILE, line N`. Only a newline ends a line, whatever Unicode says."""
-    number = 0
-    try:
-        with open(path, "rb") as raw:
-            zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-            if path.suffix == ".gz" and not zipped:
-                raise DataError(f"{path} is not a gzip file though its name ends in .gz; rename it or fetch it again")
-            for number, line in enumerate(gzip.open(raw) if zipped else raw, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if text.strip():
-                    yield f"{path}, line {number}", text
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read after line {number} ({error}); check it, or fetch it again") from error
-
-
-def read_objects(path: Path) -> Iterator[tuple[dict, str]]:
-    """The objects of a file in JSON lines, and where each stands."""
-    for where, line in read_lines(path):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: {type(row).__name__} in place of an object; each line must be one JSON object")
-        yield row, where
-
-
 def read_rows(path: Path, id_field: str = "_id") -> Iterator[tuple[str, dict, str]]:
     """The rows of a file in JSON lines: id, row, and where it stands."""
     seen = set()
     for row, where in read_objects(path):
         key = row.get(id_field)
         if not isinstance(key, str) or not key:
-            raise DataError(f"{where}: {id_field!r} is {key!r}; every row needs one, a string that is not empty")
+            raise DataError(f"{where}: {id_field!r} is {shown(key)}; every row needs one, a string that is not empty")
         if key in seen:
-            raise DataError(f"{where}: the id {key!r} is there already, further up; ids must be unique")
+            raise DataError(f"{where}: the id {shown(key)} is there already, further up; ids must be unique")
         seen.add(key)
         yield key, row, where
 
@@ -182,7 +153,7 @@ def read_rows(path: Path, id_field: str = "_id") -> Iterator[tuple[str, dict, st
 def text_field(row: dict, name: str, where: str, default: str | None = None) -> str:
     value = default if row.get(name) is None else row[name]
     if not isinstance(value, str):
-        raise DataError(f"{where}: {name!r} is {value!r}; it must be a string")
+        raise DataError(f"{where}: {name!r} is {shown(value)}; it must be a string")
     return value
 
 
@@ -191,7 +162,7 @@ def _translation(row: dict, where: str) -> str | None:
     if metadata is None:
         return None
     if not isinstance(metadata, dict):
-        raise DataError(f"{where}: 'metadata' is {metadata!r}; it must be an object")
+        raise DataError(f"{where}: 'metadata' is {shown(metadata)}; it must be an object")
     return text_field(metadata, "translation", where, default="") or None
 
 
@@ -206,21 +177,26 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         if len(fields) != 3:
             raise DataError(f"{where}: {len(fields)} fields in place of query-id, corpus-id and score, split by tabs")
         query, document, score = fields
-        try:
-            judgement = int(score)
-        except ValueError as error:
-            raise DataError(f"{where}: the score {score!r} is not an integer") from error
+        judgement = read_judgement(score, where)
         if qrels.setdefault(query, {}).setdefault(document, judgement) != judgement:
-            raise DataError(f"{where}: query {query!r} and document {document!r} are judged twice, with other scores")
+            raise DataError(
+                f"{where}: query {shown(query)} and document {shown(document)} are judged twice, with other scores"
+            )
     if not any(judgement > 0 for judgements in qrels.values() for judgement in judgements.values()):
         raise DataError(f"{path} judges no document relevant (score above 0); there is nothing to measure")
     return qrels
 
 
+def read_judgement(score: str, where: str) -> int:
+    if not _JUDGEMENT.fullmatch(score):
+        raise DataError(f"{where}: the score {shown(score)} is not an integer of at most four digits")
+    return int(score)
+
+
 def _require_known(kind: str, named: Iterable[str], known: dict, qrels_file: Path, file: Path) -> None:
     unknown = [key for key in named if key not in known]
     if unknown:
-        examples = ", ".join(repr(key) for key in unknown[:3])
+        examples = ", ".join(shown(key) for key in unknown[:3])
         raise DataError(
             f"{qrels_file} names {len(unknown)} {kind} that {file} does not have, such as {examples}; "
             "the two files do not belong together, or one is cut short"

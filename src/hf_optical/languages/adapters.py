@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -18,6 +21,9 @@ from .vocabulary import LanguageEmbedding, Vocabulary, language_embedding, word_
 # PEFT looks for an adapter's name inside its own parameter names: "lo", "or" and "ra" are inside "lora_".
 _PREFIX = "language_"
 _LANGUAGE = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
+# Beside the models and not in them, so that these can still be copied and pickled.
+_LOCKS: WeakKeyDictionary[OpticalModel, threading.RLock] = WeakKeyDictionary()
+_FINDING_LOCK = threading.Lock()
 
 
 def adapter_name(language: str) -> str:
@@ -114,8 +120,14 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
 
 def languages(model: OpticalModel) -> list[str]:
     """The languages that the model has adapters for, in the order in which they were added."""
-    adapters = getattr(model.encoder, "peft_config", {})
+    adapters = list(getattr(model.encoder, "peft_config", {}))  # another thread may add one
     return [name.removeprefix(_PREFIX) for name in adapters if name.startswith(_PREFIX)]
+
+
+def lock_of(model: OpticalModel) -> threading.RLock:
+    """What a thread holds while it reads with a model in a language of its own, or changes its languages."""
+    with _FINDING_LOCK:
+        return _LOCKS.setdefault(model, threading.RLock())
 
 
 def activate(model: OpticalModel, language: str | None) -> None:
@@ -125,12 +137,32 @@ def activate(model: OpticalModel, language: str | None) -> None:
     Raises:
         KeyError: there is no adapter for `language`.
     """
-    if language is not None:
-        _require(model, language)
-    _put_to_work(model, language)
-    embedding = word_embedding(model)
-    if isinstance(embedding, LanguageEmbedding):
-        embedding.activate(None if language is None else adapter_name(language))
+    with lock_of(model):
+        require(model, language)
+        _put_to_work(model, language)
+        embedding = word_embedding(model)
+        if isinstance(embedding, LanguageEmbedding):
+            embedding.activate(None if language is None else adapter_name(language))
+
+
+@contextmanager
+def at_work(model: OpticalModel, language: str | None) -> Iterator[None]:
+    """
+    A block with one language at work, `None` for the bare base, in which no other thread changes that; behind it, the
+    one before is at work again.
+
+    Raises:
+        KeyError: there is no adapter for `language`.
+    """
+    with lock_of(model):
+        before = active_language(model)
+        if language != before:
+            activate(model, language)
+        try:
+            yield
+        finally:
+            if language != before:
+                activate(model, before)
 
 
 def make_trainable(model: OpticalModel, codes: Sequence[str]) -> None:
@@ -141,7 +173,7 @@ def make_trainable(model: OpticalModel, codes: Sequence[str]) -> None:
         KeyError: there is no adapter for one of them.
     """
     for language in codes:
-        _require(model, language)
+        require(model, language)
     names = {adapter_name(language) for language in codes}
     for path, weight in model.named_parameters():
         weight.requires_grad_(not names.isdisjoint(path.split(".")))
@@ -162,7 +194,7 @@ def remove(model: OpticalModel, language: str) -> None:
     Raises:
         KeyError: there is no adapter for `language`.
     """
-    _require(model, language)
+    require(model, language)
     active = active_language(model)
     # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
     _put_to_work(model, None)
@@ -190,7 +222,8 @@ def _tuner_layers(module: nn.Module) -> Iterator[BaseTunerLayer]:
             yield from _tuner_layers(child)
 
 
-def _require(model: OpticalModel, language: str) -> None:
+def require(model: OpticalModel, language: str | None) -> None:
+    """Raises `KeyError`, which says what there is, if there is no adapter for `language`."""
     known = languages(model)
-    if language not in known:
+    if language is not None and language not in known:
         raise KeyError(f"no pack for language {language!r} is open (open: {', '.join(known) or 'none'}); add it first")

@@ -128,7 +128,11 @@ class LanguagePack(PushToHub):
         if self.language in languages(model):
             raise ValueError(f"the model has a pack for language {self.language!r} already; remove it first")
         with _all_or_nothing(model, self.language):
-            add_adapter(model, self.language, self.lora_config, self.vocabulary)
+            try:
+                add_adapter(model, self.language, self.lora_config, self.vocabulary)
+            # PEFT has many ways to say that an adapter does not fit, none of which names it.
+            except Exception as error:
+                raise ValueError(f"the pack for {self.language!r} does not fit its base: {error}") from error
             self.load_into(model)
 
     def check_base(self, model: OpticalModel) -> None:
@@ -202,10 +206,11 @@ class LanguagePack(PushToHub):
         stored = read_pack_config(folder / PACK_CONFIG)
         tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
         weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
+        rows = read_rows(folder / VOCABULARY, digests, len(tokens)) if tokens else None
         return cls(
-            lora_config=read_lora_config(folder / ADAPTER_CONFIG, digests),
+            lora_config=read_lora_config(folder / ADAPTER_CONFIG, digests, weights),
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
-            vocabulary=Vocabulary(tokens, read_rows(folder / VOCABULARY, digests), first_id) if tokens else None,
+            vocabulary=Vocabulary(tokens, rows, first_id) if tokens else None,
             **stored,
         )
 

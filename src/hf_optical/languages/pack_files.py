@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ..model.layout import read_json, write_json
+from ..model.layout import misfits, read_json, write_json
 from .adapters import adapter_name
+from .lora_settings import unfit_settings, unheard_ranks
 
 
 FORMAT = 1
@@ -29,20 +30,20 @@ def read_pack_config(path: Path) -> dict[str, Any]:
     kinds = {
         "language": str,
         "base_model": str,
-        "base_revision": (str, type(None)),
+        "base_revision": str,
         "base_fingerprint": str,
-        "new_words": list,
-        "first_new_id": (int, type(None)),
+        "new_words": [str],
+        "first_new_id": range(2**31),
         "roles": dict,
-        "details": dict,
+        "details": {"languages": [str]},
         "sha256": dict,
     }
-    wrong = [name for name, kind in kinds.items() if name not in stored or not isinstance(stored[name], kind)]
-    if not wrong and not all(isinstance(word, str) for word in stored["new_words"]):
-        wrong = ["new_words"]
+    may_be_null = ("base_revision", "first_new_id")
+    wrong = [name for name in kinds if name not in stored or (stored[name] is None and name not in may_be_null)]
+    wrong += misfits(stored, kinds)
     if wrong:
         raise OSError(
-            f"{path} is damaged ({', '.join(wrong)} missing or of the wrong kind); fetch or save the pack again"
+            f"{path} is damaged ({', '.join(wrong[:5])} missing or of the wrong kind); fetch or save the pack again"
         )
     try:
         adapter_name(stored["language"])
@@ -72,23 +73,31 @@ def read_weights(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
         raise OSError(f"{path} holds no weights ({error}); fetch or save the pack again") from error
 
 
-def read_rows(path: Path, digests: dict[str, str]) -> Tensor:
-    """The rows of new words, `(words, hidden)`."""
+def read_rows(path: Path, digests: dict[str, str], words: int) -> Tensor:
+    """The rows of so many new words, `(words, hidden)`."""
     weights = read_weights(path, digests)
-    if weights.keys() != {"rows"}:
+    if weights.keys() != {"rows"} or weights["rows"].dim() != 2 or len(weights["rows"]) != words:
         raise OSError(f"{path} holds other weights than the rows of new words; fetch or save the pack again")
     return weights["rows"]
 
 
-def read_lora_config(path: Path, digests: dict[str, str]) -> LoraConfig:
-    """The adapter's shape in `adapter_config.json`."""
+def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Tensor]) -> LoraConfig:
+    """The adapter's shape in `adapter_config.json`, which is that of its weights and of nothing more."""
     read_checked(path, digests)
     if read_json(path).get("peft_type") != "LORA":
         raise OSError(f"{path} describes no LoRA adapter; fetch or save the pack again")
     try:
-        return LoraConfig.from_pretrained(str(path.parent))
-    except (ValueError, TypeError) as error:
+        config = LoraConfig.from_pretrained(str(path.parent))
+    # PEFT compares settings before it looks at what they are.
+    except Exception as error:
         raise OSError(f"{path} is damaged ({error}); fetch or save the pack again") from error
+    unfit = unfit_settings(config) or [f"rank {rank}" for rank in unheard_ranks(config, weights)]
+    if unfit:
+        raise OSError(
+            f"{path} is damaged, or of no language pack: {', '.join(unfit[:5])} would reach beyond its weights; fetch "
+            "or save the pack again"
+        )
+    return config
 
 
 def write_lora_config(path: Path, config: LoraConfig, base_model: str, base_revision: str | None) -> None:

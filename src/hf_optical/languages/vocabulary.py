@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
+from ..bitext.loading import sentences, spread
 from ..model import OpticalModel, OpticalProcessor
 from ..model.nearest_words import UNSPACED, are_one_token
 
@@ -121,6 +122,7 @@ def learn_vocabulary(
     teacher_language: str = "en",
     *,
     max_words: int = 8000,
+    max_pairs: int = 50_000,
     min_count: int = 2,
     max_alike: float = 0.3,
     translations: int = 10,
@@ -136,6 +138,8 @@ def learn_vocabulary(
         pairs (`datasets.Dataset`): sentence pairs from [`load_bitext`].
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
         max_words (`int`, defaults to 8000): at most so many words, the most frequent ones.
+        max_pairs (`int`, defaults to 50,000):
+            Sentence pairs to learn from, at even distances, so that memory does not grow with them.
         min_count (`int`, defaults to 2): sentences that must hold a word.
         max_alike (`float`, defaults to 0.3):
             A word is left out if it stands in the translation too for this part of its sentences, or more.
@@ -145,13 +149,12 @@ def learn_vocabulary(
         [`Vocabulary`]; empty if every word is one token already.
     """
     tokenizer = processor.tokenizer
-    texts = pairs["translation"]
-    split = word_splitter(tokenizer, (text[language] for text in texts))
-    words = [split(text[language]) for text in texts]
-    lexicon = learn_lexicon(
-        words, tokenizer([text[teacher_language] for text in texts], add_special_tokens=False)["input_ids"]
-    )
-    alike = spelled_alike(words, [split(text[teacher_language]) for text in texts])
+    pairs = spread(pairs, max_pairs)
+    english = list(sentences(pairs, teacher_language))
+    split = word_splitter(tokenizer, sentences(pairs, language))
+    words = [split(text) for text in sentences(pairs, language)]
+    lexicon = learn_lexicon(words, tokenizer(english, add_special_tokens=False)["input_ids"])
+    alike = spelled_alike(words, map(split, english))
     chosen = [
         word
         for word in words_to_add(lexicon, tokenizer, min_count)
@@ -173,7 +176,7 @@ def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count
     ]
 
 
-def spelled_alike(words: Sequence[Sequence[str]], translations: Sequence[Sequence[str]]) -> dict[str, float]:
+def spelled_alike(words: Sequence[Sequence[str]], translations: Iterable[Sequence[str]]) -> dict[str, float]:
     """For each word, in which part of its sentences the translation holds it as it is; words without any left out."""
     held: Counter[str] = Counter()
     shared: Counter[str] = Counter()

@@ -58,14 +58,15 @@ def prepare(
     dtype = working_dtype(student_embeddings, teacher_embeddings)
     student_mass = token_mass("student", student_embeddings, student_mask, student_weights, dtype)
     teacher_mass = token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
-    student = without_padding(student_embeddings, student_mass, dtype)
-    return student, without_padding(teacher_embeddings, teacher_mass, dtype), student_mass, teacher_mass
+    student = without_padding("student", student_embeddings, student_mass, dtype)
+    teacher = without_padding("teacher", teacher_embeddings, teacher_mass, dtype)
+    return student, teacher, student_mass, teacher_mass
 
 
 def require_mass(side: str, mass: Tensor) -> None:
-    """Raises `ValueError` if a weight is negative or not finite, or a sentence has no token with mass."""
+    """Raises `ValueError` if a weight is negative, or not finite even in sum, or a sentence has no token with mass."""
     for fault, wrong in (
-        ("weights that are negative or not finite", (~torch.isfinite(mass) | (mass < 0)).any(1)),
+        ("weights that are negative or not finite", ~torch.isfinite(mass.sum(1)) | (mass < 0).any(1)),
         ("no token with mass", mass.sum(1) <= 0),
     ):
         if wrong.any():
@@ -75,18 +76,33 @@ def require_mass(side: str, mass: Tensor) -> None:
             )
 
 
-def without_padding(embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """Embeddings in the working type; with zeros for what has no mass, if anything is too large to be left alone."""
+def without_padding(side: str, embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """
+    Embeddings in the working type; with zeros for what has no mass, if anything is too large to be left alone.
+
+    Raises `ValueError` if the length of a token's embedding is not finite: its cosines would be 0 or `nan`.
+    """
     embeddings = embeddings.to(dtype)
     if torch.linalg.vector_norm(embeddings.detach()).isfinite():
         return embeddings
-    return embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0)
+    embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0)
+    wrong = ~torch.linalg.vector_norm(embeddings.detach(), dim=2).isfinite().all(1)
+    if wrong.any():
+        raise ValueError(
+            f"{side}_embeddings are not finite, or too large to be squared, in batch entries "
+            f"{wrong.nonzero()[:5, 0].tolist()}; the model may have diverged: lower the learning rate."
+        )
+    return embeddings
 
 
 def lengths(embeddings: Tensor) -> Tensor:
-    """Lengths of the vectors, `(batch, tokens, 1)`; 1 for a zero vector, so that it can be divided by."""
+    """
+    Lengths of the vectors, `(batch, tokens, 1)`; 1 for a zero vector, so that it can be divided by.
+
+    What is shorter than 1e-15, in float32, is a zero vector too: gradients are divided by its square, an underflow.
+    """
     norm = torch.linalg.vector_norm(embeddings, dim=2, keepdim=True)
-    return norm.masked_fill(norm == 0, 1.0)
+    return norm.masked_fill(norm < torch.finfo(norm.dtype).tiny ** 0.4, 1.0)
 
 
 def unit_vectors(embeddings: Tensor) -> Tensor:

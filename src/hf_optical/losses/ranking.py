@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .inputs import check_reduction, reduced, working_dtype
+from .inputs import check_reduction, reduced, without_padding, working_dtype
 
 
 class RankingLoss(nn.Module):
@@ -46,7 +46,8 @@ class RankingLoss(nn.Module):
         Loss of a batch of queries, all of which rank all documents.
 
         Args:
-            query_embeddings (`Tensor` of shape `(queries, n, dim)`): The student's unit vectors of the queries.
+            query_embeddings (`Tensor` of shape `(queries, n, dim)`): The student's unit vectors of the queries;
+                padding, here and below, may hold anything.
             document_embeddings (`Tensor` of shape `(documents, m, dim)`): The unit vectors of the documents, whoever
                 reads them.
             query_mask (`Tensor` of shape `(queries, n)`), document_mask (`Tensor` of shape `(documents, m)`):
@@ -77,16 +78,18 @@ class RankingLoss(nn.Module):
             `Tensor` of shape `(queries, documents)`.
 
         Raises:
-            ValueError: If a query or a document has no token.
+            ValueError: If a query or a document has no token, or an embedding of a token is not finite.
         """
         for name, mask in (("query_mask", query_mask), ("document_mask", document_mask)):
             if not mask.bool().any(1).all():
                 empty = (~mask.bool().any(1)).nonzero()[:5, 0].tolist()
                 raise ValueError(f"{name} leaves no token in batch entries {empty}; leave these texts out.")
         dtype = working_dtype(query_embeddings, document_embeddings)
+        queries = without_padding("query", query_embeddings, query_mask, dtype)
+        documents = without_padding("document", document_embeddings, document_mask, dtype)
         with torch.autocast(query_embeddings.device.type, enabled=False):
             # (queries, n, documents, m): one product of all tokens, as the batches of training are small.
-            inner = torch.einsum("qnd,cmd->qncm", query_embeddings.to(dtype), document_embeddings.to(dtype))
+            inner = torch.einsum("qnd,cmd->qncm", queries, documents)
             best = inner.masked_fill(~document_mask.bool(), -torch.inf).amax(3)
             tokens = query_mask.to(dtype)
             return torch.einsum("qnc,qn->qc", best, tokens) / tokens.sum(1, keepdim=True)

@@ -30,4 +30,6 @@ class SentenceMSELoss(PairLoss):
 
 
 def _mean(embeddings: Tensor, mass: Tensor) -> Tensor:
-    return (embeddings * mass.unsqueeze(2)).sum(1) / mass.sum(1, keepdim=True)
+    # Shares first: what is summed, and its gradient, could overflow where masses are large or small.
+    shares = mass / mass.sum(1, keepdim=True)
+    return (embeddings * shares.unsqueeze(2)).sum(1)

@@ -4,9 +4,24 @@ import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from .layout import LinearLayer, load_projection, read_layout, write_modules, write_projection
+from .layout import (
+    ENCODER_CONFIG,
+    LinearLayer,
+    load_projection,
+    read_json,
+    read_layout,
+    weight_sizes,
+    write_modules,
+    write_projection,
+)
+
+
+# Layers that a configuration may ask for whatever the weights: some models use the same ones many times.
+_LAYERS = 256
+# Values that an encoder may have whatever the weights, and for each value of the weights.
+_VALUES, _TIMES = 2**24, 16
 
 
 class OpticalConfig(PreTrainedConfig):
@@ -58,11 +73,7 @@ class OpticalConfig(PreTrainedConfig):
             ValueError: the checkpoint does what an [`OpticalModel`] does not; its token projection is not linear.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
-        try:
-            encoder_config = AutoConfig.from_pretrained(layout.folder)
-        except ValueError as error:
-            reason = str(error).strip().split("\n")[0]
-            raise OSError(f"{layout.folder}/config.json is of no encoder that transformers opens: {reason}") from error
+        encoder_config = _read_encoder_config(layout.folder)
         return cls(encoder_config=encoder_config, **{**_shape(layout.projection), **kwargs})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
@@ -78,6 +89,36 @@ class OpticalConfig(PreTrainedConfig):
         if self.projection_dim is None:
             identity = torch.eye(self.embedding_dim, dtype=self.encoder_config.dtype)
             write_projection(Path(save_directory), {"weight": identity})
+
+
+def _read_encoder_config(folder: Path) -> PreTrainedConfig:
+    """
+    The encoder's configuration, if an encoder can be made of it whose size is somewhere near that of the weights.
+
+    An encoder with more values than there are weights lacks some, and they would take memory before anyone noticed.
+    """
+    try:
+        read_json(folder / ENCODER_CONFIG)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        weights = weight_sizes(folder) if any(folder.glob("model*.safetensors")) else None
+        layers = getattr(config, "num_hidden_layers", 0)
+        if layers > max(_LAYERS, len(weights or ())):
+            raise ValueError(f"{layers} layers")
+        with torch.device("meta"):
+            encoder = AutoModel.from_config(config, trust_remote_code=False)
+        values = sum(weight.numel() for name, weight in encoder.named_parameters() if "pooler." not in name)
+    except OSError:
+        raise
+    # Of a damaged file any part of transformers and torch may be the first to complain.
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).strip().split("\n")[0][:500]
+        raise OSError(f"{folder}/config.json is of no encoder that transformers opens: {reason}") from error
+    if weights is not None and values > _VALUES + _TIMES * sum(weights.values()):
+        raise OSError(
+            f"{folder}/config.json describes a {type(encoder).__name__} of {values} values, but the weights beside it "
+            f"have {sum(weights.values())}: they do not belong together; fetch or save the checkpoint again"
+        )
+    return config
 
 
 def _shape(layers: list[LinearLayer]) -> dict:

@@ -140,7 +140,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # Layers whose activations are computed once more in the backward are so outside of the context.
-        twice = self.training and self.is_activation_checkpointing
+        twice = self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
         with nullcontext() if twice else faster_linear(input_ids.numel()):
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             if self.projection is not None:

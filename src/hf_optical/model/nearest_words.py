@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
 # Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
+# What has more characters is no word, but an address, a picture in letters or a line without its spaces.
+LONGEST_WORD = 100
 _GRAMS = range(3, 7)
 _SHORTEST = 4
 _REMEMBERED = 100_000
@@ -29,7 +31,8 @@ class NearestWords:
 
     Near is what shares rare runs of three to six letters: the cosine of vectors of character n-grams weighted by
     inverse document frequency. A word that begins with a capital letter is taken for a name and left as it is, like
-    what is shorter than four letters, holds a digit, is one token, or is of a script without spaces between words.
+    what is shorter than four letters or longer than a hundred, holds a digit, is one token, or is of a script without
+    spaces between words.
 
     Args:
         words (sequence of `str`): the list, in the form that the tokenizer's normaliser gives words.
@@ -50,7 +53,9 @@ class NearestWords:
         """The text with its unknown words replaced."""
         parts, end = [], 0
         for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
-            if piece[0].isupper() or not piece[0].isalpha() or any(character.isdigit() for character in piece):
+            if len(piece) > LONGEST_WORD or piece[0].isupper() or not piece[0].isalpha():
+                continue
+            if any(character.isdigit() for character in piece):
                 continue
             if piece not in self._found:
                 if len(self._found) == _REMEMBERED:
@@ -65,7 +70,7 @@ class NearestWords:
         """The word that takes the place of `word`; none for one that is known, or like none."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
-        if len(normal) < _SHORTEST or not self.words or UNSPACED.search(normal):
+        if len(normal) < _SHORTEST or not len(self._grams) or UNSPACED.search(normal):
             return None
         if are_one_token([normal], self.tokenizer)[0]:
             return None

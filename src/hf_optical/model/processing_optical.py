@@ -24,7 +24,11 @@ from .layout import (
     write_roles,
 )
 from .nearest_words import NearestWords
+from .texts import require_texts
 
+
+# Characters that are read of a text for each token that it may have, unless they make too few tokens.
+_CHARACTERS = 100
 
 # What beside the tokenizer says how texts are read.
 _ROLES = (
@@ -45,7 +49,9 @@ class OpticalProcessor(PushToHub):
     Cuts texts into tokens for an [`OpticalModel`], as queries or as documents (ColBERT, section 3.2).
 
     The tokenizer is used as it is and never changed: markers are inserted, long texts cut and expansion filled in on
-    ids.
+    ids. What a tokenizer makes no token of (an empty text, and often spaces, control and zero-width characters) is
+    read by its special tokens alone; where there are none, by one unknown or padding token. Of a very long text no
+    more is tokenized than is read.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`):
@@ -126,6 +132,8 @@ class OpticalProcessor(PushToHub):
         if query_expansion and tokenizer.mask_token_id is None:
             raise ValueError("query_expansion needs a tokenizer with a mask token; set query_expansion=False")
         self._skip_ids = torch.tensor(tokenizer.convert_tokens_to_ids(self.skip_tokens), dtype=torch.long)
+        # Without it an empty text would have no vector, which neither the encoder, transport nor search can use.
+        self._unknown_id = self._pad_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
 
     def queries(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """
@@ -134,6 +142,10 @@ class OpticalProcessor(PushToHub):
         Returns:
             `dict`: `input_ids`, `attention_mask` (long) and `token_mask` (bool), each of shape `(batch, tokens)`,
             padded on the right to the longest text or, with expansion, to `query_length`.
+
+        Raises:
+            TypeError: `texts` is one string, or holds something else than strings.
+            DataError: a text holds half a character (an unpaired surrogate). The message names it.
         """
         rows = self._rows(texts, "query")
         width = max((len(row) for row in rows), default=0)
@@ -150,11 +162,14 @@ class OpticalProcessor(PushToHub):
         """
         Tokenizes `texts` as documents; as [`~OpticalProcessor.queries`], but `token_mask` leaves out `skip_tokens`.
 
-        A document that is nothing but skipped tokens keeps its special tokens.
+        A document that is nothing but skipped tokens keeps its special tokens; where there are none, all its tokens.
         """
         rows = self._rows(texts, "document")
         batch = self._pad(rows, max((len(row) for row in rows), default=0))
-        batch["token_mask"] &= ~torch.isin(batch["input_ids"], self._skip_ids)
+        kept = batch["token_mask"] & ~torch.isin(batch["input_ids"], self._skip_ids)
+        if not self._opening and not self._closing:
+            kept = torch.where(kept.any(1, keepdim=True), kept, batch["token_mask"])
+        batch["token_mask"] = kept
         return batch
 
     def __call__(self, texts: Sequence[str], role: str) -> dict[str, Tensor]:
@@ -235,13 +250,28 @@ class OpticalProcessor(PushToHub):
         opening = self._opening if marker is None else [*self._opening, marker]
         length = self.query_length if role == "query" else self.document_length
         room = length - len(opening) - len(self._closing)
+        most = _CHARACTERS * length
+        try:
+            rows = self._tokens([text[:most] for text in texts], role)
+            cut = [i for i, text in enumerate(texts) if len(text) > most]
+            if cut:
+                require_texts(texts)
+            for i in cut:
+                # Tokens near the cut may be others than in the whole text: twice the room keeps them out of sight.
+                if len(rows[i]) < 2 * room:
+                    rows[i] = self._tokens([texts[i]], role)[0]
+        except (TypeError, ValueError):
+            require_texts(texts)
+            raise
+        return [[*opening, *row[:room], *self._closing] or [self._unknown_id] for row in rows]
+
+    def _tokens(self, texts: list[str], role: str) -> list[list[int]]:
         if self.nearest_words is not None:
             texts = [self.nearest_words(text) for text in texts]
         prompt = self.query_prompt if role == "query" else self.document_prompt
         # Asked to cut texts itself, a fast tokenizer keeps the length of the last call and saves it with its files.
         texts = [prompt + text for text in texts]
-        words = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        return [[*opening, *row[:room], *self._closing] for row in words["input_ids"]]
+        return self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
 
     def _pad(self, rows: list[list[int]], width: int) -> dict[str, Tensor]:
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)

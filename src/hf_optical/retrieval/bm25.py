@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..model.texts import require_texts
 from .search import Hit
 
 
@@ -11,7 +12,8 @@ class BM25:
     """
     Lexical search by BM25 (Robertson & Zaragoza 2009), in the form of Lucene, through the library `bm25s`.
 
-    Words are lower-cased, and English stop words left out. With `k1` 1.5 and `b` 0.75.
+    Words are runs of two or more letters and digits, lower-cased, and English stop words are left out. With `k1` 1.5
+    and `b` 0.75.
 
     Args:
         document_texts (sequence of `str`): the documents.
@@ -22,7 +24,8 @@ class BM25:
     Raises:
         ImportError: `bm25s` is not installed.
         ValueError: there is no document, none holds a word, or the number of ids is not that of documents.
-        TypeError: `document_texts` is one string.
+        TypeError: `document_texts` is one string, or holds something else than strings.
+        DataError: a text holds half a character (an unpaired surrogate).
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class BM25:
 
         Raises:
             ValueError: `top_k` is below 1.
-            TypeError: `texts` is one string.
+            TypeError: `texts` is one string, or holds something else than strings.
+            DataError: a text holds half a character (an unpaired surrogate).
         """
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}; it must be at least 1")
@@ -83,6 +87,7 @@ class BM25:
     def _words(self, texts: Sequence[str], name: str) -> list[list[str]]:
         if isinstance(texts, str):
             raise TypeError(f"{name} is one string; pass a list of strings")
+        require_texts(texts, name)
         return self._tokenize(
             list(texts), stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False
         )

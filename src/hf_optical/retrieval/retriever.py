@@ -16,6 +16,7 @@ from ..files import write_text
 from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
+from ..languages.adapters import lock_of
 from ..languages.pack import PACK_FILES, is_pack
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
@@ -30,6 +31,7 @@ from ..model.layout import (
 )
 from ..uploading import PushToHub
 from .encoding import encode_texts
+from .reader import LanguageReader
 from .search import Hit, search
 from .vectors import TokenVectors
 
@@ -44,6 +46,9 @@ class OpticalRetriever(PushToHub):
 
     Documents are read by the bare base, so that an English index stays as it is; queries by the pack of their
     language.
+
+    Threads may share one: they take turns, a batch each, and packs are opened and closed in between. The language set
+    is the same for all of them; a thread with one of its own passes `language`.
 
     Args:
         model ([`OpticalModel`]): the base.
@@ -161,32 +166,35 @@ class OpticalRetriever(PushToHub):
         folder = Path(save_directory)
         if is_pack(folder):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-        fingerprint = self.model.fingerprint()
-        for language in self.languages:
-            fresh = LanguagePack.from_model(
-                self.model,
-                language,
-                roles=self.processor_of(language).roles,
-                base_fingerprint=fingerprint,
-            )
-            known = self._packs.get(language, fresh)
-            # The base is the folder around the pack, wherever that goes.
-            pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
-            pack.save_pretrained(folder / PACKS_FOLDER / language)
-        _write_languages(folder, self.languages, self.language)
+        with lock_of(self.model):
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
+            fingerprint = self.model.fingerprint()
+            for language in self.languages:
+                fresh = LanguagePack.from_model(
+                    self.model,
+                    language,
+                    roles=self.processor_of(language).roles,
+                    base_fingerprint=fingerprint,
+                )
+                known = self._packs.get(language, fresh)
+                # The base is the folder around the pack, wherever that goes.
+                pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
+                pack.save_pretrained(folder / PACKS_FOLDER / language)
+            _write_languages(folder, self.languages, self.language)
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
-        self.save_pretrained(folder)
+        with lock_of(self.model):
+            self.save_pretrained(folder)
+            packs = dict(self._packs)
         name, revision = self.model.name_or_path, self.model.revision
-        known = [*filter(None, [self._merged]), *self._packs.values()]
+        known = [*filter(None, [self._merged]), *packs.values()]
         if not known and name and (Path(name) / "README.md").is_file():
             for told in ("README.md", FIGURE):
                 if (Path(name) / told).is_file():
                     shutil.copy(Path(name) / told, folder)
             return
-        for language, pack in self._packs.items():
+        for language, pack in packs.items():
             pack.write_card(folder / PACKS_FOLDER / language, repo_id)
         if self._merged is not None:
             name, revision = self._merged.base_model, self._merged.base_revision
@@ -208,7 +216,8 @@ class OpticalRetriever(PushToHub):
     @property
     def language(self) -> str | None:
         """The language that queries are read in unless they say otherwise; `None` is the bare base."""
-        return active_language(self.model)
+        with lock_of(self.model):  # in the middle of a batch it would be that batch's
+            return active_language(self.model)
 
     def add_language(self, language: str, pack: LanguagePack | str | os.PathLike) -> None:
         """
@@ -225,9 +234,10 @@ class OpticalRetriever(PushToHub):
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
         processor = self._processor_for(pack)
-        pack.attach(self.model)
-        self._processors[language] = processor
-        self._packs[language] = replace(pack, weights={}, vocabulary=None)
+        with lock_of(self.model):
+            pack.attach(self.model)
+            self._processors[language] = processor
+            self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
     def set_language(self, language: str | None) -> None:
         """
@@ -245,9 +255,10 @@ class OpticalRetriever(PushToHub):
         Raises:
             KeyError: no pack for `language` is open.
         """
-        remove(self.model, language)
-        self._processors.pop(language, None)
-        self._packs.pop(language, None)
+        with lock_of(self.model):
+            remove(self.model, language)
+            self._processors.pop(language, None)
+            self._packs.pop(language, None)
 
     def processor_of(self, language: str | None) -> OpticalProcessor:
         """What cuts texts into tokens for the pack of `language`; for `None`, and with no such pack, for the base."""
@@ -270,8 +281,9 @@ class OpticalRetriever(PushToHub):
         Raises:
             KeyError: no pack for `language` is open.
         """
-        merged = OpticalRetriever(merge_language(self.model, language), copy.deepcopy(self.processor_of(language)))
-        merged._merged = self._packs.get(language)
+        with lock_of(self.model):
+            merged = OpticalRetriever(merge_language(self.model, language), copy.deepcopy(self.processor_of(language)))
+            merged._merged = self._packs.get(language)
         return merged
 
     def encode_queries(
@@ -296,7 +308,7 @@ class OpticalRetriever(PushToHub):
             `list[Tensor]`: for each query a float32 tensor of shape `(tokens, dim)`, unit vectors, on the CPU.
 
         Raises:
-            KeyError: the pack of a language is not open.
+            KeyError: the pack of a language is not open, or was closed before all its queries were read.
             TypeError: `queries` is one string, or holds something else than strings.
             ValueError: the number of languages is not that of queries.
         """
@@ -351,7 +363,8 @@ class OpticalRetriever(PushToHub):
                 if processor.tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
                     raise ValueError("its new words do not follow the vocabulary of the base's tokenizer")
         except (TypeError, ValueError) as error:
-            pack.check_base(self.model)  # the likelier reason
+            with lock_of(self.model):
+                pack.check_base(self.model)  # the likelier reason
             raise ValueError(
                 f"the pack for {pack.language!r} does not fit the processor: {error}. Open it with the tokenizer and "
                 "the version of hf_optical that it was trained with"
@@ -373,23 +386,19 @@ class OpticalRetriever(PushToHub):
                 f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
             )
         vectors: list[Tensor | None] = [None] * len(texts)
-        before = self.language
-        try:
-            for code in dict.fromkeys(language):
-                activate(self.model, code)
-                group = [i for i, entry in enumerate(language) if entry == code]
-                encoded = encode_texts(
-                    self.model,
-                    self.processor_of(code),
-                    texts if len(group) == len(texts) else [texts[i] for i in group],
-                    role,
-                    batch_size=batch_size,
-                    show_progress=show_progress,
-                )
-                for i, tensor in zip(group, encoded.to_list(), strict=True):
-                    vectors[i] = tensor
-        finally:
-            activate(self.model, before)
+        for code in dict.fromkeys(language):
+            reader = LanguageReader(self.model, code, self.processor_of)
+            group = [i for i, entry in enumerate(language) if entry == code]
+            encoded = encode_texts(
+                reader,
+                reader.processor,
+                texts if len(group) == len(texts) else [texts[i] for i in group],
+                role,
+                batch_size=batch_size,
+                show_progress=show_progress,
+            )
+            for i, tensor in zip(group, encoded.to_list(), strict=True):
+                vectors[i] = tensor
         return vectors
 
 

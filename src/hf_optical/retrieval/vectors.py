@@ -3,13 +3,13 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -150,10 +150,9 @@ class TokenVectors:
             OSError: there is no such file, or it holds no token vectors.
         """
         try:
-            with Path(path).open("rb") as file, warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the tensor cannot be written to
+            with Path(path).open("rb") as file:
                 # safetensors itself maps a file for writing, which the system refuses for one larger than memory.
-                content = torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=torch.uint8)
+                content = torch.from_numpy(np.asarray(_Mapped(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))))
             start = 8 + int.from_bytes(content[:8].numpy(), "little")
             header = json.loads(content[8:start].numpy().tobytes())
             values, lengths = (_tensor(content[start:], header[name]) for name in ("values", "lengths"))
@@ -230,6 +229,19 @@ def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(vectors))
 
 
+class _Mapped:
+    """
+    The bytes of a file, told to be writable: of others torch warns, and to ask Python not to show a warning is to ask
+    it for all threads.
+    """
+
+    def __init__(self, file: mmap.mmap):
+        self.bytes = np.frombuffer(file, np.uint8)
+        self.__array_interface__ = {**self.bytes.__array_interface__, "data": (self.bytes.ctypes.data, False)}
+
+
 def _tensor(content: Tensor, entry: dict[str, Any]) -> Tensor:
     first, last = entry["data_offsets"]
+    if not 0 <= first <= last <= len(content):
+        raise ValueError("a tensor outside the file")
     return content[first:last].view(_DTYPES[entry["dtype"]]).view(entry["shape"])

@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ..errors import DataError
 from ..training import OTDistillationConfig
 
+
+# Bytes of a study's file, and values in it with every alias written out.
+_MAX_BYTES, _MAX_VALUES = 2**22, 10**6
 
 # What the study sets itself in the configuration of a training run.
 SET_BY_STUDY = {
@@ -19,7 +25,13 @@ SET_BY_STUDY = {
     "do_predict",
     "do_train",
     "eval_strategy",
+    # A study is published by itself, its file with it: what is written there may be no secret.
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
     "hub_strategy",
+    "hub_token",
     "language",
     "load_best_model_at_end",
     "logging_strategy",
@@ -146,6 +158,43 @@ class StudyConfig:
     def training_settings(self, method: Method) -> dict[str, Any]:
         """Settings of a method that is trained: those of all, and its own over them."""
         return {**self.training, **method.settings}
+
+
+def read_yaml(file: Path) -> Any:
+    """
+    Reads a YAML file of at most 4 MiB and, with every alias written out, a million values; nothing in it is run.
+
+    Raises:
+        DataError: the file is missing, larger, or no YAML in UTF-8. The message names it.
+    """
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{file} has more than {_MAX_BYTES} bytes, which no study needs; check the path")
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if _count(content, {}) > _MAX_VALUES:
+            raise DataError(f"{file} has more than {_MAX_VALUES} values with every alias written out; write fewer")
+    except OSError as error:
+        raise DataError(f"the study {file} cannot be read ({error.strerror}); check the path") from error
+    except RecursionError as error:
+        raise DataError(f"{file} is nested too deeply; write it flatter") from error
+    # Dates of no calendar and numbers with too many digits are plain value errors there.
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{file} is no YAML in UTF-8: {' '.join(str(error).split())[:1000]}") from error
+    return content
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in a value; an alias is one object in many places."""
+    if isinstance(value, dict):
+        children = [*value.keys(), *value.values()]
+    else:
+        children = value if isinstance(value, (list, tuple, set)) else []
+    if id(value) not in known:
+        known[id(value)] = _MAX_VALUES  # inside itself it has no end
+        known[id(value)] = 1 + sum(_count(child, known) for child in children)
+    return known[id(value)]
 
 
 def training_arguments(settings: Mapping[str, Any], languages: Iterable[str], **more: Any) -> OTDistillationConfig:

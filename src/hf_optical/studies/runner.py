@@ -122,6 +122,7 @@ class Study:
         """
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
+        self.store.settle()
         queue, failures, seen_busy = deque(self.todo()), {}, 0
         bench = Workbench(self.config, self.inputs, self.store)
         with (

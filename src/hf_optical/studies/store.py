@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from ..files import write_text
+from ..files import flush, settle, write_text
 from ..retrieval import TokenVectors
 
 
@@ -95,8 +95,15 @@ class Store:
             return None
 
     def write(self, key: str, content: Mapping[str, Any]) -> None:
-        """Marks a cell as finished."""
+        """Marks a cell as finished, once all that belongs to it is on the disk."""
+        if self.folder_of(key).is_dir():
+            flush(self.folder_of(key), deep=True)
         write_text(self._file(key), json.dumps(content, ensure_ascii=False) + "\n")
+
+    def settle(self) -> None:
+        """Ends what processes that were killed began to write."""
+        for folder in self.folder.glob("*/"):
+            settle(folder)
 
     def folder_of(self, key: str) -> Path:
         """Where the files of a cell lie."""

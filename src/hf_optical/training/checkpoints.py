@@ -1,18 +1,24 @@
-"""Stopping and going on: which folder holds a run, which checkpoint is whole, and Ctrl-C without lost work."""
+"""Stopping and going on: which folder holds a run, checkpoints that are whole, and Ctrl-C without lost work."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from transformers import TrainerCallback
+from torch import nn
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
+from ..files import flush, staged_directory
 from ..languages import LanguagePack, languages
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
@@ -23,16 +29,74 @@ from .distributed import any_process
 logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
+_ALL_RESULTS = "all_results.json"
+
+
+class CheckpointingTrainer(Trainer):
+    """
+    A [`~transformers.Trainer`] that can be killed at any moment: what it has half-written, half-deleted or not yet
+    brought to the disk is never taken for a checkpoint, and the last whole one is there until the next one is.
+    """
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        run = Path(self._get_output_dir(trial))
+        folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self.args.should_save:
+            # A whole one of the same step is written over, and is no longer whole from here on.
+            (folder / _STATE).unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
+        # Trainer would delete older ones before this one is on the disk, and tells their age by the clock.
+        with self._no_limit() as limit:
+            super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            for path in (folder / _STATE, folder, run):
+                flush(path)
+            _delete_older(run, limit, [folder, self.state.best_model_checkpoint])
+
+    def _finalize_training(self, trial: Any, *args, **kwargs) -> TrainOutput:
+        with self._no_limit() as limit:
+            output = super()._finalize_training(trial, *args, **kwargs)
+        # As Trainer has it: of one checkpoint that is to be left, it is the best.
+        if self.args.should_save and limit == 1 and self.state.best_model_checkpoint:
+            _delete_older(Path(self._get_output_dir(trial)), limit, [self.state.best_model_checkpoint])
+        return output
+
+    @contextmanager
+    def _no_limit(self) -> Iterator[int | None]:
+        """Has Trainer delete no checkpoints; gives the limit that is set."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield limit
+        finally:
+            self.args.save_total_limit = limit
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # The last that every process writes. After it the main one writes the state, by which a checkpoint is whole.
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            flush(output_dir, deep=True)
+
+    def save_state(self) -> None:
+        if self.is_world_process_zero():
+            with staged_directory(self.args.output_dir) as staged:
+                self.state.save_to_json(str(staged / _STATE))
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        if not self.is_world_process_zero():
+            return
+        contents = {f"{split}_results.json": metrics}
+        if combined:
+            before = Path(self.args.output_dir, _ALL_RESULTS)
+            contents[_ALL_RESULTS] = (json.loads(before.read_text("utf-8")) if before.exists() else {}) | metrics
+        with staged_directory(self.args.output_dir) as staged:
+            for name, content in contents.items():
+                (staged / name).write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """The newest checkpoint of a run that was written to its end, or `None`. Half-written ones are passed over."""
-    found = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = folder.name.rsplit("-", 1)[-1]
-        if step.isdigit() and _is_complete(folder):
-            found.append((int(step), str(folder)))
-    return max(found)[1] if found else None
+    return next((str(folder) for folder in reversed(_checkpoints(output_dir)) if _is_complete(folder)), None)
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:
@@ -114,8 +178,26 @@ def pack_folders(folder: str | os.PathLike) -> list[Path]:
     )
 
 
+def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """The checkpoints of a run, whole or not, by their steps."""
+    steps = {path: path.name.rsplit("-", 1)[-1] for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+
+
+def _delete_older(run: Path, limit: int | None, kept: Iterable[str | os.PathLike | None]) -> None:
+    """Deletes checkpoints until no more than `limit` are left: those that are not whole, then those of early steps."""
+    if not limit or limit < 0:
+        return
+    checkpoints, kept = _checkpoints(run), {Path(folder).resolve() for folder in kept if folder}
+    others = [folder for folder in checkpoints if folder.resolve() not in kept]
+    for folder in sorted(others, key=_is_complete)[: max(0, len(checkpoints) - limit)]:
+        with suppress(OSError):
+            (folder / _STATE).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+
+
 def _is_complete(folder: Path) -> bool:
-    # Trainer writes its state last.
+    # What makes it whole is written last, and deleted first.
     try:
         json.loads((folder / _STATE).read_text(encoding="utf-8"))
         TrainerState.load_from_json(str(folder / _STATE))

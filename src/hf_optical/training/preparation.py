@@ -22,6 +22,7 @@ from ..bitext import (
     learn_dictionary,
     read_muse,
 )
+from ..bitext.loading import sentences
 from ..errors import DataError
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
 from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
@@ -177,10 +178,11 @@ def make_collator(
         if args.ranks:
             ranking = _make_ranking(args, language, pairs, processor, dictionaries.get(language))
         if args.aligns and args.marginals == "idf" and pairs:
-            texts = pairs[language]["translation"]
-            new, english = ([text[code] for text in texts] for code in (language, args.teacher_language))
-            weights["student_weights"] = inverse_document_frequency(processor, new)
-            weights["teacher_weights"] = inverse_document_frequency(teacher_processor, english)
+            own = pairs[language]
+            weights["student_weights"] = inverse_document_frequency(processor, sentences(own, language))
+            weights["teacher_weights"] = inverse_document_frequency(
+                teacher_processor, sentences(own, args.teacher_language)
+            )
         collators[language] = DistillationCollator(
             student_processor=processor,
             teacher_processor=teacher_processor,
@@ -237,7 +239,7 @@ def teacher_texts(args: OTDistillationConfig, datasets: list[Dataset]) -> dict[s
     texts: dict[str, list[str]] = {"document": [], "query": []}
     for own in datasets:
         for role in args.roles if args.aligns else ():
-            texts[role] += _english(own, args.teacher_language)
+            texts[role] += sentences(own, args.teacher_language)
         if args.ranks:
             queries, documents = _ranked(own, args.teacher_language)
             texts["document"] += documents
@@ -245,14 +247,10 @@ def teacher_texts(args: OTDistillationConfig, datasets: list[Dataset]) -> dict[s
     return {role: list(dict.fromkeys(found)) for role, found in texts.items() if found}
 
 
-def _english(pairs: Dataset, teacher_language: str) -> list[str]:
-    return [translation[teacher_language] for translation in pairs["translation"]]
-
-
 def _ranked(texts: Dataset, teacher_language: str) -> tuple[list[str], list[str]]:
     """Queries and documents, of triples if there are any, or else of sentence pairs."""
     if "query" not in texts.column_names:
-        return (_english(texts, teacher_language),) * 2
+        return (list(sentences(texts, teacher_language)),) * 2
     negatives = [negative for row in texts["negatives"] for negative in row]
     return list(texts["query"]), [*texts["positive"], *negatives]
 

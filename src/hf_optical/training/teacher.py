@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import staged_directory
+from ..files import settle, staged_directory
 from ..languages import active_language
 from ..model import OpticalModel, OpticalProcessor
 from .distributed import from_main_process
@@ -132,6 +132,7 @@ class TeacherVectors:
         def write() -> list[Path]:
             root = Path(datasets.config.HF_DATASETS_CACHE) / "hf_optical" if folder is None else Path(folder)
             root = root / _fingerprint(teacher, autocast) / str(dtype).removeprefix("torch.")
+            settle(root)
             shards = _whole_shards(root)
             for role in roles:
                 cache = cls(shards, teacher.embedding_dim, dtype)

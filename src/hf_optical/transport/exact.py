@@ -50,10 +50,13 @@ def _solve(
     cost: np.ndarray, rows: np.ndarray, columns: np.ndarray, transported_mass: float
 ) -> tuple[np.ndarray, bool]:
     n, m = cost.shape
+    # Moved mass is fixed, so costs may be shifted and scaled. POT gives up on some negative ones, and its tolerance is
+    # absolute: differences of 1e-12 it would not see. Large ones stay, so as not to make others small.
+    cost = cost - cost.min()
+    cost /= min(cost.max(), 1.0) or 1.0
     if transported_mass < 1:
-        # Moved mass is fixed, so a constant may be added to the costs. It makes all of them positive, without which
-        # mass could go from one additional token to the other, or stay where moving it lowers the cost.
-        cost = np.pad(cost - cost.min() + 1.0, (0, 1))
+        # Positive ones, without which mass could go from one additional token to the other.
+        cost = np.pad(cost + 1.0, (0, 1))
         cost[n, m] = 2.0 * cost.max()
         rows = np.append(rows, 1.0 - transported_mass)
         columns = np.append(columns, 1.0 - transported_mass)

@@ -30,7 +30,8 @@ class TransportDiagnostics(NamedTuple):
             the marginals that its optimality condition asks for (they tend to the weights as the penalty grows). For
             `"partial"` it is the mass above the weights plus the difference of the moved mass to `transported_mass`.
         entropy (`Tensor` of shape `(batch,)`): Entropy of the plan, divided by its mass, in nats: between 0 and
-            `log(n m)`, and largest, the sum of the entropies of both marginals, where the plan says nothing.
+            `log(n m)`, and largest, the sum of the entropies of both marginals, where the plan says nothing. 0 for an
+            unbalanced plan that moves nothing.
         iterations (`Tensor` of shape `(batch,)`): Iterations used; 0 for `"exact"` and `"partial"`.
         converged (`Tensor` of shape `(batch,)`): Whether the solver met its tolerance.
     """
@@ -58,12 +59,14 @@ def transport_plan(
     """Optimal transport plans of a batch of problems, without gradient.
 
     Each problem is solved on its own: its plan depends neither on the other problems of the batch nor on padding. The
-    work is done in float32, also under autocast and for half precision costs, and in float64 for float64 costs.
+    work is done in float32, also under autocast and for half precision costs, and in float64 for float64 costs and
+    for costs that would overflow float32 on the way.
 
     Args:
         cost (`Tensor` of shape `(batch, n, m)`):
             Cost of moving a unit of mass from row `i` to column `j`. Where a row or a column has no mass the cost may
-            be anything, `nan` included.
+            be anything, `nan` included. Between tokens a pair is forbidden by a cost some thousand times the others';
+            `"exact"` and `"partial"` round the others away beside one of 1e12 times.
         row_weights (`Tensor` of shape `(batch, n)`, *optional*):
             Mass of each row, not negative; a boolean or 0/1 mask will do. Normalised to sum to one in each problem.
             Rows of zero mass are padding and exactly 0 in the plan. Uniform by default.
@@ -87,7 +90,8 @@ def transport_plan(
             usually takes all its iterations.
         marginal_penalty (`float`, *optional*, defaults to 1.0):
             Price, in units of cost, of the KL divergence of each marginal to its weights, for `"unbalanced"`. Tokens
-            whose every cost is well above it keep their mass to themselves; infinity is `"sinkhorn"`.
+            whose every cost is well above it keep their mass to themselves, and costs below 0 draw more mass than the
+            weights have; infinity is `"sinkhorn"`.
         transported_mass (`float`, *optional*, defaults to 0.8):
             Part of the mass that `"partial"` moves, above 0 and at most 1.
         return_diagnostics (`bool`, *optional*, defaults to `False`):
@@ -98,7 +102,8 @@ def transport_plan(
 
     Raises:
         TypeError: If `cost` or weights are no tensors.
-        ValueError: If a shape, a weight, a cost between tokens with mass, or an option is not as described.
+        ValueError: If a shape, a weight, a cost between tokens with mass, or an option is not as described, or costs
+            below 0 draw so much mass into an unbalanced plan that it overflows.
 
     Examples:
 
@@ -123,11 +128,14 @@ def transport_plan(
         rows = cost.new_ones(batch, n) if row_weights is None else row_weights.to(cost)
         columns = cost.new_ones(batch, m) if column_weights is None else column_weights.to(cost)
         totals = rows.sum(1, keepdim=True), columns.sum(1, keepdim=True)
+        # Costs are divided by these, and several quotients added up.
+        least = min(1.0, epsilon, marginal_penalty) / 8
         # One number, and not finite if anything is amiss or padding holds what must not be read.
-        suspects = cost, rows.sqrt(), columns.sqrt(), *totals, *(1 / total for total in totals)
-        if not sum(each.sum() for each in suspects).isfinite():
+        suspects = rows.sqrt(), columns.sqrt(), *totals, *(1 / total for total in totals)
+        if not (sum(each.sum() for each in suspects) + (torch.linalg.vector_norm(cost) + 1) / least).isfinite():
             cost = cost.masked_fill(~((rows > 0).unsqueeze(2) & (columns > 0).unsqueeze(1)), 0.0)
             _check_values(cost, rows, columns)
+            cost = _without_overflow(cost, least)
         iterative = {"epsilon": epsilon, "max_iterations": max_iterations, "tolerance": tolerance}
         if solver == "sinkhorn":
             solve = partial(sinkhorn, **iterative)
@@ -137,7 +145,17 @@ def transport_plan(
             solve = partial(proximal, **iterative)
         else:
             solve = partial(network_simplex, transported_mass=transported_mass if solver == "partial" else 1.0)
-        plan, diagnostics = _in_blocks(solve, cost, rows / totals[0], columns / totals[1])
+        plan, diagnostics = _in_blocks(solve, cost, (rows / totals[0]).to(cost), (columns / totals[1]).to(cost))
+        if cost.dtype != dtype:
+            plan = plan.to(dtype)
+            diagnostics = TransportDiagnostics(
+                *(part.to(dtype) if part.is_floating_point() else part for part in diagnostics)
+            )
+    if solver == "unbalanced" and not (finite := diagnostics.marginal_error.isfinite()).all():
+        raise ValueError(
+            f"cost is so far below 0 that the unbalanced plan overflows; raise it or marginal_penalty (batch entries "
+            f"{(~finite).nonzero().flatten().tolist()})."
+        )
     return (plan, diagnostics) if return_diagnostics else plan
 
 
@@ -184,7 +202,7 @@ def _entropy(plan: Tensor) -> Tensor:
     """Entropy of the plan divided by its mass, in nats, shape `(batch,)`."""
     tiny = torch.finfo(plan.dtype).tiny
     mass = plan.sum((1, 2)).clamp_min(tiny)
-    return mass.log() - plan.clamp_min(tiny).log_().mul_(plan).sum((1, 2)) / mass
+    return (mass.log() - plan.clamp_min(tiny).log_().mul_(plan).sum((1, 2)) / mass).clamp_min_(0.0)
 
 
 def check_options(
@@ -246,3 +264,16 @@ def _check_values(cost: Tensor, rows: Tensor, columns: Tensor) -> None:
         for message, flag in faults.items():
             if flag.any():
                 raise ValueError(f"{message} (batch entries {flag.nonzero().flatten().tolist()}).")
+
+
+def _without_overflow(cost: Tensor, least: float) -> Tensor:
+    """The costs in a type in which they can be divided by `least`; raises `ValueError` if there is none."""
+    for dtype in dict.fromkeys((cost.dtype, torch.float64)):
+        cost = cost.to(dtype)
+        finite = ((cost.abs().amax((1, 2)) + 1) / least).isfinite()
+        if finite.all():
+            return cost
+    raise ValueError(
+        f"cost must not be above {torch.finfo(torch.float64).max * least:.0e} in size, with this epsilon and "
+        f"marginal_penalty, or dividing by them overflows (batch entries {(~finite).nonzero().flatten().tolist()})."
+    )

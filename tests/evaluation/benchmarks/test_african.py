@@ -159,7 +159,7 @@ def test_bad_files_are_named(afriqa, ciral, tmp_path):
         folder=tmp_path / "nowhere",
     )
     write(ciral / "ciral-hausa" / "qrels" / "qrels.ciral-v1.0-ha-dev.tsv", "1 Q0 VOA#2#0 yes\n")
-    fails("-dev.tsv, line 1: the judgement 'yes'", "ciral", language="ha", split="dev", folder=ciral)
+    fails("-dev.tsv, line 1: the score 'yes' is not an integer", "ciral", language="ha", split="dev", folder=ciral)
     write(ciral / "passages-v1.0" / "hausa_passages.jsonl", json.dumps(PASSAGES[0]) + '\n{"docid": "x"}\n')
     fails("hausa_passages.jsonl, line 2: 'text' is None", "ciral", language="ha", split="test-a-pools", folder=ciral)
     write(ciral / "ciral-hausa" / "topics" / "topics.ciral-v1.0-ha-test-a.tsv", "14 Where is Kano?\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hub.local_hub import File
 from huggingface_hub import constants, snapshot_download
 
 from hf_optical.hub import upload_folder
@@ -221,6 +222,16 @@ def test_a_download_that_breaks(hub, folder, how, monkeypatch):
         local_folder("org/some")
     hub.faults.clear()
     assert (local_folder("org/some") / "model.safetensors").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("name", ["../../../../evil.json", "a/../../../../../evil.json", "/evil.json"])
+def test_files_with_names_that_lead_elsewhere(hub, folder, tmp_path, name):
+    upload_folder(folder, "org/some")
+    repository = hub.repositories["model", "org/some"]
+    repository.commit("main", {**repository.at("main")[1], name: File(b"{}", False)}, "by another client")
+    with pytest.raises(OSError, match="'org/some' .*could not be fetched from the Hub"):
+        local_folder("org/some")
+    assert not list(tmp_path.rglob("evil.json")) and not Path("/evil.json").exists()
 
 
 def test_the_clients_own_way_for_many_files(hub, folder, monkeypatch):

@@ -5,13 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from model.layout.checkpoints import native_checkpoint
 from peers import embed, largest_difference, open_both, peer_difference
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from tiny import ARCHITECTURES, tiny_tokenizer
-from tokenizers import AddedToken
-from transformers import AutoConfig, AutoModel, set_seed
 
 from hf_optical import OpticalModel, OpticalProcessor
 
@@ -20,35 +15,6 @@ LATE = ("bert", "xlm-roberta", "modernbert")
 MARKERS = {"query": "[Q] ", "document": "[D] "}
 PROMPTS = {"query": "query: ", "document": "passage: "}
 FIXED = {"strategy": "fixed", "length": 24}
-
-
-def native_checkpoint(
-    folder: Path,
-    architecture: str = "bert",
-    *,
-    dims: tuple[int, ...] = (16,),
-    added: tuple[str, ...] = (),
-    prompts: dict[str, str] | None = None,
-    skip: tuple[str, ...] = (".", "?"),
-    residual: bool = False,
-    **reading,
-) -> Path:
-    """A checkpoint that sentence-transformers wrote, with a layer for each of `dims`."""
-    settings, kind = ARCHITECTURES[architecture]
-    tokenizer = tiny_tokenizer(kind)
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True)
-    set_seed(4)
-    config = AutoConfig.for_model(
-        architecture, **settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
-    )
-    AutoModel.from_config(config).save_pretrained(folder / "encoder")
-    tokenizer.save_pretrained(folder / "encoder")
-    plain = {"activation_function": None, "module_input_name": "token_embeddings", "use_residual": residual}
-    layers = [Dense(size, dim, **plain) for size, dim in zip((32, *dims), dims, strict=False)]
-    modules = [Transformer(str(folder / "encoder"), **reading), *layers]
-    modules += [MultiVectorMask(list(skip)), Normalize("token_embeddings")]
-    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save_pretrained(str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,54 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from model.layout.checkpoints import PYLATE_SETTINGS, pylate_checkpoint
 from peers import embed, largest_difference, open_both, peer_difference
-from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, tiny_checkpoint, tiny_tokenizer
-from transformers import AutoConfig, AutoModel, AutoTokenizer, set_seed
+from safetensors.torch import load_file
+from tiny import tiny_checkpoint
+from transformers import AutoTokenizer
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
 
 
 LATE = ("bert", "xlm-roberta", "modernbert")
-# As PyLate writes it.
-SETTINGS = {
-    "model_type": "ColBERT",
-    "__version__": {"sentence_transformers": "5.3.0", "transformers": "5.3.0", "pytorch": "2.13.0"},
-    "prompts": {"query": "", "document": ""},
-    "default_prompt_name": None,
-    "similarity_fn_name": "MaxSim",
-    "query_prefix": "[Q] ",
-    "document_prefix": "[D] ",
-    "query_length": 24,
-    "document_length": 40,
-    "attend_to_expansion_tokens": False,
-    "skiplist_words": [",", ".", "?"],
-    "do_query_expansion": True,
-}
-
-
-def pylate_checkpoint(folder: Path, architecture: str = "bert", **changes) -> Path:
-    """A checkpoint as PyLate writes it: markers with their space in the vocabulary, [MASK] for padding."""
-    settings, kind = ARCHITECTURES[architecture]
-    tokenizer = tiny_tokenizer(kind)
-    padding = tokenizer.pad_token_id
-    tokenizer.add_tokens(["[Q] ", "[D] "])
-    tokenizer.pad_token = tokenizer.mask_token
-    set_seed(2)
-    config = AutoConfig.for_model(architecture, **settings, vocab_size=len(tokenizer), pad_token_id=padding)
-    AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    kinds = {"": "sentence_transformers.models.Transformer", "1_Dense": "pylate.models.Dense.Dense"}
-    modules = [{"idx": i, "name": str(i), "path": path, "type": kinds[path]} for i, path in enumerate(kinds)]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Dense").mkdir()
-    dense = {"in_features": 32, "out_features": 16, "bias": False, "use_residual": False}
-    dense["activation_function"] = "torch.nn.modules.linear.Identity"
-    (folder / "1_Dense" / "config.json").write_text(json.dumps(dense))
-    save_file({"linear.weight": torch.randn(16, 32)}, folder / "1_Dense" / "model.safetensors")
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 39, "do_lower_case": false}')
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({**SETTINGS, **changes}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +90,7 @@ def test_a_prefix_and_a_prompt_stand_in_this_order(checkpoint):
 
 
 def test_what_is_missing_is_as_in_pylate(checkpoint):
-    settings(checkpoint, without=tuple(set(SETTINGS) - {"query_prefix", "document_prefix"}))
+    settings(checkpoint, without=tuple(set(PYLATE_SETTINGS) - {"query_prefix", "document_prefix"}))
     processor = OpticalProcessor.from_pretrained(checkpoint)
     assert processor.roles == {
         "query_marker": "[Q] ",
@@ -214,7 +176,7 @@ def test_no_class_of_ours_is_named(tmp_path):
         ("1_Dense", "sentence_transformers.models.Dense"),
     ]
     stored = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
-    assert stored.keys() == SETTINGS.keys() - {"__version__"}
+    assert stored.keys() == PYLATE_SETTINGS.keys() - {"__version__"}
     assert stored["prompts"] == {}
 
 

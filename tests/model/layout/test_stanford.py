@@ -7,63 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from model.layout.checkpoints import STANFORD_METADATA, stanford_checkpoint
 from peers import TEXTS, embed, largest_difference, open_both, peer_difference
 from safetensors.torch import load_file, save_file
-from tiny import ARCHITECTURES, tiny_tokenizer
-from tokenizers import AddedToken
-from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
 
 from hf_optical import OpticalModel, OpticalProcessor
 
 
-# As that library writes it, among much more.
-METADATA = {
-    "query_maxlen": 16,
-    "doc_maxlen": 30,
-    "mask_punctuation": True,
-    "attend_to_mask_tokens": False,
-    "query_token_id": "[unused0]",
-    "doc_token_id": "[unused1]",
-    "dim": 16,
-    "similarity": "cosine",
-    "interaction": "colbert",
-    "checkpoint": "some/base",
-}
-
-
-def stanford_checkpoint(folder: Path, architecture: str = "bert", metadata: dict | None = None, dim: int = 16) -> Path:
-    """A checkpoint as Stanford's library writes it: one file of weights, the encoder's under its own name."""
-    settings, kind = ARCHITECTURES[architecture]
-    tokenizer = tiny_tokenizer(kind)
-    if kind == "wordpiece":
-        known = [*tokenizer.get_vocab(), *string.punctuation, "[unused0]", "[unused1]"]
-        tokenizer = BertTokenizer(vocab={token: i for i, token in enumerate(dict.fromkeys(known))})
-    else:
-        markers = [AddedToken(f"[unused{i}]", normalized=False, special=True) for i in (0, 1)]
-        tokenizer.add_tokens(markers, special_tokens=True)
-    set_seed(5)
-    config = AutoConfig.for_model(
-        architecture, **settings, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
-    )
-    encoder = AutoModel.from_config(config)
-    encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
-    weights = {f"{encoder.base_model_prefix}.{name}": weight for name, weight in encoder.state_dict().items()}
-    weights["linear.weight"] = torch.randn(dim, 32)
-    if architecture == "bert":
-        # Of the time when this buffer was saved too.
-        weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    if metadata is not None:
-        (folder / "artifact.metadata").write_text(json.dumps(metadata))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
-    return stanford_checkpoint(tmp_path_factory.mktemp("stanford"), "bert", METADATA)
+    return stanford_checkpoint(tmp_path_factory.mktemp("stanford"), "bert", STANFORD_METADATA)
 
 
 @pytest.fixture
@@ -74,20 +27,20 @@ def checkpoint(bert, tmp_path) -> Path:
 
 @pytest.mark.parametrize("changes", [{}, {"attend_to_mask_tokens": True, "mask_punctuation": False}], ids=str)
 def test_ids_masks_and_vectors_are_those_of_sentence_transformers(checkpoint, changes):
-    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, **changes}))
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, **changes}))
     assert peer_difference(checkpoint) <= 1e-6
 
 
 @pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
 def test_other_architectures(tmp_path, architecture):
     # Which tokens of punctuation are skipped is another matter there: see below.
-    stanford_checkpoint(tmp_path, architecture, {**METADATA, "mask_punctuation": False})
+    stanford_checkpoint(tmp_path, architecture, {**STANFORD_METADATA, "mask_punctuation": False})
     assert peer_difference(tmp_path) <= 1e-6
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
 def test_saved_again_it_is_our_usual_layout(tmp_path, architecture, quiet):
-    stanford_checkpoint(tmp_path / "stanford", architecture, METADATA)
+    stanford_checkpoint(tmp_path / "stanford", architecture, STANFORD_METADATA)
     model, processor = open_both(tmp_path / "stanford")
     model.save_pretrained(tmp_path / "ours")
     processor.save_pretrained(tmp_path / "ours")
@@ -147,7 +100,7 @@ def test_the_vectors_by_hand(bert):
 @pytest.mark.parametrize("architecture", ["bert", "modernbert"])  # the tiny XLM-R cuts ". " into two tokens
 def test_the_ids_are_those_of_the_library_that_wrote_it(tmp_path, architecture):
     """It puts ". " before every text and a marker in the place of the dot; masks fill queries up."""
-    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, METADATA))
+    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, STANFORD_METADATA))
     tokenizer = processor.tokenizer
     expected = tokenizer([f". {text}" for text in TEXTS], truncation=True, max_length=16, padding="max_length")
     ids = torch.tensor(expected["input_ids"])
@@ -161,7 +114,7 @@ def test_the_ids_are_those_of_the_library_that_wrote_it(tmp_path, architecture):
 
 @pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
 def test_of_each_symbol_the_first_token_is_skipped(tmp_path, architecture):
-    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, METADATA))
+    processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, STANFORD_METADATA))
     tokenizer = processor.tokenizer
     first = {tokenizer(symbol, add_special_tokens=False)["input_ids"][0] for symbol in string.punctuation}
     batch = processor.documents(TEXTS)
@@ -192,13 +145,13 @@ def test_weights_without_projection_are_refused(checkpoint):
 
 
 def test_another_interaction_is_refused(checkpoint):
-    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, "interaction": "flipr"}))
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, "interaction": "flipr"}))
     with pytest.raises(ValueError, match="interaction='flipr'; only 'colbert' is read"):
         OpticalModel.from_pretrained(checkpoint)
 
 
 def test_a_marker_that_is_no_token_is_refused(checkpoint):
-    (checkpoint / "artifact.metadata").write_text(json.dumps({**METADATA, "query_token_id": "[Q]"}))
+    (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, "query_token_id": "[Q]"}))
     with pytest.raises(ValueError, match=r"query_marker='\[Q\]' is not a token"):
         OpticalProcessor.from_pretrained(checkpoint)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from datasets import DownloadManager
 
+from ...bitext.reading import read_lines, read_objects, shown
 from ...errors import DataError
-from ..datasets import Document, Query, read_lines, read_objects, read_rows, text_field
+from ..datasets import Document, Query, read_judgement, read_rows, text_field
 from .derived import RawBenchmark
 
 
@@ -54,6 +55,8 @@ def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLi
                 passage = Document(text_field(row, "title", where, default=""), row["context"])
                 document = documents.setdefault(passage, f"{pivot}-{len(documents)}")
                 if (own, part) == (code, split):
+                    if not isinstance(row.get("id"), (int, str)):
+                        raise DataError(f"{where}: 'id' is {shown(row.get('id'))}; it must be a string or a number")
                     query = f"{split}-{row['id']}"
                     queries[query] = Query(row["question_lang"], text_field(row, "question_translated", where))
                     qrels[query] = {document: 1}
@@ -81,10 +84,7 @@ def read_ciral(language: str | None, split: str | None, folder: str | os.PathLik
     queries = {key: Query(text) for (key, text), _ in _read_fields(topics, 2, "\t")}
     qrels: dict[str, dict[str, int]] = {}
     for (query, _, document, score), where in _read_fields(judgements, 4):
-        try:
-            qrels.setdefault(query, {})[document] = int(score)
-        except ValueError as error:
-            raise DataError(f"{where}: the judgement {score!r} is not an integer") from error
+        qrels.setdefault(query, {})[document] = read_judgement(score, where)
     corpus = (
         (key, Document(text_field(row, "title", where, default=""), text_field(row, "text", where)))
         for key, row, where in read_rows(passages, "docid")

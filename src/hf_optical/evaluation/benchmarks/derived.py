@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import DataError
+from ...model.texts import is_blank
 from ..datasets import Document, Query, RetrievalDataset
 
 
@@ -140,7 +141,7 @@ def from_bitext(
 def _sentence(pair: Mapping[str, Any], language: str, position: int) -> str:
     translation = pair.get("translation") or {}
     text = (translation.get(language) or "").strip()
-    if not text:
+    if is_blank(text):
         raise DataError(
             f"pair {position} has no text in {language!r} (it has {', '.join(translation) or 'no translation'}); "
             "check the language codes, and drop blank pairs with `filter_bitext`"

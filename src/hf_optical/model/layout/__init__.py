@@ -16,8 +16,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from .base import Layout
+from transformers import PreTrainedTokenizerBase
+
+from .base import Layout, Roles
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .folder import (
     DENSE_FOLDER,
@@ -27,11 +30,13 @@ from .folder import (
     PACKS_FOLDER,
     WEIGHTS,
     local_folder,
+    misfits,
     packaged_copy,
     public_name,
     read_json,
     read_optional_json,
     weight_names,
+    weight_sizes,
     write_json,
 )
 from .multi_vector_encoder import read_multi_vector_encoder
@@ -44,10 +49,11 @@ from .tokens import token_id
 # The first that knows a folder reads it; the last one knows any encoder. A new layout goes before that.
 _READERS = (read_multi_vector_encoder, read_pylate, read_stanford, read_encoder)
 
+ADAPTER = "adapter_config.json"
 # What else people hand over -> what it is, and what opens it.
 _OTHERS = {
     "language_pack.json": "a language pack; open it with OpticalRetriever.from_pretrained, which opens its base too",
-    "adapter_config.json": "a PEFT adapter without its base; open the base, or merge the adapter into it with PEFT",
+    ADAPTER: "a PEFT adapter without its base; open the base, or merge the adapter into it with PEFT",
 }
 
 
@@ -64,15 +70,33 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
     for name, what in _OTHERS.items():
         if (folder / name).is_file() and not (folder / WEIGHTS).is_file():
             raise OSError(f"{folder} is {what}")
+    if (folder / ADAPTER).is_file():
+        # transformers would leave the folder for the base that the adapter names.
+        raise OSError(f"{folder} holds a model and {ADAPTER} of an adapter, one of which hides the other; part them")
     if not (folder / ENCODER_CONFIG).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise OSError(f"{folder} is no model folder: looked for {ENCODER_CONFIG}, found {found}")
     layout = next(layout for layout in (read(folder) for read in _READERS) if layout is not None)
     layout.lower_case = bool(read_optional_json(folder / ENCODER_MODULE_CONFIG).get("do_lower_case"))
+    layout.roles = _named(folder, layout.roles)
     if folder.parent.name == "snapshots" and not Path(name_or_path).is_dir():
         # The Hub's client keeps every commit in a folder of that name.
         layout.revision = folder.name
     return layout
+
+
+def _named(folder: Path, roles: Roles) -> Roles:
+    """Errors of `roles` name the folder; what the tokenizer of a damaged folder gives rise to is an `OSError`."""
+
+    def named(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        try:
+            return roles(tokenizer)
+        except ValueError as error:
+            raise ValueError(f"{folder} cannot be read: {error}") from error
+        except Exception as error:
+            raise OSError(f"{folder} tells how texts are read in no way that fits its tokenizer ({error})") from error
+
+    return named
 
 
 __all__ = [
@@ -86,12 +110,14 @@ __all__ = [
     "LinearLayer",
     "load_projection",
     "local_folder",
+    "misfits",
     "packaged_copy",
     "public_name",
     "read_json",
     "read_layout",
     "token_id",
     "weight_names",
+    "weight_sizes",
     "write_json",
     "write_modules",
     "write_projection",

@@ -10,6 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from .projection import LinearLayer
 
 
+Roles = Callable[[PreTrainedTokenizerBase], dict[str, Any]]
+
+
 @dataclass
 class Layout:
     """
@@ -25,7 +28,7 @@ class Layout:
     """
 
     folder: Path
-    roles: Callable[[PreTrainedTokenizerBase], dict[str, Any]]
+    roles: Roles
     projection: list[LinearLayer] = field(default_factory=list)
     lower_case: bool = False
     revision: str | None = None

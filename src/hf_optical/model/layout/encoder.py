@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .base import Layout
-from .folder import ENCODER_MODULE_CONFIG, MODULES, ROLES_CONFIG, read_optional_json
-from .projection import dense_layers, module_kind
-from .pylate import stored_prompts
+from .folder import ENCODER_MODULE_CONFIG, LENGTH, ROLES_CONFIG, read_optional_json
+from .projection import dense_layers, module_kind, read_modules
+from .pylate import ROLES_KINDS, stored_prompts
 
 
 # Longest document of an encoder that could read more: attention grows with the square of it.
@@ -22,10 +22,11 @@ def read_encoder(folder: Path) -> Layout:
     A dense layer behind a pooling layer belongs to the sentence vector and is left alone; one without projects the
     tokens. Prompts of sentence encoders are taken over.
     """
-    modules = read_optional_json(folder / MODULES, list)
+    modules = read_modules(folder)
     pooled = any(module_kind(module) == "Pooling" for module in modules)
-    prompts = stored_prompts(read_optional_json(folder / ROLES_CONFIG))
-    longest = read_optional_json(folder / ENCODER_MODULE_CONFIG).get("max_seq_length") or DOCUMENT_LENGTH
+    prompts = stored_prompts(read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS))
+    reading = read_optional_json(folder / ENCODER_MODULE_CONFIG, {"max_seq_length": LENGTH})
+    longest = reading.get("max_seq_length") or DOCUMENT_LENGTH
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...uploading import without_token
+
 
 ENCODER_CONFIG = "config.json"
 ROLES_CONFIG = "config_sentence_transformers.json"
@@ -26,6 +29,13 @@ DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
 NEAREST_WORDS = "nearest_words.json"
 PACKS_FOLDER = "language_packs"
+
+# Far more than two million new words need; parsed, whatever it says takes less than 2 GB.
+_MAX_JSON = 2**26
+_INDEX = "model.safetensors.index.json"
+# Tokens of a text, more than any encoder reads; and of a query, which may be filled up to it.
+LENGTH = range(2**24 + 1)
+QUERY_LENGTH = range(2**16 + 1)
 
 # What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.
 _PATTERNS = [
@@ -68,12 +78,14 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
         raise OSError(
             f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model"
         ) from error
-    except (OSError, HTTPError) as error:  # a connection that breaks is no OSError to the client
+    # To the client a broken connection is no OSError, and a file whose name leads elsewhere is a ValueError.
+    except (OSError, HTTPError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
+        said, shown = without_token(error)
         raise OSError(
             f"{str(name_or_path)!r} is not a folder on this machine and could not be fetched from the Hub{at}; check "
-            f"the name, your access to it and the connection. The Hub client says: {str(error).strip()}"
-        ) from error
+            f"the name, your access to it and the connection. The Hub client says: {said}"
+        ) from shown
 
 
 def packaged_copy(model_id: str) -> Path | None:
@@ -101,20 +113,79 @@ def public_name(name: str) -> str:
     return Path(name).name if Path(name).exists() else name
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Reads a JSON file. Raises `OSError` that names the file if it is missing, no JSON, or no `kind`."""
+def read_json(path: Path, kind: Any = dict) -> Any:
+    """
+    Reads a JSON file of at most 64 MiB.
+
+    Args:
+        path (`Path`): the file.
+        kind: what the content must be, see [`misfits`].
+
+    Raises:
+        OSError: it is missing, larger, no JSON, or of another kind. The message names the file and the entries.
+    """
     try:
+        if path.stat().st_size > _MAX_JSON:
+            raise OSError(f"{path} has more than {_MAX_JSON} bytes, which no checkpoint needs; do not trust it")
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OSError(f"{path} is not valid JSON ({error}); the checkpoint is damaged, fetch it again") from error
-    if not isinstance(content, kind):
-        raise OSError(f"{path} holds no JSON {kind.__name__}; the checkpoint is damaged, fetch it again")
+    wrong = misfits(content, kind)
+    if wrong == [""]:
+        raise OSError(f"{path} holds no JSON {_outer(kind).__name__}; the checkpoint is damaged, fetch it again")
+    if wrong:
+        raise OSError(f"{path} is damaged ({', '.join(wrong[:5])} of the wrong kind); fetch the checkpoint again")
     return content
 
 
-def read_optional_json(path: Path, kind: type = dict) -> Any:
+def misfits(value: Any, kind: Any, place: str = "") -> list[str]:
+    """
+    The places in a JSON value that are not of their kind.
+
+    Args:
+        value: the value.
+        kind: a type, or a tuple of them; a `range` of whole numbers; a list with one kind, that of every element; or
+            a dictionary, name -> kind, of entries that may also be null or missing. Other entries may be there.
+        place (`str`): where the value is.
+    """
+    if isinstance(kind, range):
+        fits = isinstance(value, int) and value in kind
+    else:
+        fits = isinstance(value, _outer(kind))
+    if not fits:
+        return [place]
+    if isinstance(kind, dict):
+        entries = [(value[name], own, name) for name, own in kind.items() if value.get(name) is not None]
+    else:
+        entries = [(each, kind[0], str(i)) for i, each in enumerate(value)] if isinstance(kind, list) else []
+    return [wrong for each, own, name in entries for wrong in misfits(each, own, f"{place}.{name}".lstrip("."))]
+
+
+def _outer(kind: Any) -> Any:
+    return kind if isinstance(kind, (type, tuple)) else type(kind)
+
+
+def read_optional_json(path: Path, kind: Any = dict) -> Any:
     """As [`read_json`], but a file that is not there reads as an empty one."""
-    return read_json(path, kind) if path.is_file() else kind()
+    return read_json(path, kind) if path.is_file() else _outer(kind)()
+
+
+def inside(folder: Path, name: str, source: Path) -> Path:
+    """
+    The path `name` in `folder`, for a name that a file of the checkpoint gives.
+
+    Raises:
+        OSError: it leads out of the folder: an absolute path, `..`, or a link to somewhere else. Links of the Hub's
+            cache, which stay in that of the repository, are followed. The message names `source`, the file.
+    """
+    path = Path(name)
+    bad = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable() or len(name) > 255
+    if not bad:
+        root = folder.parent.parent if folder.parent.name == "snapshots" else folder
+        bad = not (folder / path).resolve().is_relative_to(root.resolve())
+    if bad:
+        raise OSError(f"{source} names {name[:255]!r}, which is no path inside its folder; do not trust this folder")
+    return folder / path
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -127,8 +198,14 @@ def weight_names(folder: Path) -> set[str]:
     Names of the weights in a folder's safetensors, for which only the heads of the files are read.
 
     Raises:
-        OSError: there are none; or a file is cut short or damaged, and is named.
+        OSError: there are none; a file is cut short or damaged, and is named; or the index of several files names
+            one that is not in the folder.
     """
+    return set(weight_sizes(folder))
+
+
+def weight_sizes(folder: Path) -> dict[str, int]:
+    """As [`weight_names`], each with the number of its values."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none of those either"
@@ -137,7 +214,22 @@ def weight_names(folder: Path) -> set[str]:
             "where you trust their author, convert them once: "
             'safetensors.torch.save_file(torch.load("pytorch_model.bin", weights_only=True), "model.safetensors")'
         )
-    return {name for path in files for name in _open(path).keys()}
+    if not (folder / WEIGHTS).is_file():
+        _check_index(folder / _INDEX, {path.name for path in files})
+    sizes = {}
+    for path in files:
+        weights = _open(path)
+        sizes |= {name: math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()}
+    return sizes
+
+
+def _check_index(path: Path, files: set[str]) -> None:
+    """transformers opens whatever an index names: a file elsewhere, and a pickle too."""
+    index = read_json(path, {"weight_map": dict, "metadata": dict})
+    named = {str(name) for name in index.get("weight_map", {"": "nothing"}).values()}
+    if not named <= files or "metadata" not in index:
+        strange = ", ".join(sorted(named - files)[:3]) or "no metadata"
+        raise OSError(f"{path} names {strange[:255]} and not only safetensors beside it; fetch the checkpoint again")
 
 
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -157,5 +249,5 @@ def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise OSError(f"{path} is cut short or damaged ({error}); fetch or save the checkpoint again") from error

@@ -14,9 +14,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .base import Layout
-from .folder import ENCODER_MODULE_CONFIG, MODULES, ROLES_CONFIG, read_json, read_optional_json
-from .projection import dense_layers, module_kind
-from .pylate import stored_prompts
+from .folder import ENCODER_MODULE_CONFIG, LENGTH, QUERY_LENGTH, ROLES_CONFIG, read_json, read_optional_json
+from .projection import dense_layers, module_kind, read_modules
+from .pylate import ROLES_KINDS, stored_prompts
 from .tokens import split_prompt, stored_skip_list
 
 
@@ -28,16 +28,26 @@ _TRANSFORMER = {
 }
 _LENGTHS = {"query_length", "document_length", "query_expansion", "max_seq_length", "do_lower_case", "unpad_inputs"}
 _MASK = "MultiVectorMask"
+_READING_KINDS = {
+    **{"max_seq_length": LENGTH, "query_length": QUERY_LENGTH, "document_length": LENGTH},
+    "query_expansion": {"strategy": str, "length": QUERY_LENGTH, "token": str, "attend": bool},
+}
+_MODULE_KINDS = {"module_input_name": str, "module_output_name": str}
+_MASK_KINDS = {"skiplist_tasks": [str], "skiplist_words": [str]}
 
 
 def read_multi_vector_encoder(folder: Path) -> Layout | None:
     """`None` for a folder that no `MultiVectorEncoder` wrote."""
-    stored = read_optional_json(folder / ROLES_CONFIG)
+    stored = read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS)
     if stored.get("model_type") != "MultiVectorEncoder":
         return None
-    modules = read_json(folder / MODULES, list)
-    reading = read_optional_json(folder / ENCODER_MODULE_CONFIG)
-    masks = [read_json(folder / module["path"] / "config.json") for module in modules if module_kind(module) == _MASK]
+    modules = read_modules(folder)
+    reading = read_optional_json(folder / ENCODER_MODULE_CONFIG, _READING_KINDS)
+    masks = [
+        read_json(folder / module["path"] / "config.json", _MASK_KINDS)
+        for module in modules
+        if module_kind(module) == _MASK
+    ]
     unknown = [*_unknown_modules(folder, modules), *_unknown_reading(reading, masks)]
     if stored.get("similarity_fn_name") not in (None, "maxsim"):
         unknown.append(f"similarity_fn_name={stored['similarity_fn_name']!r}")
@@ -46,7 +56,8 @@ def read_multi_vector_encoder(folder: Path) -> Layout | None:
             f"{folder} was saved by sentence-transformers with {' and '.join(unknown)}, which this library does not "
             "have; use it there"
         )
-    skips = masks and "document" in masks[0].get("skiplist_tasks", ["document"])
+    tasks = masks[0].get("skiplist_tasks") if masks else []
+    skips = tasks is None or "document" in tasks
     expansion = reading.get("query_expansion") or {}
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -57,7 +68,7 @@ def read_multi_vector_encoder(folder: Path) -> Layout | None:
             "query_length": expansion.get("length") or reading.get("query_length") or longest,
             "document_length": reading.get("document_length") or longest,
             "query_expansion": bool(expansion),
-            "attend_to_expansion": expansion.get("attend", False),
+            "attend_to_expansion": bool(expansion.get("attend")),
             "skip_tokens": stored_skip_list(masks[0].get("skiplist_words") or [], tokenizer) if skips else [],
         }
         for role, prompt in stored_prompts(stored).items():
@@ -75,7 +86,7 @@ def _unknown_modules(folder: Path, modules: list[dict[str, Any]]) -> list[str]:
     unknown = []
     for module in modules:
         if module_kind(module) in ("Dense", "Normalize"):
-            stored = read_json(folder / module["path"] / "config.json")
+            stored = read_json(folder / module["path"] / "config.json", _MODULE_KINDS)
             # Without a name a Dense works on tokens there, and a Normalize on a sentence vector.
             source = stored.get("module_input_name") or ("token_embeddings" if "in_features" in stored else "")
             if {source, stored.get("module_output_name") or source} != {"token_embeddings"}:
@@ -98,7 +109,7 @@ def _unknown_reading(reading: dict[str, Any], masks: list[dict[str, Any]]) -> li
     if len(masks) > 1:
         unknown.append("several MultiVectorMask")
     for mask in masks:
-        if "query" in mask.get("skiplist_tasks", []) and mask.get("skiplist_words"):
+        if "query" in (mask.get("skiplist_tasks") or []) and mask.get("skiplist_words"):
             unknown.append("skiplist_tasks that name queries")
         if mask.get("keep_only_token_ids"):
             unknown.append("keep_only_token_ids")

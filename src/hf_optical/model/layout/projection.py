@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .folder import WEIGHTS, read_json, read_weights, weight_names
+from .folder import MODULES, WEIGHTS, inside, read_json, read_optional_json, read_weights, weight_names
 
 
 IDENTITY = "torch.nn.modules.linear.Identity"
+_DENSE = {"in_features": int, "out_features": int, "bias": bool, "use_residual": bool, "activation_function": str}
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,34 @@ class LinearLayer:
         """The weight, `(out, in)`, and the bias, `(out,)`. A residual connection is part of the weight."""
         weight_names(self.file.parent)  # says what is wrong with a folder of pickles
         weights = read_weights(self.file, self.names)
-        weight = weights["linear.weight"]
+        weight, bias = weights["linear.weight"], weights.get("linear.bias")
         if self.shape not in (None, tuple(weight.shape)):
             raise OSError(
                 f"{self.file} holds a layer of {tuple(weight.shape)}, but its config.json says {self.shape}; they do "
                 "not belong together, fetch or save the checkpoint again"
             )
+        same = {tuple(weights.get(name, weight).shape) for name in ("linear.weight", "residual.weight")}
+        if weight.dim() != 2 or len(same) > 1 or (bias is not None and bias.shape != weight.shape[:1]):
+            raise OSError(f"{self.file} holds no linear layer; fetch or save the checkpoint again")
         if self.residual:
             residual = weights.get("residual.weight", torch.eye(len(weight)))
             weight = weight.double() + residual.double()
-        return weight, weights.get("linear.bias")
+        return weight, bias
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:
+    """
+    The entries of `modules.json`; none without that file. Each has its `path`, in the folder, and its `type`.
+
+    Raises:
+        OSError: the file is damaged, or a path leads out of the folder.
+    """
+    modules = read_optional_json(folder / MODULES, [{"path": str, "type": str}])
+    for module in modules:
+        if {"path", "type"} - {name for name, value in module.items() if value is not None}:
+            raise OSError(f"{folder / MODULES} is damaged: an entry without path or type; fetch the checkpoint again")
+        inside(folder, module["path"], folder / MODULES)
+    return modules
 
 
 def dense_layers(folder: Path, modules: list[dict[str, Any]]) -> list[LinearLayer]:
@@ -71,12 +90,14 @@ def dense_layers(folder: Path, modules: list[dict[str, Any]]) -> list[LinearLaye
     for module in modules:
         if module_kind(module) == "Dense":
             path = folder / module["path"]
-            dense = read_json(path / "config.json")
-            if not dense.get("activation_function", IDENTITY).endswith("Identity"):
+            dense = read_json(path / "config.json", _DENSE)
+            if not (dense.get("activation_function") or IDENTITY).endswith("Identity"):
                 raise ValueError(
                     f"{path} projects tokens with {dense['activation_function']}; only a linear projection is read"
                 )
             shape = (dense.get("out_features"), dense.get("in_features"))
+            if None in shape:
+                raise OSError(f"{path}/config.json tells no in_features or out_features; fetch the checkpoint again")
             layers.append(
                 LinearLayer(path / WEIGHTS, shape, dense.get("bias", True), dense.get("use_residual", False))
             )

@@ -19,13 +19,15 @@ from .base import Layout
 from .folder import (
     DENSE_FOLDER,
     ENCODER_MODULE_CONFIG,
+    LENGTH,
     MODULES,
+    QUERY_LENGTH,
     ROLES_CONFIG,
     WEIGHTS,
     read_optional_json,
     write_json,
 )
-from .projection import IDENTITY, dense_layers
+from .projection import IDENTITY, dense_layers, read_modules
 from .tokens import stored_marker, stored_skip_list
 
 
@@ -39,11 +41,18 @@ _SETTINGS = {
     "skip_tokens": ("skiplist_words", list(string.punctuation)),
 }
 _OWN = {*_MARKERS.values(), *(name for name, _ in _SETTINGS.values())}
+# Entries of `config_sentence_transformers.json`, whoever wrote it.
+ROLES_KINDS = {
+    **{"model_type": str, "similarity_fn_name": str, "prompts": {"query": str, "document": str}},
+    **dict.fromkeys(_MARKERS.values(), str),
+    **{"query_length": QUERY_LENGTH, "document_length": LENGTH, "skiplist_words": [str]},
+    **{"do_query_expansion": bool, "attend_to_expansion_tokens": bool},
+}
 
 
 def read_pylate(folder: Path) -> Layout | None:
     """`None` for a folder that neither PyLate nor this library wrote."""
-    stored = read_optional_json(folder / ROLES_CONFIG)
+    stored = read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS)
     # Older versions of PyLate did not write `model_type`.
     if stored.get("model_type") != "ColBERT" and not (_OWN & stored.keys()):
         return None
@@ -58,7 +67,7 @@ def read_pylate(folder: Path) -> Layout | None:
             found[f"{role}_prompt"] = prompt.removeprefix(stored.get(f"{role}_prefix") or "")
         return found
 
-    return Layout(folder, roles, dense_layers(folder, read_optional_json(folder / MODULES, list)))
+    return Layout(folder, roles, dense_layers(folder, read_modules(folder)))
 
 
 def stored_prompts(stored: dict[str, Any]) -> dict[str, str]:

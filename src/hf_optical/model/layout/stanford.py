@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from .base import Layout
-from .folder import ENCODER_CONFIG, STANFORD_METADATA, WEIGHTS, read_json, read_optional_json
+from .folder import ENCODER_CONFIG, LENGTH, QUERY_LENGTH, STANFORD_METADATA, WEIGHTS, read_json, read_optional_json
 from .projection import LinearLayer
 from .tokens import reads_spaces, stored_marker
 
@@ -27,13 +27,17 @@ _DEFAULTS = {
     "mask_punctuation": True,
     "interaction": "colbert",
 }
+_KINDS = {name: type(default) for name, default in _DEFAULTS.items()} | {
+    "query_maxlen": QUERY_LENGTH,
+    "doc_maxlen": LENGTH,
+}
 
 
 def read_stanford(folder: Path) -> Layout | None:
     """`None` for a folder that Stanford's library did not write."""
-    if "HF_ColBERT" not in (read_json(folder / ENCODER_CONFIG).get("architectures") or []):
+    if "HF_ColBERT" not in (read_json(folder / ENCODER_CONFIG, {"architectures": [str]}).get("architectures") or []):
         return None
-    told = read_optional_json(folder / STANFORD_METADATA)
+    told = read_optional_json(folder / STANFORD_METADATA, _KINDS)
     stored = {name: default if told.get(name) is None else told[name] for name, default in _DEFAULTS.items()}
     if stored["interaction"] != "colbert":
         raise ValueError(f"{folder} matches by interaction={stored['interaction']!r}; only 'colbert' is read")

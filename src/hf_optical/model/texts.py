@@ -1,0 +1,51 @@
+"""Which strings are text, and which texts say nothing."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from ..errors import DataError
+
+
+# Control and formatting characters, such as zero-width ones, and spaces of every kind.
+_INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def require_texts(texts: Iterable[str], name: str = "texts") -> None:
+    """As [`require_text`], for each entry; the message names it, as `name[position]`."""
+    for position, text in enumerate(texts):
+        require_text(text, f"{name}[{position}]")
+
+
+def require_text(text: str, name: str = "text") -> None:
+    """
+    Refuses what no tokenizer can read: other things than strings, and halves of a character.
+
+    A character beyond the first 65,536, such as an emoji, is two surrogates in UTF-16. A Python string may hold one of
+    them alone, which stands for nothing and which UTF-8 cannot write.
+
+    Raises:
+        TypeError: it is no string.
+        DataError: it holds a surrogate.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is {text!r:.50}; it must be a string")
+    if half := half_character(text):
+        raise DataError(
+            f"{name} holds {half} in {text!r:.80}; put the whole character there, or take it out: "
+            'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+        )
+
+
+def half_character(text: str) -> str | None:
+    """The first surrogate of a text, in words that can be printed; `None` where there is none."""
+    found = _SURROGATE.search(text)
+    return f"half a character (the surrogate U+{ord(found[0]):04X})" if found else None
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text is seen: it is empty, or spaces, control and zero-width characters alone."""
+    return all(unicodedata.category(character) in _INVISIBLE for character in text)

@@ -1,0 +1,277 @@
+"""Threads share a retriever and vectors; each gets what it would get alone, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import shutil
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
+
+from hf_optical import OpticalProcessor, OpticalRetriever
+from hf_optical.model import nearest_words
+from hf_optical.retrieval import TokenVectors, search
+
+
+THREADS = 8
+LANGUAGES = ("ha", "yo", "sw", None)
+
+
+@pytest.fixture(scope="module")
+def packs(tiny):
+    """Of the three, one adapts the word embeddings and two have words of their own, under the same ids."""
+    return {
+        "ha": make_pack(tiny, "ha", 0),
+        "yo": make_pack(tiny, "yo", 1, WORDS, query_length=7),
+        "sw": make_pack(tiny, "sw", 2, WORDS[::-1]),
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, packs):
+    """(language, role) -> what a model with nothing but that pack makes of the texts."""
+    return {
+        (language, role): with_pack(tiny, packs.get(language), TEXTS, role)
+        for language in LANGUAGES
+        for role in ("query", "document")
+    }
+
+
+@pytest.fixture
+def retriever(tiny, packs):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    for language, pack in packs.items():
+        retriever.add_language(language, pack)
+    return retriever
+
+
+@pytest.fixture(autouse=True)
+def impatient():
+    """Threads give way a thousand times as often as they would."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def at_once(*actions: Callable[[], object]) -> list:
+    """Starts all actions at the same time, each in a thread of its own; what they return, or the first error."""
+    barrier = threading.Barrier(len(actions))
+
+    def start(action: Callable[[], object]) -> object:
+        barrier.wait(60)
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as threads:
+        return [each.result(120) for each in [threads.submit(start, action) for action in actions]]
+
+
+class Interrupted(list):
+    """Texts at whose `at`-th reading something happens in another thread, to its end."""
+
+    def __init__(self, texts, at, action):
+        super().__init__(texts)
+        self.left, self.action = at, action
+
+    def __getitem__(self, index):
+        if isinstance(index, int):
+            self.left -= 1
+            if self.left == 0:
+                at_once(self.action)
+        return super().__getitem__(index)
+
+
+def read(retriever, language, role):
+    encode = retriever.encode_queries if role == "query" else retriever.encode_documents
+    return encode(TEXTS, language=[language] * len(TEXTS))
+
+
+@pytest.mark.parametrize("rounds", [4, pytest.param(150, marks=pytest.mark.slow)])
+def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(retriever, packs, alone, rounds):
+    done, answered, refused = threading.Event(), [], []
+
+    def reader(number: int) -> None:
+        for turn in range(rounds):
+            language, role = LANGUAGES[(number + turn) % 4], ("query", "document")[(number // 4 + turn) % 2]
+            try:
+                found = read(retriever, language, role)
+            except KeyError as error:
+                # Only of the pack that is closed from time to time.
+                assert language == "sw" and ("'sw' is open" in str(error) or "'sw' was closed" in str(error)), error
+                refused.append(error)
+            else:
+                assert_equal(found, alone[language, role])
+                answered.append(language)
+
+    def changer() -> None:
+        while not done.is_set():
+            for chosen in ("ha", None):
+                retriever.set_language(chosen)
+                # Not the language of a batch that another thread is at.
+                assert retriever.language == chosen
+                retriever.remove_language("sw")
+                retriever.add_language("sw", packs["sw"])
+                assert retriever.language == "sw"
+
+    def readers() -> None:
+        try:
+            at_once(*(lambda number=number: reader(number) for number in range(THREADS)))
+        finally:
+            done.set()
+
+    at_once(readers, changer)
+    assert len(answered) + len(refused) == THREADS * rounds
+    assert {"ha", "yo", None} <= set(answered)
+    assert sorted(retriever.languages) == ["ha", "sw", "yo"]
+    for language, role in alone:
+        assert_equal(read(retriever, language, role), alone[language, role])
+
+
+def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
+    """Between two batches of the corpus a query is asked and answered; else this would wait for ever."""
+    found = []
+    corpus = Interrupted(TEXTS * 4, 9, lambda: found.append(read(retriever, "yo", "query")))
+    retriever.encode_documents(corpus, batch_size=4)
+    assert_equal(found[0], alone["yo", "query"])
+
+
+@pytest.mark.parametrize("language", ["ha", "sw"])
+def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(retriever, packs, language):
+    def again() -> None:
+        retriever.remove_language(language)
+        retriever.add_language(language, packs[language])
+
+    for action, told in (
+        (lambda: retriever.remove_language(language), f"no pack for language '{language}' is open"),
+        # The words of the one that is open now need not be those that the texts were cut into.
+        (again, f"the pack for '{language}' was closed while texts were read; encode them again"),
+    ):
+        with pytest.raises(KeyError, match=told):
+            retriever.encode_queries(Interrupted(TEXTS, 5, action), language=language, batch_size=2)
+        if language not in retriever.languages:
+            retriever.add_language(language, packs[language])
+
+
+@pytest.mark.parametrize("chosen", ["yo", None])
+def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alone, packs, chosen):
+    def change() -> None:
+        retriever.set_language(chosen)
+        retriever.remove_language("sw")
+
+    retriever.set_language("ha")
+    texts = Interrupted(TEXTS, 5, change)
+    assert_equal(
+        retriever.encode_queries(texts, batch_size=1), retriever.encode_queries(TEXTS, language="ha", batch_size=1)
+    )
+    assert (retriever.language, retriever.languages) == (chosen, ["ha", "yo"])
+    assert_equal(retriever.encode_queries(TEXTS), alone[chosen, "query"])
+
+
+def test_two_retrievers_over_one_model(tiny, packs, alone):
+    first = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    second = OpticalRetriever(first.model, first.processor)
+    first.add_language("ha", packs["ha"])
+    for _ in range(5):
+        hausa, base = at_once(
+            lambda: read(first, "ha", "query"),
+            lambda: read(second, None, "query"),
+        )
+        assert_equal(hausa, alone["ha", "query"])
+        assert_equal(base, alone[None, "query"])
+
+
+def test_what_is_saved_while_packs_are_opened_and_closed_is_whole(retriever, packs, alone, tmp_path):
+    done = threading.Event()
+
+    def changer() -> None:
+        while not done.is_set():
+            retriever.remove_language("sw")
+            retriever.add_language("sw", packs["sw"])
+
+    def saver() -> None:
+        try:
+            for _ in range(3):
+                retriever.save_pretrained(tmp_path)
+                opened = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+                assert opened.languages in (["ha", "yo", "sw"], ["ha", "yo"])
+                for language in opened.languages:
+                    assert_equal(read(opened, language, "query"), alone[language, "query"])
+                assert_equal(read(retriever.merge("ha"), None, "query"), alone["ha", "query"], 1e-5)
+        finally:
+            done.set()
+
+    at_once(saver, changer)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda retriever: pickle.loads(pickle.dumps(retriever))])
+def test_a_copy_is_independent_of_the_threads_of_the_first(retriever, alone, duplicate):
+    other = duplicate(retriever)
+    retriever.remove_language("yo")
+    for found in at_once(*[lambda: read(other, "yo", "query")] * 3):
+        assert_equal(found, alone["yo", "query"])
+    assert other.language == "sw"
+
+
+def test_a_model_in_training_goes_on_training(retriever, alone):
+    """A retriever over a model that a trainer holds, too: dropout is off while texts are read, and on behind."""
+    retriever.model.train()
+    assert_equal(read(retriever, "ha", "query"), alone["ha", "query"])
+    assert all(module.training for module in retriever.model.modules())
+
+
+def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny, tmp_path):
+    """Changing these settings while another thread tokenizes is `RuntimeError: Already borrowed`."""
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    processor = OpticalProcessor.from_pretrained(tiny)
+    processor.tokenizer.backend_tokenizer.enable_truncation(6)
+    processor.tokenizer.backend_tokenizer.enable_padding(length=6)
+    processor.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    expected = OpticalProcessor.from_pretrained(tiny).documents(TEXTS)
+    processor = OpticalProcessor.from_pretrained(tmp_path)
+    for found in at_once(*[lambda: [processor(TEXTS, role) for role in ("query", "document") * 10][-1]] * THREADS):
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
+    monkeypatch.setattr(nearest_words, "_REMEMBERED", 1)  # so that it forgets all the time
+    processor = OpticalProcessor(OpticalProcessor.from_pretrained(tiny).tokenizer, nearest_words=["mzuqoni", "kitxbu"])
+    texts = ["mzuqona kitxbuni mzuqona", "kitxbuna mzuqonini", "kitxbu mzuqonika mzuqon"]
+    expected = [processor.nearest_words(text) for text in texts]
+    assert expected != texts
+    for found in at_once(*[lambda: [processor.nearest_words(text) for text in texts * 100][-3:]] * THREADS):
+        assert found == expected
+
+
+def test_vectors_are_searched_by_eight_threads(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 40, (300,), generator=generator)
+    vectors = TokenVectors(torch.randn(int(lengths.sum()), 32, generator=generator), lengths)
+    vectors.save(tmp_path / "vectors.safetensors")
+    queries = [vectors[number : number + 12] for number in range(0, 12 * THREADS, 12)]
+    expected = [search(own, vectors, block_tokens=700) for own in queries]
+    opened = TokenVectors.open(tmp_path / "vectors.safetensors")
+    for _ in range(3):
+        assert at_once(*(lambda own=own: search(own, opened, block_tokens=700) for own in queries)) == expected
+
+
+def test_opening_vectors_in_many_threads_leaves_warnings_as_they_were(tmp_path):
+    """`warnings.catch_warnings` is for one thread: two that overlap switch warnings off for good."""
+    TokenVectors(torch.randn(30, 4), torch.tensor([10, 20])).save(tmp_path / "vectors.safetensors")
+
+    def opener() -> None:
+        for _ in range(100):
+            assert len(TokenVectors.open(tmp_path / "vectors.safetensors")) == 2
+
+    before = list(warnings.filters)
+    try:
+        at_once(*[opener] * THREADS)
+        assert warnings.filters == before
+    finally:
+        warnings.filters[:] = before

@@ -1,0 +1,136 @@
+"""A token is planted, and looked for in every byte that is written or sent."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from hub import local_hub
+from hub.local_hub import LocalHub
+from tiny import DEMO, REPOSITORY
+
+from hf_optical import OTDistillationConfig
+from hf_optical.errors import DataError
+from hf_optical.studies import load_study
+from hf_optical.uploading import without_token
+
+
+WORD = "PLANTEDqZx7"
+TOKEN, USELESS = f"hf_{WORD}aaaaaaaaaaaaaaaaaaaaaaa", f"hf_{WORD}bbbbbbbbbbbbbbbbbbbbbbb"
+
+
+def forms(text: str) -> list[bytes]:
+    """A text as it may lie in a file: as it is, in UTF-16, and in base64, which has three ways to begin."""
+    plain = text.encode()
+    coded = [base64.b64encode(b"x" * shift + plain)[4 if shift else 0 : -4] for shift in range(3)]
+    return [plain, text.encode("utf-16-le"), *coded]
+
+
+def contents(path: Path) -> Iterable[bytes]:
+    """What is in a file, and what it holds packed."""
+    content = path.read_bytes()
+    yield content
+    if content.startswith(b"\x1f\x8b"):
+        yield gzip.decompress(content)
+    if content.startswith(b"PAR1") and content.endswith(b"PAR1"):
+        table = pq.read_table(path)
+        yield repr((table.to_pylist(), table.schema)).encode()
+
+
+def told(folder: Path) -> list[str]:
+    """The files below a folder that tell the word."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return [str(path) for path in files if any(form in each for each in contents(path) for form in forms(WORD))]
+
+
+def test_it_would_be_found(tmp_path):
+    said = {"text.json": TOKEN.encode(), "some.gz": gzip.compress(TOKEN.encode()), "wide": TOKEN.encode("utf-16-le")}
+    said |= {f"coded{i}": base64.b64encode(b"Bearer "[i:] + TOKEN.encode()) for i in range(3)}
+    for name, content in said.items():
+        (tmp_path / name).write_bytes(content)
+    torch.save({"hub_token": TOKEN}, tmp_path / "training_args.bin")
+    pq.write_table(pa.table({"a": ["x" * 10_000 + TOKEN] * 100}), tmp_path / "a.parquet", compression="zstd")
+    assert len(told(tmp_path)) == len(said) + 2
+    (tmp_path / "text.json").write_text("hf_optical")
+    assert len(told(tmp_path)) == len(said) + 1
+
+
+def test_settings_do_not_show_it(tmp_path):
+    args = OTDistillationConfig(output_dir=str(tmp_path), language="sw", hub_token=TOKEN, use_cpu=True)
+    assert args.hub_token == TOKEN
+    for text in (str(args), repr(args), args.to_json_string(), repr(args.to_dict())):
+        assert "hub_token" in text and WORD not in text
+
+
+def test_a_study_may_not_hold_it(tmp_path):
+    """Its file is published with it."""
+    content = yaml.safe_load((REPOSITORY / "examples" / "studies" / "demo.yaml").read_text())
+    content["data_dir"] = str(DEMO)
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    load_study(tmp_path / "study.yaml")
+    content["training"] = {**(content.get("training") or {}), "hub_token": TOKEN}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(DataError, match="'hub_token' is set by the study itself") as caught:
+        load_study(tmp_path / "study.yaml")
+    assert WORD not in str(caught.value)
+
+
+def test_what_a_server_repeats_is_not_repeated():
+    for error in (OSError(f"no such token {TOKEN}"), ConnectionError("broken")):
+        error.__cause__ = ValueError(f"Illegal header value b'Bearer {TOKEN}'")
+        said, shown = without_token(error, TOKEN)
+        assert WORD not in said and shown is None
+    error = OSError("no such repository")
+    assert without_token(error, TOKEN) == ("no such repository", error)
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterable[LocalHub]:
+    monkeypatch.setitem(local_hub.TOKENS, TOKEN, ["writer", "org"])
+    with LocalHub() as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        yield hub
+        hub.shutdown()
+
+
+@pytest.mark.slow
+def test_no_byte_that_is_written_or_sent_tells_it(hub, tmp_path):
+    pytest.importorskip("matplotlib")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    # Every folder that anything could be written to is below this one.
+    places = ("HF_HOME", "HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME")
+    for name in (*places, "out"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "reliability.planted_run", str(tmp_path / "all" / "out"), TOKEN, USELESS],
+        cwd=REPOSITORY / "tests",
+        env={
+            **kept,
+            **{name: str(tmp_path / "all" / name) for name in places},
+            **{"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_DEBUG": "1"},
+            **{"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        },
+        capture_output=True,
+        timeout=500,
+    )
+    assert result.returncode == 0 and b"all done" in result.stdout, result.stderr[-4000:].decode()
+    (tmp_path / "all" / "stdout").write_bytes(result.stdout)
+    (tmp_path / "all" / "stderr").write_bytes(result.stderr)
+    for number, sent in enumerate(hub.left):
+        (tmp_path / "all" / f"sent-{number}").write_bytes(sent)
+    for name in ("run/checkpoint-2/trainer_state.json", "run/language_pack.json", "run/README.md", "report/report.md"):
+        assert (tmp_path / "all" / "out" / name).is_file(), "this was to be written"
+    assert result.stderr.count(b"Traceback") >= 12 and b"DEBUG" in result.stderr
+    assert told(tmp_path / "all") == []

@@ -1,0 +1,431 @@
+"""What runs out: disk, permission, memory, file handles; a clock that jumps; and what a long run holds on to."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
+from reliability.measuring import Footprint, footprint
+from tiny import demo_pairs
+from training.conftest import (  # noqa: F401
+    evaluator,
+    held_out,
+    make_trainer,
+    make_two,
+    pairs,
+    teacher_folder,
+    two,
+    two_held_out,
+)
+from transformers import TrainerCallback
+
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, OTDistillationTrainer
+from hf_optical.files import write_text
+from hf_optical.retrieval import TokenVectors
+from hf_optical.training import teacher as teacher_cache
+from hf_optical.training.checkpoints import checkpoint_to_resume, last_complete_checkpoint
+from hf_optical.training.teacher import TeacherVectors
+
+
+class Disk:
+    """
+    A small disk of its own, where the system lets us mount one, that can be filled to any byte or be write-protected.
+    Elsewhere files may not grow, or the folder is write-protected.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+        self.mounted = bool(shutil.which("mount")) and subprocess.run(mount, capture_output=True).returncode == 0
+
+    @contextmanager
+    def full(self, left: int) -> Iterator[None]:
+        """With room for `left` bytes more; without a disk of our own, for as many in each file."""
+        if not self.mounted:
+            with soft_limit(resource.RLIMIT_FSIZE, left):
+                yield
+            return
+        filler = self.folder / "filler"
+        filler.write_bytes(b"\0" * max(0, shutil.disk_usage(self.folder).free - left))
+        yield
+        filler.unlink()
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        if not self.mounted and os.geteuid() == 0:
+            pytest.skip("root may write anywhere, and there is no disk to be had")
+        self._protect(True)
+        yield
+        self._protect(False)
+
+    def _protect(self, protected: bool) -> None:
+        if self.mounted:
+            mode = "remount,ro" if protected else "remount,rw"
+            subprocess.run(["mount", "-o", mode, str(self.folder)], check=True)
+        else:
+            self.folder.chmod(0o500 if protected else 0o700)
+
+    def close(self) -> None:
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    disk = Disk(folder)
+    yield disk
+    disk.close()
+
+
+@contextmanager
+def soft_limit(kind: int, limit: int) -> Iterator[None]:
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {
+        path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in ("filler", "lock")
+    }
+
+
+def pack_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
+    packs = [make_pack(tiny, "sw", seed, WORDS) for seed in range(2)]
+    return lambda version: packs[version].save_pretrained(folder / "pack")
+
+
+def retriever_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("ha", make_pack(tiny, "ha", 0))
+
+    def write(version: int) -> None:
+        if version and "yo" not in retriever.languages:
+            retriever.add_language("yo", make_pack(tiny, "yo", 1))
+        retriever.save_pretrained(folder / "retriever")
+
+    return write
+
+
+def vectors_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
+    return lambda version: TokenVectors(torch.full((900, 8), version), torch.tensor([900])).save(folder / "vectors")
+
+
+def text_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
+    return lambda version: write_text(folder / "report.md", f"{version}" * 20_000)
+
+
+def cache_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
+    model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    texts = [TEXTS[:4], TEXTS * 2]
+    return lambda version: TeacherVectors.prepare(model, processor, texts[version], folder=folder, show_progress=False)
+
+
+WRITERS = (pack_writer, retriever_writer, vectors_writer, text_writer, cache_writer)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_disk_that_is_full_at_any_byte_keeps_what_was_there(writer, disk, tiny):
+    write = writer(tiny, disk.folder)
+    write(0)
+    before, failures = contents(disk.folder), 0
+    for left in range(0, 400_000, 12_288):
+        try:
+            with disk.full(left):
+                write(1)
+        except OSError as error:
+            (disk.folder / "filler").unlink(missing_ok=True)
+            assert any(cure in str(error) for cure in ("free some space", "choose another folder")), error
+            assert str(disk.folder) in str(error)
+            after = contents(disk.folder)
+            # A folder of several parts may have the first of them.
+            assert {path: after.get(path) for path in before} == before
+            assert writer is retriever_writer or after.keys() == before.keys()
+            failures += 1
+        else:
+            break
+    assert failures, "there was room for everything"
+    write(1)  # with room again
+    assert contents(disk.folder) != before
+
+
+def test_a_retriever_that_did_not_fit_opens_as_it_was(disk, tiny):
+    write = retriever_writer(tiny, disk.folder)
+    write(0)
+    with pytest.raises(OSError), disk.full(0):
+        write(1)
+    opened = OpticalRetriever.from_pretrained(disk.folder / "retriever", device="cpu")
+    assert opened.languages == ["ha"]
+    assert_equal(opened.encode_queries(TEXTS), with_pack(tiny, make_pack(tiny, "ha", 0), TEXTS, "query"))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_folder_that_is_write_protected_is_named(writer, disk, tiny):
+    write = writer(tiny, disk.folder)
+    write(0)
+    before = contents(disk.folder)
+    with disk.read_only():
+        with pytest.raises(OSError, match=f"cannot write to {disk.folder}.*; choose another folder"):
+            write(1)
+        assert contents(disk.folder) == before
+
+
+def weights(trainer: OTDistillationTrainer) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+
+
+def assert_same_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+class At(TrainerCallback):
+    """Does something before a step."""
+
+    def __init__(self, step: int, action: Callable[[], object]):
+        self.step, self.action = step, action
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.action()
+
+
+@pytest.mark.parametrize("left", [20_000, 220_000])  # in the middle of the pack and of the optimizer
+def test_a_run_on_a_full_disk_goes_on_where_it_was_when_there_is_room(disk, make_trainer, tmp_path, left):  # noqa: F811
+    options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    undisturbed = make_trainer(output_dir=str(tmp_path / "undisturbed"), **options)
+    undisturbed.train()
+    options["output_dir"] = str(disk.folder / "run")
+    full = disk.full(left)
+    with pytest.raises(OSError, match="could not save to .*free some space"):
+        make_trainer(callbacks=[At(3, full.__enter__)], **options).train()
+    full.__exit__(None, None, None)
+    assert last_complete_checkpoint(disk.folder / "run").endswith("checkpoint-2")
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=checkpoint_to_resume(disk.folder / "run", "last"))
+    assert_same_weights(weights(resumed), weights(undisturbed))
+
+
+def test_a_run_that_cannot_write_says_so_before_it_begins(disk, make_trainer):  # noqa: F811
+    trainer = make_trainer(max_steps=2, output_dir=str(disk.folder))
+    with disk.read_only(), pytest.raises(OSError, match=f"cannot write to {disk.folder} .*choose another folder"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    trainer.train()  # nothing is lost
+    assert trainer.state.global_step == 2
+
+
+class Hungry(OTDistillationTrainer):
+    """Needs more memory than there is for more than four pairs, from some step on."""
+
+    hungry_from = 0
+
+    def pair_losses(self, student, teacher):
+        if self.model.training and len(student.embeddings) > 4 and self.state.global_step >= self.hungry_from:
+            torch.empty(2**50)
+        return super().pair_losses(student, teacher)
+
+
+@pytest.mark.parametrize("hungry_from", [0, 2])
+@pytest.mark.parametrize("make", ["make_trainer", "make_two"])
+def test_a_batch_that_does_not_fit_into_memory_is_made_smaller(make, hungry_from, request, tmp_path):
+    """As if the run had been started with the size that fits: weights, steps, losses, languages of the batches."""
+    make = request.getfixturevalue(make)
+    fitting = make(per_device_train_batch_size=4, num_train_epochs=2, output_dir=str(tmp_path / "fitting"))
+    fitting.train()
+    hungry = make(trainer_class=Hungry, per_device_train_batch_size=7, num_train_epochs=2, auto_find_batch_size=True)
+    hungry.hungry_from = hungry_from
+    hungry.train()
+    assert (hungry.state.global_step, hungry.state.max_steps) == (fitting.state.global_step, fitting.state.max_steps)
+    losses = [[step["loss"] for step in each.state.log_history if "loss" in step] for each in (hungry, fitting)]
+    assert losses[0][-fitting.state.max_steps :] == losses[1]
+    assert_same_weights(weights(hungry), weights(fitting))
+
+
+def test_too_little_memory_for_one_pair_is_told(make_trainer):  # noqa: F811
+    class Starving(OTDistillationTrainer):
+        def pair_losses(self, student, teacher):
+            return {"alignment": torch.empty(2**50)}
+
+    with pytest.raises(RuntimeError, match="No executable batch size found"):
+        make_trainer(trainer_class=Starving, auto_find_batch_size=True).train()
+
+
+@contextmanager
+def few_handles(more: int) -> Iterator[None]:
+    """With so many file handles beside those that are open."""
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    before = footprint().files
+    with soft_limit(resource.RLIMIT_NOFILE, highest + 1 + more):
+        yield
+    assert footprint().files <= before
+
+
+def test_a_cache_of_many_shards_needs_few_file_handles(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_cache, "_SHARD_BYTES", 1)  # a shard a batch
+    model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    texts = [text for pair in demo_pairs()[:16] for text in pair.values()]
+    with few_handles(6):
+        vectors = TeacherVectors.prepare(model, processor, texts, folder=tmp_path, batch_size=1, show_progress=False)
+        assert len(vectors.shards) == len(texts) == 32
+        again = TeacherVectors.prepare(model, processor, texts, folder=tmp_path, show_progress=False)
+        batch = processor.queries(texts)
+        assert torch.equal(again(batch), vectors(batch))
+
+
+def test_many_packs_and_indexes_need_few_file_handles(tiny, tmp_path):
+    for number in range(8):
+        make_pack(tiny, f"x{number}", number, WORDS).save_pretrained(tmp_path / f"x{number}")
+    TokenVectors.from_list([torch.randn(3, 4)]).save(tmp_path / "vectors")
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    with few_handles(6):
+        for number in range(8):
+            retriever.add_language(f"x{number}", tmp_path / f"x{number}")
+        retriever.save_pretrained(tmp_path / "retriever")
+        assert len(OpticalRetriever.from_pretrained(tmp_path / "retriever", device="cpu").languages) == 8
+
+
+@pytest.mark.parametrize("evaluations", [3, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_evaluations_need_few_file_handles(tiny, evaluator, evaluations):  # noqa: F811
+    model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    with few_handles(6):
+        found = [evaluator(model, processor) for _ in range(evaluations)]
+    assert all(each == found[0] for each in found)
+
+
+@pytest.fixture
+def jumping_clock(monkeypatch):
+    """A clock that goes years ahead and back, from call to call."""
+    draw, now = random.Random(0), time.time
+    years = 365 * 24 * 3600.0
+
+    def jumping() -> float:
+        return now() + draw.choice([-9, -1, 0, 1, 9]) * years
+
+    monkeypatch.setattr(time, "time", jumping)
+
+
+class Stamp(TrainerCallback):
+    """Gives checkpoints times of change that go backwards."""
+
+    def on_save(self, args, state, control, **kwargs):
+        at = 2e9 - 1e6 * state.global_step
+        os.utime(f"{args.output_dir}/checkpoint-{state.global_step}", (at, at))
+
+
+def test_a_clock_that_jumps_changes_nothing(make_trainer, tmp_path, jumping_clock, monkeypatch):  # noqa: F811
+    options = {
+        **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "eval_strategy": "steps"},
+        **{"eval_steps": 2, "max_steps": 6, "cache_teacher": True, "teacher_cache_dir": str(tmp_path / "cache")},
+    }
+    first = make_trainer(callbacks=[Stamp()], **options)
+    first.train()
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+    assert last_complete_checkpoint(tmp_path / "run").endswith("checkpoint-6")
+    first.save_model()
+    first.create_model_card()
+    details = LanguagePack.from_pretrained(tmp_path / "run").details
+    assert 0 < details["seconds"] < 600
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=checkpoint_to_resume(tmp_path / "run", "last"))
+    assert_same_weights(weights(resumed), weights(first))
+    monkeypatch.undo()
+    steady = make_trainer(**{**options, "output_dir": str(tmp_path / "steady")})
+    steady.train()
+    assert_same_weights(weights(steady), weights(first))
+
+
+@pytest.mark.parametrize("times", [24, pytest.param(300, marks=pytest.mark.slow)])
+def test_opening_and_closing_a_pack_again_and_again_leaves_nothing(tiny, tmp_path, times):
+    packs = [make_pack(tiny, "sw", 0, WORDS), make_pack(tiny, "sw", 1)]
+    for number, pack in enumerate(packs):
+        pack.save_pretrained(tmp_path / str(number))
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    fingerprint, expected = retriever.model.fingerprint(), retriever.encode_queries(TEXTS)
+
+    def turn(count: int) -> Footprint:
+        for number in range(count):
+            retriever.add_language("sw", tmp_path / str(number % 2))
+            retriever.encode_queries(TEXTS[:2])
+            retriever.remove_language("sw")
+        return footprint()
+
+    before, after = turn(8), turn(times)
+    assert after.tensors == before.tensors and after.tensor_bytes == before.tensor_bytes
+    assert after.files == before.files
+    assert after.objects - before.objects < 100
+    assert after.memory - before.memory < 4e6
+    assert retriever.model.fingerprint() == fingerprint
+    assert_equal(retriever.encode_queries(TEXTS), expected)
+
+
+def run_steps(make_trainer, steps: int, early: int, evaluator) -> tuple[Footprint, Footprint]:  # noqa: F811
+    """What a run of `steps` steps holds at step `early` and at its end, logging and evaluating now and then."""
+    found = []
+    trainer = make_trainer(
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        logging_steps=steps // 100,
+        eval_strategy="steps",
+        eval_steps=steps // 20,
+        retrieval_evaluator=evaluator,
+        save_strategy="steps",
+        save_steps=steps // 10,
+        save_total_limit=1,
+        # Behind the logging and the evaluation of the step before.
+        callbacks=[At(step, lambda: found.append(footprint())) for step in (early, steps - 1)],
+    )
+    trainer.train()
+    return tuple(found)
+
+
+def test_a_run_holds_no_more_tensors_at_its_end(make_trainer, evaluator):  # noqa: F811
+    early, late = run_steps(make_trainer, 300, 60, evaluator)
+    assert late.tensors - early.tensors <= 8
+    assert late.tensor_bytes - early.tensor_bytes < 1e5
+    assert late.files <= early.files
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_steps(make_trainer, evaluator):  # noqa: F811
+    early, late = run_steps(make_trainer, 10_000, 2000, evaluator)
+    print(early, late)
+    assert late.tensors - early.tensors <= 200
+    assert late.tensor_bytes - early.tensor_bytes < 1e5
+    assert late.files <= early.files
+    assert late.objects - early.objects < 20_000
+    assert late.memory - early.memory < 10e6
+
+
+@pytest.mark.parametrize("batches", [60, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_encoding_batch_after_batch_holds_nothing(tiny, batches):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("sw", make_pack(tiny, "sw", 0, WORDS))
+
+    def encode(count: int) -> Footprint:
+        for number in range(count):
+            # Words that were never seen, of which it remembers so many and no more.
+            retriever.encode_queries([f"{text} mzuqo{number % 7}" for text in TEXTS[:4]], batch_size=4)
+        return footprint()
+
+    before, after = encode(batches // 5), encode(batches)
+    assert after.tensors == before.tensors and after.tensor_bytes == before.tensor_bytes
+    assert after.files == before.files
+    assert after.objects - before.objects < 100
+    assert after.memory - before.memory < 4e6

@@ -1,0 +1,430 @@
+"""What comes from others is read and never run, stays in its folder, and takes no more than it should."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import pickle
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from packs import WORDS, make_pack
+from reliability.folders import LAYOUTS, sign_pack, write_layout
+from reliability.fuzzing import limited_memory
+from safetensors.torch import save_file
+from tiny import DEMO, REPOSITORY, tiny_checkpoint
+
+from hf_optical import (
+    LanguagePack,
+    OpticalModel,
+    OpticalProcessor,
+    OpticalRetriever,
+    OTDistillationConfig,
+    OTDistillationTrainer,
+    load_bitext,
+)
+from hf_optical.errors import DataError
+from hf_optical.model.layout.folder import inside
+from hf_optical.studies import load_study
+
+
+# What the code says.
+
+NEVER_IMPORTED = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile", "zipfile"}
+NEVER_CALLED = {"eval", "exec", "compile", "__import__", "extractall", "unpack_archive", "system", "popen"}
+
+
+def called(node: ast.Call) -> tuple[str, str]:
+    """The name that is called, and what it is an attribute of."""
+    if isinstance(node.func, ast.Attribute):
+        return node.func.attr, ast.unparse(node.func.value)
+    return (node.func.id, "") if isinstance(node.func, ast.Name) else ("", "")
+
+
+def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Lines that could run what they read, and what is wrong with them."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            modules = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            for module in {module.partition(".")[0] for module in modules} & NEVER_IMPORTED:
+                yield node.lineno, f"import of {module}"
+        if not isinstance(node, ast.Call):
+            continue
+        name, owner = called(node)
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        # `re.compile` and `model.eval()` have other business.
+        if name in NEVER_CALLED and owner in ("", "builtins", "os", "shutil") or name in ("extractall",):
+            yield node.lineno, f"{name}()"
+        if owner == "torch" and name == "load" and given.get("weights_only") != "True":
+            yield node.lineno, "torch.load without weights_only=True"
+        if owner in ("np", "numpy") and name == "load" and given.get("allow_pickle", "False") != "False":
+            yield node.lineno, "np.load with pickles"
+        if owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load"):
+            yield node.lineno, f"yaml.{name}"
+        if given.get("shell", "False") != "False":
+            yield node.lineno, "a shell"
+        if given.get("trust_remote_code", "False") != "False":
+            yield node.lineno, "code of others"
+        if owner.startswith("Auto") and name == "from_pretrained":
+            # Left open, transformers asks whoever sits at the keyboard.
+            if given.get("trust_remote_code") != "False":
+                yield node.lineno, f"{owner}.from_pretrained without trust_remote_code=False"
+            if owner.startswith("AutoModel") and given.get("use_safetensors") != "True":
+                yield node.lineno, f"{owner}.from_pretrained without use_safetensors=True"
+
+
+@pytest.mark.parametrize("root", ["src", "examples"])
+def test_no_line_could_run_what_it_reads(root):
+    files = sorted((REPOSITORY / root).rglob("*.py"))
+    assert files
+    found = [
+        f"{file.relative_to(REPOSITORY)}:{line}: {fault}"
+        for file in files
+        for line, fault in faults(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("import pickle", "from joblib import load", "eval(text)", "builtins.exec(text)", "__import__(name)"),
+        *("torch.load(path)", "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)"),
+        *("yaml.load(text, Loader=Loader)", "archive.extractall(folder)", "shutil.unpack_archive(path)"),
+        *("subprocess.run(text, shell=True)", "os.system(text)", "AutoConfig.from_pretrained(name)"),
+        *("model = Thing(name, trust_remote_code=True)", "AutoModel.from_pretrained(name, trust_remote_code=False)"),
+    ],
+)
+def test_such_a_line_would_be_found(line):
+    assert list(faults(ast.parse(line)))
+
+
+def test_transformers_reads_the_state_of_a_run_without_running_it():
+    """optimizer.pt, scheduler.pt and rng_state.pth are Trainer's own: pickles, of which only tensors are unpacked."""
+    import transformers.trainer
+
+    tree = ast.parse(Path(transformers.trainer.__file__).read_text(encoding="utf-8"))
+    loads = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and called(node) == ("load", "torch")]
+    assert loads and not [fault for fault in faults(tree) if "torch.load" in fault[1]]
+
+
+# What is read.
+
+
+class Planted:
+    """A pickle that makes a file when it is opened."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return (Path.touch, (self.file,))
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch) -> Iterator[Callable[[Path], None]]:
+    """Puts code into a file that makes another one if it runs; and someone at the keyboard agrees to everything."""
+    proof = tmp_path / "it ran"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 100))
+
+    def plant(path: Path) -> None:
+        if path.suffix == ".py":
+            path.write_text(f"import pathlib\npathlib.Path({str(proof)!r}).touch()\n")
+        else:
+            torch.save(Planted(proof), path)
+
+    plant(tmp_path / "code.bin")
+    torch.load(tmp_path / "code.bin", weights_only=False)
+    assert proof.exists()
+    proof.unlink()
+    yield plant
+    assert not proof.exists()
+
+
+@pytest.fixture
+def pack(tiny, tmp_path) -> Path:
+    make_pack(tiny, "sw", 1, WORDS).save_pretrained(tmp_path / "pack")
+    return tmp_path / "pack"
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pickled_weights_are_not_opened(planted, tmp_path, layout):
+    folder = write_layout(tmp_path / "folder", layout)
+    for path in list(folder.rglob("model.safetensors")):
+        path.unlink()
+        planted(path.with_name("pytorch_model.bin"))
+    with pytest.raises(OSError, match=f"{folder}.* no safetensors weights. Pickled weights can run code"):
+        OpticalModel.from_pretrained(folder)
+    # An index may name what it likes.
+    save_file({"a": torch.zeros(1)}, folder / "model-00001-of-00002.safetensors")
+    index = folder / "model.safetensors.index.json"
+    for name in ("pytorch_model.bin", f"../{folder.name}/pytorch_model.bin", str(folder / "pytorch_model.bin")):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {"a": name}}))
+        with pytest.raises(OSError, match=f"{index} names .*pytorch_model.bin and not only safetensors beside it"):
+            OpticalModel.from_pretrained(folder)
+
+
+def test_a_pickled_adapter_is_not_opened(planted, pack):
+    (pack / "adapter_model.safetensors").unlink()
+    planted(pack / "adapter_model.bin")
+    with pytest.raises(OSError, match="no whole language pack: looked for adapter_model.safetensors, found"):
+        OpticalRetriever.from_pretrained(pack)
+    shutil.copy(pack / "adapter_model.bin", pack / "adapter_model.safetensors")
+    sign_pack(pack)
+    with pytest.raises(OSError, match="adapter_model.safetensors holds no weights"):
+        OpticalRetriever.from_pretrained(pack)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "no-such-model"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_code_beside_the_weights_is_not_run(planted, tmp_path, layout, model_type):
+    folder = write_layout(tmp_path / "folder", layout)
+    planted(folder / "modeling.py")
+    auto = {name: f"modeling.{name}" for name in ("AutoConfig", "AutoModel", "AutoTokenizer")}
+    edit(folder / "config.json", lambda content: content.update(auto_map=auto, model_type=model_type))
+    tokenizer = {"auto_map": {"AutoTokenizer": ["modeling.A", "modeling.B"]}, "tokenizer_class": "NoSuchTokenizer"}
+    edit(folder / "tokenizer_config.json", lambda content: content.update(tokenizer))
+    for one in (OpticalModel, OpticalProcessor, OpticalRetriever):
+        try:
+            one.from_pretrained(folder)
+        except OSError as error:
+            assert str(folder) in str(error)
+        else:
+            assert model_type == "bert"
+
+
+def test_the_state_of_a_run_does_not_run(planted, tiny, tmp_path):
+    """Trainer's own files: that a run goes on is worth reading them, but they are not to be trusted either."""
+    pairs = load_bitext(DEMO / "train.jsonl", "sw").select(range(10))
+    args = OTDistillationConfig(
+        **{"output_dir": str(tmp_path / "run"), "language": "sw", "max_steps": 2, "save_steps": 1, "use_cpu": True},
+        **{"new_words": 0, "eval_strategy": "no", "disable_tqdm": True, "report_to": "none"},
+    )
+    OTDistillationTrainer(str(tiny), str(tiny), args, pairs).train()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        folder = shutil.copytree(tmp_path / "run" / "checkpoint-1", tmp_path / name / "checkpoint-1")
+        assert (folder / name).is_file()
+        planted(folder / name)
+        with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+            OTDistillationTrainer(str(tiny), str(tiny), args, pairs).train(resume_from_checkpoint=str(folder))
+
+
+# Where it is read from.
+
+
+ELSEWHERE = ["../x", "a/../../x", "/etc", "..", "..\\x", "a\0b", "a\nb", "link", "link/x", "x" * 999]
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_name_stays_in_its_folder(tmp_path, name):
+    folder = tmp_path / "folder"
+    (folder / "1_Dense").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path)
+    assert inside(folder, "1_Dense", folder / "modules.json") == folder / "1_Dense"
+    assert inside(folder, "", folder / "modules.json") == folder
+    with pytest.raises(OSError, match="modules.json names .*, which is no path inside its folder"):
+        inside(folder, name, folder / "modules.json")
+
+
+def test_links_of_the_hubs_cache_are_followed(tmp_path):
+    cache = tmp_path / "models--org--model"
+    folder, blobs = cache / "snapshots" / "0a1b2c", cache / "blobs"
+    for path in (folder, blobs):
+        path.mkdir(parents=True)
+    (blobs / "5f").write_text("")
+    (folder / "weights").symlink_to("../../blobs/5f")
+    (folder / "elsewhere").symlink_to("../../../blobs")
+    assert inside(folder, "weights", folder) == folder / "weights"
+    with pytest.raises(OSError, match="no path inside"):
+        inside(folder, "elsewhere", folder)
+
+
+@pytest.mark.parametrize("layout", ["pylate", "multi_vector_encoder"])
+@pytest.mark.parametrize("where", ["../outside", "absolute", "linked"])
+def test_modules_elsewhere_are_refused(tmp_path, layout, where):
+    folder = write_layout(tmp_path / "folder", layout)
+    modules = json.loads((folder / "modules.json").read_text())
+    (dense,) = (module for module in modules if module["type"].endswith("Dense"))
+    shutil.move(folder / dense["path"], tmp_path / "outside")
+    if where == "linked":
+        (folder / "linked").symlink_to("../outside")
+    dense["path"] = str(tmp_path / "outside") if where == "absolute" else where
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for one in (OpticalModel, OpticalProcessor):
+        with pytest.raises(OSError, match=f"{folder}/modules.json names .*no path inside its folder"):
+            one.from_pretrained(folder)
+
+
+def test_an_adapter_beside_a_model_does_not_lead_to_another_base(tmp_path):
+    """transformers would open the base that the adapter names, wherever that is."""
+    folder, other = tiny_checkpoint(tmp_path / "folder"), tiny_checkpoint(tmp_path / "other", seed=1)
+    make_pack(other, "sw", 1).save_pretrained(tmp_path / "pack")
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(tmp_path / "pack" / name, folder)
+    with pytest.raises(OSError, match="holds a model and adapter_config.json"):
+        OpticalModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("code", ["../../outside", "absolute", "..", ""])
+def test_languages_are_no_paths(tiny, tmp_path, code):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("sw", make_pack(tiny, "sw", 1))
+    retriever.save_pretrained(tmp_path / "saved")
+    shutil.move(tmp_path / "saved" / "language_packs" / "sw", tmp_path / "outside")
+    code = str(tmp_path / "outside") if code == "absolute" else code
+    (tmp_path / "saved" / "languages.json").write_text(json.dumps({"languages": [code], "language": code}))
+    with pytest.raises(OSError, match="languages.json is damaged.*is no language code"):
+        OpticalRetriever.from_pretrained(tmp_path / "saved", device="cpu")
+    with pytest.raises(ValueError, match="is no language code"):
+        make_pack(tiny, code, 1)
+
+
+# What an adapter may do.
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"megatron_config": {"a": 1}, "megatron_core": "megatron.core"}, "megatron_config"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights"),
+        ({"layer_replication": [[0, 2]] * 100}, "layer_replication"),
+        ({"modules_to_save": ["dense"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+        ({"target_modules": r"(.*)*(.*)*query"}, "target_modules"),
+        ({"rank_pattern": {r"(a+)+$": 4}}, "rank_pattern"),
+        ({"r": 10**9}, "rank 1000000000"),
+        ({"rank_pattern": {"query": 10**6}}, "rank 1000000"),
+        ({"r": 0}, "r would"),
+        ({"r": "4"}, "damaged"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"target_modules": [3]}, "target_modules"),
+        ({"alpha_pattern": [1]}, "alpha_pattern"),
+    ],
+    ids=str,
+)
+def test_an_adapter_that_is_more_than_its_weights(pack, changes, named):
+    edit(pack / "adapter_config.json", lambda content: content.update(changes))
+    sign_pack(pack)
+    before = time.process_time()
+    with limited_memory(2**30), pytest.raises(OSError, match=f"{pack}/adapter_config.json .*{named}"):
+        LanguagePack.from_pretrained(pack)
+    assert time.process_time() - before < 5
+
+
+# How much of it.
+
+
+def nested(depth: int) -> str:
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+@pytest.mark.parametrize("content", [nested(100_000), "[" * 10**6, '{"a": ' + "9" * 10**6 + "}"], ids=len)
+@pytest.mark.parametrize("name", ["config.json", "modules.json", "config_sentence_transformers.json"])
+def test_json_that_never_ends(tmp_path, name, content):
+    folder = write_layout(tmp_path / "folder", "pylate")
+    (folder / name).write_text(content)
+    with limited_memory(2**30), pytest.raises(OSError, match=f"{folder}/{name} is not valid JSON"):
+        OpticalModel.from_pretrained(folder)
+
+
+def test_json_that_is_too_large(pack, tmp_path):
+    for path in (pack / "language_pack.json", tmp_path / "endless"):
+        with open(path, "wb") as file:
+            file.truncate(2**40)  # with nothing on the disk
+    with limited_memory(2**30), pytest.raises(OSError, match="language_pack.json has more than 67108864 bytes"):
+        LanguagePack.from_pretrained(pack)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"hidden_size": 10**9}, {"hidden_size": 10**18}, {"vocab_size": 10**12}, {"intermediate_size": 2**40}),
+        *({"num_hidden_layers": 10**9}, {"max_position_embeddings": 10**12}, {"num_attention_heads": 10**9}),
+        *({"num_hidden_layers": -1, "hidden_size": -32}, {"type_vocab_size": 10**10}, {"hidden_size": 2**14}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("layout", ["encoder", "stanford"])
+def test_a_model_that_its_weights_could_not_fill(tmp_path, layout, changes):
+    folder = write_layout(tmp_path / "folder", layout)
+    edit(folder / "config.json", lambda content: content.update(changes))
+    before = time.process_time()
+    with limited_memory(4 * 2**30), pytest.raises(OSError, match=f"{folder}.*"):
+        OpticalModel.from_pretrained(folder)
+    assert time.process_time() - before < 20
+
+
+def header(content: bytes, size: int | None = None) -> bytes:
+    return (len(content) if size is None else size).to_bytes(8, "little") + content
+
+
+def tensor(**changes) -> bytes:
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}
+    return header(json.dumps({"embeddings.word_embeddings.weight": entry}).encode()) + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(header(b"", 2**63), header(b"{}", 10**9), header(b"", 2**64 - 1), header(b"[" * 10**6), b"", bytes(8)),
+        *(tensor(shape=[2**62, 4]), tensor(shape=[10**9]), tensor(data_offsets=[0, 2**63])),
+        *(tensor(data_offsets=[4, 0]), tensor(shape=[-1]), tensor(dtype="F1000"), tensor(shape=[0] * 10**5)),
+    ],
+    ids=lambda content: f"{len(content)}-{content[:40]!r}",
+)
+def test_a_head_of_weights_that_lies(tmp_path, pack, content):
+    folder = write_layout(tmp_path / "folder", "encoder")
+    (folder / "model.safetensors").write_bytes(content)
+    (pack / "adapter_model.safetensors").write_bytes(content)
+    sign_pack(pack)
+    with limited_memory(2 * 2**30):
+        with pytest.raises(OSError, match=f"{folder}"):
+            OpticalModel.from_pretrained(folder)
+        with pytest.raises(OSError, match=f"{pack}/adapter_"):
+            LanguagePack.from_pretrained(pack).attach(OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "b")))
+
+
+# YAML.
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("!!python/object/apply:pathlib.Path.touch [ran]", "could not determine a constructor"),
+        ("teacher: !!python/object/new:os.system ['touch ran']", "could not determine a constructor"),
+        (LAUGHS, "values with every alias written out"),
+        ("name:\n  " + LAUGHS.replace("\n", "\n  "), "values with every alias written out"),
+        ("notes: &a [*a, *a]", "values with every alias written out"),
+        ("[" * 10**5, "nested"),
+        ("x" * 2**23, "more than 4194304 bytes"),
+        ("name: 2024-99-99", "no YAML"),
+    ],
+    ids=["object", "call", "laughs", "laughs in a known key", "itself", "nested", "large", "no date"],
+)
+def test_a_study_is_only_read(tmp_path, monkeypatch, content, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(content)
+    before = time.process_time()
+    with limited_memory(2**30), pytest.raises(DataError, match=f"(?s)study.yaml.*{named}") as caught:
+        load_study(tmp_path / "study.yaml")
+    assert time.process_time() - before < 20 and not (tmp_path / "ran").exists()
+    assert len(str(caught.value)) < 10_000
