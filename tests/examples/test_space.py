@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hf_optical import OpticalModel, OpticalProcessor
 
 
 pytest.importorskip("gradio", reason="the page needs gradio")
+gradio_client = pytest.importorskip("gradio_client")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
 
 SPACE = REPOSITORY / "examples" / "space"
@@ -195,6 +197,20 @@ def test_a_phone_needs_no_sideways_scrolling(page):
         page.get_by_role("tab", name=tab).click()
         page.wait_for_timeout(200)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+
+
+def test_visitors_who_ask_at_once_are_each_answered_in_their_language(address):
+    visitors = [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(6)]
+    languages = ["sw", ""] * 3
+
+    def ask(visitor: gradio_client.Client, language: str) -> str:
+        return visitor.predict("mzuqo?", language, api_name="/search")
+
+    expected = {language: ask(visitors[0], language) for language in languages}
+    assert expected["sw"] != expected[""] and "Rain" in expected["sw"]
+    with ThreadPoolExecutor(len(visitors)) as threads:
+        for _ in range(5):
+            assert [*threads.map(ask, visitors, languages)] == [expected[language] for language in languages]
 
 
 def test_nothing_outside_this_machine_was_asked_for(address, own):

@@ -15,6 +15,7 @@ from hf_optical.languages import (
     make_trainable,
     remove,
 )
+from hf_optical.languages.adapters import at_work
 
 
 TEXTS = ["Kwa nini unaendesha haraka?", "Basi.", "The driver is here, with a bus full of passengers."]
@@ -130,6 +131,24 @@ def test_two_languages_do_not_touch_each_other(opened):
 
     remove(model, "ha")  # not at work: the one at work goes on
     assert (languages(model), active_language(model)) == (["yo"], "yo")
+    assert torch.equal(vectors(model, processor), yoruba)
+
+
+def test_a_language_for_a_block_of_code(opened):
+    model, processor, base = opened
+    for language in ("ha", "yo"):
+        add_adapter(model, language, default_lora_config(model))
+        disturb(model, language)
+    model.eval()
+    yoruba = vectors(model, processor)
+    with at_work(model, None):
+        assert torch.equal(vectors(model, processor), base)
+        with pytest.raises(ZeroDivisionError), at_work(model, "ha"):
+            assert active_language(model) == "ha"
+            1 / 0  # noqa: B018
+        assert active_language(model) is None
+        with pytest.raises(KeyError, match="no pack for language 'sw' is open"), at_work(model, "sw"):
+            pass
     assert torch.equal(vectors(model, processor), yoruba)
 
 

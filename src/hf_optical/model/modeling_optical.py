@@ -254,11 +254,19 @@ def _open_encoder(layout: Layout, config: PreTrainedConfig, dtype: torch.dtype, 
         options = {"add_pooling_layer": any("pooler." in name for name in names), **options}
     options = {"dtype": dtype, "output_loading_info": True, **options}
     others = {name for layer in layout.projection if layer.file == folder / WEIGHTS for name in layer.names}
-    if others:
-        weights = {name: weight for name, weight in load_file(folder / WEIGHTS).items() if name not in others}
-        encoder, report = encoder_class.from_pretrained(None, config=config, state_dict=weights, **options)
-    else:
-        encoder, report = AutoModel.from_pretrained(folder, use_safetensors=True, **options)
+    try:
+        if others:
+            weights = {name: weight for name, weight in load_file(folder / WEIGHTS).items() if name not in others}
+            encoder, report = encoder_class.from_pretrained(None, config=config, state_dict=weights, **options)
+        else:
+            encoder, report = AutoModel.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, **options
+            )
+    except RuntimeError as error:
+        raise OSError(
+            f"{folder} has weights of other shapes than its config.json says, or of none; fetch or save the "
+            "checkpoint again"
+        ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise OSError(

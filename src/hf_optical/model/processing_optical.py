@@ -220,7 +220,10 @@ class OpticalProcessor(PushToHub):
         stored = layout.roles(tokenizer)
         if (layout.folder / NEAREST_WORDS).is_file():
             stored["nearest_words"] = _read_words(layout.folder / NEAREST_WORDS)
-        return cls(tokenizer, **{**stored, **roles})
+        try:
+            return cls(tokenizer, **{**stored, **roles})
+        except ValueError as error:
+            raise ValueError(f"{layout.folder} cannot be opened: {error}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the tokenizer and the role settings, in the layout of `layout/pylate.py`."""
@@ -302,9 +305,12 @@ class OpticalProcessor(PushToHub):
 def _open_tokenizer(layout: Layout) -> PreTrainedTokenizerBase:
     folder = layout.folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    # What is wrong with the files decides the type: JSON and value errors, or a bare `Exception` from Rust.
-    except Exception as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer("a")  # some damage shows in use alone
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # What is wrong with the files decides the type: JSON and value errors, a bare `Exception` from Rust, or a panic.
+    except BaseException as error:
         reason = str(error).strip().split("\n")[0]
         raise OSError(f"the tokenizer in {folder} is missing or damaged ({reason}); fetch it again") from error
     if layout.lower_case:

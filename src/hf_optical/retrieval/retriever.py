@@ -16,7 +16,7 @@ from ..files import write_text
 from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
-from ..languages.adapters import lock_of
+from ..languages.adapters import adapter_name, lock_of
 from ..languages.pack import PACK_FILES, is_pack
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
@@ -26,6 +26,7 @@ from ..model.layout import (
     NEAREST_WORDS,
     PACKS_FOLDER,
     local_folder,
+    misfits,
     packaged_copy,
     read_json,
 )
@@ -435,6 +436,11 @@ def _read_languages(folder: Path) -> tuple[list[str], str | None]:
         return [], None
     saved = read_json(folder / _LANGUAGES)
     codes, chosen = saved.get("languages"), saved.get("language")
-    if not isinstance(codes, list) or chosen not in [None, *codes] or not all(isinstance(code, str) for code in codes):
-        raise OSError(f"{folder / _LANGUAGES} is damaged; fetch or save the retriever again")
+    try:
+        if misfits(codes, [str]) or chosen not in [None, *codes]:
+            raise ValueError("no list of languages with the one that is set")
+        for code in codes:
+            adapter_name(code)  # the names of folders
+    except ValueError as error:
+        raise OSError(f"{folder / _LANGUAGES} is damaged ({error}); fetch or save the retriever again") from error
     return codes, chosen

@@ -123,8 +123,10 @@ class Seq2SeqTranslator:
             OSError: the model is not there, or holds no weights.
             ValueError: the model is no sequence-to-sequence model, or as for the class.
         """
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModelForSeq2SeqLM.from_pretrained(name, revision=revision, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            name, revision=revision, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return cls(model, tokenizer, source_language, target_language, **options)
 

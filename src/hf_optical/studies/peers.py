@@ -159,7 +159,9 @@ def open_dense(
 ) -> SentenceTransformer:
     """A sentence encoder, opened if it is given by name; raises `ImportError` without sentence-transformers."""
     if isinstance(model, (str, os.PathLike)):
-        return _sentence_transformers().SentenceTransformer(str(local_folder(model)), device=device)
+        return _sentence_transformers().SentenceTransformer(
+            str(local_folder(model)), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     return model
 
 

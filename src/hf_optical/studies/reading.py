@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import DataError
 from ..evaluation import retrieval_metrics
 from ..evaluation.perturbations import PERTURBATIONS
@@ -24,6 +22,7 @@ from .config import (
     TestSource,
     existing,
     method_files,
+    read_yaml,
     trained_methods,
     training_arguments,
 )
@@ -54,13 +53,7 @@ def load_study(file: str | os.PathLike, data_dir: str | os.PathLike | None = Non
             The message names the file, the place in it and the cure.
     """
     file = Path(file)
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"the study {file} cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is no YAML in UTF-8: {' '.join(str(error).split())}") from error
-    return _Reader(file, data_dir).study(content)
+    return _Reader(file, data_dir).study(read_yaml(file))
 
 
 class _Reader:

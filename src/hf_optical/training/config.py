@@ -20,7 +20,7 @@ _TARGETS = ("teacher", "labels")
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
-@dataclass
+@dataclass(repr=False)  # TrainingArguments' own hides the Hub token
 class OTDistillationConfig(TrainingArguments):
     r"""
     Settings of [`OTDistillationTrainer`]: those of [`~transformers.TrainingArguments`] and the ones below.

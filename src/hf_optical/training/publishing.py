@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from transformers import Trainer
 
+from ..files import staged_directory
 from ..hub import create_repository, upload_folder, write_card
 from ..hub.cards import FIGURE
 from ..languages.pack import PACK_FILES
@@ -197,5 +198,5 @@ def _draw(log_history: list[dict[str, Any]], file: Path) -> None:
         figure = plot_training(log_history)
     except ValueError:  # nothing was logged
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=200)
+    with staged_directory(file.parent) as staged:
+        figure.savefig(staged / file.name, dpi=200)

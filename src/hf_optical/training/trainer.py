@@ -20,7 +20,7 @@ from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import SaveOnInterrupt, read_weights
+from .checkpoints import CheckpointingTrainer, SaveOnInterrupt, read_weights
 from .config import OTDistillationConfig
 from .distributed import from_main_process, mean_over_processes
 from .preparation import (
@@ -41,7 +41,7 @@ from .sampling import LanguageSampler, join_languages
 from .teacher import TeacherVectors
 
 
-class OTDistillationTrainer(PublishingTrainer):
+class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
     r"""
     Teaches a student new languages from sentence pairs: it reads the new language, a frozen teacher reads the English,
     and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv 2301.12566).

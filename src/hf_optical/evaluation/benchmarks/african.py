@@ -40,6 +40,7 @@ def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLi
     if split not in _afriqa_splits(code):
         raise DataError(f"split is {split!r}; for {language!r} afriqa has {', '.join(_afriqa_splits(code))}")
     pivot = "fr" if code in _AFRIQA_FRENCH else "en"
+    asked: Path | None = None
     documents: dict[Document, str] = {}
     queries: dict[str, Query] = {}
     qrels: dict[str, dict[str, int]] = {}
@@ -48,20 +49,22 @@ def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLi
             continue
         for part in _afriqa_splits(own):
             file = f"data/gold_passages/{own}/gold_span_passages.afriqa.{own}.{pivot}.{part}.json"
-            for row, where in read_objects(_fetch(folder or _AFRIQA, file)):
+            path = _fetch(folder or _AFRIQA, file)
+            asked = path if (own, part) == (code, split) else asked
+            for row, where in read_objects(path):
                 # Either may be null, empty or NaN.
                 if not all(isinstance(row.get(name), str) and row[name] for name in ("context", "question_lang")):
                     continue
                 passage = Document(text_field(row, "title", where, default=""), row["context"])
                 document = documents.setdefault(passage, f"{pivot}-{len(documents)}")
-                if (own, part) == (code, split):
+                if path == asked:
                     if not isinstance(row.get("id"), (int, str)):
                         raise DataError(f"{where}: 'id' is {shown(row.get('id'))}; it must be a string or a number")
                     query = f"{split}-{row['id']}"
                     queries[query] = Query(row["question_lang"], text_field(row, "question_translated", where))
                     qrels[query] = {document: 1}
     corpus = ((key, document) for document, key in documents.items())
-    return f"afriqa/{language}/{split}", RawBenchmark(corpus, queries, qrels)
+    return f"afriqa/{language}/{split}", RawBenchmark(corpus, queries, qrels, origin=str(asked))
 
 
 def _afriqa_splits(code: str) -> tuple[str, ...]:
@@ -89,7 +92,9 @@ def read_ciral(language: str | None, split: str | None, folder: str | os.PathLik
         (key, Document(text_field(row, "title", where, default=""), text_field(row, "text", where)))
         for key, row, where in read_rows(passages, "docid")
     )
-    return f"ciral/{short}/{split}", RawBenchmark(corpus, queries, qrels)
+    return f"ciral/{short}/{split}", RawBenchmark(
+        corpus, queries, qrels, origin=f"{topics}, {judgements} and {passages}"
+    )
 
 
 def _choose(name: str, language: str | None, languages: dict[str, str]) -> tuple[str, str]:

@@ -15,13 +15,14 @@ from ..datasets import Document, Query, RetrievalDataset
 class RawBenchmark:
     """
     A retrieval set as its keeper gives it out: documents are read when they are asked for, one after the other, and
-    `queries` and `qrels` need not name the same queries.
+    `queries` and `qrels` need not name the same queries. `origin` is where it was read from, for messages.
     """
 
     documents: Iterable[tuple[str, Document]]
     queries: Mapping[str, Query]
     qrels: Mapping[str, Mapping[str, int]]
     ignore_identical_ids: bool = False
+    origin: str = ""
 
     def assemble(self, name: str, documents: int | None = None, seed: int = 0) -> RetrievalDataset:
         """
@@ -34,11 +35,12 @@ class RawBenchmark:
         """
         queries = {key: query for key, query in self.queries.items() if key in self.qrels}
         qrels = {key: dict(self.qrels[key]) for key in queries}
+        read = f"{name} (read from {self.origin})" if self.origin else name
         if not queries:
-            raise DataError(f"{name} judges none of its {len(self.queries)} queries; choose another split or language")
+            raise DataError(f"{read} judges none of its {len(self.queries)} queries; choose another split or language")
         name, corpus = _draw(name, self.documents, _judged(qrels), documents, seed)
         if not any(score > 0 and key in corpus for judgements in qrels.values() for key, score in judgements.items()):
-            raise DataError(f"{name} holds no document that is judged relevant; its parts do not fit together")
+            raise DataError(f"{read} holds no document that is judged relevant; its parts do not fit together")
         return RetrievalDataset(name, corpus, queries, qrels, self.ignore_identical_ids)
 
 

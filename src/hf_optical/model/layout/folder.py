@@ -17,6 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...files import settle
 from ...uploading import without_token
 
 
@@ -68,6 +69,7 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
         OSError: there is no such folder, and no such repository that can be reached. The message says why.
     """
     if Path(name_or_path).is_dir():
+        settle(name_or_path)
         return Path(name_or_path)
     packaged = None if revision else packaged_copy(str(name_or_path))
     if packaged is not None:

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from hf_optical.languages import default_lora_config
+from hf_optical.languages.lora_settings import unfit_settings, unheard_ranks
+
+
+def test_what_the_library_and_most_people_train_with_is_fit(tiny_model):
+    usual = {"target_modules": ["query"], "use_rslora": True, "use_dora": True, "init_lora_weights": "gaussian"}
+    usual |= {"layers_to_transform": [0, 1]}
+    patterns = {
+        "target_modules": r"encoder\.layer\.\d+\.attention\.self\.(query|value)",
+        "rank_pattern": {r"layer\.\d+\.output": 8},
+        "alpha_pattern": {"query": 1.5},
+    }
+    for config in (default_lora_config(tiny_model, rank=700), LoraConfig(**usual), LoraConfig(r=8, **patterns)):
+        assert unfit_settings(config) == []
+        assert unfit_settings(LoraConfig(**config.to_dict())) == []
+
+
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(.*)*x", r".*.*.*.*.*x", "a" * 3000, r"(?:a|b){1,9}"])
+def test_patterns_that_could_take_forever_are_not(pattern):
+    before = time.process_time()
+    assert unfit_settings(LoraConfig(target_modules=pattern)) == ["target_modules"]
+    assert unfit_settings(LoraConfig(alpha_pattern={pattern: 1.0})) == ["alpha_pattern"]
+    assert time.process_time() - before < 1
+
+
+def test_a_rank_is_heard_of_where_a_weight_has_it_or_where_it_is_small():
+    weights = {"layer.lora_A.weight": torch.zeros(600, 4), "layer.other": torch.zeros(9000, 4)}
+    assert unheard_ranks(LoraConfig(r=600, rank_pattern={"a": 512}), weights) == []
+    assert unheard_ranks(LoraConfig(r=601, rank_pattern={"a": 9000}), weights) == [601, 9000]
+    assert unheard_ranks(LoraConfig(r=512), {}) == []
