@@ -132,7 +132,9 @@ class LanguagePack(PushToHub):
                 add_adapter(model, self.language, self.lora_config, self.vocabulary)
             # PEFT has many ways to say that an adapter does not fit, none of which names it.
             except Exception as error:
-                raise ValueError(f"the pack for {self.language!r} does not fit its base: {error}") from error
+                raise ValueError(
+                    f"the pack for {self.language!r} does not fit its base: {str(error)[:1000]}"
+                ) from error
             self.load_into(model)
 
     def check_base(self, model: OpticalModel) -> None:

@@ -48,7 +48,7 @@ def read_pack_config(path: Path) -> dict[str, Any]:
     try:
         adapter_name(stored["language"])
     except ValueError as error:
-        raise OSError(f"{path} is damaged: {error}") from error
+        raise OSError(f"{path} is damaged: {str(error)[:1000]}") from error
     return {name: stored[name] for name in kinds}
 
 
@@ -90,7 +90,7 @@ def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Ten
         config = LoraConfig.from_pretrained(str(path.parent))
     # PEFT compares settings before it looks at what they are.
     except Exception as error:
-        raise OSError(f"{path} is damaged ({error}); fetch or save the pack again") from error
+        raise OSError(f"{path} is damaged ({str(error)[:1000]}); fetch or save the pack again") from error
     unfit = unfit_settings(config) or [f"rank {rank}" for rank in unheard_ranks(config, weights)]
     if unfit:
         raise OSError(

@@ -77,6 +77,16 @@ class CheckpointingTrainer(Trainer):
         if self.args.should_save:
             flush(output_dir, deep=True)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        read_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        read_weights(self.model, self.state.best_model_checkpoint)
+
     def save_state(self) -> None:
         if self.is_world_process_zero():
             with staged_directory(self.args.output_dir) as staged:

@@ -70,15 +70,6 @@ def from_main_process(compute: Callable[[], Any]) -> Any:
     return outcome[0]
 
 
-def mean_over_processes(value: Tensor) -> float:
-    """Mean of a scalar over all processes."""
-    if dist.is_initialized():
-        # Not all backends reduce to a mean.
-        dist.all_reduce(value)
-        value = value / dist.get_world_size()
-    return value.item()
-
-
 def any_process(flag: bool, device: torch.device) -> bool:
     """Whether `flag` is set on any process."""
     if not dist.is_initialized():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import defaultdict
 from typing import Any
 
 import torch
@@ -20,9 +19,9 @@ from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import CheckpointingTrainer, SaveOnInterrupt, read_weights
+from .checkpoints import CheckpointingTrainer, SaveOnInterrupt
 from .config import OTDistillationConfig
-from .distributed import from_main_process, mean_over_processes
+from .distributed import PairMeans, from_main_process, pair_weights
 from .preparation import (
     alignment_loss,
     by_language,
@@ -185,7 +184,9 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             self._given["loss"] = type(loss).__name__
         self._teacher_processor = teacher_processing_class
         self._save_on_interrupt = save_on_interrupt
-        self._logged: dict[str, list[Tensor]] = defaultdict(list)
+        # Of training and of evaluation; and what each pair of the batch counts for.
+        self._means = {True: PairMeans(), False: PairMeans()}
+        self._pair_weights: Tensor | None = None
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # `evaluate()` before `train()` leaves a mark with which accelerate would skip the distributed wrapper here.
@@ -262,6 +263,18 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             loader.set_sampler(loader.batch_sampler.batch_sampler.sampler)
         return loader
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # The batches of several languages are whole as they are, and `batch_rebalance` deals out its own.
+        if batches and len(self.args.languages) == 1 and self.args.train_sampling_strategy != "batch_rebalance":
+            batches[-1] = self._weigh(batches[-1])
+        return batches, items
+
+    def _weigh(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch that may be the last of its loader, with what its pairs count for."""
+        whole = self.args.dataloader_drop_last
+        return batch | {"pair_weights": None if whole else pair_weights(len(batch["index"]))}
+
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         if self.data_collator.teacher_vectors is not None:
             self._cache_teacher(test_dataset)
@@ -275,6 +288,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.set_language(inputs["language"])
+        self._pair_weights = inputs.get("pair_weights")
         student = self._read_with_student(model, inputs["student"], inputs["blocks"])
         parts: dict[str, Tensor] = {}
         if "pairs" in student:
@@ -292,7 +306,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         # One row a role and pair -> one cost a pair.
         costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
         self._check_finite(costs, inputs["index"])
-        loss = costs.mean()
+        loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
         return (loss, {"costs": costs}) if return_outputs else loss
 
     def _read_with_student(
@@ -345,7 +359,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             )
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
+        inputs = self._prepare_inputs(self._weigh(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             _, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return None, outputs["costs"], outputs["costs"]
@@ -371,6 +385,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             raise ValueError("there are no sentence pairs to evaluate on; pass eval_dataset")
         if eval_dataset is not None and self.data_collator.teacher_vectors is not None:
             self._cache_teacher(datasets)
+        self._means[False] = PairMeans()
         start, results = time.time(), {}
         for language, pairs in datasets.items():
             loader = self.get_eval_dataloader(
@@ -395,15 +410,14 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         return {name: own["trained"] for name, own in measured["measures"].items()}
 
     def _record(self, **values: Tensor) -> None:
-        """Keeps means until the next log; on the device, so that nothing waits for them."""
+        """Keeps means until the next log."""
         for name, value in values.items():
-            key = name if self.model.training else f"eval_{name}"
-            self._logged[key].append(value.detach().float().mean())
+            name = name if self.model.training else f"eval_{name}"
+            self._means[self.model.training].add(name, value, self._pair_weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         evaluating = any(name.startswith("eval_") for name in logs)
-        for name in [name for name in self._logged if name.startswith("eval_") == evaluating]:
-            logs[name] = mean_over_processes(torch.stack(self._logged.pop(name)).mean())
+        logs |= self._means[not evaluating].take()
         super().log(logs, start_time)
 
     def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
@@ -441,13 +455,6 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.is_fsdp_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        read_weights(self.model, resume_from_checkpoint)
-
     def _load_best_model(self) -> None:
         self._measured.clear()
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_best_model()
-        read_weights(self.model, self.state.best_model_checkpoint)
+        super()._load_best_model()

@@ -92,9 +92,11 @@ def _named(folder: Path, roles: Roles) -> Roles:
         try:
             return roles(tokenizer)
         except ValueError as error:
-            raise ValueError(f"{folder} cannot be read: {error}") from error
+            raise ValueError(f"{folder} cannot be read: {str(error)[:1000]}") from error
         except Exception as error:
-            raise OSError(f"{folder} tells how texts are read in no way that fits its tokenizer ({error})") from error
+            raise OSError(
+                f"{folder} tells how texts are read in no way that fits its tokenizer ({str(error)[:1000]})"
+            ) from error
 
     return named
 
