@@ -62,7 +62,7 @@ setup(
         "PyYAML>=6.0",
         "regex>=2025.10.22",
         "safetensors>=0.7",
-        "scipy>=1.14",
+        "scipy>=1.15",
         "tokenizers>=0.22",
         "torch>=2.6",
         "tqdm>=4.66.3",

@@ -74,7 +74,9 @@ def pythons() -> list[str]:
     places += [str(place) for place in root.glob("versions/3.*/bin/python")]
     found: dict[tuple[int, int], tuple[tuple[int, ...], str]] = {}
     for place in filter(None, places):
-        asked = subprocess.run([place, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True, text=True)
+        asked = subprocess.run(
+            [place, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True, text=True
+        )
         version = tuple(map(int, asked.stdout.split()))
         if asked.returncode == 0 and version[1] in minors:
             found[version[:2]] = max(found.get(version[:2], (version, place)), (version, place))
@@ -137,7 +139,10 @@ def tests(folder: Path, options: list[str]) -> tuple[float, dict[str, int]]:
     counts = {"passed": 0, "failed": 1, "skipped": 0}  # without results, the run as such failed
     if results.is_file():
         suite = ElementTree.parse(results).getroot().find("testsuite")
-        counts["failed"], counts["skipped"] = int(suite.get("failures")) + int(suite.get("errors")), int(suite.get("skipped"))
+        counts["failed"], counts["skipped"] = (
+            int(suite.get("failures")) + int(suite.get("errors")),
+            int(suite.get("skipped")),
+        )
         counts["passed"] = int(suite.get("tests")) - counts["failed"] - counts["skipped"]
     return (time.monotonic() - start) / 60, counts
 

@@ -74,3 +74,11 @@ def test_every_key_of_a_study_is_read(tmp_path):
 def test_the_studies_can_be_run_again(path):
     with pytest.raises(ValueError, match="data files are missing"):
         load_study(path)
+
+
+def test_every_test_that_a_promise_names_is_there():
+    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 40
+    for file, name in named:
+        assert re.search(rf"^def {name}\(" if name else "", (REPOSITORY / file).read_text("utf-8"), re.MULTILINE), name

@@ -39,7 +39,7 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 @property_test(
     few=150,
-    many=25_000,
+    many=10_000,
     problem=problems(),
     solver=st.sampled_from(SOLVERS),
     epsilon=epsilons(),
@@ -77,7 +77,7 @@ def test_a_plan_is_sound_or_said_not_to_have_converged(
         torch.testing.assert_close(plan.sum((1, 2)), torch.full(rows.shape[:1], 0.8).double(), atol=1e-5, rtol=0)
 
 
-@property_test(few=40, many=2_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
+@property_test(few=40, many=4_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
 def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     """Without this, a solver that never converged would pass for one that says so."""
     *_, diagnostics = solve(problem, epsilon=epsilon, tolerance=1e-5)
@@ -86,7 +86,7 @@ def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
 
 @property_test(
     few=25,
-    many=1_000,
+    many=4_000,
     problem=problems(costs=(*COSINE, "constant", "rough"), dtypes=(torch.float64,), longest=60, batch=1),
     epsilon=epsilons(0.02),
 )
@@ -152,7 +152,7 @@ def with_gradients(loss, student: Tensor, teacher: Tensor, *masses: Tensor) -> t
     return losses.detach(), student.grad, teacher.grad
 
 
-@property_test(few=60, many=8_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
+@property_test(few=60, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
 def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pairs, name: str, epsilon: float) -> None:
     loss = OTAlignmentLoss(name, epsilon, 100, reduction="none") if name in SOLVERS else LOSSES[name]
     student, teacher, *masses = drawn.tensors()
@@ -167,7 +167,7 @@ def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pair
 
 @property_test(
     few=40,
-    many=5_000,
+    many=2_000,
     drawn=pairs(
         vectors=("random", "long", "short"),  # the others have ties, and any of several plans is the best
         weights=("uniform", "masked", "1e-6 to 1e6"),

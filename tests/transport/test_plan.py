@@ -174,7 +174,6 @@ def test_iterations_stop_at_the_tolerance_or_at_the_maximum(solver: str) -> None
     [*((solver, torch.finfo(torch.float32).max) for solver in ITERATIVE), ("exact", 1e9), ("partial", 1e9)],
 )
 def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
-    """The kernel of the largest float32 would overflow: these problems are solved in float64."""
     cost = cosine_costs(3, 5, 6)
     forbidden = torch.eye(5, 6).bool().expand(3, 5, 6)
     options = {"solver": solver, "epsilon": 0.1, "return_diagnostics": True}
@@ -183,6 +182,16 @@ def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
     assert plan.dtype == diagnostics.entropy.dtype == torch.float32
     assert (plan[forbidden] == 0).all() and all(part.isfinite().all() for part in diagnostics)
     torch.testing.assert_close(plan, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("solver", ["sinkhorn", "proximal"])
+def test_the_largest_costs_do_not_overflow(solver: str) -> None:
+    most = torch.finfo(torch.float32).max
+    cost = torch.tensor([[[most, -most], [-most, most]], [[most, most], [0.0, 0.0]]])
+    plan, diagnostics = transport_plan(cost, solver=solver, epsilon=0.001, return_diagnostics=True)
+    assert plan.dtype == diagnostics.entropy.dtype == torch.float32 and diagnostics.converged.all()
+    assert plan.isfinite().all() and diagnostics.marginal_error.max() <= 1e-6
+    torch.testing.assert_close(plan[0], torch.tensor([[0.0, 0.5], [0.5, 0.0]]))
 
 
 def test_an_unbalanced_plan_without_mass_has_no_entropy() -> None:

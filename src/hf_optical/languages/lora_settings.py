@@ -47,6 +47,7 @@ def unfit_settings(config: LoraConfig) -> list[str]:
     found, usual = config.to_dict(), LoraConfig().to_dict()
     unfit = [name for name, value in found.items() if name not in _NAMES | _NOTES and value != usual.get(name)]
     unfit += misfits({name: found.get(name) for name in _NAMES}, _KINDS)
+    unfit += [name for name in ("r", "lora_alpha", "lora_dropout", "init_lora_weights") if found.get(name) is None]
     if unfit:
         return unfit
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):

@@ -18,6 +18,8 @@ from .lora_settings import unfit_settings, unheard_ranks
 
 
 FORMAT = 1
+# Characters of a language code, and of the name or path of a base.
+_NAME = 4096
 
 
 def read_pack_config(path: Path) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def read_pack_config(path: Path) -> dict[str, Any]:
     may_be_null = ("base_revision", "first_new_id")
     wrong = [name for name in kinds if name not in stored or (stored[name] is None and name not in may_be_null)]
     wrong += misfits(stored, kinds)
+    wrong += [name for name, kind in kinds.items() if kind is str and len(stored.get(name) or "") > _NAME]
     if wrong:
         raise OSError(
             f"{path} is damaged ({', '.join(wrong[:5])} missing or of the wrong kind); fetch or save the pack again"

@@ -48,8 +48,8 @@ class PairLoss(nn.Module):
             `Tensor`: a scalar, or of shape `(batch,)` with `reduction="none"`.
 
         Raises:
-            ValueError: If shapes do not meet, a sentence has no token with mass, or a weight is negative or not
-                finite; the message tells in which batch entries.
+            ValueError: If shapes do not meet, a sentence has no token with mass, a weight is negative or not finite,
+                or an embedding of a token is not finite; the message tells in which batch entries.
         """
         student, teacher, student_mass, teacher_mass = prepare(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights

@@ -19,8 +19,9 @@ class OTAlignmentLoss(nn.Module):
     of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by the envelope theorem this is
     the gradient of the transport problem's optimum. It is written out, and has no derivative of its own in turn.
 
-    Vectors need not be normalised. All is computed in float32, also under autocast and on half precision inputs, or in
-    float64 if an input is. A pair's loss depends neither on padding nor on the other pairs of the batch.
+    Vectors need not be normalised; a zero vector, or one shorter than 1e-15 in float32, costs 1 beside any. All is
+    computed in float32, also under autocast and on half precision inputs, or in float64 if an input is. A pair's loss
+    depends neither on padding nor on the other pairs of the batch.
 
     Args:
         solver (`str`, *optional*, defaults to `"sinkhorn"`):

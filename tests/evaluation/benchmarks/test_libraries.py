@@ -23,6 +23,7 @@ from ir_datasets.formats import (
     TsvQueries,
 )
 from ir_datasets.util import LocalDownload
+from packaging.version import Version
 
 from hf_optical.errors import DataError
 from hf_optical.evaluation.benchmarks import load_benchmark
@@ -245,6 +246,8 @@ def test_ids_that_can_be_loaded(capfd):
 @pytest.fixture
 def xquad(tmp_path, monkeypatch):
     """The task XQuADRetrieval of mteb, over a folder laid out as its repository is."""
+    if Version(mteb.__version__) < Version("2.25"):
+        pytest.skip("before, mteb read it from a repository of another layout")
     rows = {
         "de-corpus": [{"_id": "c1", "title": "", "text": "Ein Fluss."}, {"_id": "c2", "title": "B", "text": "Brot."}],
         "de-queries": [{"_id": "q1", "text": "Wo?"}, {"_id": "q2", "text": "Was?"}],

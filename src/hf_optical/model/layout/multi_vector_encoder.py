@@ -53,8 +53,8 @@ def read_multi_vector_encoder(folder: Path) -> Layout | None:
         unknown.append(f"similarity_fn_name={stored['similarity_fn_name']!r}")
     if unknown:
         raise ValueError(
-            f"{folder} was saved by sentence-transformers with {' and '.join(unknown)[:1000]}, which this library does "
-            "not have; use it there"
+            f"{folder} was saved by sentence-transformers with {' and '.join(unknown)[:1000]}, which this library "
+            "does not have; use it there"
         )
     tasks = masks[0].get("skiplist_tasks") if masks else []
     skips = tasks is None or "document" in tasks
