@@ -48,21 +48,36 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
         yield staging / _NEW
         _make_whole(staging)
         _move(staging / _WHOLE, directory)
-    except Exception as error:
+    except Exception:
         shutil.rmtree(staging, ignore_errors=True)
+        with saving_to(directory):
+            raise
+    finally:
+        lock.release()
+        # It is there if Ctrl-C fell between two renames; the others are done next time.
+        if not (staging / _WHOLE).exists():
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def saving_to(directory: str | os.PathLike) -> Iterator[None]:
+    """
+    Has an error of the disk say what could not be saved and what to do, unless it does already.
+
+    Raises:
+        OSError: in place of what the system or a library says of a disk.
+    """
+    try:
+        yield
+    except Exception as error:
         number = _error_number(error)
-        if number is None:
+        if number is None or isinstance(error, OSError) and error.__cause__ is not None:
             raise
         raise OSError(
             number,
             f"could not save to {directory} ({getattr(error, 'strerror', None) or error}). What was there before is "
             "unharmed; free some space or choose another folder, then save again",
         ) from error
-    finally:
-        lock.release()
-        # It is there if Ctrl-C fell between two renames; the others are done next time.
-        if not (staging / _WHOLE).exists():
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -139,4 +154,5 @@ def _error_number(error: Exception) -> int | None:
         return error.errno or errno.EIO
     # safetensors and tokenizers report a full disk as exceptions of their own, with the system's answer in the text.
     found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found[1]) if found else None
+    # And torch with nothing but the line of its own that saw it.
+    return int(found[1]) if found else errno.EIO if "inline_container.cc" in str(error) else None

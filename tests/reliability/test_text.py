@@ -337,17 +337,20 @@ READERS = {
 def assert_linear(retriever: OpticalRetriever, name: str, kind: str, size: int) -> None:
     def cost(length: int) -> float:
         text, seconds = LONG[kind](length), []
-        for _ in range(2):
+        while len(seconds) < 3 and sum(seconds) < 2:
             begun = time.process_time()
             READERS[name](retriever, text)
             seconds.append(time.process_time() - begun)
         return min(seconds)
 
     READERS[name](retriever, "maji ya baridi")
-    once, twice = cost(size), cost(2 * size)
-    # What is quadratic takes four times as long. What takes next to no time is not compared.
-    assert twice < 3 * max(once, 0.05), f"{name} of {kind}: {once:.2f} s, and {twice:.2f} s for twice the text"
-    assert once < 20
+    # What is quadratic takes four times as long, each time. What takes next to no time is not compared.
+    found = []
+    while len(found) < 3 and not any(twice < 3 * max(once, 0.05) for once, twice in found):
+        found.append((cost(size), cost(2 * size)))
+    assert any(twice < 3 * max(once, 0.05) for once, twice in found), (
+        f"seconds for a text and for twice as much: {found}"
+    )
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -66,7 +66,7 @@ TEXTS = {
 # A text of so many characters.
 LONG = {
     "sentences": lambda size: ("mtoto anakunywa maji. " * (size // 22 + 1))[:size],
-    "words never seen": lambda size: "".join(f"{_letters(i)}maji " for i in range(size // 10))[:size],
+    "words never seen": lambda size: "".join(f"{_letters(i % 20_000)}maji " for i in range(size // 10))[:size],
     "one word": lambda size: "a" * size,
     "spaces and a word": lambda size: " " * (size - 4) + "maji",
     "punctuation": lambda size: "." * size,

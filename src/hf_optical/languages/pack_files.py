@@ -43,7 +43,7 @@ def read_pack_config(path: Path) -> dict[str, Any]:
     may_be_null = ("base_revision", "first_new_id")
     wrong = [name for name in kinds if name not in stored or (stored[name] is None and name not in may_be_null)]
     wrong += misfits(stored, kinds)
-    wrong += [name for name, kind in kinds.items() if kind is str and len(stored.get(name) or "") > _NAME]
+    wrong += [name for name, kind in kinds.items() if kind is str and len(str(stored.get(name))) > _NAME]
     if wrong:
         raise OSError(
             f"{path} is damaged ({', '.join(wrong[:5])} missing or of the wrong kind); fetch or save the pack again"

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from scipy import sparse
@@ -57,14 +58,21 @@ class NearestWords:
                 continue
             if any(character.isdigit() for character in piece):
                 continue
-            if piece not in self._found:
-                if len(self._found) == _REMEMBERED:
-                    self._found.clear()
-                self._found[piece] = self.nearest(piece)
-            if self._found[piece] is not None:
-                parts += [text[end:start], self._found[piece]]
+            nearest = self._nearest(piece)
+            if nearest is not None:
+                parts += [text[end:start], nearest]
                 end = stop
         return "".join([*parts, text[end:]])
+
+    def _nearest(self, word: str) -> str | None:
+        """As `nearest`, remembered. Other threads may forget, or remember, at any moment."""
+        with suppress(KeyError):
+            return self._found[word]
+        found = self.nearest(word)
+        if len(self._found) >= _REMEMBERED:
+            self._found.clear()
+        self._found[word] = found
+        return found
 
     def nearest(self, word: str) -> str | None:
         """The word that takes the place of `word`; none for one that is known, or like none."""

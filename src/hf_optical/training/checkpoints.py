@@ -13,12 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..files import flush, staged_directory
+from ..files import flush, saving_to, staged_directory
 from ..languages import LanguagePack, languages
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
@@ -38,6 +39,29 @@ class CheckpointingTrainer(Trainer):
     brought to the disk is never taken for a checkpoint, and the last whole one is there until the next one is.
     """
 
+    # The weights that training began with, for `auto_find_batch_size`.
+    _beginning: dict[str, Tensor] | None = None
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        if self.args.should_save:
+            # What cannot be written to is told before the work, not behind it.
+            with staged_directory(self.args.output_dir):
+                pass
+        self._beginning = None
+        return super().train(*args, **kwargs)
+
+    def _update_auto_batch_size(self, batch_size: int) -> None:
+        super()._update_auto_batch_size(batch_size)
+        weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+        if self._beginning is None:
+            self._beginning = {name: weight.detach().clone() for name, weight in weights.items()}
+            return
+        # A batch did not fit. Trainer begins again, but with what the steps before made of weights and optimizer.
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(self._beginning[name])
+        self.optimizer = self.lr_scheduler = None
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -46,7 +70,7 @@ class CheckpointingTrainer(Trainer):
             (folder / _STATE).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         # Trainer would delete older ones before this one is on the disk, and tells their age by the clock.
-        with self._no_limit() as limit:
+        with self._no_limit() as limit, saving_to(folder):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
             for path in (folder / _STATE, folder, run):

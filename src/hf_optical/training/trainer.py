@@ -193,13 +193,17 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
         self._measured.clear()
-        start = time.time()
+        start = time.monotonic()
         self._cache_teacher(self.train_dataset, self.eval_dataset)
         with self._save_on_interrupt:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         # How long the part before a checkpoint took is not known.
-        self._seconds = None if resume_from_checkpoint else time.time() - start
+        self._seconds = None if resume_from_checkpoint else time.monotonic() - start
         return output
+
+    def _update_auto_batch_size(self, batch_size: int) -> None:
+        super()._update_auto_batch_size(batch_size)
+        self._means = {True: PairMeans(), False: PairMeans()}
 
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
         """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
