@@ -35,7 +35,10 @@ def property_test(few: int, many: int, **drawn: st.SearchStrategy) -> Callable[[
     def decorate(holds: Callable[..., None]) -> Callable[[int, bool], None]:
         @pytest.mark.parametrize(
             ("examples", "always_the_same"),
-            [pytest.param(few, True, id="few"), pytest.param(many, False, id="many", marks=pytest.mark.slow)],
+            [
+                pytest.param(few, True, id="few"),
+                pytest.param(many, False, id="many", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+            ],
         )
         def test(examples: int, always_the_same: bool) -> None:
             phases = set(Phase) - ({Phase.shrink, Phase.explain} if always_the_same else set())

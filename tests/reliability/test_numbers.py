@@ -86,7 +86,7 @@ def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
 
 @property_test(
     few=25,
-    many=4_000,
+    many=2_000,
     problem=problems(costs=(*COSINE, "constant", "rough"), dtypes=(torch.float64,), longest=60, batch=1),
     epsilon=epsilons(0.02),
 )

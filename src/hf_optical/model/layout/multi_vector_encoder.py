@@ -62,7 +62,9 @@ def read_multi_vector_encoder(folder: Path) -> Layout | None:
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         if expansion.get("token") not in (None, tokenizer.mask_token):
-            raise ValueError(f"{folder} expands queries with {expansion['token']!r}; only the mask token is read")
+            raise ValueError(
+                f"{folder} expands queries with {expansion['token'][:200]!r}; only the mask token is read"
+            )
         longest = reading.get("max_seq_length") or tokenizer.model_max_length
         found = {
             "query_length": expansion.get("length") or reading.get("query_length") or longest,

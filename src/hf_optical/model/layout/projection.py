@@ -93,7 +93,7 @@ def dense_layers(folder: Path, modules: list[dict[str, Any]]) -> list[LinearLaye
             dense = read_json(path / "config.json", _DENSE)
             if not (dense.get("activation_function") or IDENTITY).endswith("Identity"):
                 raise ValueError(
-                    f"{path} projects tokens with {dense['activation_function']}; only a linear projection is read"
+                    f"{path} projects tokens with {dense['activation_function'][:200]}; only a linear projection is read"
                 )
             shape = (dense.get("out_features"), dense.get("in_features"))
             if None in shape:

@@ -40,7 +40,7 @@ def read_stanford(folder: Path) -> Layout | None:
     told = read_optional_json(folder / STANFORD_METADATA, _KINDS)
     stored = {name: default if told.get(name) is None else told[name] for name, default in _DEFAULTS.items()}
     if stored["interaction"] != "colbert":
-        raise ValueError(f"{folder} matches by interaction={stored['interaction']!r}; only 'colbert' is read")
+        raise ValueError(f"{folder} matches by interaction={stored['interaction'][:200]!r}; only 'colbert' is read")
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         # The marker takes the place of the dot in ". " before the text; the space stays.
