@@ -92,9 +92,8 @@ def dense_layers(folder: Path, modules: list[dict[str, Any]]) -> list[LinearLaye
             path = folder / module["path"]
             dense = read_json(path / "config.json", _DENSE)
             if not (dense.get("activation_function") or IDENTITY).endswith("Identity"):
-                raise ValueError(
-                    f"{path} projects tokens with {dense['activation_function'][:200]}; only a linear projection is read"
-                )
+                kind = dense["activation_function"][:200]
+                raise ValueError(f"{path} projects tokens with {kind}; only a linear projection is read")
             shape = (dense.get("out_features"), dense.get("in_features"))
             if None in shape:
                 raise OSError(f"{path}/config.json tells no in_features or out_features; fetch the checkpoint again")
