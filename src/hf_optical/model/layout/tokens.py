@@ -8,8 +8,16 @@ from transformers import PreTrainedTokenizerBase
 
 
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id of a token; `None` for what the tokenizer would read as an unknown word."""
-    found = tokenizer.convert_tokens_to_ids(token)
+    """
+    The id of a token; `None` for what the tokenizer would read as an unknown word.
+
+    Raises:
+        ValueError: the tokenizer has no token for unknown words where it says so, as no whole one has.
+    """
+    try:
+        found = tokenizer.convert_tokens_to_ids(token)
+    except RecursionError as error:  # transformers looks up the unknown token in the place of an unknown token
+        raise ValueError(f"{tokenizer.unk_token!r}, for unknown words, is no token of this tokenizer") from error
     return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
 
 
