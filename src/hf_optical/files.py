@@ -114,8 +114,9 @@ def _begin(directory: Path) -> tuple[Path, FileLock]:
     while True:
         staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=directory))
         lock = FileLock(staging / _LOCK)
-        # Until it is locked, another process may take the folder for a deserted one and remove it.
-        with suppress(FileNotFoundError):
+        # Until it is locked, another process may take the folder for a deserted one and remove it. If it does so while
+        # the lock makes sure of its folder, that is told as one that is there.
+        with suppress(FileNotFoundError, FileExistsError):
             try:
                 lock.acquire()
             except (OSError, NotImplementedError) as error:

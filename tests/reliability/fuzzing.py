@@ -145,6 +145,8 @@ def examine(
             database=None,
             report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
+            # To say which lines a failure needs takes longer than to find it.
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             **more,
         )
         test = settings(hypothesis.given(st.data())(counted))
