@@ -223,7 +223,7 @@ class OpticalProcessor(PushToHub):
         try:
             return cls(tokenizer, **{**stored, **roles})
         except ValueError as error:
-            raise ValueError(f"{layout.folder} cannot be opened: {error}") from error
+            raise ValueError(f"{layout.folder} cannot be opened: {str(error)[:1000]}") from error
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the tokenizer and the role settings, in the layout of `layout/pylate.py`."""
@@ -311,7 +311,7 @@ def _open_tokenizer(layout: Layout) -> PreTrainedTokenizerBase:
         raise
     # What is wrong with the files decides the type: JSON and value errors, a bare `Exception` from Rust, or a panic.
     except BaseException as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0][:1000]
         raise OSError(f"the tokenizer in {folder} is missing or damaged ({reason}); fetch it again") from error
     if layout.lower_case:
         backend = tokenizer.backend_tokenizer
