@@ -11,7 +11,7 @@ import torch
 from tiny import demo_pairs
 from transformers.utils import logging as transformers_logging
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.languages import Vocabulary, add_adapter, default_lora_config, extend_processor
 from hf_optical.retrieval import encode_texts
 
@@ -71,3 +71,11 @@ def no_warnings() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
     assert messages == []
+
+
+def retriever_with(base: str | Path, packs: dict[str, LanguagePack]) -> OpticalRetriever:
+    """A retriever on the CPU with these packs open."""
+    retriever = OpticalRetriever.from_pretrained(base, device="cpu")
+    for language, pack in packs.items():
+        retriever.add_language(language, pack)
+    return retriever

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
+from packs import TEXTS, WORDS, assert_equal, make_pack, retriever_with, with_pack
 
 from hf_optical import OpticalProcessor, OpticalRetriever
 from hf_optical.model import nearest_words
@@ -46,10 +46,7 @@ def alone(tiny, packs):
 
 @pytest.fixture
 def retriever(tiny, packs):
-    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
-    for language, pack in packs.items():
-        retriever.add_language(language, pack)
-    return retriever
+    return retriever_with(tiny, packs)
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,7 @@
 """A retriever with two packs."""
 
 import pytest
-from packs import make_pack
-
-from hf_optical import OpticalRetriever
+from packs import make_pack, retriever_with
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +14,4 @@ def packs(tiny):
 
 @pytest.fixture
 def retriever(tiny, packs):
-    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
-    for language, pack in packs.items():
-        retriever.add_language(language, pack)
-    return retriever
+    return retriever_with(tiny, packs)
