@@ -2,6 +2,7 @@ import pytest
 import torch
 from tiny import demo_pairs
 
+from hf_optical.errors import DataError
 from hf_optical.retrieval import encode_texts
 
 
@@ -86,7 +87,12 @@ def test_progress_only_where_asked_for(tiny_model, tiny_processor, capfd):
 def test_what_is_no_list_of_strings(tiny_model, tiny_processor):
     with pytest.raises(TypeError, match="one string; pass a list"):
         encode_texts(tiny_model, tiny_processor, "the bus", "query")
-    with pytest.raises(TypeError, match=r"texts\[1\] is None; every entry must be a string"):
+    with pytest.raises(TypeError, match=r"texts\[1\] is None; it must be a string"):
         encode_texts(tiny_model, tiny_processor, ["a", None], "query")
     with pytest.raises(ValueError, match="batch_size is 0"):
         encode_texts(tiny_model, tiny_processor, ["a"], "query", batch_size=0)
+
+
+def test_half_a_character_is_refused_with_its_position(tiny_model, tiny_processor):
+    with pytest.raises(DataError, match=r"texts\[300\] holds half"):
+        encode_texts(tiny_model, tiny_processor, ["a"] * 300 + ["\ud800"], "query")

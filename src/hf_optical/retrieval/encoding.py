@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..model import OpticalModel, OpticalProcessor
+from ..model.texts import require_texts
 from .vectors import TokenVectors
 
 
@@ -39,13 +40,12 @@ def encode_texts(
 
     Raises:
         TypeError: `texts` is one string, or holds something else than strings.
+        DataError: a text holds half a character.
         ValueError: `batch_size` is below 1.
     """
     if isinstance(texts, str):
         raise TypeError("texts is one string; pass a list of strings")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{position}] is {text!r}; every entry must be a string")
+    require_texts(texts)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if len(texts) == 0:
