@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -261,17 +262,20 @@ def test_vectors_are_searched_by_eight_threads(tmp_path):
         assert at_once(*(lambda own=own: search(own, opened, block_tokens=700) for own in queries)) == expected
 
 
-def test_opening_vectors_in_many_threads_leaves_warnings_as_they_were(tmp_path):
+def test_opening_in_many_threads_leaves_warnings_as_they_were(tiny, packs, tmp_path):
     """`warnings.catch_warnings` is for one thread: two that overlap switch warnings off for good."""
     TokenVectors(torch.randn(30, 4), torch.tensor([10, 20])).save(tmp_path / "vectors.safetensors")
+    retrievers = [OpticalRetriever.from_pretrained(tiny, device="cpu") for _ in range(THREADS)]
 
-    def opener() -> None:
-        for _ in range(100):
+    def open_all(retriever: OpticalRetriever) -> None:
+        for _ in range(20):
             assert len(TokenVectors.open(tmp_path / "vectors.safetensors")) == 2
+        for language, pack in packs.items():
+            retriever.add_language(language, pack)
 
     before = list(warnings.filters)
     try:
-        at_once(*[opener] * THREADS)
+        at_once(*[partial(open_all, retriever) for retriever in retrievers])
         assert warnings.filters == before
     finally:
         warnings.filters[:] = before

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import re
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from peft import LoraConfig
+from peft import LoraConfig, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -103,8 +103,9 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     added = vocabulary is not None and vocabulary.tokens
     if added:
         language_embedding(model)  # refuses some bases: before PEFT wraps their layers
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several languages are the point
+    if languages(model):
+        _FurtherLora(model.encoder, copy.deepcopy(config), name)
+    else:
         model.encoder.add_adapter(copy.deepcopy(config), name)
     try:
         if added:
@@ -203,6 +204,23 @@ def remove(model: OpticalModel, language: str) -> None:
     if isinstance(embedding, LanguageEmbedding):
         embedding.discard(adapter_name(language))
     activate(model, None if active == language else active)
+
+
+class _FurtherLora(LoraModel):
+    """
+    Injects an adapter beside others without PEFT's warning that there are others: to silence a warning for a moment is
+    to silence it in all threads, and sometimes for good.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "peft_config":  # PEFT looks for the model's through itself
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "peft_config":
+            value = {**self.model.peft_config, **value}
+        super().__setattr__(name, value)
 
 
 def _put_to_work(model: OpticalModel, language: str | None) -> None:
