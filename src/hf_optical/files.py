@@ -17,6 +17,8 @@ from filelock import FileLock
 _PREFIX = ".saving-"
 # In such a folder: the lock that its writer holds, what is being written, and the same once all of it is on the disk.
 _LOCK, _NEW, _WHOLE = "lock", "new", "whole"
+# What is answered where nothing can be written, however much space there is.
+_NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
 # What file systems answer that know of no locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
@@ -43,7 +45,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
         settle(directory)
         staging, lock = _begin(directory)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write to {directory} ({error.strerror}); choose another folder") from error
+        raise OSError(error.errno, f"cannot write to {directory} ({error.strerror}); {_cure(error.errno)}") from error
     try:
         yield staging / _NEW
         _make_whole(staging)
@@ -76,7 +78,7 @@ def saving_to(directory: str | os.PathLike) -> Iterator[None]:
         raise OSError(
             number,
             f"could not save to {directory} ({getattr(error, 'strerror', None) or error}). What was there before is "
-            "unharmed; free some space or choose another folder, then save again",
+            f"unharmed; {_cure(number)}, then save again",
         ) from error
 
 
@@ -147,6 +149,13 @@ def _move(whole: Path, directory: Path) -> None:
     for folder in {directory, *(target.parent for target in targets.values())}:
         flush(folder)
     shutil.rmtree(whole, ignore_errors=True)
+
+
+def _cure(number: int | None) -> str:
+    """What to do about the answer of the system."""
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "allow more open files (ulimit -n)"
+    return "choose another folder" if number in _NOT_HERE else "free some space or choose another folder"
 
 
 def _error_number(error: Exception) -> int | None:

@@ -268,11 +268,33 @@ def test_too_little_memory_for_one_pair_is_told(make_trainer):  # noqa: F811
 @contextmanager
 def few_handles(more: int) -> Iterator[None]:
     """With so many file handles beside those that are open."""
-    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    taken = {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+    free = sorted(set(range(len(taken) + more + 1)) - taken)
     before = footprint().files
-    with soft_limit(resource.RLIMIT_NOFILE, highest + 1 + more):
+    with soft_limit(resource.RLIMIT_NOFILE, free[more]):
         yield
     assert footprint().files <= before
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_too_few_file_handles_keep_what_was_there_and_are_named(writer, tiny, tmp_path):
+    write = writer(tiny, tmp_path)
+    write(0)
+    before, told = contents(tmp_path), []
+    for more in range(20):
+        try:
+            with few_handles(more):
+                write(1)
+            break
+        except OSError as error:
+            told.append(str(error))
+            after = contents(tmp_path)
+            assert {path: after.get(path) for path in before} == before
+    assert contents(tmp_path) != before
+    assert told
+    assert all("Too many open files" in error for error in told), told
+    # What cannot even be read is told as it is.
+    assert writer is retriever_writer or any("allow more open files (ulimit -n)" in error for error in told), told
 
 
 def test_a_cache_of_many_shards_needs_few_file_handles(tiny, tmp_path, monkeypatch):

@@ -243,6 +243,7 @@ def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, 
     code = f"U.{ord(next(c for c in text if 0xD800 <= ord(c) < 0xE000)):04X}"
     readers = {
         "queries": lambda: retriever.encode_queries(texts),
+        "languages": lambda: retriever.encode_queries(texts, language=[None, "sw", None]),
         "documents": lambda: retriever.search(["water"], texts),
         "long": lambda: retriever.processor.documents(["water", "maji " * 10_000 + text]),
         "bm25": lambda: BM25(texts),

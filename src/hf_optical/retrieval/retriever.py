@@ -30,6 +30,7 @@ from ..model.layout import (
     packaged_copy,
     read_json,
 )
+from ..model.texts import require_texts
 from ..uploading import PushToHub
 from .encoding import encode_texts
 from .reader import LanguageReader
@@ -387,6 +388,8 @@ class OpticalRetriever(PushToHub):
                 f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
             )
         vectors: list[Tensor | None] = [None] * len(texts)
+        if len(set(language)) > 1:
+            require_texts(texts)  # here, where the position of a text is its own
         for code in dict.fromkeys(language):
             reader = LanguageReader(self.model, code, self.processor_of)
             group = [i for i, entry in enumerate(language) if entry == code]
