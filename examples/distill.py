@@ -150,7 +150,7 @@ def main() -> None:
         print(f"\nThe {what} {'is' if len(args.packs) < 2 else 'are'} in {args.output_dir}")
     if args.push_to_hub:
         trainer.push_to_hub()
-    trainer.end()
+    trainer.accelerator.end_training()  # `Trainer.end` is of transformers 5.23
 
 
 def parse(argv: list[str]) -> tuple[ScriptArguments, OTDistillationConfig]:
