@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import unicodedata
 from collections import Counter
 
@@ -266,6 +267,14 @@ def test_a_query_of_punctuation_alone_stays(text):
 @pytest.mark.parametrize("kind", ["drop_letters", "drop_words"])
 def test_a_query_of_one_word_is_spared(kind):
     assert all(perturb("a", kind, 0.99, seed=seed) == "a" for seed in range(50))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_time_grows_with_the_text(kind):
+    for text in ("a" + "!" * 30_000 + "a", "a" + "\u0301" * 30_000, "a! " * 10_000, "a!" * 15_000):
+        start = time.process_time()
+        perturb(text, kind, 0.5, dictionary=DICTIONARY)
+        assert time.process_time() - start < 1.5
 
 
 def test_queries_keep_ids_and_order():

@@ -32,7 +32,7 @@ _TOKEN = regex.compile(r"\S+")
 # A word without the punctuation around it.
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")
 _CONTENT = regex.compile(r"[\p{L}\p{N}\p{S}]")
-_PUNCTUATION = regex.compile(r"^\p{P}+|\p{P}+$")
+_PUNCTUATION = regex.compile(r"^\p{P}+|(?<!\p{P})\p{P}++$")
 _MARKS = ",.;:!?"
 # Letters of another script than Latin; characters that all scripts share are of none.
 _OTHER_SCRIPT = regex.compile(r"(?![\p{Latin}\p{Common}])\p{L}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
@@ -39,8 +42,8 @@ class CheckpointingTrainer(Trainer):
     brought to the disk is never taken for a checkpoint, and the last whole one is there until the next one is.
     """
 
-    # The weights that training began with, for `auto_find_batch_size`.
-    _beginning: dict[str, Tensor] | None = None
+    # What training began with, for `auto_find_batch_size`: weights, optimizer, schedule.
+    _beginning: _Beginning | None = None
 
     def train(self, *args, **kwargs) -> TrainOutput:
         if self.args.should_save:
@@ -52,15 +55,11 @@ class CheckpointingTrainer(Trainer):
 
     def _update_auto_batch_size(self, batch_size: int) -> None:
         super()._update_auto_batch_size(batch_size)
-        weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
         if self._beginning is None:
-            self._beginning = {name: weight.detach().clone() for name, weight in weights.items()}
-            return
-        # A batch did not fit. Trainer begins again, but with what the steps before made of weights and optimizer.
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(self._beginning[name])
-        self.optimizer = self.lr_scheduler = None
+            self._beginning = _Beginning(self.model, self.optimizer, self.lr_scheduler)
+        else:
+            # A batch did not fit. Trainer begins again, but with what the steps before made of weights and optimizer.
+            self.optimizer, self.lr_scheduler = self._beginning.restore()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
@@ -126,6 +125,24 @@ class CheckpointingTrainer(Trainer):
         with staged_directory(self.args.output_dir) as staged:
             for name, content in contents.items():
                 (staged / name).write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
+
+
+class _Beginning:
+    """The weights that are trained, and the optimizer and schedule that were given, as they are now."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None):
+        self._weights = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
+        self._given = (optimizer, lr_scheduler)
+        self._states = [copy.deepcopy(each.state_dict()) if each else None for each in self._given]
+
+    @torch.no_grad()
+    def restore(self) -> tuple[Optimizer | None, LRScheduler | None]:
+        for weight, before in self._weights:
+            weight.copy_(before)
+        for each, state in zip(self._given, self._states, strict=True):
+            if each:
+                each.load_state_dict(copy.deepcopy(state))
+        return self._given
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
