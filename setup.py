@@ -22,7 +22,7 @@ EXTRAS = {
         "sentencepiece>=0.2",
     ],
     # examples/space.
-    "space": ["gradio>=6.0"],
+    "space": ["gradio>=6.24"],
 }
 EXTRAS["test"] = [
     *(library for libraries in EXTRAS.values() for library in libraries),
