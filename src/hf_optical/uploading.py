@@ -51,6 +51,8 @@ def create_repository(
     """
     try:
         validate_repo_id(repo_id)
+        if not repo_id.isascii():  # which older clients let pass
+            raise HFValidationError("a character beyond ASCII")
     except HFValidationError as error:
         raise ValueError(
             f"repo_id={repo_id!r} is no repository id; pass 'name' or 'namespace/name', up to 96 of the characters "

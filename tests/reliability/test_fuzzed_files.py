@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import strategies as st
 from reliability.fuzzing import SECONDS, examine, limited_memory, mutated_bytes, mutated_json, only_clear_errors
-from reliability.texts import BLANK, TEXTS
+from reliability.texts import BLANK, TEXTS, for_csv
 from tiny import demo_pairs
 
 from hf_optical.bitext import load_bitext, load_triples, read_muse
@@ -86,7 +86,7 @@ def in_lines(rows: list[Any]) -> bytes:
 
 def in_table(rows: list[list[str]], separator: str) -> bytes:
     text = io.StringIO()
-    csv.writer(text, delimiter=separator).writerows(rows)
+    csv.writer(text, delimiter=separator).writerows([[for_csv(cell) for cell in row] for row in rows])
     return text.getvalue().encode("utf-8", "surrogatepass")
 
 

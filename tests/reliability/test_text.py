@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from hypothesis import given, settings
 from reliability.fuzzing import limited_memory
-from reliability.texts import ANY_TEXT, BLANK, HALVES, LONG, TEXTS
+from reliability.texts import ANY_TEXT, BLANK, HALVES, LONG, TEXTS, for_csv
 from tiny import demo_pairs, tiny_checkpoint, tiny_tokenizer
 
 from hf_optical import OpticalProcessor, OpticalRetriever, OTDistillationConfig, OTDistillationTrainer
@@ -300,6 +300,8 @@ def test_what_is_no_text_is_named(tiny_processor):
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_any_text_of_any_length_comes_out_of_a_file_as_it_was_put_in(ending, tmp_path):
     texts = [*EVERY, "maji " * 200_000]
+    if ending in (".csv", ".tsv"):
+        texts = [for_csv(text) for text in texts]
     rows = [{"en": f"{i}", "sw": text} for i, text in enumerate(texts)]
     dataset, file = Dataset.from_list(rows), tmp_path / f"a{ending}"
     if ending == ".parquet":

@@ -81,7 +81,9 @@ def test_progress_only_where_asked_for(tiny_model, tiny_processor, capfd):
     encode_texts(tiny_model, tiny_processor, TEXTS, "query")
     assert capfd.readouterr() == ("", "")
     encode_texts(tiny_model, tiny_processor, TEXTS, "query", show_progress=True)
-    assert f"Encoding query texts: 100%|██████████| {len(TEXTS)}/{len(TEXTS)}" in capfd.readouterr().err
+    progress = capfd.readouterr().err
+    assert "Encoding query texts: 100%" in progress
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in progress
 
 
 def test_what_is_no_list_of_strings(tiny_model, tiny_processor):

@@ -8,11 +8,13 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -75,7 +77,7 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
     if packaged is not None:
         return packaged
     try:
-        return Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=_PATTERNS))
+        return _snapshot(str(name_or_path), revision)
     except HFValidationError as error:
         raise OSError(
             f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model"
@@ -88,6 +90,17 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
             f"{str(name_or_path)!r} is not a folder on this machine and could not be fetched from the Hub{at}; check "
             f"the name, your access to it and the connection. The Hub client says: {said}"
         ) from shown
+
+
+def _snapshot(model_id: str, revision: str | None) -> Path:
+    download = partial(snapshot_download, model_id, revision=revision, allow_patterns=_PATTERNS)
+    try:
+        return Path(download())
+    except (ConnectionError, HTTPError):
+        # Before 2.0, the client asks what files a commit has, though they may all be in its cache.
+        with suppress(LocalEntryNotFoundError):
+            return Path(download(local_files_only=True))
+        raise
 
 
 def packaged_copy(model_id: str) -> Path | None:
