@@ -43,10 +43,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _FrozenLinear.apply(input, weight, bias) if frozen else _convolve(input, weight, bias)
 
 
-def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    convolution: Callable[..., Tensor] = functional.conv2d,
+) -> Tensor:
     image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # its channels last, as the rows lie
     # On one thread torch gives oneDNN only dilated convolutions. With one point there is nothing to dilate.
-    output = functional.conv2d(image, weight[:, :, None, None], bias, dilation=2)
+    output = convolution(image, weight[:, :, None, None], bias, dilation=2)
     return output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], -1)
 
 
@@ -61,7 +66,8 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return linear(gradient, weight.T), None, None
+        # As `_convolve(gradient, weight.T)`, which would copy the weight.
+        return _convolve(gradient, weight, convolution=functional.conv_transpose2d), None, None
 
 
 def faster_linear(rows: int) -> AbstractContextManager:
