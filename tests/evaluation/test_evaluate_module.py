@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ir_measures
 import pytest
+from ir_measures import AP, RR, P, R, nDCG
 
 from hf_optical.evaluation import evaluate_module_path, evaluate_rows
 
@@ -61,7 +62,7 @@ def test_it_loads_offline_and_measures_as_ir_measures_does(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     named, default, tied, lengths, twice, unknown, added = json.loads(done.stdout)
-    theirs = ir_measures.calc_aggregate([ir_measures.parse_measure(name) for name in NAMES], QRELS, RUN)
+    theirs = ir_measures.calc_aggregate([AP, RR @ 10, nDCG @ 10, R @ 100, P @ 5], QRELS, RUN)
     assert named == pytest.approx({str(measure): value for measure, value in theirs.items()})
     assert list(named) == NAMES and added == named
     assert list(default) == ["map", "mrr@10", "ndcg@10", "recall@100"]

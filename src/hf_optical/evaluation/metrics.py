@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 
@@ -95,15 +96,22 @@ def _parse(qrels: Qrels, names: Sequence[str]) -> dict[str, ir_measures.Measure]
 
 
 def _measure(name: str) -> ir_measures.Measure:
-    family, _, cutoff = name.partition("@")
+    # `ir_measures.parse_measure` warns on Python 3.12 and fails on 3.14. A cut-off below 1 makes pytrec_eval abort the
+    # whole process.
+    written = re.fullmatch(r"(\w+)(\([^()]*\))?(?:@([1-9][0-9]*))?", name)
     try:
-        # A cut-off below 1 makes pytrec_eval abort the whole process.
-        if "@" in name and not re.fullmatch("[1-9][0-9]*", cutoff):
-            raise ValueError(f"cut-off {cutoff!r}")
-        measure = ir_measures.parse_measure(name.replace(family, _FAMILIES.get(family.lower(), family), 1))
+        if written is None:
+            raise ValueError("neither a name nor a name with parameters")
+        family, parameters, cutoff = written.groups()
+        call = ast.parse(f"f{parameters or '()'}").body[0].value
+        if call.args:
+            raise ValueError("parameters are named")
+        given = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+        measure = ir_measures.measures.registry[_FAMILIES.get(family.lower(), family)](**given)
+        measure = measure @ int(cutoff) if cutoff else measure
         if not ir_measures.DefaultPipeline.supports(measure):
             raise ValueError("no provider")
-    except (NameError, ValueError, AssertionError) as error:
+    except (LookupError, SyntaxError, TypeError, ValueError, AssertionError) as error:
         raise ValueError(
             f"unknown measure {name!r}; use map, mrr or ndcg, with or without a cut-off (ndcg@10), recall@k, p@k, or "
             f"a name of ir_measures with its parameters: {', '.join(sorted(ir_measures.measures.registry))}"
