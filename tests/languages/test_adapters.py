@@ -258,3 +258,13 @@ def test_languages_that_are_there_twice_or_not_at_all(tiny_model):
         with pytest.raises(KeyError, match="'yo' is open .open: ha.; add it first"):
             act(tiny_model, "yo")
     assert active_language(tiny_model) == "ha"
+
+
+@pytest.mark.parametrize(
+    "setting", [{"target_modules": r"(a+)+b"}, {"init_lora_weights": "pissa"}, {"modules_to_save": ["pooler"]}]
+)
+def test_settings_that_no_opened_pack_may_have_are_refused_before_training(tiny_model, setting):
+    before = tiny_model.fingerprint()
+    with pytest.raises(ValueError, match=f"the LoRA config sets {next(iter(setting))}, as no pack"):
+        add_adapter(tiny_model, "sw", LoraConfig(**{"target_modules": ["query"], **setting}))
+    assert (languages(tiny_model), tiny_model.fingerprint()) == ([], before)

@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..model import OpticalModel
+from .lora_settings import unfit_settings
 from .vocabulary import LanguageEmbedding, Vocabulary, language_embedding, word_embedding
 
 
@@ -94,12 +95,17 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
         vocabulary ([`Vocabulary`], *optional*): words to add. `config` must then leave the word embeddings out.
 
     Raises:
-        ValueError: `language` is no language code, the model has an adapter for it already, `config` adapts the word
-            embeddings beside new words, or the base's word embeddings are of a kind that no rows can be added to.
+        ValueError: `language` is no language code, the model has an adapter for it already, `config` has settings that
+            a pack may not have or adapts the word embeddings beside new words, or the base's word embeddings are of a
+            kind that no rows can be added to.
     """
     name = adapter_name(language)
     if language in languages(model):
         raise ValueError(f"the model has a pack for language {language!r} already; remove it first")
+    if unfit := unfit_settings(config):
+        raise ValueError(
+            f"the LoRA config sets {', '.join(unfit)}, as no pack that is opened may; leave that as LoraConfig has it"
+        )
     added = vocabulary is not None and vocabulary.tokens
     if added:
         language_embedding(model)  # refuses some bases: before PEFT wraps their layers
