@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from hf_optical.hub import upload_folder  # noqa: E402
 from hf_optical.studies import load_study  # noqa: E402
 
 
+# How huggingface_hub 2.4 hands large files to its HTTP library.
+warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)
 for library in (datasets, huggingface_hub, transformers):
     library.utils.logging.set_verbosity_debug()
 
