@@ -347,8 +347,8 @@ def assert_linear(retriever: OpticalRetriever, name: str, kind: str, size: int) 
         return min(seconds)
 
     READERS[name](retriever, "maji ya baridi")
-    # What is quadratic takes four times as long, each time; what outgrows the processor's cache, up to three times. What
-    # takes next to no time is not compared.
+    # What is quadratic takes four times as long, each time; what outgrows the processor's cache, up to three times.
+    # What takes next to no time is not compared.
     found = []
     while len(found) < 3 and not any(twice < 3.5 * max(once, 0.05) for once, twice in found):
         found.append((cost(size), cost(2 * size)))
