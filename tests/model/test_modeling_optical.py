@@ -231,6 +231,14 @@ def test_more_tokens_than_positions_are_refused(tmp_path, architecture, limit):
         embed(model, processor.documents(["word " * 600]))
 
 
+def test_a_token_without_an_embedding_is_named(tiny_model, tiny_processor):
+    rows = tiny_model.get_input_embeddings().num_embeddings
+    inputs = tiny_processor.queries(["maji", "maji ya baridi"])
+    inputs["input_ids"][1, 2] = rows
+    with pytest.raises(IndexError, match=f"token id {rows} has no word embedding .* the processor of this model"):
+        tiny_model(**inputs)
+
+
 def test_positions_that_are_computed_have_no_limit(tmp_path):
     tiny_checkpoint(tmp_path, "modernbert", document_length=60)
     config = json.loads((tmp_path / "config.json").read_text())

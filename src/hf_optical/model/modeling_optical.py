@@ -125,6 +125,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
 
         Raises:
             ValueError: there are more tokens than the encoder has positions for.
+            IndexError: on a CPU, a token id has no word embedding.
         """
         if self._positions is not None and input_ids.shape[1] > self._positions:
             raise ValueError(
@@ -135,7 +136,15 @@ class OpticalModel(PushToHub, PreTrainedModel):
         mask = (attention_mask if token_mask is None else token_mask).bool()
         embeddings = torch.zeros(*input_ids.shape, self.embedding_dim, dtype=torch.float32, device=input_ids.device)
         for rows, tokens in parts_of(attention_mask.bool() | mask):
-            embeddings[rows, :tokens] = self._read(input_ids[rows, :tokens], attention_mask[rows, :tokens])
+            try:
+                embeddings[rows, :tokens] = self._read(input_ids[rows, :tokens], attention_mask[rows, :tokens])
+            except IndexError as error:
+                if "index out of range" not in str(error):
+                    raise
+                raise IndexError(
+                    f"token id {int(input_ids.max())} has no word embedding ({error}); read the texts with the "
+                    "processor of this model, and words of a language pack with the pack at work"
+                ) from error
         return OpticalOutput(embeddings=embeddings, mask=mask)
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
