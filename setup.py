@@ -17,7 +17,7 @@ EXTRAS = {
     "rivals": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",
-        "PyStemmer>=2.2",
+        "PyStemmer>=2.2.0.2",
         "sentence-transformers>=6.1",
         "sentencepiece>=0.2",
     ],
@@ -30,8 +30,8 @@ EXTRAS["test"] = [
     "playwright>=1.50",
     "protobuf>=4.25",
     "pytest>=8.4",
-    "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-timeout>=2.3.1",
+    "pytest-xdist>=3.6.1",
     "ruff>=0.6",
 ]
 
@@ -63,7 +63,7 @@ setup(
         "regex>=2025.10.22",
         "safetensors>=0.7",
         "scipy>=1.15",
-        "tokenizers>=0.22",
+        "tokenizers>=0.22.1",
         "torch>=2.6",
         "tqdm>=4.66.3",
         "transformers>=5.6",
