@@ -268,7 +268,7 @@ def test_opening_in_many_threads_leaves_warnings_as_they_were(tiny, packs, tmp_p
     retrievers = [OpticalRetriever.from_pretrained(tiny, device="cpu") for _ in range(THREADS)]
 
     def open_all(retriever: OpticalRetriever) -> None:
-        for _ in range(20):
+        for _ in range(100):
             assert len(TokenVectors.open(tmp_path / "vectors.safetensors")) == 2
         for language, pack in packs.items():
             retriever.add_language(language, pack)

@@ -99,8 +99,8 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
             a pack may not have or adapts the word embeddings beside new words, or the base's word embeddings are of a
             kind that no rows can be added to.
     """
-    name = adapter_name(language)
-    if language in languages(model):
+    name, others = adapter_name(language), languages(model)
+    if language in others:
         raise ValueError(f"the model has a pack for language {language!r} already; remove it first")
     if unfit := unfit_settings(config):
         raise ValueError(
@@ -109,7 +109,7 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     added = vocabulary is not None and vocabulary.tokens
     if added:
         language_embedding(model)  # refuses some bases: before PEFT wraps their layers
-    if languages(model):
+    if others:
         _FurtherLora(model.encoder, copy.deepcopy(config), name)
     else:
         model.encoder.add_adapter(copy.deepcopy(config), name)
