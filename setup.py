@@ -19,7 +19,7 @@ EXTRAS = {
         "bm25s>=0.2.14",
         "PyStemmer>=2.2.0.2",
         "sentence-transformers>=6.1",
-        "sentencepiece>=0.2",
+        "sentencepiece>=0.2.2",
     ],
     # examples/space.
     "space": ["gradio>=6.24"],
@@ -51,7 +51,7 @@ setup(
         "datasets>=5.1",
         "evaluate>=0.4.6",
         "filelock>=3.16",
-        "fsspec>=2024.2",
+        "fsspec>=2024.6",
         "huggingface_hub>=1.31",
         "ir_measures>=0.4.3",
         "jinja2>=3.1",
