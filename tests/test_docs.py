@@ -29,13 +29,18 @@ def test_the_snippets_on_measuring_run(tmp_path, monkeypatch, capsys):
     assert "'AP'" in capsys.readouterr().out
 
 
+def untrained_pack(code: str, max_words: int = 500) -> LanguagePack:
+    """What a pack is before it is trained: new words, as the embedded Swahili sentences translate them."""
+    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
+    sentences = load_bitext(DEMO / "train.jsonl", "sw")
+    words = learn_vocabulary(model, processor, sentences, "sw", "en", max_words=max_words)
+    add_adapter(model, code, default_lora_config(model, rank=4, embeddings=False), words)
+    return LanguagePack.from_model(model, code, roles=processor.roles)
+
+
 @pytest.fixture(scope="module")
 def pack() -> LanguagePack:
-    """What a pack for Swahili is before it is trained: new words, as the embedded sentences translate them."""
-    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
-    words = learn_vocabulary(model, processor, load_bitext(DEMO / "train.jsonl", "sw"), "sw", "en", max_words=500)
-    add_adapter(model, "sw", default_lora_config(model, rank=4, embeddings=False), words)
-    return LanguagePack.from_model(model, "sw", roles=processor.roles)
+    return untrained_pack("sw")
 
 
 # Their trainer asks for it wherever it runs.
@@ -58,6 +63,24 @@ def test_the_snippets_on_interoperability_run(pack, tmp_path, monkeypatch, capsy
     assert (further.vocabulary.rows - pack.vocabulary.rows).abs().max() > 0
     assert further.base_fingerprint == pack.base_fingerprint
     OpticalRetriever.from_pretrained("outputs/sw-further")
+
+
+def test_the_snippets_on_packs_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    for code, max_words in {"ha": 500, "yo": 200}.items():
+        untrained_pack(code, max_words).save_pretrained(f"outputs/{code}")
+    scope: dict = {"__name__": "docs"}
+    for snippet in blocks("language_packs.md", "python"):
+        exec(compile(snippet, "language_packs.md", "exec"), scope)
+    assert "['ha', 'yo'] ha\n" in capsys.readouterr().out
+    assert [hit[0].document for hit in scope["hits"]] == [0, 0, 0]
+    again = scope["again"]
+    assert (again.languages, again.language) == (["ha", "yo"], "ha")
+    assert torch.equal(again.encode_queries(["maji"])[0], scope["retriever"].encode_queries(["maji"])[0])
+    assert OpticalRetriever.from_pretrained("outputs/merged").languages == []
+    assert scope["lexicon"].top("maji", 1)[0][0] == "water"
+    assert "maji water\n" in (tmp_path / "sw-en.txt").read_text(encoding="utf-8")
 
 
 def test_every_key_of_a_study_is_read(tmp_path):
