@@ -18,12 +18,20 @@ def test_what_the_library_and_most_people_train_with_is_fit(tiny_model):
         "rank_pattern": {r"layer\.\d+\.output": 8},
         "alpha_pattern": {"query": 1.5},
     }
-    for config in (default_lora_config(tiny_model, rank=700), LoraConfig(**usual), LoraConfig(r=8, **patterns)):
+    theirs = LoraConfig(target_modules=r".*\.(encoder|decoder)\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|up|down)_proj")
+    for config in (
+        default_lora_config(tiny_model, rank=700),
+        LoraConfig(**usual),
+        LoraConfig(r=8, **patterns),
+        theirs,
+    ):
         assert unfit_settings(config) == []
         assert unfit_settings(LoraConfig(**config.to_dict())) == []
 
 
-@pytest.mark.parametrize("pattern", [r"(a+)+$", r"(.*)*x", r".*.*.*.*.*x", "a" * 3000, r"(?:a|b){1,9}"])
+@pytest.mark.parametrize(
+    "pattern", [r"(a+)+$", r"(.*)*x", r".*.*.*.*.*x", "a" * 3000, r"(?:a|b){1,9}", ".?" * 25 + "!"]
+)
 def test_patterns_that_could_take_forever_are_not(pattern):
     before = time.process_time()
     assert unfit_settings(LoraConfig(target_modules=pattern)) == ["target_modules"]

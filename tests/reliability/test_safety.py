@@ -18,7 +18,7 @@ import torch
 from packs import WORDS, make_pack
 from reliability.folders import LAYOUTS, sign_pack, write_layout
 from reliability.fuzzing import limited_memory
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
 from hf_optical import (
@@ -268,6 +268,41 @@ def test_modules_elsewhere_are_refused(tmp_path, layout, where):
             one.from_pretrained(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "settings"),
+    [
+        ("config.json", {"transformers_weights": "x.safetensors.index.json"}),
+        ("config.json", {"configuration_files": ["../config.4.0.0.json"]}),
+        ("config.json", {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}),
+        ("config.json", {"text_config": {"attn_implementation": "org/kernel"}}),
+        ("config.json", {"_attn_implementation": "org/kernel"}),
+        ("tokenizer_config.json", {"fast_tokenizer_files": ["../tokenizer.4.0.0.json"]}),
+        ("tokenizer_config.json", {"tokenizer_file": "OUTSIDE/tokenizer.json"}),
+        ("tokenizer_config.json", {"vocab_file": "OUTSIDE/config.json"}),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_settings_that_lead_elsewhere_are_refused(planted, tmp_path, file, settings):
+    """They are transformers' own, which goes by them whatever was looked at before."""
+    folder, outside = tiny_checkpoint(tmp_path / "folder"), tiny_checkpoint(tmp_path / "outside", seed=1)
+    planted(folder / "pytorch_model.bin")
+    weights = dict.fromkeys(load_file(folder / "model.safetensors"), "pytorch_model.bin")
+    (folder / "x.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weights}))
+    settings = json.loads(json.dumps(settings).replace("OUTSIDE", str(outside)))
+    edit(folder / file, lambda content: content.update(settings))
+    for one in (OpticalModel, OpticalProcessor, OpticalRetriever):
+        with pytest.raises(OSError, match=f"{folder}/{file} sets "):
+            one.from_pretrained(folder)
+
+
+def test_where_a_tokenizer_was_once_kept_does_not_matter(tmp_path):
+    folder = tiny_checkpoint(tmp_path / "folder")
+    former = {"special_tokens_map_file": str(folder), "tokenizer_class": "TokenizersBackend", "vocab_file": None}
+    edit(folder / "tokenizer_config.json", lambda content: content.update(former))
+    edit(folder / "config.json", lambda content: content.update(_attn_implementation="eager"))
+    assert len(OpticalRetriever.from_pretrained(folder).encode_queries(["a"])) == 1
+
+
 def test_an_adapter_beside_a_model_does_not_lead_to_another_base(tmp_path):
     """transformers would open the base that the adapter names, wherever that is."""
     folder, other = tiny_checkpoint(tmp_path / "folder"), tiny_checkpoint(tmp_path / "other", seed=1)
@@ -306,12 +341,19 @@ def test_languages_are_no_paths(tiny, tmp_path, code):
         ({"bias": "all"}, "bias"),
         ({"target_modules": r"(.*)*(.*)*query"}, "target_modules"),
         ({"rank_pattern": {r"(a+)+$": 4}}, "rank_pattern"),
+        ({"target_modules": ".?" * 60 + "!"}, "target_modules"),
+        ({"target_modules": "(.|..)" * 60 + "!"}, "target_modules"),
+        ({"exclude_modules": ".*?" * 5 + "!"}, "exclude_modules"),
         ({"r": 10**9}, "rank 1000000000"),
         ({"rank_pattern": {"query": 10**6}}, "rank 1000000"),
         ({"r": 0}, "r would"),
         ({"r": "4"}, "damaged"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"lora_dropout": 10**400}, "lora_dropout"),
+        ({"alpha_pattern": {"query": float("nan")}}, "alpha_pattern"),
+        ({"alpha_pattern": {"query": 10**400}}, "alpha_pattern"),
         ({"target_modules": [3]}, "target_modules"),
         ({"alpha_pattern": [1]}, "alpha_pattern"),
     ],
@@ -356,6 +398,8 @@ def test_json_that_is_too_large(pack, tmp_path):
         *({"hidden_size": 10**9}, {"hidden_size": 10**18}, {"vocab_size": 10**12}, {"intermediate_size": 2**40}),
         *({"num_hidden_layers": 10**9}, {"max_position_embeddings": 10**12}, {"num_attention_heads": 10**9}),
         *({"num_hidden_layers": -1, "hidden_size": -32}, {"type_vocab_size": 10**10}, {"hidden_size": 2**14}),
+        # Layers by other names.
+        *({"model_type": "bart", "decoder_layers": 10**9}, {"model_type": "albert", "inner_group_num": 10**9}),
     ],
     ids=str,
 )

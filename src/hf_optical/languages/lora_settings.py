@@ -15,6 +15,7 @@ from ..model.layout import misfits
 
 # A rank that no weight of the pack has takes memory when the pack is opened, and is for nothing.
 _RANKS = 512
+_MAX_ALPHA = 2**31
 _NAMES = {"r", "lora_alpha", "lora_dropout", "fan_in_fan_out", "use_rslora", "use_dora", "lora_bias"}
 _NAMES |= {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
 _NAMES |= {"rank_pattern", "alpha_pattern", "init_lora_weights"}
@@ -38,8 +39,8 @@ def unfit_settings(config: LoraConfig) -> list[str]:
 
     A pack changes nothing of its base, imports nothing, and takes no time or memory that its size does not tell. So
     beside the usual settings all are to have PEFT's default; weights may be started by no method that reads or changes
-    the base's (PiSSA, OLoRA, LoftQ, EVA, CorDA, ...); and patterns of module names may repeat no group, and no more
-    than four things.
+    the base's (PiSSA, OLoRA, LoftQ, EVA, CorDA, ...); and patterns of module names may repeat no group, and have no
+    more ways to match than four `.*`.
 
     Returns:
         `list[str]`: their names; empty for a config that is all right.
@@ -52,11 +53,15 @@ def unfit_settings(config: LoraConfig) -> list[str]:
         return unfit
     if config.init_lora_weights not in (True, False, "gaussian", "orthogonal"):
         unfit.append("init_lora_weights")
-    if not math.isfinite(config.lora_alpha) or not 0 <= config.lora_dropout < 1:
-        unfit.append("lora_alpha or lora_dropout")
     for name, kind in {"rank_pattern": range(1, 2**31), "alpha_pattern": _NUMBER}.items():
         pattern = getattr(config, name) or {}
         unfit += misfits(pattern, dict.fromkeys(pattern, kind), name) + [name] * any(map(_is_slow, pattern))
+    alphas = [config.lora_alpha, *(config.alpha_pattern or {}).values()]
+    # Compared, which is false of NaN, and known of whole numbers that no float holds.
+    if not all(isinstance(alpha, _NUMBER) and abs(alpha) <= _MAX_ALPHA for alpha in alphas):
+        unfit.append("lora_alpha or alpha_pattern")
+    if not 0 <= config.lora_dropout < 1:
+        unfit.append("lora_dropout")
     for name in ("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform"):
         value = getattr(config, name)
         entries = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
@@ -76,4 +81,9 @@ def _is_slow(pattern: Any) -> bool:
     """Whether a regular expression may take forever on a name of a hundred characters; names of modules never do."""
     if not isinstance(pattern, str):
         return False
-    return len(pattern) > 2000 or bool(re.search(r"\)[*+{]", pattern)) or len(re.findall(r"[*+{]", pattern)) > 4
+    repeats, groups = len(re.findall(r"[*+{]", pattern)), pattern.count("(")
+    # Neither that of `(?:` nor that of a lazy repeat.
+    optional = len(re.findall(r"(?<![(*+?}])\?", pattern))
+    # As powers of two; groups have the most ways to match if they share the alternatives evenly.
+    ways = 5 * repeats + optional + (groups * math.log2(1 + pattern.count("|") / groups) if groups else 0)
+    return len(pattern) > 2000 or bool(re.search(r"\)[*+{]", pattern)) or ways > 20

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from .layout import (
@@ -18,8 +23,8 @@ from .layout import (
 )
 
 
-# Layers that a configuration may ask for whatever the weights: some models use the same ones many times.
-_LAYERS = 256
+# Modules that an encoder may have whatever the weights, some are used many times; and for each of the weights.
+_MODULES, _MODULES_A_WEIGHT = 2**13, 16
 # Values that an encoder may have whatever the weights, and for each value of the weights.
 _VALUES, _TIMES = 2**24, 16
 
@@ -101,10 +106,7 @@ def _read_encoder_config(folder: Path) -> PreTrainedConfig:
         read_json(folder / ENCODER_CONFIG)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         weights = weight_sizes(folder) if any(folder.glob("model*.safetensors")) else None
-        layers = getattr(config, "num_hidden_layers", 0)
-        if layers > max(_LAYERS, len(weights or ())):
-            raise ValueError(f"{layers} layers")
-        with torch.device("meta"):
+        with torch.device("meta"), _at_most(_MODULES + _MODULES_A_WEIGHT * len(weights or ())):
             encoder = AutoModel.from_config(config, trust_remote_code=False)
         values = sum(weight.numel() for name, weight in encoder.named_parameters() if "pooler." not in name)
     except OSError:
@@ -119,6 +121,23 @@ def _read_encoder_config(folder: Path) -> PreTrainedConfig:
             f"have {sum(weights.values())}: they do not belong together; fetch or save the checkpoint again"
         )
     return config
+
+
+@contextmanager
+def _at_most(modules: int) -> Iterator[None]:
+    """Stops the making of a larger model by a `ValueError`: every architecture has another name for its layers."""
+    thread, made = threading.get_ident(), itertools.count(1)
+
+    def count(*_) -> None:
+        # The hook is called for those that other threads make, too.
+        if threading.get_ident() == thread and next(made) > modules:
+            raise ValueError(f"more than {modules} modules")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _shape(layers: list[LinearLayer]) -> dict:

@@ -29,6 +29,7 @@ from .folder import (
     NEAREST_WORDS,
     PACKS_FOLDER,
     WEIGHTS,
+    check_detours,
     local_folder,
     misfits,
     packaged_copy,
@@ -76,6 +77,7 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
     if not (folder / ENCODER_CONFIG).is_file():
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
         raise OSError(f"{folder} is no model folder: looked for {ENCODER_CONFIG}, found {found}")
+    check_detours(folder)
     layout = next(layout for layout in (read(folder) for read in _READERS) if layout is not None)
     layout.lower_case = bool(read_optional_json(folder / ENCODER_MODULE_CONFIG).get("do_lower_case"))
     layout.roles = _named(folder, layout.roles)

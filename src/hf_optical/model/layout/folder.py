@@ -7,7 +7,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ ENCODER_CONFIG = "config.json"
 ROLES_CONFIG = "config_sentence_transformers.json"
 MODULES = "modules.json"
 ENCODER_MODULE_CONFIG = "sentence_bert_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 STANFORD_METADATA = "artifact.metadata"
 DENSE_FOLDER = "1_Dense"
 WEIGHTS = "model.safetensors"
@@ -40,6 +41,11 @@ _INDEX = "model.safetensors.index.json"
 LENGTH = range(2**24 + 1)
 QUERY_LENGTH = range(2**16 + 1)
 
+# By these transformers leaves what was looked at here: for weights of other names or kinds, or for another file.
+_DETOURS = {"transformers_weights", "quantization_config", "configuration_files", "fast_tokenizer_files"}
+# Files that a tokenizer was once made of; what old checkpoints say of them is read by nobody.
+_FORMER_FILES = {"special_tokens_map_file", "added_tokens_file", "tokenizer_config_file"}
+
 # What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.
 _PATTERNS = [
     "*.json",
@@ -48,9 +54,9 @@ _PATTERNS = [
     STANFORD_METADATA,
     "model*.safetensors",
     "adapter_model.safetensors",
-    "*_Dense/*",
+    "*_Dense/*.safetensors",
     "vocabulary.safetensors",
-    f"{PACKS_FOLDER}/*",
+    f"{PACKS_FOLDER}/*.safetensors",
 ]
 
 # Hub id -> the Python package that carries the same model, its folder there, and the SHA-256 of its weights.
@@ -245,6 +251,47 @@ def _check_index(path: Path, files: set[str]) -> None:
     if not named <= files or "metadata" not in index:
         strange = ", ".join(sorted(named - files)[:3]) or "no metadata"
         raise OSError(f"{path} names {strange[:255]} and not only safetensors beside it; fetch the checkpoint again")
+
+
+def check_detours(folder: Path) -> None:
+    """
+    transformers reads the settings of a folder once more, and goes where they send it.
+
+    Raises:
+        OSError: they send it to weights of another name or kind, to a file elsewhere, or to code on the Hub. The
+            message names the file and the settings.
+    """
+    for path in (folder / ENCODER_CONFIG, folder / TOKENIZER_CONFIG):
+        settings = _settings(read_optional_json(path))
+        found = sorted({name for name, value in settings if _is_detour(name, value, folder)})
+        if found:
+            raise OSError(
+                f"{path} sets {', '.join(found)[:255]}: weights of other names or kinds, files elsewhere and code on "
+                "the Hub are not read; open another checkpoint, or take the setting out where you trust the author"
+            )
+
+
+def _settings(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """All entries, those of the settings in the settings too."""
+    left = [content]
+    while left:
+        entries = left.pop().items()
+        yield from entries
+        left += [value for _, value in entries if isinstance(value, dict)]
+
+
+def _is_detour(name: str, value: Any, folder: Path) -> bool:
+    if name in _DETOURS:
+        return value is not None
+    if not isinstance(value, str):
+        return False
+    # An attention that is named like a repository is one: a kernel, which is code.
+    if name.endswith("_implementation"):
+        return "/" in value
+    # Old tokenizers tell where their author kept them; that only matters where there is such a file.
+    if not name.endswith("_file") or name in _FORMER_FILES or not os.path.exists(value):
+        return False
+    return not Path(value).resolve().is_relative_to(folder.resolve())
 
 
 def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
