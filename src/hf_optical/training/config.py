@@ -17,6 +17,8 @@ _MARGINALS = ("uniform", "idf")
 _STRATEGIES = ("random", "group_by_length")
 _METHODS = ("ot", "greedy", "sentence", "code_switch", "hybrid")
 _TARGETS = ("teacher", "labels")
+# Settings for metrics of one's own, and what they are here: the cost of every pair is all there is.
+_METRICS = {"eval_do_concat_batches": True, "batch_eval_metrics": False, "include_for_metrics": []}
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
@@ -206,6 +208,12 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError(f"new_words={self.new_words} needs to be 0 or more, and 0 with train_all_weights")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the sentences; leave it at False")
+        for name, left in _METRICS.items():
+            if getattr(self, name) != left:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for metrics of one's own, and this trainer has but the mean; "
+                    f"leave it at {left!r}"
+                )
         if HubStrategy(self.hub_strategy) != HubStrategy.END:
             raise ValueError(
                 f"hub_strategy={self.hub_strategy!r} would publish `training_args.bin`, a pickle that holds the Hub "
