@@ -25,6 +25,7 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .preparation import (
     alignment_loss,
     by_language,
+    check_optimizers,
     check_sizes,
     check_use,
     make_collator,
@@ -78,8 +79,11 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so there are as many steps as
             without.
-        callbacks, optimizers:
+        callbacks (`list[transformers.TrainerCallback]`, *optional*):
             As in [`~transformers.Trainer`].
+        optimizers (`tuple`, defaults to `(None, None)`):
+            Optimizer and schedule, of the weights of a `model` that is given, with `train_all_weights`. The weights of
+            a pack are made in here: to train them otherwise set `args.optim`, or override `create_optimizer`.
 
     Attributes:
         processors (`dict[str, OpticalProcessor]`):
@@ -92,7 +96,8 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
 
     Raises:
         ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
-            do not fit, what the method has no use for, or FSDP beside a `retrieval_evaluator`.
+            do not fit, what the method has no use for, `optimizers` of other weights, or FSDP beside a
+            `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
     """
 
@@ -162,6 +167,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             callbacks=[save_on_interrupt, *(callbacks or [])],
             optimizers=optimizers,
         )
+        check_optimizers(self.model, *optimizers)
         if self.is_fsdp_enabled and self.retrieval_evaluators:
             raise ValueError(
                 "under FSDP no process holds the whole student, so it cannot encode queries while it trains; leave "
