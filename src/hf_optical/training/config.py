@@ -97,6 +97,8 @@ class OTDistillationConfig(TrainingArguments):
     Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (1e-4 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
     and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
+    `eval_do_concat_batches`, `batch_eval_metrics` and `include_for_metrics` are refused: they are for metrics of one's
+    own. `dataloader_drop_last` holds for training alone.
     """
 
     learning_rate: float | None = field(
