@@ -24,7 +24,10 @@ from hf_optical import (
 )
 
 
-_ARGUMENTS = ("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset", "triples")
+_ARGUMENTS = (
+    *("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset", "triples"),
+    *("processing_class", "optimizers"),
+)
 
 
 @pytest.fixture(scope="session")

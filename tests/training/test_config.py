@@ -60,6 +60,9 @@ def test_every_setting_can_be_given_on_the_command_line():
         ({"marginals": "tfidf"}, "marginals='tfidf'; choose one of uniform, idf"),
         ({"anchor_weight": -1.0}, "anchor_weight=-1.0 is negative"),
         ({"hub_strategy": "every_save"}, "hub_strategy='every_save' would publish"),
+        ({"eval_do_concat_batches": False}, "eval_do_concat_batches=False is for metrics.*leave it at True"),
+        ({"batch_eval_metrics": True}, "batch_eval_metrics=True is for metrics.*leave it at False"),
+        ({"include_for_metrics": ["inputs"]}, r"include_for_metrics=\['inputs'\] is for metrics.*leave it at \[\]"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True would drop"),
     ],
 )

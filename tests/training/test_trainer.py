@@ -125,6 +125,81 @@ def test_the_logs_tell_the_parts_of_the_loss_and_the_plans(make_trainer):
     assert {"eval_loss_alignment", "eval_loss_anchor", "eval_plan_entropy"} <= set(evaluation)
 
 
+class EvaluatesAt(TrainerCallback):
+    """Evaluates after a step, under a name of its own."""
+
+    trainer: OTDistillationTrainer
+
+    def __init__(self, step: int):
+        self.step = step
+        self.found: dict[str, float] = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            self.found = self.trainer.evaluate(metric_key_prefix="test")
+
+
+def test_an_evaluation_between_two_logs_has_its_own_means_and_takes_none_away(make_trainer):
+    evaluates = EvaluatesAt(3)
+    trainer, undisturbed = make_trainer(logging_steps=5, callbacks=[evaluates]), make_trainer(logging_steps=5)
+    evaluates.trainer = trainer
+    trainer.train()
+    undisturbed.train()
+    assert evaluates.found["test_loss_alignment"] == pytest.approx(evaluates.found["test_loss"], abs=1e-6)
+    assert "test_plan_entropy" in evaluates.found
+    assert not [name for name in evaluates.found if name.startswith(("loss", "plan", "eval"))]
+    log, expected = (next(log for log in each.state.log_history if "loss" in log) for each in (trainer, undisturbed))
+    assert log["step"] == 5 and log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
+    assert {**log, "epoch": 0} == {**expected, "epoch": 0}
+    # A log of one's own gets none.
+    trainer.log({"mine": 1.0})
+    assert set(trainer.state.log_history[-1]) == {"mine", "epoch", "step"}
+
+
+def test_a_run_that_failed_leaves_no_means_to_the_next(make_trainer):
+    class Fails(OTDistillationTrainer):
+        fails = True
+
+        def pair_losses(self, student, teacher):
+            parts = super().pair_losses(student, teacher)
+            if self.fails and self.model.training and self.state.global_step == 2:
+                parts["alignment"] = parts["alignment"] * math.nan
+            return parts
+
+    trainer = make_trainer(Fails, logging_steps=3)
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    trainer.fails = False
+    trainer.train()
+    log = next(log for log in trainer.state.log_history if "loss" in log)
+    assert log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_every_pair_is_evaluated_on_where_training_drops_the_last(make_trainer, held_out, batch_size):
+    trainer = make_trainer(
+        dataloader_drop_last=True, per_device_train_batch_size=4, per_device_eval_batch_size=batch_size
+    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(make_trainer().evaluate()["eval_loss"], abs=1e-6)
+    assert len(trainer.predict(held_out).predictions) == len(held_out)
+    assert len(trainer.get_train_dataloader()) == 30 // 4
+
+
+def test_an_optimizer_of_other_weights_is_refused(make_trainer, tiny):
+    student, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+    settings = {"student": student, "processing_class": processor}
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    whole = make_trainer(train_all_weights=True, optimizers=(optimizer, schedule), max_steps=1, **settings)
+    before = {name: weight.clone() for name, weight in weights(whole.model).items()}
+    whole.train()
+    assert any(not torch.equal(weight, before[name]) for name, weight in weights(whole.model).items())
+    with pytest.raises(ValueError, match="optimizers has a schedule and no optimizer.*args.lr_scheduler_type"):
+        make_trainer(train_all_weights=True, optimizers=(None, schedule), **settings)
+    with pytest.raises(ValueError, match="optimizers holds none of the weights that are trained.*Set args.optim"):
+        make_trainer(optimizers=(optimizer, None), **settings)
+
+
 def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
     english = [pair["en"] for pair in held_out["translation"]]
     processor = OpticalProcessor.from_pretrained(tiny)

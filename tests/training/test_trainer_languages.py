@@ -217,7 +217,7 @@ def evaluators(evaluator, tiny):
 def test_evaluation_tells_each_language_and_the_means(make_two, make_trainer, two, two_held_out, evaluators, pairs):
     trainer = make_two(retrieval_evaluator=evaluators)
     found = trainer.evaluate()
-    for name in ("loss", "map", "recall@100"):
+    for name in ("loss", "loss_alignment", "plan_entropy", "map", "recall@100"):
         assert found[f"eval_{name}"] == pytest.approx((found[f"eval_sw_{name}"] + found[f"eval_lo_{name}"]) / 2)
     for language in two:
         alone = make_trainer(
@@ -226,11 +226,36 @@ def test_evaluation_tells_each_language_and_the_means(make_two, make_trainer, tw
             eval_dataset=two_held_out[language],
             retrieval_evaluator=evaluators[language],
         ).evaluate()
-        for name in ("loss", "map"):
+        for name in ("loss", "loss_alignment", "map"):
             assert found[f"eval_{language}_{name}"] == alone[f"eval_{name}"]
     assert trainer.state.log_history[-1].items() >= {name: found[name] for name in found if "loss" in name}.items()
+    assert found["eval_loss_alignment"] == pytest.approx(found["eval_loss"], abs=1e-6)
     only = trainer.evaluate({"lo": two_held_out["lo"]}, metric_key_prefix="eval_only")
-    assert only["eval_only_loss"] == found["eval_lo_loss"]
+    assert only["eval_only_loss"] == found["eval_lo_loss"] and only["eval_only_map"] == found["eval_lo_map"]
+
+
+def test_evaluators_run_for_languages_without_sentence_pairs_too(make_two, evaluators, two_held_out):
+    every = make_two(retrieval_evaluator=evaluators).evaluate()
+    found = make_two(retrieval_evaluator=evaluators, eval_dataset={"sw": two_held_out["sw"]}).evaluate()
+    for name in ("eval_map", "eval_sw_map", "eval_lo_map", "eval_sw_loss"):
+        assert found[name] == every[name]
+    assert found["eval_loss"] == found["eval_sw_loss"] and "eval_lo_loss" not in found
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_one_language_of_several_is_predicted_on_at_a_time(make_two, two_held_out, tmp_path, cached):
+    trainer = make_two(cache_teacher=cached, teacher_cache_dir=str(tmp_path / "cache"), max_steps=1)
+    trainer.train()
+    found = trainer.evaluate()
+    for language, pairs in two_held_out.items():
+        predicted = trainer.predict({language: pairs})
+        assert len(predicted.predictions) == len(pairs)
+        assert predicted.metrics["test_loss"] == pytest.approx(found[f"eval_{language}_loss"], abs=1e-6)
+    for wrong in (two_held_out, two_held_out["sw"], {}):
+        with pytest.raises(ValueError, match="test_dataset is to be of one language of sw, lo; pass a dict with one"):
+            trainer.predict(wrong)
+    with pytest.raises(ValueError, match="test_dataset is for yo, and the languages are sw, lo"):
+        trainer.predict({"yo": two_held_out["sw"]})
 
 
 def test_the_best_checkpoint_by_mean_map_is_loaded_with_all_packs(make_two, evaluators, best_by_map):

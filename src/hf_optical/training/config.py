@@ -17,6 +17,8 @@ _MARGINALS = ("uniform", "idf")
 _STRATEGIES = ("random", "group_by_length")
 _METHODS = ("ot", "greedy", "sentence", "code_switch", "hybrid")
 _TARGETS = ("teacher", "labels")
+# Settings for metrics of one's own, and what they are here: the cost of every pair is all there is.
+_METRICS = {"eval_do_concat_batches": True, "batch_eval_metrics": False, "include_for_metrics": []}
 _ROLES = {"query": ("query",), "document": ("document",), "both": ("query", "document")}
 
 
@@ -95,6 +97,8 @@ class OTDistillationConfig(TrainingArguments):
     Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (1e-4 with
     `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
     and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
+    `eval_do_concat_batches`, `batch_eval_metrics` and `include_for_metrics` are refused: they are for metrics of one's
+    own. `dataloader_drop_last` holds for training alone.
     """
 
     learning_rate: float | None = field(
@@ -206,6 +210,12 @@ class OTDistillationConfig(TrainingArguments):
             raise ValueError(f"new_words={self.new_words} needs to be 0 or more, and 0 with train_all_weights")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns=True would drop the sentences; leave it at False")
+        for name, left in _METRICS.items():
+            if getattr(self, name) != left:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is for metrics of one's own, and this trainer has but the mean; "
+                    f"leave it at {left!r}"
+                )
         if HubStrategy(self.hub_strategy) != HubStrategy.END:
             raise ValueError(
                 f"hub_strategy={self.hub_strategy!r} would publish `training_args.bin`, a pickle that holds the Hub "

@@ -10,6 +10,8 @@ from typing import Any
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
 from ..bitext import (
@@ -109,6 +111,28 @@ def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
         raise ValueError(
             f"the teacher's vectors have {teacher.embedding_dim} numbers and the student's {student.embedding_dim}; "
             f"open the student with projection_dim={teacher.embedding_dim}, or choose a teacher of its size"
+        )
+
+
+def check_optimizers(model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None) -> None:
+    """
+    What is given in place of the optimizer and schedule that the settings describe has to move the weights that train.
+
+    Raises:
+        ValueError: the optimizer holds none of them, or a schedule comes without its optimizer.
+    """
+    if optimizer is None and lr_scheduler is not None:
+        raise ValueError(
+            "optimizers has a schedule and no optimizer, so it would set the rate of one that trains nothing; set "
+            "args.lr_scheduler_type, or override create_scheduler"
+        )
+    if optimizer is None:
+        return
+    held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    if not any(id(weight) in held for weight in model.parameters() if weight.requires_grad):
+        raise ValueError(
+            "optimizers holds none of the weights that are trained: those of a pack are made by the trainer itself. "
+            "Set args.optim, or override create_optimizer; or pass train_all_weights=True and the student as a model"
         )
 
 

@@ -11,20 +11,20 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
-from transformers.trainer_utils import speed_metrics
 
 from ..bitext.ranking import join_triples
 from ..evaluation import RetrievalEvaluator
-from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import CheckpointingTrainer, SaveOnInterrupt
 from .config import OTDistillationConfig
-from .distributed import PairMeans, from_main_process, pair_weights
+from .distributed import PairMeans, pair_weights
+from .evaluating import EvaluatingTrainer
 from .preparation import (
     alignment_loss,
     by_language,
+    check_optimizers,
     check_sizes,
     check_use,
     make_collator,
@@ -35,12 +35,12 @@ from .preparation import (
     teacher_texts,
 )
 from .publishing import PublishingTrainer
-from .run_details import measure, scripts_of
+from .run_details import scripts_of
 from .sampling import LanguageSampler, join_languages
 from .teacher import TeacherVectors
 
 
-class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
+class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingTrainer):
     r"""
     Teaches a student new languages from sentence pairs: it reads the new language, a frozen teacher reads the English,
     and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv 2301.12566).
@@ -69,7 +69,8 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             What cuts the student's and the teacher's texts into tokens. Opened beside the model by default.
         retrieval_evaluator ([`RetrievalEvaluator`], *optional*):
             Questions and passages to search at every evaluation; its measures become `eval_map` and so on, for
-            `metric_for_best_model` and early stopping. For several languages a `dict`: language -> evaluator.
+            `metric_for_best_model` and early stopping. For several languages a `dict`: language -> evaluator; they
+            need no `eval_dataset` of the same languages.
         peft_config (`peft.LoraConfig`, *optional*):
             The adapter of every pack, in place of the one that `args` describes.
         loss (`nn.Module`, *optional*):
@@ -78,8 +79,11 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so there are as many steps as
             without.
-        callbacks, optimizers:
+        callbacks (`list[transformers.TrainerCallback]`, *optional*):
             As in [`~transformers.Trainer`].
+        optimizers (`tuple`, defaults to `(None, None)`):
+            Optimizer and schedule, of the weights of a `model` that is given, with `train_all_weights`. The weights of
+            a pack are made in here: to train them otherwise set `args.optim`, or override `create_optimizer`.
 
     Attributes:
         processors (`dict[str, OpticalProcessor]`):
@@ -92,7 +96,8 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
 
     Raises:
         ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
-            do not fit, what the method has no use for, or FSDP beside a `retrieval_evaluator`.
+            do not fit, what the method has no use for, `optimizers` of other weights, or FSDP beside a
+            `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
     """
 
@@ -162,6 +167,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             callbacks=[save_on_interrupt, *(callbacks or [])],
             optimizers=optimizers,
         )
+        check_optimizers(self.model, *optimizers)
         if self.is_fsdp_enabled and self.retrieval_evaluators:
             raise ValueError(
                 "under FSDP no process holds the whole student, so it cannot encode queries while it trains; leave "
@@ -201,9 +207,10 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         self._seconds = None if resume_from_checkpoint else time.monotonic() - start
         return output
 
-    def _update_auto_batch_size(self, batch_size: int) -> None:
-        super()._update_auto_batch_size(batch_size)
-        self._means = {True: PairMeans(), False: PairMeans()}
+    def _inner_training_loop(self, *args, **kwargs):
+        # A run that failed, or a batch that did not fit, has left means behind.
+        self._means[True] = PairMeans()
+        return super()._inner_training_loop(*args, **kwargs)
 
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
         """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
@@ -262,9 +269,12 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         loader = super().get_train_dataloader()
         # As accelerate does for samplers of its own: where several processes go on in mid-epoch, it looks here for the
-        # one to tell the epoch, and without they would go through the first epoch again.
+        # one to tell the epoch, and without they would go through the first epoch again. Where batches are drawn
+        # without such a one, Trainer tells them.
         if isinstance(loader.batch_sampler, BatchSamplerShard):
-            loader.set_sampler(loader.batch_sampler.batch_sampler.sampler)
+            sampler = getattr(loader.batch_sampler.batch_sampler, "sampler", None)
+            if sampler is not None:
+                loader.set_sampler(sampler)
         return loader
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -278,11 +288,6 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         """A batch that may be the last of its loader, with what its pairs count for."""
         whole = self.args.dataloader_drop_last
         return batch | {"pair_weights": None if whole else pair_weights(len(batch["index"]))}
-
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        if self.data_collator.teacher_vectors is not None:
-            self._cache_teacher(test_dataset)
-        return super().get_test_dataloader(test_dataset)
 
     def set_language(self, language: str) -> None:
         """Puts the pack of a language to work in `model`, if it is not at work already."""
@@ -362,66 +367,15 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
                 "trains in half precision, use bf16 instead of fp16. The last checkpoint is unharmed"
             )
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(self._weigh(inputs))
-        with torch.no_grad(), self.compute_loss_context_manager():
-            _, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        return None, outputs["costs"], outputs["costs"]
-
-    def evaluate(
-        self,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """
-        The mean cost of the sentence pairs, and what the retrieval evaluators measure. Where documents are ranked, the
-        cost of a pair depends on its batch: compare `eval_loss` at one `per_device_eval_batch_size`.
-
-        Returns:
-            `dict[str, float]`: `eval_loss`, `eval_map` and so on; with several languages also `eval_ha_loss`,
-            `eval_ha_map` and so on of each, and the former are means over the languages.
-        """
-        datasets = pairs_by_language(
-            self.args, "eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset
-        )
-        if not datasets:
-            raise ValueError("there are no sentence pairs to evaluate on; pass eval_dataset")
-        if eval_dataset is not None and self.data_collator.teacher_vectors is not None:
-            self._cache_teacher(datasets)
-        self._means[False] = PairMeans()
-        start, results = time.time(), {}
-        for language, pairs in datasets.items():
-            loader = self.get_eval_dataloader(
-                pairs if len(self.args.languages) == 1 else join_languages({language: pairs})
-            )
-            output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
-            results[language] = {"loss": output.metrics["eval_loss"], **self._search(language)}
-        metrics = over_languages(results, f"{metric_key_prefix}_")
-        metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _search(self, language: str) -> dict[str, float]:
-        """What the student finds with the questions of a language."""
-        if language not in self.retrieval_evaluators:
-            return {}
-        self.set_language(language)
-        evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
-        measured = from_main_process(lambda: measure(evaluator, evaluator.search(self.model, processor)))
-        self._measured[language] = self.state.global_step, measured
-        return {name: own["trained"] for name, own in measured["measures"].items()}
-
     def _record(self, **values: Tensor) -> None:
-        """Keeps means until the next log."""
+        """Keeps means until they are told."""
         for name, value in values.items():
-            name = name if self.model.training else f"eval_{name}"
             self._means[self.model.training].add(name, value, self._pair_weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        evaluating = any(name.startswith("eval_") for name in logs)
-        logs |= self._means[not evaluating].take()
+        # Those of training, which no other log may take away: a step's has "loss", the one at the end "total_flos".
+        if "loss" in logs or "total_flos" in logs:
+            logs |= self._means[True].take()
         super().log(logs, start_time)
 
     def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
