@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset, DatasetBuilder, Features, Value, concatenate_datasets, load_dataset_builder
 from datasets.exceptions import DatasetGenerationError
 
@@ -113,16 +114,20 @@ def gathered(rows: Iterable[tuple[dict[str, Any], int]], features: Features) -> 
     parts: list[Dataset] = []
     waiting: list[dict[str, Any]] = []
     characters = 0
+
+    def keep() -> None:
+        # `Dataset.from_list` looks at each value in Python where it is told their kinds.
+        parts.append(Dataset(pa.Table.from_pylist(waiting, schema=features.arrow_schema)))
+        waiting.clear()
+
     for row, length in rows:
         waiting.append(row)
         characters += length
         if len(waiting) == _ROWS_AT_A_TIME or characters > _CHARACTERS_AT_A_TIME:
-            parts.append(Dataset.from_list(waiting, features=features))
-            waiting, characters = [], 0
-    if waiting:
-        parts.append(Dataset.from_list(waiting, features=features))
-    if not parts:
-        return Dataset.from_dict({name: [] for name in features}, features=features)
+            keep()
+            characters = 0
+    if waiting or not parts:
+        keep()
     return concatenate_datasets(parts)
 
 
