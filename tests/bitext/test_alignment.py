@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import THAI, demo_pairs, tiny_tokenizer
 
+from hf_optical.bitext import alignment
 from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 
 
@@ -123,3 +124,24 @@ def test_a_lexicon_from_nothing():
         learn_lexicon([["a"]], [])
     with pytest.raises(ValueError, match="no pair of a word and a token"):
         learn_lexicon([[]], [[]])
+
+
+def test_long_texts_by_the_thousand_are_cut_to_what_fits(monkeypatch):
+    monkeypatch.setattr(alignment, "_MOST_CELLS", 1000)
+    words, targets = [["w"] * 30, ["w"] * 3] * 5, [["t"] * 40, ["t"] * 30] * 5
+    longest = alignment._longest(words, targets)
+    read = []
+    monkeypatch.setattr(
+        alignment, "_model_1", lambda *given, own=alignment._model_1: read.append(given) or own(*given)
+    )
+    learn_lexicon(words, targets)
+    cells = [sum((len(one) + 1) * len(other) for one, other in zip(*sides[:2], strict=True)) for sides in read]
+    assert longest == max(map(len, read[0][0])) == max(map(len, read[0][1])) == 11 and 800 < max(cells) <= 1000
+    # One item of each at least, however many pairs there are; and all of them where they fit.
+    assert alignment._longest([["w"] * 9] * 9999, [["t"] * 9] * 9999) == 1
+    assert alignment._longest([["w"] * 20], [["t"] * 30]) == alignment._longest([], []) == 512
+
+
+def test_what_fifty_thousand_ordinary_pairs_hold_is_read_whole():
+    assert alignment._longest([["w"] * 20] * 50_000, [["t"] * 30] * 50_000) == 512
+    assert alignment._longest([["w"] * 100] * 50_000, [["t"] * 100] * 50_000) == 31

@@ -41,10 +41,12 @@ def test_words_are_found_in_any_case_and_translations_are_ordered():
     assert "water" not in exact and "Water" in exact
 
 
-@pytest.mark.parametrize("weight", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan"), float("inf")])
 def test_weights_and_emptiness(weight):
     with pytest.raises(DataError, match="'a' has 'b' with weight"):
         Dictionary({"a": [("b", weight)]})
+    with pytest.raises(DataError, match="weights of 'a' are too large to be added"):
+        Dictionary({"a": [("b", 1e308), ("c", 1e308)]})
     for entries in ({}, {"a": []}):
         with pytest.raises(DataError, match="holds no word"):
             Dictionary(entries)

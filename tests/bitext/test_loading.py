@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hf_optical.bitext import FilterCounts, filter_bitext, load_bitext
+from hf_optical.bitext import FilterCounts, filter_bitext, load_bitext, load_triples, loading
 from hf_optical.errors import DataError
 
 
@@ -81,6 +81,55 @@ def test_a_dataset_folder_is_opened_by_the_datasets_library(tmp_path, monkeypatc
     assert load_bitext(tmp_path / "corpus", "ha", split="validation").to_list() == expected()
     with pytest.raises(DataError, match="check the name, config_name and split"):
         load_bitext(tmp_path / "corpus", "ha", split="nowhere")
+
+
+READMES = {
+    "configs: [1]": "could not be opened as a dataset .argument of type",
+    "dataset_info: {features: 5}": "could not be opened as a dataset",
+    "a: [": "while parsing a flow node",
+    "configs: [{config_name: default, data_files: a.jsonl, encoding: rot13}]": "rot13",
+    "configs: [{config_name: default, data_files: ../outside.jsonl}]": "names .*outside.jsonl', a file outside of it",
+    "configs: [{config_name: default, data_files: OUTSIDE}]": "names .*outside.jsonl', a file outside of it",
+}
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_a_dataset_folder_with_a_readme_that_is_wrong(tmp_path, monkeypatch, readme):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "corpus").mkdir()
+    for file in (tmp_path / "corpus" / "a.jsonl", tmp_path / "outside.jsonl"):
+        write(file, rows())
+    text = readme.replace("OUTSIDE", str(tmp_path / "outside.jsonl"))
+    (tmp_path / "corpus" / "README.md").write_text(f"---\n{text}\n---\n")
+    with pytest.raises(DataError, match=f"{tmp_path}/corpus.*{READMES[readme]}") as error:
+        load_bitext(tmp_path / "corpus", "ha")
+    assert "\n" not in str(error.value)
+
+
+def test_a_dataset_folder_behind_a_link_and_one_with_a_broken_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name in ("corpus", "broken"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "a.jsonl", rows())
+    (tmp_path / "corpus" / "a.jsonl").symlink_to(tmp_path / "a.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path / "corpus")
+    assert load_bitext(tmp_path / "link", "ha").to_list() == expected()
+    (tmp_path / "broken" / "a.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match="broken.*not a zip file"):
+        load_bitext(tmp_path / "broken", "ha")
+
+
+def test_long_rows_are_in_parts_that_arrow_can_hold(tmp_path, monkeypatch):
+    parts = []
+    monkeypatch.setattr(loading, "_CHARACTERS_AT_A_TIME", 100)
+    monkeypatch.setattr(loading, "concatenate_datasets", lambda given: parts.extend(given) or given[0])
+    pairs = [("x" * 60, "y" * 60), ("a", "b"), ("x" * 99, "y"), ("x" * 99, "y" * 9), ("", "")]
+    load_bitext(write(tmp_path / "a.jsonl", rows(pairs)), "ha")
+    assert [part["index"][:] for part in parts] == [[0], [1, 2], [3], [4]]
+    parts.clear()
+    triples = [{"query": "q", "positive": "p" * 60, "negatives": ["n" * 60]}, {"query": "q", "positive": "p"}]
+    load_triples(write(tmp_path / "b.jsonl", triples))
+    assert [part["negatives"][:] for part in parts] == [[["n" * 60]], [[]]]
 
 
 def test_what_is_null_or_absent_is_empty(tmp_path):
@@ -176,6 +225,15 @@ def test_arguments_that_contradict_each_other(tmp_path):
         load_bitext(file, "en")
     with pytest.raises(DataError, match="columns names 'hausa' twice"):
         load_bitext(file, "ha", columns=("hausa", "hausa"))
+    for columns in (("hausa",), ("hausa", "english", "id"), "ab"):
+        with pytest.raises(DataError, match="columns is .*; name that of 'ha' and that of 'en'"):
+            load_bitext(file, "ha", columns=columns)
+    with pytest.raises(DataError, match="name of the file or dataset is empty"):
+        load_bitext("", "ha")
+    with pytest.raises(DataError, match="there is no file xxx"):
+        load_bitext("x" * 5000 + ".csv", "ha")
+    with pytest.raises(DataError, match="'xxx.* is no file on this machine"):
+        load_bitext("x" * 5000, "ha")
     with pytest.raises(DataError, match="a.csv has no column 'igbo'; it has id, english, hausa"):
         load_bitext(file, "ha", columns=("igbo", "english"))
 
@@ -200,6 +258,14 @@ def test_filter_counts_by_hand(tmp_path):
     assert kept[3]["translation"] == {"en": "door", "ha": "ƙofa"}
     _, strict = filter_bitext(kept, "ha", max_length_ratio=1.0)
     assert (strict.kept, strict.unequal) == (3, 1)
+
+
+def test_a_side_that_is_null_is_empty_and_a_language_that_is_not_there_is_named():
+    dataset = Dataset.from_list([{"translation": {"ha": None, "en": "a"}}, {"translation": {"ha": "b", "en": "a"}}])
+    kept, counts = filter_bitext(dataset, "ha")
+    assert len(kept) == 1 and (counts.kept, counts.empty) == (1, 1)
+    with pytest.raises(DataError, match="pairs hold no language 'yo' but ha, en; name the languages"):
+        filter_bitext(dataset, "yo")
 
 
 def test_nothing_left_to_train_on(tmp_path):

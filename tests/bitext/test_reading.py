@@ -5,10 +5,12 @@ import csv
 import gzip
 import lzma
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hf_optical.bitext import reading
-from hf_optical.bitext.reading import listed, read_lines, read_objects, read_parquet, read_table, shown
+from hf_optical.bitext.reading import listed, read_lines, read_objects, read_parquet, read_table, shown, told
 from hf_optical.errors import DataError
 
 
@@ -42,6 +44,63 @@ def test_a_line_without_end_stops_being_read(tmp_path, monkeypatch):
         file = write(tmp_path / "a.jsonl.gz", gzip.compress(b"\n" + content))
         with pytest.raises(DataError, match=f"a.jsonl.gz.*{problem}"):
             list(read_objects(file, lists=True))
+
+
+@pytest.mark.parametrize("content", [b"a\n" * 2**20, b"\n" * 2**21, (b"x" * 2**19 + b"\n") * 16])
+def test_many_lines_of_a_small_file_stop_being_read(tmp_path, monkeypatch, content):
+    """Some thousand bytes unfold to more than a thousand times as many, in lines that are each short enough."""
+    monkeypatch.setattr(reading, "_UNFOLDED", 2**22)
+    file = write(tmp_path / "a.bz2", bz2.compress(content))
+    with pytest.raises(DataError, match="a.bz2 unfolds to over 4 MiB, far beyond its size"):
+        list(read_lines(file))
+    assert len(list(read_lines(write(tmp_path / "a", content)))) == len(content.split())
+
+
+@pytest.mark.parametrize("content", [b'{"x": [' + b"{}," * 2000 + b"{}]}", b"[" + b"{},\n" * 2000 + b"{}]"])
+def test_objects_of_too_many_values_are_not_parsed(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(reading, "_MOST_VALUES", 1000)
+    with pytest.raises(DataError, match="a, line 1: over 1,000 values at once; write one flat object a line"):
+        list(read_objects(write(tmp_path / "a", content), lists=True))
+
+
+def test_rows_of_too_many_fields_are_no_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_MOST_VALUES", 1000)
+    assert len(list(read_table(write(tmp_path / "a", b"a,b\n" + b"c,d\n" * 2000), ","))) == 2000
+    for content in (b"," * 2000, b"a,b\n" + b'1,"\n",' * 600):
+        with pytest.raises(DataError, match="a, line .*: a row of over 1,000 fields; this is no table"):
+            list(read_table(write(tmp_path / "a", content), ","))
+
+
+def parquet(path, table, **more):
+    pq.write_table(table, path, compression="zstd", **more)
+    return path
+
+
+@pytest.mark.parametrize("more", [{}, {"use_dictionary": False}], ids=["a value for all rows", "a value for each row"])
+def test_rows_of_a_small_parquet_file_stop_being_unpacked(tmp_path, monkeypatch, more):
+    monkeypatch.setattr(reading, "_UNFOLDED", 2**22)
+    monkeypatch.setattr(reading, "_BATCH_BYTES", 2**18)
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), ["x" * 20_000]).dictionary_decode()
+    file = parquet(tmp_path / "a.parquet", pa.table({"a": text}), **more)
+    assert file.stat().st_size < 9000
+    longest = []
+    with pytest.raises(DataError, match="a.parquet unfolds to over 4 MiB"):
+        longest.extend(len(row["a"]) for row in read_parquet(file))
+    # What was never to be held is not unpacked to be measured.
+    assert len(longest) < 250
+
+
+def test_long_rows_of_parquet_are_unpacked_few_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_BATCH_BYTES", 2**20)
+    texts = [f"{i % 3}" * 100_000 for i in range(200)]
+    for column in (pa.array(texts), pa.array(texts).dictionary_encode()):
+        table = pa.table({"a": column, "b": [{"c": text, "d": [text, None]} for text in texts]})
+        file = parquet(tmp_path / "a.parquet", table, row_group_size=70)
+        with open(file, "rb") as opened:
+            batches = list(reading._batches(opened, lambda size: None))
+        assert max(map(len, batches)) <= 10 and sum(map(len, batches)) == 200
+        assert [row["a"] for row in read_parquet(file)] == texts
+        assert list(read_parquet(file))[7]["b"] == {"c": texts[7], "d": [texts[7], None]}
 
 
 def test_objects_stand_where_they_say(tmp_path):
@@ -92,3 +151,6 @@ def test_whatever_a_value_is_it_is_shown_on_one_short_line():
         assert len(text) <= 200 and text.isprintable() and text.encode()
     assert shown("it's") == '"it\'s"' and shown({"a": [1]}) == "{'a': [1]}"
     assert listed(["en", "\ud800", 3]) == "en, \\ud800, 3" and len(listed(["x" * 200] * 999)) == 300
+    assert listed(["\x1b[2Ja\nb", "it's", "ƙ"]) == "\\x1b[2Ja\\nb, it's, ƙ"
+    assert told(ValueError("a\n  b")) == "a b" and told(MemoryError()) == "MemoryError"
+    assert told(ValueError("\x1b[2J")) == "\\x1b[2J" and len(told(ValueError("x" * 9999))) == 500

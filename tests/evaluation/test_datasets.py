@@ -111,6 +111,8 @@ def fails(message, *arguments, **options):
 
 def test_missing_files_are_named(folder, tmp_path):
     fails("there is no folder .*nowhere", tmp_path / "nowhere")
+    fails("there is no folder xxx", "x" * 5000)
+    fails("split 'xxx.*' not found", folder, split="x" * 5000)
     fails("there is no file .*else.jsonl, nor else.jsonl.gz", folder, corpus=tmp_path / "else.jsonl")
     (folder / "queries.jsonl").unlink()
     fails("there is no file .*queries.jsonl, nor queries.jsonl.gz", folder)

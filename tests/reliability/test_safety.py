@@ -66,7 +66,7 @@ def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield node.lineno, "torch.load without weights_only=True"
         if owner in ("np", "numpy") and name == "load" and given.get("allow_pickle", "False") != "False":
             yield node.lineno, "np.load with pickles"
-        if owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load"):
+        if owner == "yaml" and name in ("load", "load_all", "unsafe_load", "full_load", "safe_load"):
             yield node.lineno, f"yaml.{name}"
         if given.get("shell", "False") != "False":
             yield node.lineno, "a shell"
@@ -97,7 +97,12 @@ def test_no_line_could_run_what_it_reads(root):
     [
         *("import pickle", "from joblib import load", "eval(text)", "builtins.exec(text)", "__import__(name)"),
         *("torch.load(path)", "torch.load(path, weights_only=False)", "np.load(path, allow_pickle=True)"),
-        *("yaml.load(text, Loader=Loader)", "archive.extractall(folder)", "shutil.unpack_archive(path)"),
+        *(
+            "yaml.load(text, Loader=Loader)",
+            "yaml.safe_load(text)",
+            "archive.extractall(folder)",
+            "shutil.unpack_archive(path)",
+        ),
         *("subprocess.run(text, shell=True)", "os.system(text)", "AutoConfig.from_pretrained(name)"),
         *("model = Thing(name, trust_remote_code=True)", "AutoModel.from_pretrained(name, trust_remote_code=False)"),
     ],
@@ -449,6 +454,8 @@ LAUGHS = "\n".join(
     ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
 )
 
+MERGED = "a0: &a0 {x: 1}\n" + "\n".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 30))
+
 
 @pytest.mark.parametrize(
     ("content", "named"),
@@ -457,12 +464,37 @@ LAUGHS = "\n".join(
         ("teacher: !!python/object/new:os.system ['touch ran']", "could not determine a constructor"),
         (LAUGHS, "values with every alias written out"),
         ("name:\n  " + LAUGHS.replace("\n", "\n  "), "values with every alias written out"),
+        (MERGED, "values with every alias written out"),
+        (MERGED.replace("<<", "!!merge a"), "could not determine a constructor"),
+        ("<<: {teacher: a}", "merge keys .<<. are not followed"),
+        ("name: 1" + ":1" * 100_000, "a number of over 100 characters"),
+        ("seeds: [0x" + "f" * 100_000 + "]", "a number of over 100 characters"),
+        ("a: &a " + "x" * 10**5 + "\nb: [" + "*a, " * 1000 + "]", "characters and values with every"),
+        ("name: !!bool x", "no YAML"),
+        ("name: !!int ''", "no YAML"),
         ("notes: &a [*a, *a]", "values with every alias written out"),
         ("[" * 10**5, "nested"),
-        ("x" * 2**23, "more than 4194304 bytes"),
+        ("x" * 2**23, "more than 262144 bytes"),
         ("name: 2024-99-99", "no YAML"),
     ],
-    ids=["object", "call", "laughs", "laughs in a known key", "itself", "nested", "large", "no date"],
+    ids=[
+        "object",
+        "call",
+        "laughs",
+        "laughs in a known key",
+        "merged",
+        "merged by tag",
+        "merge key",
+        "base 60",
+        "hexadecimal",
+        "long text",
+        "bool",
+        "int",
+        "itself",
+        "nested",
+        "large",
+        "no date",
+    ],
 )
 def test_a_study_is_only_read(tmp_path, monkeypatch, content, named):
     monkeypatch.chdir(tmp_path)

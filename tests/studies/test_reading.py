@@ -75,6 +75,13 @@ SW = {"folder": "retrieval"}
         ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
         ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"training": {"epsilon": 0.1, "side": "left"}}, "side='left'"),
+        ({"training": {"metric_for_best_model": 5}}, "methods.OT with training: .*no attribute"),
+        ({"training": {"ddp_timeout": 10**30}}, "methods.OT with training: .*too large"),
+        ({"training": {"accelerator_config": "x"}}, "accelerator_config: 'x' in place of `key: value` lines"),
+        ({"training": {"accelerator_config": True}}, "accelerator_config: True in place of `key: value` lines"),
+        ({"methods": {"OT": {"method": "ot", "deepspeed": "x.json"}}}, "deepspeed: 'x.json' in place of"),
+        ({"training": {"fsdp_config": [1]}}, "fsdp_config: .1. in place of"),
+        ({"corpora": ["x" * 999] * 99}, "corpora: .'xxx.* in place of `key: value` lines"),
         ({"tests": {}}, "'tests' is missing"),
         ({"tests": {"q": {"sw": {"folder": "retrieval", "poll": 3}}}}, "tests.q.sw: unknown key 'poll'; .*'pool'"),
         ({"tests": {"q": {"sw": {"split": "dev"}}}}, "has one of the keys folder, bitext, benchmark"),
@@ -99,6 +106,11 @@ def test_what_is_wrong_is_named(load, changes, message, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         load(**changes)
     assert str(error.value).startswith(str(tmp_path / "study.yaml")) and "\n" not in str(error.value)
+
+
+def test_a_time_is_a_text_without_quotes_too(content, tmp_path):
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content) + "\ntitle: 12:30:5\n", encoding="utf-8")
+    assert load_study(tmp_path / "study.yaml").title == "12:30:5"
 
 
 def test_no_yaml(tmp_path):

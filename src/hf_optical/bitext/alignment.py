@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 
 # Pieces that a script without spaces is cut into.
 _PIECES = 8000
-# Words or tokens of a sentence that are aligned: the work grows with the product of a pair's two sides.
-_LONGEST_SENTENCE = 512
+# Words or tokens of a sentence that are aligned: the work grows with the product of a pair's two sides. Of all pairs
+# together, each product is of some 70 bytes: what 50,000 pairs of 20 words by 30 tokens take is left as it is, and
+# long texts by the thousand do not take all memory.
+_LONGEST_SENTENCE, _MOST_CELLS = 512, 5 * 10**7
 _RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
@@ -135,7 +138,8 @@ def learn_lexicon(
 
     Learned in both directions and joined, `p(t | w)` in proportion to the geometric mean of the two: a rare word must
     not explain a frequent target merely because it stood beside it once. Linear in sentence pairs: a pass sums over
-    the products of the two sides' lengths. Of a sentence the first 512 items are read.
+    the products of the two sides' lengths. Of a sentence the first 512 items are read; fewer, the same number of each,
+    where these products would add up to over fifty million.
 
     Args:
         words (sequence of sequences of `str`): the words of each sentence.
@@ -152,7 +156,8 @@ def learn_lexicon(
     """
     if len(words) != len(targets):
         raise ValueError(f"words has {len(words)} sentences and targets {len(targets)}; pass pairs")
-    words, targets = ([sentence[:_LONGEST_SENTENCE] for sentence in side] for side in (words, targets))
+    longest = _longest(words, targets)
+    words, targets = ([sentence[:longest] for sentence in side] for side in (words, targets))
     vocabulary, counts, word_ids = _index(words)
     target_vocabulary, _, target_ids = _index(targets)
     if not vocabulary or not target_vocabulary:
@@ -165,6 +170,19 @@ def learn_lexicon(
     table.data[table.data < min_probability] = 0
     table.eliminate_zeros()
     return Lexicon(vocabulary, counts, target_vocabulary, _unit_rows(table))
+
+
+def _longest(words: Sequence[Sequence[str]], targets: Sequence[Sequence[Hashable]]) -> int:
+    """How many items of a sentence may be read if all pairs are to stay within `_MOST_CELLS`; one at least."""
+    lengths = np.array([[len(sentence) for sentence in side] for side in (words, targets)], dtype=np.int64)
+
+    def cells(longest: int) -> int:
+        # Either side is aligned with the other and with none.
+        one, other = np.minimum(lengths, longest)
+        return int(max(((one + 1) * other).sum(), (one * (other + 1)).sum()))
+
+    allowed = range(2, _LONGEST_SENTENCE + 1)
+    return 1 + bisect_right(allowed, _MOST_CELLS, key=cells)
 
 
 def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], list[int], list[np.ndarray]]:

@@ -8,6 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 
 from datasets import Dataset
@@ -18,7 +19,7 @@ from ..errors import DataError
 from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 from ..model.texts import require_text
 from .alignment import Lexicon, learn_lexicon, word_splitter
-from .loading import sentences, spread
+from .loading import require_languages, sentences, spread
 from .reading import read_lines, shown
 
 
@@ -48,7 +49,7 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
             Applied to the words of `entries` and to each word that is looked up.
 
     Raises:
-        DataError: there is no word, or a weight is not above 0.
+        DataError: there is no word, or a weight is not above 0, or beyond all bounds.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         for word, translations in entries.items():
             found = weights.setdefault(normalize(word), {})
             for translation, weight in translations:
-                if not weight > 0:
+                if not 0 < weight < inf:
                     raise DataError(f"{word!r} has {translation!r} with weight {weight}; leave it out or weigh it > 0")
                 found[translation] = found.get(translation, 0.0) + weight
+            if sum(found.values()) == inf:
+                raise DataError(f"the weights of {word!r} are too large to be added; make them smaller")
         self._entries = {word: _unit_sum(found) for word, found in weights.items() if found}
         if not self._entries:
             raise DataError("the dictionary holds no word with a translation; look at what it was made of")
@@ -230,10 +233,7 @@ def learn_dictionary(
     Raises:
         DataError: a language is not in the pairs, or nothing could be learned from them.
     """
-    for code in (language, teacher_language):
-        if len(pairs) == 0 or code not in pairs[0]["translation"]:
-            found = ", ".join(pairs[0]["translation"]) if len(pairs) else "no pair"
-            raise DataError(f"pairs hold no language {code!r} but {found}; name the languages of load_bitext")
+    require_languages(pairs, (language, teacher_language))
     pairs = spread(pairs, max_pairs)
     source, target = (language, teacher_language) if reverse else (teacher_language, language)
     sides = []

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError, DatasetsError
+import pyarrow as pa
+from datasets import Dataset, DatasetBuilder, Features, Value, concatenate_datasets, load_dataset_builder
+from datasets.exceptions import DatasetGenerationError
 
 from ..errors import DataError
 from ..model.texts import is_blank
-from .reading import COMPRESSED, listed, read_objects, read_parquet, read_table, shown
+from .reading import COMPRESSED, listed, read_objects, read_parquet, read_table, shown, told
 
 
 _ENDINGS = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
-_ROWS_AT_A_TIME = 10_000
+_ROWS_AT_A_TIME, _CHARACTERS_AT_A_TIME = 10_000, 2**26
 _EXAMPLE = '{"translation": {"en": "...", "ha": "..."}}'
 
 
@@ -69,34 +70,75 @@ def load_bitext(
     """
     if language == teacher_language:
         raise DataError(f"language and teacher_language are both {language!r}; a pair needs two languages")
+    if columns is not None and (isinstance(columns, str) or len(columns) != 2):
+        raise DataError(f"columns is {shown(columns)}; name that of {language!r} and that of {teacher_language!r}")
     if columns is not None and columns[0] == columns[1]:
         raise DataError(f"columns names {columns[0]!r} twice; name the column of {language!r} and that of the other")
     student_key, teacher_key = columns or (language, teacher_language)
 
     # Files are not read by the loaders of the datasets library: these guess types (a sentence "NA" is missing, "12" a
     # number), leave a copy in the user's cache, and cannot say which row is wrong.
-    pairs: list[dict[str, Any]] = []
-    parts: list[Dataset] = []  # in Arrow, a fifth of the size
     found: dict[str, None] = {}
-    for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
-        where = f"{name_or_file}, row {index}"
-        texts = row if columns else _translation(row, where)
-        found |= dict.fromkeys(texts)
-        pair = {teacher_language: text_of(texts, teacher_key, where), language: text_of(texts, student_key, where)}
-        length = sum(map(len, pair.values()))
-        pairs.append({"translation": pair, "index": index, "length": length})
-        if len(pairs) == _ROWS_AT_A_TIME:
-            parts.append(Dataset.from_list(pairs))
-            pairs = []
-    if pairs:
-        parts.append(Dataset.from_list(pairs))
-    if not parts:
+
+    def pairs() -> Iterator[tuple[dict[str, Any], int]]:
+        for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
+            where = f"{name_or_file}, row {index}"
+            texts = row if columns else _translation(row, where)
+            found.update(dict.fromkeys(texts))
+            pair = {teacher_language: text_of(texts, teacher_key, where), language: text_of(texts, student_key, where)}
+            length = sum(map(len, pair.values()))
+            yield {"translation": pair, "index": index, "length": length}, length
+
+    text = Value("string")
+    kinds = {
+        "translation": {teacher_language: text, language: text},
+        "index": Value("int64"),
+        "length": Value("int64"),
+    }
+    dataset = gathered(pairs(), Features(kinds))
+    if not len(dataset):
         raise DataError(f"{name_or_file} holds no sentence pairs")
     for key in (student_key, teacher_key):
         if key not in found:
             kind = "column" if columns else "language"
             raise DataError(f"{name_or_file} has no {kind} {key!r}; it has {listed(found) or 'none'}")
+    return dataset
+
+
+def gathered(rows: Iterable[tuple[dict[str, Any], int]], features: Features) -> Dataset:
+    """
+    A dataset of rows, each of which comes with the number of its characters.
+
+    In parts: Arrow takes a fifth of what Python does, and an array of it holds 2 GiB at most.
+    """
+    parts: list[Dataset] = []
+    waiting: list[dict[str, Any]] = []
+    characters = 0
+
+    def keep() -> None:
+        # `Dataset.from_list` looks at each value in Python where it is told their kinds.
+        parts.append(Dataset(pa.Table.from_pylist(waiting, schema=features.arrow_schema)))
+        waiting.clear()
+
+    for row, length in rows:
+        waiting.append(row)
+        characters += length
+        if len(waiting) == _ROWS_AT_A_TIME or characters > _CHARACTERS_AT_A_TIME:
+            keep()
+            characters = 0
+    if waiting or not parts:
+        keep()
     return concatenate_datasets(parts)
+
+
+def require_languages(pairs: Dataset, codes: Iterable[str]) -> None:
+    """Raises [`DataError`] unless there are pairs, and the first holds the languages."""
+    found = (pairs[0].get("translation") or {}) if len(pairs) else {}
+    for code in codes:
+        if code not in found:
+            raise DataError(
+                f"pairs hold no language {code!r} but {listed(found) or 'no pair'}; name the languages of load_bitext"
+            )
 
 
 def sentences(pairs: Dataset, language: str) -> Iterator[str]:
@@ -130,13 +172,14 @@ def filter_bitext(
         `(datasets.Dataset, FilterCounts)`: the pairs kept, in order, and the counts.
 
     Raises:
-        DataError: no pair is left.
+        DataError: a language is not in the pairs, or no pair is left.
     """
+    require_languages(dataset, (language, teacher_language))
     counts = FilterCounts()
     kept: list[int] = []
     seen: set[tuple[str, str]] = set()
     for position, translation in enumerate(dataset["translation"]):
-        student, teacher = translation[language].strip(), translation[teacher_language].strip()
+        student, teacher = (((translation or {}).get(code) or "").strip() for code in (language, teacher_language))
         lengths = sorted((len(student) + 20, len(teacher) + 20))
         if is_blank(student) or is_blank(teacher):
             counts.empty += 1
@@ -164,23 +207,47 @@ def read_rows(
     The rows of a file, or of a dataset from the Hub or a folder; raises [`DataError`] for what cannot be read, with an
     `example` of a row.
     """
+    if not os.fspath(name_or_file):
+        raise DataError("the name of the file or dataset is empty; pass a file, a folder, or the id of a dataset")
     path = Path(name_or_file)
     ending = path.with_suffix("").suffix if path.suffix.lower() in COMPRESSED else path.suffix
     ending = ending.lower()
-    if path.is_file():
+    # `Path` raises where a name is too long for the system.
+    if os.path.isfile(path):
         if ending not in _ENDINGS:
             raise DataError(f"{path} ends in {ending!r}; rows are read from {', '.join(_ENDINGS)} files")
         return _file_rows(path, ending, example)
-    if ending in _ENDINGS or (path.is_absolute() and not path.is_dir()):
+    if ending in _ENDINGS or (path.is_absolute() and not os.path.isdir(path)):
         raise DataError(f"there is no file {path}; check the path")
+    return _dataset_rows(str(name_or_file), config_name, split, revision)
+
+
+def _dataset_rows(name: str, config_name: str | None, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
     try:
-        return load_dataset(str(name_or_file), config_name, split=split, revision=revision)
-    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
-        reason = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        builder = load_dataset_builder(name, config_name, revision=revision)
+        _require_own_files(name, builder)
+        builder.download_and_prepare()
+        yield from builder.as_dataset(split)
+    except DataError:
+        raise
+    # Nothing but the library is at work here, and there is no class for all that it raises on a README of others.
+    except Exception as error:
+        reason = error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error
         raise DataError(
-            f"{str(name_or_file)!r} is no file on this machine, and could not be opened as a dataset ({reason}); "
-            "check the name, config_name and split, or the connection"
+            f"{name!r} is no file on this machine, and could not be opened as a dataset ({told(reason)}); check the "
+            "name, config_name and split, or the connection"
         ) from error
+
+
+def _require_own_files(name: str, builder: DatasetBuilder) -> None:
+    """Refuses a dataset whose README names files of this machine that are not within its folder."""
+    folders = (os.path.abspath(name) + os.sep, os.path.realpath(name) + os.sep) if os.path.isdir(name) else ()
+    for file in (file for files in (builder.config.data_files or {}).values() for file in files):
+        # What is inside an archive stands before its path.
+        place = str(file).rpartition("::")[2]
+        if "://" in place or os.path.abspath(place).startswith(folders):
+            continue
+        raise DataError(f"{name!r} names {shown(place)}, a file outside of it; take it out of its README.md")
 
 
 def _file_rows(path: Path, ending: str, example: str) -> Iterator[dict[str, Any]]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
 from ..errors import DataError
 from ..model import OpticalProcessor
 from ..model.texts import is_blank
-from .loading import read_rows, text_of
+from .loading import gathered, read_rows, text_of
 from .reading import listed, shown
 
 
@@ -102,18 +102,22 @@ def load_triples(
         DataError: the file or dataset is missing, unreadable or empty, a row lacks a query or its positive, or a
             negative is blank or no text. The message names the row.
     """
-    triples = []
-    for index, row in enumerate(read_rows(name_or_file, config_name, split, revision, _EXAMPLE)):
-        where = f"{name_or_file}, row {index}"
-        triple: dict[str, Any] = {name: text_of(row, name, where) for name in ("query", "positive")}
-        for name, text in triple.items():
-            if is_blank(text):
-                raise DataError(f"{where} has no {name!r} (it has {listed(row)}); write one into each row")
-        triple["negatives"] = _negatives(row, where)
-        triples.append(triple)
-    if not triples:
+
+    def triples() -> Iterator[tuple[dict[str, Any], int]]:
+        for index, row in enumerate(read_rows(name_or_file, config_name, split, revision, _EXAMPLE)):
+            where = f"{name_or_file}, row {index}"
+            texts = {name: text_of(row, name, where) for name in ("query", "positive")}
+            for name, text in texts.items():
+                if is_blank(text):
+                    raise DataError(f"{where} has no {name!r} (it has {listed(row)}); write one into each row")
+            negatives = _negatives(row, where)
+            yield {**texts, "negatives": negatives}, sum(map(len, [*texts.values(), *negatives]))
+
+    text = Value("string")
+    dataset = gathered(triples(), Features(query=text, positive=text, negatives=List(text)))
+    if not len(dataset):
         raise DataError(f"{name_or_file} has no rows; pass queries with their relevant documents")
-    return Dataset.from_list(triples)
+    return dataset
 
 
 def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
@@ -128,7 +132,7 @@ def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
     lacking = [name for name in _COLUMNS if name not in triples.column_names]
     if lacking or len(triples) == 0:
         raise DataError(
-            f"triples have {len(triples)} rows with the columns {', '.join(triples.column_names) or 'none'}, and need "
+            f"triples have {len(triples)} rows with the columns {listed(triples.column_names) or 'none'}, and need "
             f"{', '.join(_COLUMNS)}; `load_triples` makes such a dataset"
         )
     order: list[int] = []

@@ -96,7 +96,8 @@ def load_beir(
             unknown query or document, or find no document relevant. The message names the file and the line.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    # `Path` raises where a name is too long for the system.
+    if not os.path.isdir(folder):
         raise DataError(f"there is no folder {folder}; a retrieval set is a folder in BEIR layout")
     corpus_file = _locate(folder / "corpus.jsonl" if corpus is None else Path(corpus))
     queries_file = _locate(folder / "queries.jsonl")
@@ -123,7 +124,7 @@ def _locate(path: Path) -> Path:
     """`path`, or `path` with `.gz` after it."""
     zipped = path.with_name(f"{path.name}.gz")
     for candidate in (path, zipped):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     raise DataError(f"there is no file {path}, nor {zipped.name} beside it; a retrieval set needs it (BEIR layout)")
 

@@ -20,7 +20,7 @@ from ..errors import DataError
 from ..files import staged_directory
 from ..hub import upload_folder
 from ..hub.cards import iso_codes
-from .config import StudyConfig
+from .config import StudyConfig, read_yaml
 from .markdown import public
 from .plan import TEACHER_LANGUAGE
 from .store import Record
@@ -182,7 +182,7 @@ def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | 
 
 def _public_yaml(file: Path) -> str:
     """The study's settings, to be run with `data_dir` given anew."""
-    content = {name: value for name, value in yaml.safe_load(file.read_text("utf-8")).items() if name != "data_dir"}
+    content = {name: value for name, value in read_yaml(file).items() if name != "data_dir"}
     content = _told(content, lambda text: without_local_paths(public(os.path.expanduser(text))))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=119)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..bitext.reading import shown, told
 from ..errors import DataError
 from ..evaluation import retrieval_metrics
 from ..evaluation.perturbations import PERTURBATIONS
@@ -35,6 +36,8 @@ _TEST_KEYS = {
     "benchmark": {"benchmark", "split", "document_language", "pool", "queries"},
 }
 _MORE_KEYS = {"data_dir", "languages"}
+# What transformers would open as a file if it is no mapping, and `true` as the standard output of the process.
+_MAPPINGS = ("accelerator_config", "deepspeed", "fsdp_config", "parallelism_config")
 _GOOD = {"sizes": "whole numbers above 0, or null for all", "seeds": "whole numbers from 0 on"}
 
 
@@ -111,12 +114,14 @@ class _Reader:
         """`value` if it is a mapping with no other keys than those allowed; nothing for `None`."""
         value = {} if value is None else value
         if not isinstance(value, Mapping):
-            self.fail(place, f"{value!r:.60} in place of `key: value` lines")
+            self.fail(place, f"{shown(value)} in place of `key: value` lines")
         for key in value:
             if not isinstance(key, str):
-                self.fail(place, f"the key {key!r} is no text; write it in quotes")
+                self.fail(place, f"the key {shown(key)} is no text; write it in quotes")
+            if key == "<<":
+                self.fail(place, "merge keys (<<) are not followed; write the settings out, or put them in `training`")
             if allowed is not None and key not in allowed:
-                self.unknown(place, f"key {key!r}", key, allowed)
+                self.unknown(place, f"key {shown(key)}", key, allowed)
         return dict(value)
 
     def unknown(self, place: str, what: str, name: str, allowed: Iterable[str]) -> None:
@@ -134,16 +139,16 @@ class _Reader:
 
     def sequence(self, value: Any, place: str) -> list[Any]:
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or isinstance(value, Mapping):
-            self.fail(place, f"{value!r:.60} in place of a list such as [a, b]")
+            self.fail(place, f"{shown(value)} in place of a list such as [a, b]")
         return list(value)
 
     def codes(self, value: Any, place: str) -> list[str]:
         codes = self.sequence(value, place)
         for code in codes:
             if not isinstance(code, str):
-                self.fail(place, f"the language code {code!r} is no text; write it in quotes (YAML reads no as false)")
+                self.fail(place, f"the code {shown(code)} is no text; write it in quotes (YAML reads no as false)")
         if not codes or len(set(codes)) < len(codes):
-            self.fail(place, f"{codes} is empty or names a language twice")
+            self.fail(place, f"{shown(codes)} is empty or names a language twice")
         return codes
 
     def numbers(self, content: dict, key: str, default: list, kind: type, good, *, or_none: bool = False) -> list:
@@ -153,14 +158,14 @@ class _Reader:
                 continue
             right = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
             if not right or not good(value):
-                self.fail(key, f"{value!r} is of no use; pass " + _GOOD.get(key, "numbers above 0 and up to 1"))
+                self.fail(key, f"{shown(value)} is of no use; pass " + _GOOD.get(key, "numbers above 0 and up to 1"))
         if not values:
             self.fail(key, "the list is empty; leave the key out or name one")
         return list(dict.fromkeys(values))
 
     def path(self, value: Any, place: str) -> Path:
         if not isinstance(value, str):
-            self.fail(place, f"{value!r:.60} in place of a path")
+            self.fail(place, f"{shown(value)} in place of a path")
         return self.data_dir / value
 
     def model(self, name: Any) -> str:
@@ -171,13 +176,13 @@ class _Reader:
     def test(self, value: Any, place: str) -> TestSource:
         kinds = [kind for kind in _TEST_KEYS if isinstance(value, Mapping) and kind in value]
         if len(kinds) != 1:
-            self.fail(place, f"a test set has one of the keys {', '.join(_TEST_KEYS)}; it has {value!r:.80}")
+            self.fail(place, f"a test set has one of the keys {', '.join(_TEST_KEYS)}; it has {shown(value)}")
         (kind,) = kinds
         value = self.mapping(value, place, _TEST_KEYS[kind])
         for key in ("pool", "queries"):
             number = value.get(key)
             if number is not None and (not isinstance(number, int) or number < 1):
-                self.fail(place, f"{key}: {number!r} is no number above 0")
+                self.fail(place, f"{key}: {shown(number)} is no number above 0")
         name = str(value[kind]) if kind == "benchmark" else str(self.path(value[kind], place))
         corpus = self.path(value["corpus"], place) if value.get("corpus") else None
         split = value.get("split", "test" if kind == "folder" else None)
@@ -196,7 +201,7 @@ class _Reader:
             if kind in trained_methods():
                 kind, settings = "trained", {"method": kind, **settings}
             if kind not in KINDS:
-                self.unknown(f"methods.{name}", f"kind {kind!r}", kind, [*KINDS, *trained_methods()])
+                self.unknown(f"methods.{name}", f"kind {shown(kind)}", kind, [*KINDS, *trained_methods()])
             self.mapping(settings, f"methods.{name}", KINDS[kind])
             methods[name] = Method(name, kind, self.method_settings(kind, settings, f"methods.{name}"))
         return methods
@@ -205,9 +210,10 @@ class _Reader:
         if kind == "translation" and not settings.get("model"):
             self.fail(place, "'model' is missing: the folder or Hub id of a seq2seq model")
         if kind == "bm25" and settings.get("translated") not in (None, "human", "lexicon"):
-            self.fail(place, f"translated: {settings['translated']!r}; choose human or lexicon, or name a translator")
+            found = shown(settings["translated"])
+            self.fail(place, f"translated: {found}; choose human or lexicon, or name a translator")
         if kind == "bm25" and settings.setdefault("stemmer", "english") not in ("english", "none"):
-            self.fail(place, f"stemmer: {settings['stemmer']!r}; choose english or none")
+            self.fail(place, f"stemmer: {shown(settings['stemmer'])}; choose english or none")
         for key in ("model", "translator"):
             if key in settings:
                 settings[key] = self.model(settings[key])
@@ -239,10 +245,10 @@ class _Reader:
         for name, codes in config.groups.items():
             for code in codes:
                 if code not in config.languages:
-                    self.unknown(f"groups.{name}", f"language {code!r}", code, config.languages)
+                    self.unknown(f"groups.{name}", f"language {shown(code)}", code, config.languages)
         for code in config.languages:
             if not any(code in sources for sources in config.tests.values()):
-                self.fail("", f"no test set has the language {code!r}; add one, or leave the language out")
+                self.fail("", f"no test set has the language {shown(code)}; add one, or leave the language out")
         trained = [method for method in config.methods.values() if method.reads_pairs]
         for codes in config.language_sets if trained else []:
             if not any(set(codes) <= files.keys() for files in config.corpora.values()):
@@ -255,7 +261,7 @@ class _Reader:
     def check_perturbations(self, config: StudyConfig) -> None:
         for kind in config.perturbations:
             if kind not in PERTURBATIONS:
-                self.unknown("perturbations", f"kind {kind!r}", kind, PERTURBATIONS)
+                self.unknown("perturbations", f"kind {shown(kind)}", kind, PERTURBATIONS)
 
     def check_files(self, config: StudyConfig) -> None:
         files = [path for own in config.corpora.values() for path in own.values()]
@@ -269,12 +275,17 @@ class _Reader:
 
     def check_training(self, config: StudyConfig, method: Method) -> None:
         """Has `OTDistillationConfig` itself look at the settings."""
+        settings, place = config.training_settings(method), f"methods.{method.name} with training"
+        for key in _MAPPINGS:
+            if not isinstance(settings.get(key, {}), (Mapping, type(None))):
+                self.fail(place, f"{key}: {shown(settings[key])} in place of `key: value` lines; write them here")
         for languages in config.language_sets:
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    training_arguments(config.training_settings(method), languages, output_dir=folder)
-                except (TypeError, ValueError, ImportError) as error:
-                    self.fail(f"methods.{method.name} with training", str(error))
+                    training_arguments(settings, languages, output_dir=folder)
+                # There is no class for all that transformers raises on a setting that is not what it should be.
+                except Exception as error:
+                    self.fail(place, told(error))
 
 
 def _text(value: Any) -> str:
