@@ -6,12 +6,15 @@ import stat
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
 
-from hf_optical.files import settle, staged_directory, write_text
+from hf_optical import files
+from hf_optical.files import discard, flush, reading, settle, staged_directory, write_text
 
 
 def listing(folder):
@@ -77,13 +80,83 @@ def test_a_folder_without_write_permission(tmp_path):
         tmp_path.chmod(0o700)
 
 
-@pytest.mark.parametrize(("folder_mode", "file_mode"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600)])
-def test_whoever_may_read_the_folder_may_read_its_files(tmp_path, folder_mode, file_mode):
-    tmp_path.chmod(folder_mode)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+def test_files_are_as_open_as_any_that_the_process_makes(tmp_path, umask, mode):
+    tmp_path.chmod(0o755)
+    before = os.umask(umask)
+    try:
+        with staged_directory(tmp_path) as staged:
+            (staged / "file").write_text("text")
+            (staged / "weights").write_text("text")
+            (staged / "weights").chmod(0o600)  # as safetensors has it
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "weights")] == [mode, mode]
+
+
+def test_what_is_discarded_goes_with_what_moves_in(tmp_path):
+    for name in ("kept", "gone", "sub/gone", "folder/gone", "again"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    with pytest.raises(ValueError), staged_directory(tmp_path) as staged:
+        discard(staged / "gone")
+        raise ValueError
+    assert (tmp_path / "gone").exists()
     with staged_directory(tmp_path) as staged:
-        (staged / "file").write_text("text")
-        (staged / "file").chmod(0o600)
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == file_mode
+        (staged / "gone").write_text("written, and thought better of")
+        for name in ("gone", "sub/gone", "folder", "again", "never there"):
+            discard(staged / name)
+        (staged / "again").write_text("new")
+        assert (tmp_path / "gone").exists()
+    assert listing(tmp_path) == {"kept": "old", "again": "new"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "kept", "sub"]
+
+
+def test_a_block_in_a_block_moves_in_with_it(tmp_path):
+    with pytest.raises(ValueError), staged_directory(tmp_path) as staged:
+        write_text(staged / "sub" / "file", "text")
+        assert (staged / "sub" / "file").read_text() == "text"
+        raise ValueError
+    assert listing(tmp_path) == {}
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "gone").write_text("old")
+    with staged_directory(tmp_path) as staged, staged_directory(staged / "sub") as inner:
+        (inner / "file").write_text("text")
+        discard(inner / "gone")
+    assert listing(tmp_path) == {"sub/file": "text"}
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_what_cannot_be_moved_in_leaves_all_as_it_was(tmp_path, monkeypatch, hard_links):
+    """A folder stands where the last of the files is to go."""
+    for name in ("a", "sub/b", "gone"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("old")
+    (tmp_path / "z" / "mine").mkdir(parents=True)
+    if not hard_links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "Operation not permitted")))
+    with pytest.raises(OSError, match="could not save to .*z is a folder.*unharmed; choose another folder"):
+        with staged_directory(tmp_path) as staged:
+            for name in ("a", "new", "sub/b", "z"):
+                (staged / name).parent.mkdir(exist_ok=True)
+                (staged / name).write_text("new")
+            discard(staged / "gone")
+    assert listing(tmp_path) == {"a": "old", "sub/b": "old", "gone": "old"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "gone", "sub", "z"]
+
+
+def test_names_that_vanish_meanwhile_are_no_error(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    fsync = os.fsync
+
+    def vanish(descriptor):
+        for name in ("a", "b"):
+            (tmp_path / name).unlink(missing_ok=True)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", vanish)
+    flush(tmp_path, deep=True)
 
 
 def test_write_text_replaces_in_one_step(tmp_path):
@@ -98,13 +171,14 @@ def test_write_text_replaces_in_one_step(tmp_path):
 SAVE = """
     import itertools, os, signal, sys
     from pathlib import Path
-    from hf_optical.files import settle, staged_directory
+    from hf_optical.files import discard, settle, staged_directory
 
     def save(folder, text):
         with staged_directory(folder) as staged:
             (staged / "sub").mkdir()
             for name in ("a", "b", "sub/c"):
                 (staged / name).write_text(text)
+            (staged / "old").write_text(text) if text == "old" else discard(staged / "old")
 
     def listing(folder):
         files = (path for path in folder.rglob("*") if path.is_file())
@@ -121,21 +195,34 @@ def start(code: str, *arguments: object) -> subprocess.Popen:
     )
 
 
-def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path):
-    """Python tells of each file that it opens, renames or removes: at the first, the second... it is killed."""
+@pytest.mark.parametrize("blocked", [False, True])
+def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blocked):
+    """
+    Python tells of each file that it opens, renames or removes: at the first, the second... it is killed. Blocked, one
+    of the new files cannot be moved in, and the others go back.
+    """
     process = start(
         """
         seen = []
+        old, new = {"a", "b", "sub/c", "old"}, {"a", "b", "sub/c"}
         for place in itertools.count(1):
             folder = Path(sys.argv[1], str(place))
             save(folder, "old")
+            if sys.argv[2] == "True":
+                (folder / "sub/c").unlink()
+                (folder / "sub/c").mkdir()
+                old = {"a", "b", "old"}
             if not (child := os.fork()):
                 operations = itertools.count(1)
                 sys.addaudithook(lambda *_: next(operations) == place and os.kill(os.getpid(), signal.SIGKILL))
-                save(folder, "new")
+                try:
+                    save(folder, "new")
+                except OSError:
+                    pass
                 os._exit(0)
             _, status = os.waitpid(child, 0)
-            assert listing(folder).keys() == {"a", "b", "sub/c"} and set(listing(folder).values()) <= {"old", "new"}
+            found = listing(folder)
+            assert old & new <= found.keys() <= old | new and set(found.values()) <= {"old", "new"}, found
             if place % 2:
                 settle(folder)
             else:
@@ -143,16 +230,17 @@ def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path):
                     pass
             assert not list(folder.rglob(".saving-*")), list(folder.rglob("*"))
             texts = set(listing(folder).values())
-            assert len(texts) == 1, listing(folder)
+            assert len(texts) == 1 and listing(folder).keys() == (old if texts == {"old"} else new), listing(folder)
             seen += texts
             if not os.WIFSIGNALED(status):
                 break
         print(seen.count("old"), seen.count("new"), seen == sorted(seen, reverse=True))
         """,
         tmp_path,
+        blocked,
     )
     old, new, in_order = process.communicate(timeout=300)[0].split()
-    assert process.returncode == 0 and int(old) > 20 and int(new) > 10 and in_order == "True"
+    assert process.returncode == 0 and int(old) > 20 and (int(new) > 10) != blocked and in_order == "True"
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -186,6 +274,58 @@ def test_many_writers_in_one_folder(tmp_path):
         list(pool.map(write, range(8)))
     assert listing(tmp_path) == {str(number): f"{number} 9" for number in range(8)}
     assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_who_reads_has_nothing_moved_in_meanwhile(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with ThreadPoolExecutor() as pool:
+        with reading(tmp_path), reading(tmp_path, tmp_path.parent):
+            writer = pool.submit(write_text, tmp_path / "file", "new")
+            with pytest.raises(TimeoutError):
+                writer.result(timeout=0.3)
+            assert (tmp_path / "file").read_text() == "old"
+        writer.result(timeout=10)
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_who_is_stopped_while_reading_stops_nobody_for_ever(tmp_path, monkeypatch):
+    """In the thread that reads too."""
+    (tmp_path / ".saving-x" / "whole").mkdir(parents=True)
+    (tmp_path / ".saving-x" / "whole" / "file").write_text("killed")
+    with reading(tmp_path):
+        settle(tmp_path)
+        assert not (tmp_path / "file").exists()
+        monkeypatch.setattr(files, "_PATIENCE", 0.1)
+        write_text(tmp_path / "other", "text")
+    assert listing(tmp_path) == {"file": "killed", "other": "text"}
+
+
+def test_of_two_writers_at_once_one_comes_second(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def slowly(source, target):
+        time.sleep(0.01)
+        replace(source, target)
+
+    def write(text: str) -> None:
+        with staged_directory(tmp_path) as staged:
+            for name in "abcd":
+                (staged / name).write_text(text)
+
+    monkeypatch.setattr(os, "replace", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "1234"))
+    assert len(set(listing(tmp_path).values())) == 1 and len(listing(tmp_path)) == 4
+
+
+def test_who_writes_first_ends_what_another_left_half_way(tmp_path):
+    """It was killed behind the back of one that had begun."""
+    with staged_directory(tmp_path) as staged:
+        (staged / "file").write_text("second")
+        (tmp_path / ".saving-x" / "whole").mkdir(parents=True)
+        for name in ("file", "other"):
+            (tmp_path / ".saving-x" / "whole" / name).write_text("first")
+    assert listing(tmp_path) == {"file": "second", "other": "first"}
 
 
 def test_ctrl_c_between_two_renames_is_made_up_for(tmp_path, monkeypatch):

@@ -1,6 +1,9 @@
 import hashlib
 import json
+import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -13,6 +16,7 @@ from torch import nn
 from transformers import AutoModel
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical.files import staged_directory
 from hf_optical.languages import (
     Vocabulary,
     activate,
@@ -306,6 +310,29 @@ def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_pa
     pack.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == FILES
     assert LanguagePack.from_pretrained(tmp_path).vocabulary is None
+
+
+@pytest.mark.parametrize("place", ["", "language_packs/sw"])
+def test_opened_while_another_is_saved_over_it(with_words, pack, tmp_path, monkeypatch, place):
+    """By itself, and in the folder of a retriever that is saved whole."""
+    replace_file = os.replace
+
+    def slowly(source, target):
+        time.sleep(0.01)
+        replace_file(source, target)
+
+    def save() -> None:
+        for each in (pack, with_words) * 4:
+            with staged_directory(tmp_path) as staged:
+                each.save_pretrained(staged / place)
+
+    with_words.save_pretrained(tmp_path / place)
+    monkeypatch.setattr(os, "replace", slowly)
+    with ThreadPoolExecutor() as pool:
+        saving = pool.submit(save)
+        while not saving.done():
+            LanguagePack.from_pretrained(tmp_path / place)
+    saving.result()
 
 
 @pytest.mark.parametrize(

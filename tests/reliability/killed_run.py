@@ -22,6 +22,8 @@ import yaml
 from packs import WORDS, make_pack
 from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
+from hf_optical import OpticalRetriever
+
 
 sys.path.append(str(REPOSITORY / "examples"))
 
@@ -30,7 +32,7 @@ import distill  # noqa: E402
 
 
 # What Python tells of before it does it; all of them change a folder, `open` if it is for writing.
-_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate"}
+_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "os.link"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 # Of a file that is cut short.
 _MOST_BYTES = 20_000
@@ -106,6 +108,12 @@ def save_packs(inputs: Path, folder: Path) -> None:
     """A pack, and another over it."""
     for seed in (1, 2):
         make_pack(inputs / "tiny", "sw", seed, WORDS).save_pretrained(folder)
+
+
+def save_merged(inputs: Path, folder: Path) -> None:
+    """A plain retriever over one with packs: another base, no packs, and nearest words in place of them."""
+    retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
+    retriever.merge("sw").save_pretrained(folder)
 
 
 class Runs:

@@ -15,11 +15,11 @@ from typing import Any
 import matplotlib.image
 import pytest
 import torch
-from packs import WORDS, make_pack
-from reliability.killed_run import Kill, Run, Runs, prepare, save_packs, study, train
+from packs import TEXTS, WORDS, make_pack
+from reliability.killed_run import Kill, Run, Runs, prepare, save_merged, save_packs, study, train
 from safetensors.torch import load_file
 
-from hf_optical import LanguagePack
+from hf_optical import LanguagePack, OpticalRetriever
 from hf_optical.training.checkpoints import checkpoint_to_resume
 
 
@@ -130,9 +130,9 @@ def test_killed_and_gone_on_with(kill_and_go_on, run, kind, seed):
 
 
 def test_a_pack_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_path):
-    """Killed at every other change that the second one makes to the folder."""
+    """Killed at some of the changes that the second one makes to the folder."""
     changes, seconds = runs.whole(save_packs, tmp_path / "whole")
-    places, seen = range(changes // 2, changes, 2), []
+    places, seen = range(changes // 2, changes, changes // 16), []
     expected = {seed: make_pack(runs.inputs / "tiny", "sw", seed, WORDS) for seed in (1, 2)}
     for place in places:
         folder = tmp_path / str(place)
@@ -145,6 +145,29 @@ def test_a_pack_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_p
 def same(one: LanguagePack, other: LanguagePack) -> bool:
     weights = [{**pack.weights, "rows": pack.vocabulary.rows} for pack in (one, other)]
     return all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_a_retriever_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_path):
+    """Killed at some of the changes that the second one makes to the folder, most of them when it moves in."""
+    old = OpticalRetriever.from_pretrained(runs.inputs / "tiny", device="cpu")
+    for seed, language in enumerate(("ha", "sw")):
+        old.add_language(language, make_pack(runs.inputs / "tiny", language, seed, WORDS))
+    old.save_pretrained(tmp_path / "old")
+    expected, seen = {"old": heard(old), "new": heard(old.merge("sw"))}, []
+    changes, seconds = runs.whole(save_merged, shutil.copytree(tmp_path / "old", tmp_path / "whole"))
+    places = [changes // 4, *range(changes // 2, changes, changes // 12)]
+    for place in places:
+        folder = shutil.copytree(tmp_path / "old", tmp_path / str(place))
+        assert runs.kill(save_merged, folder, Kill("change", (place + 0.5) / changes, 0), changes, seconds)
+        found = heard(OpticalRetriever.from_pretrained(folder, device="cpu"))
+        seen += [which for which in expected if found == expected[which]]
+    assert len(seen) == len(places) and seen == sorted(seen, reverse=True) and set(seen) == {"old", "new"}
+
+
+def heard(retriever: OpticalRetriever) -> list[Any]:
+    """Which languages are open and what it reads in each."""
+    vectors = [retriever.encode_queries(TEXTS, language=code) for code in (*retriever.languages, None)]
+    return [retriever.languages, [[query.tolist() for query in own] for own in vectors]]
 
 
 @pytest.mark.slow

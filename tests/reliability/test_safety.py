@@ -31,6 +31,7 @@ from hf_optical import (
     load_bitext,
 )
 from hf_optical.errors import DataError
+from hf_optical.files import settle
 from hf_optical.model.layout.folder import inside
 from hf_optical.studies import load_study
 
@@ -255,6 +256,49 @@ def test_links_of_the_hubs_cache_are_followed(tmp_path):
     assert inside(folder, "weights", folder) == folder / "weights"
     with pytest.raises(OSError, match="no path inside"):
         inside(folder, "elsewhere", folder)
+
+
+PLANTED = {
+    "a whole one that is a link": (".saving-x/whole", "home"),
+    "a folder of it": (".saving-x/whole/sub", "home"),
+    "a file of it": (".saving-x/whole/config.json", "home/mine"),
+    "one that is going back": (".saving-x/old", "home"),
+    "what was replaced": (".saving-x/old/sub", "home"),
+    "what is to go": (".saving-x/gone", "home"),
+    "all of it": (".saving-x", "home"),
+    "its lock": (".saving-x/lock", "home/mine"),
+    "where it goes": ("sub", "home"),
+}
+
+
+@pytest.mark.parametrize("link", PLANTED)
+@pytest.mark.parametrize("state", ["whole", "back"])
+def test_opening_a_folder_changes_nothing_outside_of_it(tmp_path, link, state):
+    """Whatever somebody put there as if a process had been killed while it saved."""
+    folder, home = write_layout(tmp_path / "folder", "pylate"), tmp_path / "home"
+    for place in ("mine", f"{state}/sub/mine", "gone/mine", "gone/sub/mine"):
+        (home / place).parent.mkdir(parents=True, exist_ok=True)
+        (home / place).write_text("mine")
+    for part in (state, "gone", "old", "added"):
+        (folder / ".saving-x" / part / "sub").mkdir(parents=True)
+        (folder / ".saving-x" / part / "sub" / "mine").write_text("theirs")
+    where, to = PLANTED[link]
+    if (folder / where).is_dir():
+        shutil.rmtree(folder / where)
+    (folder / where).parent.mkdir(exist_ok=True)
+    (folder / where).symlink_to(tmp_path / to)
+    before = {path: path.is_file() and path.read_bytes() for path in home.rglob("*")}
+    OpticalModel.from_pretrained(folder)
+    assert {path: path.is_file() and path.read_bytes() for path in home.rglob("*")} == before
+
+
+def test_opening_a_folder_does_not_empty_a_file_of_two_names(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder" / ".saving-x").mkdir(parents=True)
+    (tmp_path / "folder" / ".saving-x" / "lock").hardlink_to(tmp_path / "mine")
+    settle(tmp_path / "folder")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "folder" / ".saving-x").exists()
 
 
 @pytest.mark.parametrize("layout", ["pylate", "multi_vector_encoder"])

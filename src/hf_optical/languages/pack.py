@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import staged_directory
+from ..files import discard, reading, staged_directory
 from ..hub import write_card
 from ..model import OpticalModel
-from ..model.layout import local_folder, public_name, write_json
+from ..model.layout import PACKS_FOLDER, local_folder, public_name, write_json
 from ..uploading import PushToHub
 from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
 from .merging import unwrap
@@ -201,16 +201,18 @@ class LanguagePack(PushToHub):
             OSError: no pack there, its files are damaged, cut short or changed, or a newer library wrote them.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        for name in (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            if not (folder / name).is_file():
-                found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-                raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
-        stored = read_pack_config(folder / PACK_CONFIG)
-        tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
-        weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
-        rows = read_rows(folder / VOCABULARY, digests, len(tokens)) if tokens else None
+        with nothing_saved_meanwhile(folder):
+            for name in (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                if not (folder / name).is_file():
+                    found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
+                    raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
+            stored = read_pack_config(folder / PACK_CONFIG)
+            tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
+            weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
+            rows = read_rows(folder / VOCABULARY, digests, len(tokens)) if tokens else None
+            lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
-            lora_config=read_lora_config(folder / ADAPTER_CONFIG, digests, weights),
+            lora_config=lora_config,
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
             vocabulary=Vocabulary(tokens, rows, first_id) if tokens else None,
             **stored,
@@ -225,7 +227,10 @@ class LanguagePack(PushToHub):
             if self.vocabulary:
                 rows = {"rows": self.vocabulary.rows.contiguous()}
                 (folder / VOCABULARY).write_bytes(save(rows, metadata={"format": "pt"}))
-            digests = {path.name: sha256(path.read_bytes()) for path in sorted(folder.iterdir())}
+            else:
+                discard(folder / VOCABULARY)  # of another pack, saved here before
+            written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([VOCABULARY] if self.vocabulary else [])]
+            digests = {name: sha256((folder / name).read_bytes()) for name in written}
             write_json(
                 folder / PACK_CONFIG,
                 {
@@ -241,8 +246,6 @@ class LanguagePack(PushToHub):
                     "sha256": digests,
                 },
             )
-        if not self.vocabulary:
-            (Path(save_directory) / VOCABULARY).unlink(missing_ok=True)  # of another pack, saved here before
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         self.without_local_paths().save_pretrained(folder)
@@ -275,6 +278,12 @@ class LanguagePack(PushToHub):
 def is_pack(folder: str | os.PathLike) -> bool:
     """Whether a folder on this machine holds a language pack."""
     return (Path(folder) / PACK_CONFIG).is_file()
+
+
+def nothing_saved_meanwhile(folder: Path) -> AbstractContextManager[None]:
+    """A block in which no other process writes over a pack, nor over the retriever in whose folder it lies."""
+    around = folder.absolute().parent
+    return reading(folder, *([around.parent] if around.name == PACKS_FOLDER else []))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..files import staged_directory
+from ..files import discard, staged_directory
 from ..uploading import PushToHub
 from .layout import (
     DOCUMENT_LENGTH,
@@ -232,8 +232,8 @@ class OpticalProcessor(PushToHub):
             write_roles(folder, self.roles)
             if self.nearest_words is not None:
                 write_json(folder / NEAREST_WORDS, {"words": self.nearest_words.words})
-        if self.nearest_words is None:
-            (Path(save_directory) / NEAREST_WORDS).unlink(missing_ok=True)  # of another processor, saved here before
+            else:
+                discard(folder / NEAREST_WORDS)  # of another processor, saved here before
 
     def __repr__(self) -> str:
         settings = {**self.roles, "skip_tokens": f"<{len(self.skip_tokens)} tokens>"}

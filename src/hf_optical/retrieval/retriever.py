@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import write_text
+from ..files import discard, staged_directory
 from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
 from ..languages.adapters import adapter_name, lock_of
-from ..languages.pack import PACK_FILES, is_pack
+from ..languages.pack import PACK_FILES, is_pack, nothing_saved_meanwhile
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.layout import (
@@ -29,6 +28,7 @@ from ..model.layout import (
     misfits,
     packaged_copy,
     read_json,
+    write_json,
 )
 from ..model.texts import require_texts
 from ..uploading import PushToHub
@@ -113,16 +113,17 @@ class OpticalRetriever(PushToHub):
             ValueError: the base is not the one that the pack was trained on, or `base_model` is given beside a model.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        if is_pack(folder):
-            retriever = cls._open_pack(folder, base_model, dtype)
-        elif base_model is not None:
-            raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
-        else:
-            retriever = cls._open(pretrained_model_name_or_path, revision, dtype)
-            codes, chosen = _read_languages(folder)
-            for code in codes:
-                retriever.add_language(code, folder / PACKS_FOLDER / code)
-            retriever.set_language(chosen)
+        with nothing_saved_meanwhile(folder):
+            if is_pack(folder):
+                retriever = cls._open_pack(folder, base_model, dtype)
+            elif base_model is not None:
+                raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
+            else:
+                retriever = cls._open(pretrained_model_name_or_path, revision, dtype)
+                codes, chosen = _read_languages(folder)
+                for code in codes:
+                    retriever.add_language(code, folder / PACKS_FOLDER / code)
+                retriever.set_language(chosen)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return retriever
 
@@ -157,20 +158,23 @@ class OpticalRetriever(PushToHub):
         `language_packs/LANGUAGE`. Opened again, the same languages are open, the same one is set, and all vectors are
         the same, to the last bit.
 
-        Packs that an earlier saving left in the folder, and that are not open, are deleted.
+        Packs that an earlier saving left in the folder, and that are not open, are deleted. Killed, or stopped by a
+        full disk, the folder holds the base and all packs of before, or those of now.
 
         Args:
             save_directory (`str` or `os.PathLike`): the folder.
 
         Raises:
             FileExistsError: the folder is that of a language pack.
+            OSError: the disk is full, or the folder cannot be written.
         """
         folder = Path(save_directory)
         if is_pack(folder):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
-        with lock_of(self.model):
-            self.model.save_pretrained(folder)
-            self.processor.save_pretrained(folder)
+        # Others read again while the files are brought to the disk.
+        with staged_directory(folder) as staged, lock_of(self.model):
+            self.model.save_pretrained(staged)
+            self.processor.save_pretrained(staged)
             fingerprint = self.model.fingerprint()
             for language in self.languages:
                 fresh = LanguagePack.from_model(
@@ -182,8 +186,14 @@ class OpticalRetriever(PushToHub):
                 known = self._packs.get(language, fresh)
                 # The base is the folder around the pack, wherever that goes.
                 pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
-                pack.save_pretrained(folder / PACKS_FOLDER / language)
-            _write_languages(folder, self.languages, self.language)
+                pack.save_pretrained(staged / PACKS_FOLDER / language)
+            if self.languages:
+                write_json(staged / _LANGUAGES, {"languages": self.languages, "language": self.language})
+            else:
+                discard(staged / _LANGUAGES)
+            for pack in (folder / PACKS_FOLDER).glob("*"):
+                if is_pack(pack) and pack.name not in self.languages:
+                    discard(staged / PACKS_FOLDER / pack.name)
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         with lock_of(self.model):
@@ -421,17 +431,6 @@ def _common(details: list[dict[str, Any]]) -> dict[str, Any]:
     }
     results = {language: found for own in details for language, found in (own.get("results") or {}).items()}
     return {**common, "results": results}
-
-
-def _write_languages(folder: Path, languages: list[str], language: str | None) -> None:
-    """Notes which packs of a retriever's folder are open and which language is set, and deletes other packs there."""
-    if languages:
-        write_text(folder / _LANGUAGES, json.dumps({"languages": languages, "language": language}, indent=2) + "\n")
-    else:
-        (folder / _LANGUAGES).unlink(missing_ok=True)
-    for pack in (folder / PACKS_FOLDER).glob("*"):
-        if is_pack(pack) and pack.name not in languages:
-            shutil.rmtree(pack)
 
 
 def _read_languages(folder: Path) -> tuple[list[str], str | None]:
