@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..model.layout import (
     packaged_copy,
     read_json,
 )
-from ..model.texts import require_texts
+from ..model.texts import require_texts, text_list
 from ..uploading import PushToHub
 from .encoding import encode_texts
 from .reader import LanguageReader
@@ -290,9 +290,9 @@ class OpticalRetriever(PushToHub):
 
     def encode_queries(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         *,
-        language: str | Sequence[str | None] | None = None,
+        language: str | Iterable[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -300,8 +300,8 @@ class OpticalRetriever(PushToHub):
         Encodes queries.
 
         Args:
-            queries (sequence of `str`): the queries.
-            language (`str` or sequence of `str` or `None`, *optional*):
+            queries (iterable of `str`): the queries, such as a list or a data frame's column.
+            language (`str` or iterable of `str` or `None`, *optional*):
                 Their language, or that of each, where `None` stands for the bare base. Defaults to the one set.
             batch_size (`int`, defaults to 32): queries at a time.
             show_progress (`bool`, defaults to `False`): whether to show a progress bar.
@@ -319,9 +319,9 @@ class OpticalRetriever(PushToHub):
 
     def encode_documents(
         self,
-        documents: Sequence[str],
+        documents: Iterable[str],
         *,
-        language: str | Sequence[str | None] | None = None,
+        language: str | Iterable[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -330,8 +330,8 @@ class OpticalRetriever(PushToHub):
 
     def search(
         self,
-        queries: Sequence[Tensor] | Sequence[str] | TokenVectors,
-        documents: Sequence[Tensor] | Sequence[str] | TokenVectors,
+        queries: Iterable[Tensor] | Iterable[str] | TokenVectors,
+        documents: Iterable[Tensor] | Iterable[str] | TokenVectors,
         top_k: int = 10,
         **kwargs,
     ) -> list[list[Hit]]:
@@ -339,7 +339,7 @@ class OpticalRetriever(PushToHub):
         Exact search by MaxSim, see [`~retrieval.search`] for what else can be passed.
 
         Args:
-            queries (sequence of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or sequence of `str`):
+            queries (iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or iterable of `str`):
                 Vectors from [`~OpticalRetriever.encode_queries`], or texts, which are encoded first.
             documents (likewise): vectors from [`~OpticalRetriever.encode_documents`], or texts.
             top_k (`int`, defaults to 10): length of the rankings.
@@ -347,10 +347,8 @@ class OpticalRetriever(PushToHub):
         Returns:
             `list[list[Hit]]`: for each query its hits `(document, score)`, best first.
         """
-        if _are_texts(queries):
-            queries = self.encode_queries(queries)
-        if _are_texts(documents):
-            documents = self.encode_documents(documents)
+        queries = _encoded(queries, self.encode_queries)
+        documents = _encoded(documents, self.encode_documents)
         return search(queries, documents, top_k, **kwargs)
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
@@ -375,14 +373,14 @@ class OpticalRetriever(PushToHub):
 
     def _encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         role: str,
-        language: str | Sequence[str | None] | None,
+        language: str | Iterable[str | None] | None,
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
-        if language is None or isinstance(language, str):
-            language = [language] * len(texts)
+        texts = text_list(texts)
+        language = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
         if len(language) != len(texts):
             raise ValueError(
                 f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
@@ -406,10 +404,12 @@ class OpticalRetriever(PushToHub):
         return vectors
 
 
-def _are_texts(texts_or_vectors: Sequence[Tensor] | Sequence[str] | TokenVectors) -> bool:
-    if isinstance(texts_or_vectors, str):
+def _encoded(given: Iterable, encode: Callable[[Iterable[str]], list[Tensor]]) -> Iterable:
+    """What was given, by `encode` if it is texts."""
+    if isinstance(given, str):
         raise TypeError("one string was passed; pass a list of strings")
-    return len(texts_or_vectors) > 0 and isinstance(texts_or_vectors[0], str)
+    given = list(given) if isinstance(given, Iterator) else given
+    return encode(given) if isinstance(next(iter(given), None), str) else given
 
 
 def _common(details: list[dict[str, Any]]) -> dict[str, Any]:
