@@ -90,7 +90,7 @@ class OpticalRetriever(PushToHub):
         base_model: str | os.PathLike | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
     ) -> OpticalRetriever:
         """
         Opens a model, a language pack together with the base that it names, or what
@@ -105,8 +105,9 @@ class OpticalRetriever(PushToHub):
                 Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Where to compute. Defaults to the first GPU, if there is one.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-                Type of the base's weights. A pack opens on its base in the type that it was trained on alone.
+            dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
+                Type of the base's weights, as in [`OpticalModel.from_pretrained`]. A pack opens on its base in the
+                type that it was trained on alone.
 
         Raises:
             OSError: no such model or pack, or the base of a pack is not where it says.
@@ -127,14 +128,16 @@ class OpticalRetriever(PushToHub):
         return retriever
 
     @classmethod
-    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype) -> OpticalRetriever:
+    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype | str) -> OpticalRetriever:
         return cls(
             OpticalModel.from_pretrained(name, revision=revision, dtype=dtype),
             OpticalProcessor.from_pretrained(name, revision=revision),
         )
 
     @classmethod
-    def _open_pack(cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype) -> OpticalRetriever:
+    def _open_pack(
+        cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype | str
+    ) -> OpticalRetriever:
         pack = LanguagePack.from_pretrained(folder)
         packs = folder.absolute().parent
         revision = None
@@ -164,14 +167,16 @@ class OpticalRetriever(PushToHub):
 
         Raises:
             FileExistsError: the folder is that of a language pack.
+            ValueError: the base was changed since a pack was opened on it, as by `retriever.model.bfloat16()`.
         """
         folder = Path(save_directory)
         if is_pack(folder):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
         with lock_of(self.model):
+            fingerprint = self.model.fingerprint()
+            self._require_base_of_packs(fingerprint)
             self.model.save_pretrained(folder)
             self.processor.save_pretrained(folder)
-            fingerprint = self.model.fingerprint()
             for language in self.languages:
                 fresh = LanguagePack.from_model(
                     self.model,
@@ -184,6 +189,15 @@ class OpticalRetriever(PushToHub):
                 pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
                 pack.save_pretrained(folder / PACKS_FOLDER / language)
             _write_languages(folder, self.languages, self.language)
+
+    def _require_base_of_packs(self, fingerprint: str) -> None:
+        changed = [language for language, pack in self._packs.items() if pack.base_fingerprint != fingerprint]
+        if changed:
+            raise ValueError(
+                f"the base was changed, by a cast to {self.model.dtype} or otherwise, since the packs for "
+                f"{', '.join(changed)} were opened, and they would not open on what is saved; open the retriever anew "
+                "and save it unchanged, or change what merge(LANGUAGE) gives, or close the packs with remove_language"
+            )
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         with lock_of(self.model):
