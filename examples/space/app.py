@@ -35,7 +35,7 @@ from hf_optical import (
     load_bitext,
 )
 from hf_optical.bitext import inverse_document_frequency
-from hf_optical.evaluation.datasets import Document, read_rows, text_field
+from hf_optical.evaluation.datasets import Document, read_rows, text_field, translation_field
 from hf_optical.plots import align_words, match_words, plot_alignment
 from hf_optical.retrieval import TokenVectors
 
@@ -82,10 +82,7 @@ class Collection:
             documents,
             TokenVectors.from_list(retriever.encode_documents(texts, show_progress=True)),
             inverse_document_frequency(retriever.processor, texts),
-            {
-                text_field(row, "text", where): (row.get("metadata") or {}).get("translation") or ""
-                for row, where in rows
-            },
+            {text_field(row, "text", where): translation_field(row, where) or "" for row, where in rows},
         )
 
 

@@ -1,8 +1,9 @@
 import ir_measures
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ir_measures import AP, RR, P, R, nDCG
+from ir_measures import AP, RR, NumRel, NumRet, P, R, nDCG
 
 from hf_optical.evaluation.metrics import measure_name, per_query_metrics, retrieval_metrics, run_from_hits
 from hf_optical.retrieval.search import Hit
@@ -111,6 +112,8 @@ def test_hits_without_ids_or_with_one_id_twice_are_refused():
     [
         *("f1", "", "recall", "P", "R", "@3", "AP_IA", "AP(", "AP(x=1)", "AP(2)", "AP(rel=2)(rel=1)"),
         *("ndcg@0", "recall@-1", "map@x", "ndcg@1.5"),
+        *("P(cutoff=0)", "AP(rel=-3)", "AP(rel=100000)", "nDCG(gains={1: -2})"),
+        *("nDCG(gains={1: 2000000000})", "nDCG(gains={1: 0.5})", "nDCG(gains=3)", "AP(rel='x')"),
     ],
 )
 def test_an_unknown_measure_is_refused_with_a_list(name):
@@ -123,3 +126,36 @@ def test_an_unknown_measure_is_refused_with_a_list(name):
 def test_empty_judgements_are_refused():
     with pytest.raises(ValueError, match="qrels is empty"):
         retrieval_metrics({}, RUN)
+
+
+@pytest.mark.parametrize("below", [-1, -2, -(10**12)])
+def test_a_judgement_below_0_counts_as_0(below):
+    """TREC Web judges spam -2, which pytrec_eval crashes of; each of these calls ended, hung or spoilt the process."""
+    qrels = {"q0": {"a": 1, "b": below}, "q1": {"a": below, "b": below}}
+    run = {query: {"a": 0.0, "b": 1.0} for query in qrels}
+    names = ["map", "ndcg", "ndcg@10", "recall@100", "P@1", "Bpref", "nDCG(gains={1: 3})"]
+    flat = {query: {document: max(value, 0) for document, value in each.items()} for query, each in qrels.items()}
+    assert retrieval_metrics(qrels, run, names) == retrieval_metrics(flat, run, names)
+    assert per_query_metrics(qrels, run, names) == per_query_metrics(flat, run, names)
+    assert retrieval_metrics(qrels, run, ["map"]) == {"map": 0.25}
+    assert qrels["q0"]["b"] == below
+
+
+def test_a_judgement_that_cannot_be_counted_is_named():
+    for measured in (retrieval_metrics, per_query_metrics):
+        with pytest.raises(ValueError, match="query 'q' and document 'd' is 2000000000; judge by .* at most 9999"):
+            measured({"q": {"a": 1, "d": 2_000_000_000}}, {})
+        with pytest.raises(TypeError, match="query 'q' and document 'd' is 0.5; it must be a whole number"):
+            measured({"q": {"a": 1, "d": 0.5}}, {})
+    judgement = np.int64(1)  # as in a data frame
+    assert retrieval_metrics({"q": {"d": judgement}, "p": {"d": 9999}}, {"q": {"d": 1.0}}, ["map"]) == {"map": 0.5}
+
+
+def test_a_query_without_any_judgement_scores_0():
+    assert retrieval_metrics({"a": {}}, {"a": {}}, ["mrr@10"]) == {"mrr@10": 0.0}
+    assert retrieval_metrics({"a": {}, "b": {"d": 1}}, {"b": {"d": 1.0}}, ["map"]) == {"map": 0.5}
+
+
+def test_counts_are_sums_as_in_ir_measures():
+    theirs = ir_measures.calc_aggregate([NumRel, NumRet], QRELS, RUN)
+    assert retrieval_metrics(QRELS, RUN, ["NumRel", "NumRet"]) == {"NumRel": theirs[NumRel], "NumRet": theirs[NumRet]}

@@ -19,7 +19,7 @@ import yaml
 from packs import make_pack
 from tiny import REPOSITORY, tiny_checkpoint
 
-from hf_optical import OpticalModel, OpticalProcessor
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 
 
 pytest.importorskip("gradio", reason="the page needs gradio")
@@ -221,6 +221,34 @@ def test_a_pack_that_is_not_there_is_told_in_a_line(own, monkeypatch):
     monkeypatch.syspath_prepend(SPACE)
     monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*nowhere"):
+        runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
+
+
+def test_a_passage_without_words_is_shown_and_hides_no_other(own, monkeypatch):
+    monkeypatch.syspath_prepend(SPACE)
+    page = runpy.run_path(str(SPACE / "app.py"))
+    texts = [*PASSAGES.values(), "", "..."]
+    rows = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
+    (own / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retriever = OpticalRetriever.from_pretrained(own / "pack", device="cpu")
+    collection = page["Collection"].read(own / "odd.jsonl", retriever)
+    found = page["search"](retriever, collection, QUESTION, "sw")
+    assert found.count('class="passage"') == len(texts) and "<mark" in found
+
+
+@pytest.mark.parametrize(
+    ("metadata", "named"),
+    [("s", "'metadata' is 's'"), ({"translation": 3}, "'translation' is 3; it must be a string")],
+)
+def test_a_question_with_a_translation_that_is_none_is_told_in_a_line(own, tmp_path, monkeypatch, metadata, named):
+    for name in ("corpus", "queries"):
+        shutil.copy(own / f"{name}.jsonl", tmp_path)
+    with (tmp_path / "queries.jsonl").open("a") as file:
+        print(json.dumps({"_id": "s", "text": "mzuqo", "metadata": metadata}), file=file)
+    monkeypatch.syspath_prepend(SPACE)
+    documents = str(tmp_path / "corpus.jsonl")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "pack"), "--documents", documents])
+    with pytest.raises(SystemExit, match=f"error: .*queries.jsonl, line 3: {named}"):
         runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
 
 

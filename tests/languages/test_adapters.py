@@ -171,7 +171,7 @@ def test_what_is_trainable_is_not_changed_by_what_is_at_work(opened):
         add_adapter(model, language, default_lora_config(model, rank=2, embeddings=False), vocabulary)
         assert trainable(model) == {language} | {f"not {other}" for other in languages(model) if other != language}
     for chosen in (["lo", "yo"], [], ["ha"], ["ha", "lo", "yo"]):
-        make_trainable(model, chosen)
+        make_trainable(model, iter(chosen))
         expected = {code if code in chosen else f"not {code}" for code in ("lo", "yo", "ha")}
         for language in ("yo", None, "lo", "ha"):
             activate(model, language)

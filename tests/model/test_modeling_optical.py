@@ -178,6 +178,28 @@ def test_half_precision_round_trip(tiny, tmp_path):
     assert {weight.dtype for weight in OpticalModel.from_pretrained(tmp_path).parameters()} == {torch.float32}
 
 
+def test_the_type_may_be_named_as_in_transformers(tiny, tmp_path):
+    for name in ("bfloat16", "torch.bfloat16"):
+        assert OpticalModel.from_pretrained(tiny, dtype=name).dtype == torch.bfloat16
+    assert OpticalModel.from_pretrained(tiny, dtype="auto").dtype == torch.float32
+    OpticalModel.from_pretrained(tiny, dtype="bfloat16", projection_dim=8).save_pretrained(tmp_path)
+    opened = OpticalModel.from_pretrained(tmp_path, dtype="auto")
+    assert {weight.dtype for weight in opened.parameters()} == {torch.bfloat16}
+    for wrong in ("bf16", "int8", torch.int8, "Tensor", "", 3, None):
+        with pytest.raises(ValueError, match=f"dtype is {wrong!r}; pass a floating type"):
+            OpticalModel.from_pretrained(tiny, dtype=wrong)
+
+
+def test_more_word_embeddings_are_saved_and_opened_again(plain, tmp_path):
+    model, processor = open_both(plain)
+    processor.tokenizer.add_tokens(["[Q]"])
+    model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path)
+    again = OpticalModel.from_pretrained(tmp_path)
+    assert again.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    assert again.fingerprint() == model.fingerprint()
+
+
 def test_activation_checkpointing_gives_the_same_gradients(checkpoint):
     model, processor = open_both(checkpoint)
     add_trained_adapter(model)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import bm25s
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,6 +73,16 @@ def test_equal_scores_are_ranked_by_position_and_words_never_seen_find_nothing()
     assert [hit.document for hit in hits] == ["b", "d"] and hits[0].score == hits[1].score
     assert nothing == [[], [], []]
     assert index.search([]) == []
+
+
+def test_texts_and_ids_of_a_data_frame_or_a_generator():
+    texts, ids = ["", "red fox", "blue hen"], list("abc")
+    table = pd.DataFrame({"text": texts, "id": ids}, index=[2, 0, 1])
+    for index in (BM25(table["text"], table["id"]), BM25(iter(texts), iter(ids))):
+        assert [[hit.document for hit in hits] for hits in index.search(query for query in ("hen", "fox"))] == [
+            ["c"],
+            ["b"],
+        ]
 
 
 def test_a_stemmer_makes_words_one():

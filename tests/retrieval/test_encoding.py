@@ -1,3 +1,4 @@
+import pandas as pd
 import pytest
 import torch
 from tiny import demo_pairs
@@ -93,6 +94,24 @@ def test_what_is_no_list_of_strings(tiny_model, tiny_processor):
         encode_texts(tiny_model, tiny_processor, ["a", None], "query")
     with pytest.raises(ValueError, match="batch_size is 0"):
         encode_texts(tiny_model, tiny_processor, ["a"], "query", batch_size=0)
+
+
+def test_texts_are_read_in_their_order_whatever_holds_them(tiny_model, tiny_processor):
+    """A data frame's column counts by labels, in whatever order they are; of a filtered one some are missing."""
+    texts = ["the bus, the bus.", "a market " * 30, "water"]
+    column = pd.Series(texts, index=[2, 0, 1])
+    filtered = pd.Series(["a", *texts])[1:]
+    expected = encode_texts(tiny_model, tiny_processor, texts, "document")
+    for given in (column, filtered, (text for text in texts), dict.fromkeys(texts).keys(), column.to_numpy()):
+        found = encode_texts(tiny_model, tiny_processor, given, "document")
+        assert torch.equal(found.values, expected.values) and torch.equal(found.lengths, expected.lengths)
+    long = pd.Series(["a " * 5000, "water"], index=[1, 0])
+    assert torch.equal(
+        tiny_processor(long, "document")["input_ids"], tiny_processor(list(long), "document")["input_ids"]
+    )
+    for table in (pd.DataFrame({"text": texts}), dict.fromkeys(texts), None, 3):
+        with pytest.raises(TypeError, match="texts is of type .*; pass a list of strings"):
+            encode_texts(tiny_model, tiny_processor, table, "document")
 
 
 def test_half_a_character_is_refused_with_its_position(tiny_model, tiny_processor):

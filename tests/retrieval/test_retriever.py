@@ -3,6 +3,7 @@ import statistics
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from packs import TEXTS, WORDS, assert_equal, make_pack, with_pack
@@ -59,6 +60,16 @@ def test_languages_mixed_in_one_call(retriever, encode):
     )
 
 
+def test_texts_and_languages_of_a_data_frame(retriever):
+    language = ["ha", None, "yo"]
+    table = pd.DataFrame({"text": TEXTS[:3], "language": language}, index=[2, 0, 1])
+    expected = retriever.encode_queries(TEXTS[:3], language=language)
+    assert_equal(retriever.encode_queries(table["text"], language=list(language)), expected)
+    assert_equal(retriever.encode_queries(iter(TEXTS[:3]), language=iter(language)), expected)
+    codes = table["language"].fillna("ha")
+    assert_equal(retriever.encode_queries(table["text"], language=codes)[::2], expected[::2])
+
+
 def test_languages_that_are_unknown_or_too_few(retriever):
     for language in ("sw", ["ha", "sw"]):
         with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha, yo.; add it first"):
@@ -73,6 +84,8 @@ def test_languages_that_are_unknown_or_too_few(retriever):
     for texts in ("a text", ["a text", 3]):
         with pytest.raises(TypeError, match="string"):
             retriever.encode_documents(texts)
+    with pytest.raises(TypeError, match="texts is one string"):
+        retriever.encode_queries("ab", language=["ha", None])
 
 
 def test_removing_languages(retriever, tiny):
@@ -167,6 +180,10 @@ def test_texts_are_encoded_before_they_are_searched(tiny):
     assert retriever.search(queries, documents, top_k=2) == expected
     with pytest.raises(TypeError, match="one string was passed"):
         retriever.search("Where is the market?", documents)
+    given = pd.Series(documents, index=[5, 3, 4]), (text for text in queries)
+    assert retriever.search(given[1], given[0], top_k=2) == expected
+    vectors = retriever.encode_documents(documents)
+    assert retriever.search(queries, iter(vectors), top_k=2) == expected
 
 
 def test_merging_a_language_that_is_not_open(retriever):

@@ -186,6 +186,20 @@ def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
             OpticalRetriever.from_pretrained(folder, base_model=base)
 
 
+def test_a_base_that_was_changed_under_its_packs_is_not_saved(retriever, packs, tmp_path):
+    """Nothing would open it again."""
+    retriever.model.bfloat16()
+    with pytest.raises(ValueError, match=r"a cast to torch.bfloat16 .*the packs for ha, yo were opened, .*merge\("):
+        retriever.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+    retriever.merge("ha").save_pretrained(tmp_path / "merged")
+    for language in packs:
+        retriever.remove_language(language)
+    retriever.save_pretrained(tmp_path / "saved")
+    for folder in (tmp_path / "merged", tmp_path / "saved"):
+        assert OpticalRetriever.from_pretrained(folder, device="cpu", dtype="auto").model.dtype == torch.bfloat16
+
+
 def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, monkeypatch):
     """The Hub's client finds in its cache what it fetched earlier."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))

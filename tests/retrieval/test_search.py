@@ -1,11 +1,13 @@
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_optical.retrieval.maxsim import maxsim
+from hf_optical.retrieval.reranking import rerank
 from hf_optical.retrieval.search import Hit, search
 from hf_optical.retrieval.vectors import TokenVectors
 
@@ -48,6 +50,14 @@ def test_ids_replace_positions_and_empty_documents_come_last():
     [hits] = search(torch.ones(1, 1, 1), documents, document_ids=["empty", "one", "two"])
     assert hits == [("two", 2.0), ("one", 1.0), ("empty", -math.inf)]
     assert hits[0].document == "two" and hits[0].score == 2.0
+
+
+def test_ids_of_a_data_frame_are_read_by_position():
+    vectors = [torch.eye(3)[:1], torch.eye(3)[1:2], torch.eye(3)[2:]]
+    ids = pd.Series(["a", "b", "c"], index=[2, 0, 1])
+    assert [hits[0].document for hits in search(vectors, vectors, 1, document_ids=ids)] == ["a", "b", "c"]
+    candidates = [[Hit("b", 0.0), Hit("c", 0.0)]] * 3
+    assert [hits[0].document for hits in rerank(vectors, vectors, candidates, document_ids=ids)] == ["b", "b", "c"]
 
 
 def test_half_precision_documents_and_no_gradient():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
 import pytest
 import sentencepiece
 import torch
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from hf_optical.bitext import Dictionary
+from hf_optical.errors import DataError
 from hf_optical.retrieval import LexiconTranslator, Seq2SeqTranslator
 
 
@@ -185,11 +187,20 @@ def test_progress_and_wrong_arguments(pieces, tmp_path, capsys):
     assert capsys.readouterr().err == ""
     with pytest.raises(TypeError, match="one string"):
         translator("maji")
+    assert translator(iter(SWAHILI)) == translator(SWAHILI)
+    assert translator(pd.Series(SWAHILI, index=range(len(SWAHILI), 0, -1))) == translator(SWAHILI)
     for name in ("batch_size", "num_beams", "max_length"):
         with pytest.raises(ValueError, match=f"{name} is 0"):
             Seq2SeqTranslator(model, tokenizer, "sw", **{name: 0})
     with pytest.raises(OSError, match="nowhere"):
         Seq2SeqTranslator.from_pretrained(tmp_path / "nowhere", "sw")
+    for translate in (translator, LexiconTranslator(Dictionary({"maji": [("water", 1)]}))):
+        with pytest.raises(TypeError, match=r"texts\[1\] is None; it must be a string"):
+            translate(["maji", None])
+        with pytest.raises(TypeError, match="texts is of type NoneType; pass a list"):
+            translate(None)
+        with pytest.raises(DataError, match=r"texts\[1\] holds half a character"):
+            translate(["maji", "maji \ud800"])
 
 
 def test_word_by_word():

@@ -2,12 +2,15 @@ import json
 import os
 import struct
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from hf_optical.retrieval.search import search
 from hf_optical.retrieval.vectors import TokenVectors, as_token_vectors
 
 
@@ -108,15 +111,40 @@ def test_cat_and_to(texts):
     assert repr(half) == "TokenVectors(texts=1, tokens=3, dim=5, dtype=torch.float16, device='cpu')"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+SMALL = [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, *SMALL])
 def test_saved_and_opened_again_it_is_the_same(texts, dtype, tmp_path):
     vectors = TokenVectors.from_list(texts).to(dtype)
     for part in (vectors, vectors[1:], vectors[1:2]):
         part.save(tmp_path / "new" / "vectors.safetensors")
         opened = TokenVectors.open(tmp_path / "new" / "vectors.safetensors")
         assert opened.values.dtype == dtype
-        assert torch.equal(opened.values, part.values) and torch.equal(opened.lengths, part.lengths)
+        assert torch.equal(opened.values.float(), part.values.float()) and torch.equal(opened.lengths, part.lengths)
     assert load_file(tmp_path / "new" / "vectors.safetensors").keys() == {"values", "lengths"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.bool, torch.complex64])
+def test_what_would_not_open_is_not_saved(dtype, tmp_path):
+    vectors = TokenVectors(torch.ones(2, 3, dtype=dtype), torch.tensor([2]))
+    with pytest.raises(ValueError, match=f"values are {dtype}; convert them first"):
+        vectors.save(tmp_path / "vectors.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_arrays_of_numpy_are_vectors(texts):
+    arrays = [text.numpy() for text in texts]
+    for array in arrays[:2]:
+        array.flags.writeable = False  # as those of a mapped file
+    same(TokenVectors.from_list(arrays), texts)
+    same(as_token_vectors(np.stack([texts[0].numpy()] * 2)), [texts[0]] * 2)
+    column = pd.Series(texts, index=range(len(texts), 0, -1))
+    same(TokenVectors.from_list(column), texts)
+    assert search(texts[:1], arrays) == search(texts[:1], texts)
+    for entry in ("a text", None, np.array(["a"])):
+        with pytest.raises(TypeError, match=r"vectors\[1\] is .*; it must be a tensor"):
+            TokenVectors.from_list([texts[0], entry])
 
 
 def test_a_file_larger_than_memory_is_opened(tmp_path):

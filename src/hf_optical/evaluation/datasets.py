@@ -109,7 +109,7 @@ def load_beir(
         for key, row, where in read_rows(corpus_file)
     }
     queries = {
-        key: Query(text_field(row, "text", where), _translation(row, where))
+        key: Query(text_field(row, "text", where), translation_field(row, where))
         for key, row, where in read_rows(queries_file)
         if key in qrels
     }
@@ -158,7 +158,8 @@ def text_field(row: dict, name: str, where: str, default: str | None = None) -> 
     return value
 
 
-def _translation(row: dict, where: str) -> str | None:
+def translation_field(row: dict, where: str) -> str | None:
+    """The human translation of a query, which is `metadata.translation`, where it has one."""
     metadata = row.get("metadata")
     if metadata is None:
         return None

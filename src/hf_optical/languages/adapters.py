@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -172,13 +172,14 @@ def at_work(model: OpticalModel, language: str | None) -> Iterator[None]:
                 activate(model, before)
 
 
-def make_trainable(model: OpticalModel, codes: Sequence[str]) -> None:
+def make_trainable(model: OpticalModel, codes: Iterable[str]) -> None:
     """
     Leaves the adapters and new words of these languages trainable, at work or not, and nothing else of the model.
 
     Raises:
         KeyError: there is no adapter for one of them.
     """
+    codes = list(codes)
     for language in codes:
         require(model, language)
     names = {adapter_name(language) for language in codes}

@@ -66,6 +66,10 @@ class OpticalConfig(PreTrainedConfig):
         """Size of a token vector."""
         return self.projection_dim or self.encoder_config.hidden_size
 
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
+        # Where transformers notes what it changes, such as the number of word embeddings.
+        return self.encoder_config.get_text_config(*args, **kwargs)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **kwargs

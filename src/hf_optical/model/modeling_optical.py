@@ -171,7 +171,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         revision: str | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         projection_dim: int | None = None,
         **encoder_kwargs,
     ) -> OpticalModel:
@@ -184,8 +184,9 @@ class OpticalModel(PushToHub, PreTrainedModel):
                 Folder or Hub id.
             revision (`str`, *optional*):
                 Branch, tag or commit on the Hub.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-                Type of the weights. Training wants float32 (mixed precision is the Trainer's `bf16`).
+            dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
+                Type of the weights, or its name, such as `"bfloat16"`; `"auto"` is that of the files. Training wants
+                float32 (mixed precision is the Trainer's `bf16`).
             projection_dim (`int`, *optional*):
                 Adds an orthogonal projection to this size, untrained, to a checkpoint that has none.
             encoder_kwargs:
@@ -194,9 +195,11 @@ class OpticalModel(PushToHub, PreTrainedModel):
         Raises:
             OSError: no such model; or one without safetensors weights, since pickled weights are not read; or one
                 whose weights are damaged, or are not those of the architecture in its `config.json`.
-            ValueError: `projection_dim` differs from the projection that the checkpoint already has; or that one is
-                not linear, or the checkpoint does something else that an [`OpticalModel`] does not.
+            ValueError: `dtype` is no floating type; `projection_dim` differs from the projection that the checkpoint
+                already has; or that one is not linear, or the checkpoint does something else that an [`OpticalModel`]
+                does not.
         """
+        dtype = _floating_type(dtype)
         layout = read_layout(pretrained_model_name_or_path, revision)
         config = OpticalConfig.from_pretrained(layout.folder)
         if projection_dim is not None and config.projection_dim not in (None, projection_dim):
@@ -207,7 +210,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
         config.projection_dim = config.projection_dim or projection_dim
         encoder = _open_encoder(layout, config.encoder_config, dtype, encoder_kwargs)
         config.encoder_config = encoder.config
-        model = cls(config, encoder).to(dtype)
+        model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)
         projection = load_projection(layout.projection)
         if projection is not None:
             _load(model.projection, projection, layout.folder)
@@ -255,7 +258,20 @@ def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = 
     }
 
 
-def _open_encoder(layout: Layout, config: PreTrainedConfig, dtype: torch.dtype, options: dict) -> PreTrainedModel:
+def _floating_type(dtype: torch.dtype | str) -> torch.dtype | str:
+    """The type of a name, as transformers takes them; `"auto"` stays."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(
+            f"dtype is {dtype!r}; pass a floating type of torch, such as torch.bfloat16, its name, or 'auto' for that "
+            "of the files"
+        )
+    return dtype if dtype == "auto" else found
+
+
+def _open_encoder(
+    layout: Layout, config: PreTrainedConfig, dtype: torch.dtype | str, options: dict
+) -> PreTrainedModel:
     folder, names = layout.folder, weight_names(layout.folder)
     encoder_class = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:

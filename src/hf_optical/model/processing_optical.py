@@ -24,7 +24,7 @@ from .layout import (
     write_roles,
 )
 from .nearest_words import NearestWords
-from .texts import require_texts
+from .texts import require_texts, text_list
 
 
 # Characters that are read of a text for each token that it may have, unless they make too few tokens.
@@ -245,9 +245,8 @@ class OpticalProcessor(PushToHub):
         return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
     def _rows(self, texts: Sequence[str], role: str) -> list[list[int]]:
-        if isinstance(texts, str):
-            raise TypeError("texts is one string; pass a list of strings")
-        if len(texts) == 0:
+        texts = text_list(texts)
+        if not texts:
             return []
         marker = self._marker_ids[role]
         opening = self._opening if marker is None else [*self._opening, marker]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..errors import DataError
 
@@ -12,6 +12,22 @@ from ..errors import DataError
 # Control and formatting characters, such as zero-width ones, and spaces of every kind.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def text_list(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """
+    Texts in the order in which they come, whatever holds them: a data frame's column is indexed by its labels and not
+    by position, and a generator can be read once. What they are is looked at by [`require_texts`].
+
+    Raises:
+        TypeError: it is one string, a table, a mapping, or nothing that can be gone through.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"{name} is one string; pass a list of strings")
+    # Of a data frame and of a mapping the names would be read.
+    if not isinstance(texts, Iterable) or isinstance(texts, Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise TypeError(f"{name} is of type {type(texts).__name__}; pass a list of strings")
+    return list(texts)
 
 
 def require_texts(texts: Iterable[str], name: str = "texts") -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..retrieval import OpticalRetriever
-from .words import ReadText, read_words
+from .words import NoWordError, ReadText, read_words
 
 
 class WordMatch(NamedTuple):
@@ -53,18 +53,23 @@ def match_words(
             1 by default.
 
     Returns:
-        `list[list[WordMatch]]`: for each passage one for each word of the question, in its order.
+        `list[list[WordMatch]]`: for each passage one for each word of the question, in its order; none for a passage
+        without words.
 
     Raises:
         KeyError: no pack for `language` is open.
-        ValueError: a text holds no word.
+        ValueError: the question holds no word.
     """
     query = read_words(retriever, question, "query", retriever.language if language is None else language)
     words = [question[start:stop] for start, stop in query.spans]
     share = query.words / query.words.sum(1, keepdim=True)  # (words, tokens), each word's tokens alike
     matches = []
     for passage in passages:
-        document = read_words(retriever, passage, "document", None)
+        try:
+            document = read_words(retriever, passage, "document", None)
+        except NoWordError:
+            matches.append([])
+            continue
         weights = torch.ones(len(document.ids)) if passage_weights is None else passage_weights[document.ids]
         weights = document.words @ weights / document.words.sum(1)
         similarity, place = (share @ _best(query, document)).max(1)

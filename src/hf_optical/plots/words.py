@@ -36,6 +36,10 @@ class ReadText(NamedTuple):
     spans: list[tuple[int, int]]
 
 
+class NoWordError(ValueError):
+    """A text holds no word that takes part in matching."""
+
+
 def read_words(retriever: OpticalRetriever, text: str, role: str, language: str | None) -> ReadText:
     """
     Reads a text as `role`, `"query"` or `"document"`; a `language` of `None` is the bare base.
@@ -46,7 +50,8 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str 
 
     Raises:
         KeyError: no pack for `language` is open.
-        ValueError: the text holds no token that takes part, or the tokenizer cannot tell where its tokens stand.
+        NoWordError: the text holds no token that takes part.
+        ValueError: the tokenizer cannot tell where its tokens stand.
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents
@@ -59,7 +64,7 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str 
     ordinary = (~torch.isin(ids, special)).nonzero().flatten().tolist()
     found = [(at, place) for at, place in zip(ordinary, places, strict=False) if matched[at] and place is not None]
     if not found:
-        raise ValueError(f"{text!r} holds no word to match; pass a sentence")
+        raise NoWordError(f"{text!r} holds no word to match; pass a sentence")
     positions, starts = zip(*found, strict=True)
     spans = _spans(text, starts)
     word_of = torch.tensor([next(i for i, (_, stop) in enumerate(spans) if start < stop) for start in starts])

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..model.texts import require_texts
+from ..model.texts import require_texts, text_list
 from .search import Hit
 
 
@@ -16,8 +16,8 @@ class BM25:
     and `b` 0.75.
 
     Args:
-        document_texts (sequence of `str`): the documents.
-        document_ids (sequence of `str`, *optional*): name of each document; their positions by default.
+        document_texts (iterable of `str`): the documents.
+        document_ids (iterable of `str`, *optional*): name of each document; their positions by default.
         stemmer (function from `list[str]` to `list[str]`, *optional*):
             Cuts words to their stems, such as what [`english_stemmer`] gives. By default words stay whole.
 
@@ -30,8 +30,8 @@ class BM25:
 
     def __init__(
         self,
-        document_texts: Sequence[str],
-        document_ids: Sequence[str] | None = None,
+        document_texts: Iterable[str],
+        document_ids: Iterable[str] | None = None,
         *,
         stemmer: Callable[[list[str]], list[str]] | None = None,
     ):
@@ -42,22 +42,22 @@ class BM25:
         self._tokenize = bm25s.tokenize
         self.stemmer = stemmer
         words = self._words(document_texts, "document_texts")
-        if document_ids is not None and len(document_ids) != len(words):
+        self.document_ids = list(range(len(words)) if document_ids is None else document_ids)
+        if len(self.document_ids) != len(words):
             raise ValueError(
-                f"document_ids has {len(document_ids)} entries for {len(words)} documents; pass one id a document"
+                f"document_ids has {len(self.document_ids)} entries for {len(words)} documents; pass one id a document"
             )
         if not any(words):
             raise ValueError(f"document_texts has {len(words)} texts and no word in them; there is nothing to search")
-        self.document_ids = list(range(len(words)) if document_ids is None else document_ids)
         self._index = bm25s.BM25()
         self._index.index(words, show_progress=False)
 
-    def search(self, texts: Sequence[str], top_k: int = 10) -> list[list[Hit]]:
+    def search(self, texts: Iterable[str], top_k: int = 10) -> list[list[Hit]]:
         """
         Finds the documents of highest score among those that share a word with a query.
 
         Args:
-            texts (sequence of `str`): the queries.
+            texts (iterable of `str`): the queries.
             top_k (`int`, defaults to 10): at most so many documents a query.
 
         Returns:
@@ -84,13 +84,10 @@ class BM25:
         order = found[np.argsort(-scores[found], kind="stable")][:top_k]
         return [Hit(self.document_ids[i], float(scores[i])) for i in order]
 
-    def _words(self, texts: Sequence[str], name: str) -> list[list[str]]:
-        if isinstance(texts, str):
-            raise TypeError(f"{name} is one string; pass a list of strings")
+    def _words(self, texts: Iterable[str], name: str) -> list[list[str]]:
+        texts = text_list(texts, name)
         require_texts(texts, name)
-        return self._tokenize(
-            list(texts), stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False
-        )
+        return self._tokenize(texts, stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False)
 
 
 def english_stemmer() -> Callable[[list[str]], list[str]]:

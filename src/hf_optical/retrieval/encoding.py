@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..model import OpticalModel, OpticalProcessor
-from ..model.texts import require_texts
+from ..model.texts import require_texts, text_list
 from .vectors import TokenVectors
 
 
@@ -15,7 +15,7 @@ from .vectors import TokenVectors
 def encode_texts(
     model: OpticalModel,
     processor: OpticalProcessor,
-    texts: Sequence[str],
+    texts: Iterable[str],
     role: str,
     *,
     batch_size: int = 32,
@@ -28,7 +28,7 @@ def encode_texts(
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
-        texts (sequence of `str`): the texts.
+        texts (iterable of `str`): the texts, such as a list or a data frame's column.
         role (`str`): `"query"` or `"document"`.
         batch_size (`int`, defaults to 32): texts at a time.
         show_progress (`bool`, defaults to `False`): whether to show a progress bar.
@@ -43,12 +43,11 @@ def encode_texts(
         DataError: a text holds half a character.
         ValueError: `batch_size` is below 1.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts is one string; pass a list of strings")
+    texts = text_list(texts)
     require_texts(texts)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if len(texts) == 0:
+    if not texts:
         return TokenVectors(torch.empty(0, model.embedding_dim, dtype=dtype), torch.empty(0))
     read, kept = _sizes(processor, texts, role)
     order = read.argsort(descending=True, stable=True).tolist()

@@ -47,7 +47,7 @@ def rerank(
         raise ValueError(f"candidates has {len(candidates)} lists for {len(queries)} queries; pass one list a query")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
-    ids = range(len(documents)) if document_ids is None else document_ids
+    ids = list(range(len(documents)) if document_ids is None else document_ids)
     positions = {document: position for position, document in enumerate(ids)}
     if len(ids) != len(documents) or len(positions) != len(documents):
         raise ValueError(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from ..model.layout import (
     read_json,
     write_json,
 )
-from ..model.texts import require_texts
+from ..model.texts import require_texts, text_list
 from ..uploading import PushToHub
 from .encoding import encode_texts
 from .reader import LanguageReader
@@ -90,7 +90,7 @@ class OpticalRetriever(PushToHub):
         base_model: str | os.PathLike | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
     ) -> OpticalRetriever:
         """
         Opens a model, a language pack together with the base that it names, or what
@@ -105,8 +105,9 @@ class OpticalRetriever(PushToHub):
                 Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Where to compute. Defaults to the first GPU, if there is one.
-            dtype (`torch.dtype`, *optional*, defaults to `torch.float32`):
-                Type of the base's weights. A pack opens on its base in the type that it was trained on alone.
+            dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
+                Type of the base's weights, as in [`OpticalModel.from_pretrained`]. A pack opens on its base in the
+                type that it was trained on alone.
 
         Raises:
             OSError: no such model or pack, or the base of a pack is not where it says.
@@ -128,14 +129,16 @@ class OpticalRetriever(PushToHub):
         return retriever
 
     @classmethod
-    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype) -> OpticalRetriever:
+    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype | str) -> OpticalRetriever:
         return cls(
             OpticalModel.from_pretrained(name, revision=revision, dtype=dtype),
             OpticalProcessor.from_pretrained(name, revision=revision),
         )
 
     @classmethod
-    def _open_pack(cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype) -> OpticalRetriever:
+    def _open_pack(
+        cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype | str
+    ) -> OpticalRetriever:
         pack = LanguagePack.from_pretrained(folder)
         packs = folder.absolute().parent
         revision = None
@@ -166,6 +169,7 @@ class OpticalRetriever(PushToHub):
 
         Raises:
             FileExistsError: the folder is that of a language pack.
+            ValueError: the base was changed since a pack was opened on it, as by `retriever.model.bfloat16()`.
             OSError: the disk is full, or the folder cannot be written.
         """
         folder = Path(save_directory)
@@ -173,9 +177,10 @@ class OpticalRetriever(PushToHub):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
         # Others read again while the files are brought to the disk.
         with staged_directory(folder) as staged, lock_of(self.model):
+            fingerprint = self.model.fingerprint()
+            self._require_base_of_packs(fingerprint)
             self.model.save_pretrained(staged)
             self.processor.save_pretrained(staged)
-            fingerprint = self.model.fingerprint()
             for language in self.languages:
                 fresh = LanguagePack.from_model(
                     self.model,
@@ -194,6 +199,15 @@ class OpticalRetriever(PushToHub):
             for pack in (folder / PACKS_FOLDER).glob("*"):
                 if is_pack(pack) and pack.name not in self.languages:
                     discard(staged / PACKS_FOLDER / pack.name)
+
+    def _require_base_of_packs(self, fingerprint: str) -> None:
+        changed = [language for language, pack in self._packs.items() if pack.base_fingerprint != fingerprint]
+        if changed:
+            raise ValueError(
+                f"the base was changed, by a cast to {self.model.dtype} or otherwise, since the packs for "
+                f"{', '.join(changed)} were opened, and they would not open on what is saved; open the retriever anew "
+                "and save it unchanged, or change what merge(LANGUAGE) gives, or close the packs with remove_language"
+            )
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         with lock_of(self.model):
@@ -300,9 +314,9 @@ class OpticalRetriever(PushToHub):
 
     def encode_queries(
         self,
-        queries: Sequence[str],
+        queries: Iterable[str],
         *,
-        language: str | Sequence[str | None] | None = None,
+        language: str | Iterable[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -310,8 +324,8 @@ class OpticalRetriever(PushToHub):
         Encodes queries.
 
         Args:
-            queries (sequence of `str`): the queries.
-            language (`str` or sequence of `str` or `None`, *optional*):
+            queries (iterable of `str`): the queries, such as a list or a data frame's column.
+            language (`str` or iterable of `str` or `None`, *optional*):
                 Their language, or that of each, where `None` stands for the bare base. Defaults to the one set.
             batch_size (`int`, defaults to 32): queries at a time.
             show_progress (`bool`, defaults to `False`): whether to show a progress bar.
@@ -329,9 +343,9 @@ class OpticalRetriever(PushToHub):
 
     def encode_documents(
         self,
-        documents: Sequence[str],
+        documents: Iterable[str],
         *,
-        language: str | Sequence[str | None] | None = None,
+        language: str | Iterable[str | None] | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -340,8 +354,8 @@ class OpticalRetriever(PushToHub):
 
     def search(
         self,
-        queries: Sequence[Tensor] | Sequence[str] | TokenVectors,
-        documents: Sequence[Tensor] | Sequence[str] | TokenVectors,
+        queries: Iterable[Tensor] | Iterable[str] | TokenVectors,
+        documents: Iterable[Tensor] | Iterable[str] | TokenVectors,
         top_k: int = 10,
         **kwargs,
     ) -> list[list[Hit]]:
@@ -349,7 +363,7 @@ class OpticalRetriever(PushToHub):
         Exact search by MaxSim, see [`~retrieval.search`] for what else can be passed.
 
         Args:
-            queries (sequence of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or sequence of `str`):
+            queries (iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or iterable of `str`):
                 Vectors from [`~OpticalRetriever.encode_queries`], or texts, which are encoded first.
             documents (likewise): vectors from [`~OpticalRetriever.encode_documents`], or texts.
             top_k (`int`, defaults to 10): length of the rankings.
@@ -357,10 +371,8 @@ class OpticalRetriever(PushToHub):
         Returns:
             `list[list[Hit]]`: for each query its hits `(document, score)`, best first.
         """
-        if _are_texts(queries):
-            queries = self.encode_queries(queries)
-        if _are_texts(documents):
-            documents = self.encode_documents(documents)
+        queries = _encoded(queries, self.encode_queries)
+        documents = _encoded(documents, self.encode_documents)
         return search(queries, documents, top_k, **kwargs)
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
@@ -385,14 +397,14 @@ class OpticalRetriever(PushToHub):
 
     def _encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         role: str,
-        language: str | Sequence[str | None] | None,
+        language: str | Iterable[str | None] | None,
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
-        if language is None or isinstance(language, str):
-            language = [language] * len(texts)
+        texts = text_list(texts)
+        language = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
         if len(language) != len(texts):
             raise ValueError(
                 f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
@@ -416,10 +428,12 @@ class OpticalRetriever(PushToHub):
         return vectors
 
 
-def _are_texts(texts_or_vectors: Sequence[Tensor] | Sequence[str] | TokenVectors) -> bool:
-    if isinstance(texts_or_vectors, str):
+def _encoded(given: Iterable, encode: Callable[[Iterable[str]], list[Tensor]]) -> Iterable:
+    """What was given, by `encode` if it is texts."""
+    if isinstance(given, str):
         raise TypeError("one string was passed; pass a list of strings")
-    return len(texts_or_vectors) > 0 and isinstance(texts_or_vectors[0], str)
+    given = list(given) if isinstance(given, Iterator) else given
+    return encode(given) if isinstance(next(iter(given), None), str) else given
 
 
 def _common(details: list[dict[str, Any]]) -> dict[str, Any]:

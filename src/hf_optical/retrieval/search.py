@@ -61,6 +61,8 @@ def search(
     for name, vectors in (("query_vectors", queries), ("document_vectors", documents)):
         if len(vectors) == 0:
             raise ValueError(f"{name} is empty; there is nothing to search")
+    if document_ids is not None:
+        document_ids = list(document_ids)  # a data frame's column would be read by its labels
     if document_ids is not None and len(document_ids) != len(documents):
         raise ValueError(
             f"document_ids has {len(document_ids)} entries for {len(documents)} documents; pass one id a document"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from tqdm.auto import tqdm
@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..bitext import Dictionary
+from ..model.texts import require_texts, text_list
 
 
 # Codes of NLLB, such as "hau_Latn", and of mBART, such as "sw_KE", are among the special tokens.
@@ -35,15 +36,15 @@ class LexiconTranslator:
     def __init__(self, dictionary: Dictionary):
         self.dictionary = dictionary
 
-    def __call__(self, texts: Sequence[str]) -> list[str]:
+    def __call__(self, texts: Iterable[str]) -> list[str]:
         """
         Translates texts.
 
         Raises:
-            TypeError: `texts` is one string.
+            TypeError: `texts` is one string, or holds something else than strings.
+            DataError: a text holds half a character (an unpaired surrogate).
         """
-        _check(texts)
-        return [self.dictionary.replace(text, lambda entries: entries[0][0]) for text in texts]
+        return [self.dictionary.replace(text, lambda entries: entries[0][0]) for text in _checked(texts)]
 
 
 class Seq2SeqTranslator:
@@ -131,14 +132,15 @@ class Seq2SeqTranslator:
         return cls(model, tokenizer, source_language, target_language, **options)
 
     @torch.no_grad()
-    def __call__(self, texts: Sequence[str]) -> list[str]:
+    def __call__(self, texts: Iterable[str]) -> list[str]:
         """
         Translates texts, longest first so that a batch holds texts of like length; an empty one stays empty.
 
         Raises:
-            TypeError: `texts` is one string.
+            TypeError: `texts` is one string, or holds something else than strings.
+            DataError: a text holds half a character (an unpaired surrogate).
         """
-        _check(texts)
+        texts = _checked(texts)
         if self.source_language is not None:
             self.tokenizer.src_lang = self.source_language
         # Asked to translate nothing, a model invents something.
@@ -186,6 +188,7 @@ def _check_code(name: str, code: str | None, codes: dict[str, int]) -> None:
     raise ValueError(f"{name} is {code!r}, which the tokenizer does not know; its codes are such as {listed}")
 
 
-def _check(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise TypeError("texts is one string; pass a list of strings")
+def _checked(texts: Iterable[str]) -> list[str]:
+    texts = text_list(texts)
+    require_texts(texts)
+    return texts

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -23,6 +23,9 @@ _DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I8": torch.int8,
     "I64": torch.int64,
 }
 
@@ -52,18 +55,20 @@ class TokenVectors:
             raise ValueError(f"lengths must be one count a text, adding up to the {len(values)} rows of values")
 
     @classmethod
-    def from_list(cls, vectors: Sequence[Tensor]) -> TokenVectors:
+    def from_list(cls, vectors: Iterable[Tensor | np.ndarray]) -> TokenVectors:
         """
         Packs one tensor a text. Tensors that lie end to end in memory, as those of `to_list` do, are not copied.
 
         Args:
-            vectors (sequence of `torch.Tensor` of shape `(tokens, dim)`):
+            vectors (iterable of `torch.Tensor` or `numpy.ndarray` of shape `(tokens, dim)`):
                 At least one, all of one `dim`.
 
         Raises:
             ValueError: `vectors` is empty, or an entry is not a matrix of the first one's `dim`. Names its position.
+            TypeError: an entry holds no numbers.
         """
-        if len(vectors) == 0:
+        vectors = [_as_tensor(entry, position) for position, entry in enumerate(vectors)]
+        if not vectors:
             raise ValueError("vectors is empty; pass at least one tensor (tokens, dim)")
         for position, tensor in enumerate(vectors):
             if tensor.ndim != 2 or tensor.shape[1] != vectors[0].shape[-1]:
@@ -132,7 +137,12 @@ class TokenVectors:
 
         Args:
             path (`str` or `os.PathLike`): the file.
+
+        Raises:
+            ValueError: the values are of a type that is not read again.
         """
+        if self.values.dtype not in _DTYPES.values():
+            raise ValueError(f"values are {self.values.dtype}; convert them first, as by `.to(torch.float16)`")
         path = Path(path)
         with staged_directory(path.parent) as staged:
             save_file({"values": self.values.detach().contiguous(), "lengths": self.lengths}, staged / path.name)
@@ -209,6 +219,16 @@ def as_token_vectors(
         return vectors if isinstance(vectors, TokenVectors) else TokenVectors.from_list(vectors)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _as_tensor(entry: Tensor | np.ndarray, position: int) -> Tensor:
+    if isinstance(entry, Tensor):
+        return entry
+    try:
+        # Of memory that may not be written to, as that of a mapped file, torch would warn.
+        return torch.as_tensor(np.require(entry, requirements="W"))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"vectors[{position}] is {entry!r:.50}; it must be a tensor (tokens, dim)") from error
 
 
 def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
