@@ -259,7 +259,8 @@ def test_what_is_told_is_never_more_than_text(tmp_path, kind, packs):
     told["results"][HOSTILE]["measures"] = {HOSTILE: results()["measures"]["map"]}
     if packs:
         (tmp_path / "language_packs" / "ha").mkdir(parents=True)
-    text = card(tmp_path, kind, [HOSTILE, "lo"], HOSTILE, told, code=HOSTILE, base_revision=HOSTILE, repo_id=HOSTILE)
+    base = f"base {HOSTILE}"
+    text = card(tmp_path, kind, [HOSTILE, "lo"], base, told, code=HOSTILE, base_revision=HOSTILE, repo_id=HOSTILE)
     other = {**DETAILS, "settings": {"loss": "mine"}}
     plain = card(tmp_path, kind, ["sw", "lo"], "org/base", other, code="sw", repo_id="me/x")
     data = ModelCard(text, ignore_metadata_errors=False).data
