@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from pathlib import Path
@@ -237,6 +238,100 @@ def test_a_card_is_replaced(tmp_path):
     assert card(tmp_path) == card(tmp_path)
     assert "old" not in (tmp_path / "README.md").read_text().split()
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+
+
+HOSTILE = 'x"]); evil() #\n\n# Evil\n```\n---\n</code><script>evil()</script> ![](http://evil) [a](b) `evil()` | a |'
+
+
+def python_of(text: str) -> list[ast.Module]:
+    return [ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("packs", [False, True])
+def test_what_is_told_is_never_more_than_text(tmp_path, kind, packs):
+    texts = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_license", "hardware", "license")
+    told = {
+        **{**DETAILS, **dict.fromkeys((*texts, "note"), HOSTILE), "scripts": [HOSTILE]},
+        "settings": {"method": "ot", "loss": HOSTILE, "seed": HOSTILE, HOSTILE: HOSTILE, "table": [HOSTILE]},
+        "results": {HOSTILE: {**results(), "dataset": HOSTILE, "table": HOSTILE, "language": HOSTILE}},
+    }
+    told["results"][HOSTILE]["measures"] = {HOSTILE: results()["measures"]["map"]}
+    if packs:
+        (tmp_path / "language_packs" / "ha").mkdir(parents=True)
+    base = f"base {HOSTILE}"
+    text = card(tmp_path, kind, [HOSTILE, "lo"], base, told, code=HOSTILE, base_revision=HOSTILE, repo_id=HOSTILE)
+    other = {**DETAILS, "settings": {"loss": "mine"}}
+    plain = card(tmp_path, kind, ["sw", "lo"], "org/base", other, code="sw", repo_id="me/x")
+    data = ModelCard(text, ignore_metadata_errors=False).data
+    assert data.license.split() == data.eval_results[0].dataset_config.split() == HOSTILE.split()
+    page = text.split("\n---\n", 1)[1]
+    assert re.findall(r"^#.*$", page, re.M)[1:] == re.findall(r"^#.*$", plain.split("\n---\n", 1)[1], re.M)[1:]
+    # The same calls, of other strings.
+    blocks, expected = python_of(page), python_of(plain)
+    assert len(blocks) == len(expected) >= 3
+    for found, wanted in zip(blocks, expected, strict=True):
+        strings = [node for tree in (found, wanted) for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        for node in strings:
+            node.value = None
+        assert ast.dump(found) == ast.dump(wanted)
+    prose = re.sub(r"^```.*?^```$|(?<!\\)`[^`\n]*`", "", page, flags=re.S | re.M)
+    assert "<" not in prose.replace("&lt;", "") and not re.search(r"(?<!\\)\[(?=[\]a])", prose)
+    (table,) = (block for block in page.split("\n\n") if block.startswith("|"))
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()} == {3}
+    assert max(len(line) for line in page.splitlines() if line.startswith(">")) < 200
+
+
+def test_text_of_any_script_stays_readable(tmp_path):
+    note = "Maswali 96 — أسئلة، 質問; 5 % < 6 %, C# & a_b."
+    text = card(tmp_path, languages=["漢字"], details={"note": note, "hardware": "x"})
+    assert "> Maswali 96 — أسئلة، 質問; 5 % &lt; 6 %, C\\# & a_b.\n" in text
+    assert '["A question in 漢字"]' in text
+    assert '["A question in \\u202ea\\u200bb\\x60"]' in card(tmp_path, languages=["\u202ea\u200bb`"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("told", "named"),
+    [
+        ([], "details"),
+        ({"results": 5}, "details.results"),
+        ({"results": {"sw": None}}, "details.results.sw"),
+        ({"results": {"sw": {}}}, "details.results.sw.dataset"),
+        ({"results": {"sw": {**results(), "queries": "many"}}}, "details.results.sw.queries"),
+        ({"results": {"sw": {**results(), "measures": {"map": {}}}}}, "details.results.sw.measures.map.trained"),
+        ({"results": {"sw": {**results(), "measures": {"map": {"trained": "x"}}}}}, "sw.measures.map.trained"),
+        ({"results": {"sw": {**results(), "measures": {"map": {"trained": 10**400}}}}}, "sw.measures.map.trained"),
+        ({"results": {"sw": {**results(), "measures": {"map": {"trained": 1, "interval": [1]}}}}}, "map.interval"),
+        ({"results": {"sw": {**results(), "gap_closed": float("nan")}}}, "details.results.sw.gap_closed"),
+        ({"settings": [1]}, "details.settings"),
+        ({"settings": {"method": ["ot"]}}, "details.settings.method"),
+        ({"bitext": 5}, "details.bitext"),
+        ({"teacher": 5}, "details.teacher"),
+        ({"scripts": 5}, "details.scripts"),
+        ({"seconds": float("inf")}, "details.seconds"),
+        ({"pairs": "many"}, "details.pairs"),
+        ({"license": {"a": 1}}, "details.license"),
+        ({"note": "\ud800"}, "details.note"),
+        ({"a\x1b[31m": "\ud800"}, r"details.a\\x1b\[31m"),
+        ({"base_dtype": "float32)\nimport os; os.system('true'"}, "details.base_dtype"),
+    ],
+    ids=str,
+)
+def test_what_is_of_another_kind_is_named(tmp_path, kind, told, named):
+    with pytest.raises(ValueError, match=f"{named}.* missing or of the wrong kind, so no card can be written"):
+        card(tmp_path, kind, details=told)
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_method_that_is_not_known_nothing_is_claimed(tmp_path, kind):
+    told = {**DETAILS, "settings": {"method": "later", "seed": 1}, "teacher_language": None}
+    text = card(tmp_path, kind, details=told)
+    assert "## Training\n\n- **Base:**" in text and "method `later`, seed `1`" in text
+    assert "which reads English" in text
+    assert "## Citation" not in text and "optimal-transport" not in text
+    assert "## Training" not in card(tmp_path, kind, details={"settings": None, "scripts": None, "seconds": None})
 
 
 def test_there_is_no_card_of_another_kind(tmp_path):

@@ -60,6 +60,13 @@ def anatomy(model):
     }
 
 
+UNFIT_ROLES = [
+    *(("query_length", value) for value in (10**9, "5", None, 1e300, float("nan"), 10.5, -1)),
+    *(("query_prompt", value) for value in (5, None, "\ud800")),
+    *(("query_marker", ["a"]), ("document_length", 2**25), ("query_expansion", "no"), ("skip_tokens", {"a": 1})),
+]
+
+
 def sign(folder, **changes):
     """Changes entries of `language_pack.json`, and lets its hashes be those of the files there."""
     file = folder / "language_pack.json"
@@ -347,13 +354,52 @@ def test_opened_while_another_is_saved_over_it(with_words, pack, tmp_path, monke
         ({"base_revision": 3}, "base_revision missing or of the wrong kind"),
         ({"new_words": ["maji", 3]}, "new_words.1 missing or of the wrong kind"),
         ({"sha256": "5"}, "sha256 missing"),
+        ({"base_model": "\ud800"}, "base_model missing or of the wrong kind"),
+        ({"new_words": ["a" * 1001]}, "new_words, number 0 has 1001 characters"),
+        ({"new_words": ["maji", "\ud800"]}, "new_words, number 1 holds half a character"),
+        *(({"roles": {name: value}}, f"roles.{name} missing or of the wrong kind") for name, value in UNFIT_ROLES),
+        ({"roles": {"skip_tokens": ["a", 3]}}, "roles.skip_tokens.1 missing or of the wrong kind"),
+        ({"details": {"results": {"sw": {}}}}, "details.results.sw.dataset, .* missing or of the wrong kind"),
+        ({"details": {"seconds": float("inf")}}, "details.seconds missing or of the wrong kind"),
+        ({"details": {"more": {"\ud800": 1}}}, "details.more missing or of the wrong kind"),
+        ({"details": {"more": json.loads("[" * 60 + "]" * 60)}}, "details.more.0.0.* of the wrong kind"),
+        ({"details": {"languages": ['sw"]); evil() #']}}, "is no language code"),
+        ({"details": {"\x1b[31m\n": "\ud800"}}, r"details.\\x1b\[31m\\n missing"),
     ],
+    ids=lambda value: str(value)[:80] if isinstance(value, dict) else "",
 )
 def test_a_description_that_makes_no_sense(saved, change, reason):
     file = saved / "language_pack.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(OSError, match=f"language_pack.json .*{reason}"):
         LanguagePack.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"details": {"pairs": "many"}}, "details.pairs"),
+        ({"details": {"note": "\ud800"}}, "details.note"),
+        ({"details": {"languages": ["s w"]}}, "'s w' is no language code"),
+        ({"roles": {"query_length": 10**9}}, "roles.query_length"),
+    ],
+    ids=str,
+)
+def test_what_could_not_be_opened_again_is_not_saved(pack, saved, change, named):
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    with pytest.raises(ValueError, match=f"cannot be opened .*{named}"):
+        replace(pack, **change).save_pretrained(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    told = {"settings": {"marginal_penalty": float("inf"), "x": (1, 2)}, "scripts": ("Latin",), "results": None}
+    replace(pack, details=told).save_pretrained(saved)
+    assert LanguagePack.from_pretrained(saved).details["settings"]["marginal_penalty"] == float("inf")
+
+
+def test_a_base_of_another_name_is_told_on_one_line(pack, tmp_path):
+    other = OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5))
+    with pytest.raises(ValueError, match="was trained on .*but the model is") as caught:
+        replace(pack, base_model="a\x1b[31m\n\nb", base_fingerprint="\x1b[2J").check_base(other)
+    assert str(caught.value).isprintable() and r"a\x1b[31m\n\nb" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}"])

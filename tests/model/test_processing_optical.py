@@ -405,7 +405,9 @@ def test_nearest_words_round_trip(tiny, tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", '{"words": ["unaku', "[]", '["unakunywak"]', "{}", '{"words": "unakunywak"}', '{"words": [3]}', "null"],
+    ["", '{"words": ["unaku', "[]", '["unakunywak"]', "{}", '{"words": "unakunywak"}', '{"words": [3]}', "null"]
+    + [f'{{"words": ["a", "{"a" * 1001}"]}}', '{"words": ["\\ud800"]}'],
+    ids=lambda content: content[:30],
 )
 def test_nearest_words_that_are_damaged(tiny, tmp_path, content):
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
@@ -413,3 +415,26 @@ def test_nearest_words_that_are_damaged(tiny, tmp_path, content):
     (tmp_path / "nearest_words.json").write_text(content)
     with pytest.raises(OSError, match=r"nearest_words\.json.* damaged"):
         OpticalProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"query_length": value} for value in (10.5, "32", None, 10**6, float("nan"))),
+        *({"document_length": value} for value in (10**30, 64.0)),
+        *({"query_prompt": None}, {"document_prompt": 5}, {"query_prompt": "\ud800"}, {"query_expansion": "no"}),
+        *({"skip_tokens": ["a", 3]}, {"query_marker": 5}),
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind_are_named(tokenizer, settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name}.* of the wrong kind or too large"):
+        OpticalProcessor(tokenizer, **settings)
+
+
+def test_words_that_are_none_are_no_nearest_words(tokenizer):
+    assert OpticalProcessor(tokenizer, nearest_words=["a" * 1000]).nearest_words
+    for word, wrong in (("a" * 1001, "number 1 has 1001 characters"), ("\ud800", "number 1 holds half a character")):
+        with pytest.raises(ValueError, match=f"the list of words is not made of words: {wrong}"):
+            OpticalProcessor(tokenizer, nearest_words=["maji", word])

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import pickle
+import re
 import shutil
 import sys
 import time
@@ -414,6 +415,46 @@ def test_an_adapter_that_is_more_than_its_weights(pack, changes, named):
     before = time.process_time()
     with limited_memory(2**30), pytest.raises(OSError, match=f"{pack}/adapter_config.json .*{named}"):
         LanguagePack.from_pretrained(pack)
+    assert time.process_time() - before < 5
+
+
+# What it may tell.
+
+
+def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, tiny, tmp_path):
+    """Packs are opened by people who do not read them, and published again under their name."""
+    code = "float32)\nimport os; os.system('true'"
+    for told in ({"base_dtype": code}, {"languages": ['sw"]); evil() #']}, {"results": {"sw": {}}}):
+        edit(pack / "language_pack.json", lambda content, told=told: content.update(details=told))
+        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged"):
+            LanguagePack.from_pretrained(pack)
+    note = f"Hi\n\n# Hi <script>evil()</script>\n```python\n{code}"
+    told = {"note": note, "teacher": code, "settings": {code: code}}
+    edit(pack / "language_pack.json", lambda content: content.update(details=told))
+    retriever = OpticalRetriever.from_pretrained(pack, base_model=tiny, device="cpu")
+    retriever._save_for_hub(tmp_path / "out", "me/mine")
+    for folder in (tmp_path / "out", tmp_path / "out" / "language_packs" / "sw"):
+        page = (folder / "README.md").read_text(encoding="utf-8")
+        assert "<script" not in page and not re.search(r"^(# Hi|import os)", page, re.M)
+        for block in re.findall(r"^```python\n(.*?)^```$", page, re.S | re.M):
+            assert "os.system" not in block and ast.parse(block)
+
+
+def test_settings_of_a_pack_ask_for_no_more_than_those_of_a_model(pack):
+    for roles in ({"query_length": 10**9, "query_expansion": True}, {"query_prompt": 5}, {"query_marker": ["a"]}):
+        edit(pack / "language_pack.json", lambda content, roles=roles: content.update(roles=roles))
+        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged .roles.query_"):
+            OpticalRetriever.from_pretrained(pack)
+
+
+def test_a_word_of_a_megabyte_is_none(pack, tmp_path):
+    before = time.process_time()
+    edit(pack / "language_pack.json", lambda content: content.update(new_words=["a" * 10**6, "b"]))
+    folder = tiny_checkpoint(tmp_path / "model")
+    (folder / "nearest_words.json").write_text(json.dumps({"words": ["a" * 10**6]}))
+    for one, place in ((LanguagePack, pack / "language_pack.json"), (OpticalProcessor, folder / "nearest_words.json")):
+        with pytest.raises(OSError, match=f"{place} is damaged .*number 0 has 1000000 characters, more than 1000"):
+            one.from_pretrained(place.parent)
     assert time.process_time() - before < 5
 
 

@@ -15,7 +15,10 @@ from jinja2 import Environment, FunctionLoader
 
 from ..files import write_text
 from ..model.layout import NEAREST_WORDS, PACKS_FOLDER, public_name
+from .details import unfit_details
 from .methods import describe, method_of
+from .quoting import code as in_quotes
+from .quoting import printable, prose, span
 from .results import eval_results, results_table
 
 
@@ -62,22 +65,28 @@ def write_card(
             Code that the pack goes by, where several languages share it. Defaults to the first language.
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]; all of it optional. `teacher`, `teacher_revision`,
-            `teacher_language`, `bitext`, `bitext_license`, `pairs`, `scripts` (`list[str]`), `settings` (`dict`),
-            `seconds`, `hardware`, `base_dtype` (that of the base, if not float32), `license` (a licence identifier of
-            the Hub), `note`, and `results`: language ->
+            `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts` (`list[str]`), `settings`
+            (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (that of the base, if not float32), `license` (a
+            licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
-            [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`, of a measure only
-            `trained` required.
+            [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`, of which `dataset`,
+            `queries`, `measures` and of a measure `trained` are required. What says no kind here is a `str`. A
+            method in `settings` that is not known is not described.
         base_revision (`str`, *optional*):
             Commit of the base on the Hub.
         repo_id (`str`, *optional*):
             Where it will be found, for the code on the page.
 
     Raises:
-        ValueError: `kind` is no template.
+        ValueError: `kind` is no template, or an entry of `details` is of another kind or size.
     """
     if kind not in _KINDS:
         raise ValueError(f"kind={kind!r} is no card; choose one of {', '.join(_KINDS)}")
+    if unfit := unfit_details(details):
+        raise ValueError(
+            f"{printable(', '.join(unfit[:5])):.1000} missing or of the wrong kind, so no card can be written; see "
+            "write_card for what each entry is"
+        )
     folder = Path(folder)
     title = _KINDS[kind][2] + (f" for {', '.join(languages)}" if languages else "")
     found = _files(folder)
@@ -100,11 +109,14 @@ def write_card(
 
 
 def _templates() -> Environment:
-    return Environment(
+    templates = Environment(
         loader=FunctionLoader(lambda name: files("hf_optical.hub_cards").joinpath(name).read_text(encoding="utf-8")),
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # What others wrote goes through one of them, wherever it stands.
+    templates.filters |= {"code": in_quotes, "prose": prose, "span": span}
+    return templates
 
 
 def _models(base_model: str, base_revision: str | None, details: dict[str, Any]) -> dict[str, Any]:
@@ -141,11 +153,13 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    levels = [own["level"] for own in results.values() if "level" in own]
+    levels = [own["level"] for own in results.values() if own.get("level") is not None]
+    told = ("dataset", "queries", "gap_closed")
     fewest = min((own["queries"] for own in results.values()), default=_MANY)
     return {
         "results": [
-            {"language": name, "table": results_table(own["measures"]), **own} for name, own in results.items()
+            {"language": name, "table": results_table(own["measures"]), **{part: own.get(part) for part in told}}
+            for name, own in results.items()
         ],
         "level": levels[0] if levels else None,
         "few": fewest if fewest < _MANY else None,
@@ -174,7 +188,7 @@ def _metadata(
     title: str,
 ) -> ModelCardData:
     library, relation, _ = _KINDS[kind]
-    settings = details.get("settings", {})
+    settings = details.get("settings") or {}
     on_hub = is_hub_id(base_model, base_revision)
     bitexts = [name for name in (details.get("bitext") or "").split(", ") if is_hub_id(name)]
     found = eval_results(details.get("results") or {})
@@ -205,11 +219,11 @@ def iso_codes(languages: list[str]) -> list[str]:
 def _link(name: str, kind: str = "", revision: str | None = None) -> str:
     """A Hub id as a link; of anything else its public name."""
     linked = is_hub_id(name, revision)
-    return f"[{name}](https://huggingface.co/{kind}{name})" if linked else f"`{public_name(name)}`"
+    return f"[{name}](https://huggingface.co/{kind}{name})" if linked else span(public_name(name))
 
 
 def _teacher_language(details: dict[str, Any]) -> str:
-    code = details.get("teacher_language", "en")
+    code = details.get("teacher_language") or "en"
     return "English" if code == "en" else code
 
 
@@ -230,4 +244,4 @@ def is_hub_id(name: str, revision: str | None = None) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return ("/" in name or revision is not None) and not Path(name).exists()
+    return name.isprintable() and ("/" in name or revision is not None) and not Path(name).exists()

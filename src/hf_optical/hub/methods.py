@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .quoting import prose, span
+
 
 @dataclass(frozen=True)
 class MethodText:
@@ -46,7 +48,7 @@ _CODE_SWITCH = """@article{litschko2023boosting,
 }"""
 _PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 _TRANSPORT = _PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
-_OWN_LOSS = _PAIR + "`{loss}`, which the trainer was given"
+_OWN_LOSS = _PAIR + "{loss}, which the trainer was given"
 _SWITCHED = (
     "the student is to rank {teacher_language} texts, some words of which were switched by a dictionary, {target}"
 )
@@ -72,17 +74,19 @@ _OWN = {
     False: MethodText(_OWN_LOSS + ".", (), ()),
     True: MethodText(_OWN_LOSS + ". Beside it, " + _SWITCHED + ".", ("code-switching",), (_CODE_SWITCH,)),
 }
+# Of a later version, or of nobody.
+_UNKNOWN = MethodText("", (), ())
 
 
 def method_of(settings: dict[str, Any]) -> MethodText:
-    """What there is to say of a method; of transport nothing, where the trainer was given a loss of another's."""
+    """What there is to say of a method, if it is known; of transport nothing, where the loss is another's."""
     method = settings.get("method", "ot")
-    return _OWN[method == "hybrid"] if "loss" in settings else METHODS[method]
+    return _OWN[method == "hybrid"] if "loss" in settings else METHODS.get(method, _UNKNOWN)
 
 
 def describe(settings: dict[str, Any], teacher_language: str) -> str:
     """
-    How a student was trained, for its card.
+    How a student was trained, for its card; `""` if the method is not known.
 
     Args:
         settings (`dict`): those of the run, as far as they are known.
@@ -98,4 +102,5 @@ def describe(settings: dict[str, Any], teacher_language: str) -> str:
         changes.append("special tokens left out")
     but = f", but with {' and '.join(changes)}" if changes else ""
     text = method_of(settings).text
-    return text.format(teacher_language=teacher_language, target=target, but=but, loss=settings.get("loss"))
+    loss = span(settings.get("loss"))
+    return text.format(teacher_language=prose(teacher_language), target=target, but=but, loss=loss)

@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from .quoting import prose
+
 
 # Families of measures as they are printed when their mean over queries is told, ours and those of ir_measures.
 PRINTED = {"ap": "MAP", "map": "MAP", "rr": "MRR", "mrr": "MRR", "ndcg": "nDCG", "r": "Recall", "recall": "Recall"}
@@ -31,7 +33,7 @@ def results_table(measures: dict[str, dict[str, Any]]) -> str:
         measures (`dict[str, dict]`): measure -> `trained` (`float`) and what is known of `interval` (two `float`),
             `zero_shot` and `ceiling` (`float`).
     """
-    rows = [["", *map(measure_label, measures)], ["---", *["---:"] * len(measures)]]
+    rows = [["", *(prose(measure_label(measure)) for measure in measures)], ["---", *["---:"] * len(measures)]]
     for name, label in _ROWS.items():
         if any(known.get(name) is not None for known in measures.values()):
             rows.append([label, *(_cell(name, known) for known in measures.values())])
@@ -50,7 +52,8 @@ def eval_results(results: dict[str, dict[str, Any]]) -> list[EvalResult]:
         for measure, known in own["measures"].items():
             about: dict[str, Any] = {"queries": own["queries"]}
             if known.get("interval"):
-                about |= {"interval": [round(end, 4) for end in known["interval"]], "level": own["level"]}
+                about["interval"] = [round(end, 4) for end in known["interval"]]
+                about |= {} if own.get("level") is None else {"level": own["level"]}
             found.append(
                 EvalResult(
                     task_type="information-retrieval",

@@ -14,12 +14,21 @@ from torch import Tensor
 
 from ..files import discard, reading, staged_directory
 from ..hub import write_card
+from ..hub.quoting import printable
 from ..model import OpticalModel
-from ..model.layout import PACKS_FOLDER, local_folder, public_name, write_json
+from ..model.layout import PACKS_FOLDER, local_folder, public_name
 from ..uploading import PushToHub
 from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
 from .merging import unwrap
-from .pack_files import FORMAT, read_lora_config, read_pack_config, read_rows, read_weights, sha256, write_lora_config
+from .pack_files import (
+    read_lora_config,
+    read_pack_config,
+    read_rows,
+    read_weights,
+    sha256,
+    write_lora_config,
+    write_pack_config,
+)
 from .vocabulary import LanguageEmbedding, Vocabulary, word_embedding
 
 
@@ -50,7 +59,9 @@ class LanguagePack(PushToHub):
         weights (`dict[str, Tensor]`): the adapter's weights, named from the text encoder down.
         vocabulary ([`Vocabulary`], *optional*): the new words.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
-        details (`dict`): where the pack comes from: teacher, bitext, settings, results. Free-form, JSON.
+        details (`dict`):
+            Where the pack comes from: teacher, bitext, settings, results. What [`write_card`] names is as it says
+            there; the rest is free-form, JSON.
     """
 
     _optional_files = (VOCABULARY,)
@@ -141,10 +152,11 @@ class LanguagePack(PushToHub):
         """Raises `ValueError`, which names both, if `model` is not the base that the pack was trained on."""
         found = model.fingerprint()
         if found != self.base_fingerprint:
+            base, expected = printable(self.base_model), printable(self.base_fingerprint[:12])
             raise ValueError(
-                f"the pack for {self.language!r} was trained on {self.base_model} (fingerprint "
-                f"{self.base_fingerprint[:12]}), but the model is {model.name_or_path or 'unnamed'} (fingerprint "
-                f"{found[:12]}); open it on the base that it names, in the same dtype (dtype=torch.bfloat16, say)"
+                f"the pack for {self.language!r} was trained on {base} (fingerprint {expected}), but the model is "
+                f"{model.name_or_path or 'unnamed'} (fingerprint {found[:12]}); open it on the base that it "
+                "names, in the same dtype (dtype=torch.bfloat16, say)"
             )
 
     def load_into(self, model: OpticalModel) -> None:
@@ -219,7 +231,12 @@ class LanguagePack(PushToHub):
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Writes the pack; a half-written one never replaces a whole one."""
+        """
+        Writes the pack; a half-written one never replaces a whole one.
+
+        Raises:
+            ValueError: `roles`, `details` or the new words are such that the pack could not be opened again.
+        """
         with staged_directory(save_directory) as folder:
             write_lora_config(folder / ADAPTER_CONFIG, self.lora_config, self.base_model, self.base_revision)
             weights = {_PEFT_PREFIX + name: weight for name, weight in self.weights.items()}
@@ -231,10 +248,9 @@ class LanguagePack(PushToHub):
                 discard(folder / VOCABULARY)  # of another pack, saved here before
             written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([VOCABULARY] if self.vocabulary else [])]
             digests = {name: sha256((folder / name).read_bytes()) for name in written}
-            write_json(
+            write_pack_config(
                 folder / PACK_CONFIG,
                 {
-                    "format": FORMAT,
                     "language": self.language,
                     "base_model": self.base_model,
                     "base_revision": self.base_revision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ..model.layout import misfits, read_json, write_json
+from ..hub.details import unfit_details
+from ..hub.quoting import printable
+from ..model.layout import misfits, read_json, unfit_roles, write_json
+from ..model.nearest_words import no_words
+from ..model.texts import unwritable
 from .adapters import adapter_name
 from .lora_settings import unfit_settings, unheard_ranks
 
@@ -20,6 +25,18 @@ from .lora_settings import unfit_settings, unheard_ranks
 FORMAT = 1
 # Characters of a language code, and of the name or path of a base.
 _NAME = 4096
+_KINDS: dict[str, Any] = {
+    "language": str,
+    "base_model": str,
+    "base_revision": str,
+    "base_fingerprint": str,
+    "new_words": [str],
+    "first_new_id": range(2**31),
+    "roles": dict,
+    "details": dict,
+    "sha256": dict,
+}
+_MAY_BE_NULL = ("base_revision", "first_new_id")
 
 
 def read_pack_config(path: Path) -> dict[str, Any]:
@@ -29,30 +46,46 @@ def read_pack_config(path: Path) -> dict[str, Any]:
         raise OSError(f"{path} does not describe a language pack; fetch or save the pack again")
     if stored.pop("format") > FORMAT:
         raise OSError(f"{path} was written by a newer hf_optical; update the library to open it")
-    kinds = {
-        "language": str,
-        "base_model": str,
-        "base_revision": str,
-        "base_fingerprint": str,
-        "new_words": [str],
-        "first_new_id": range(2**31),
-        "roles": dict,
-        "details": {"languages": [str]},
-        "sha256": dict,
-    }
-    may_be_null = ("base_revision", "first_new_id")
-    wrong = [name for name in kinds if name not in stored or (stored[name] is None and name not in may_be_null)]
-    wrong += misfits(stored, kinds)
-    wrong += [name for name, kind in kinds.items() if kind is str and len(str(stored.get(name))) > _NAME]
-    if wrong:
-        raise OSError(
-            f"{path} is damaged ({', '.join(wrong[:5])} missing or of the wrong kind); fetch or save the pack again"
+    if fault := _fault(stored):
+        raise OSError(f"{path} is damaged ({fault}); fetch or save the pack again")
+    return {name: stored[name] for name in _KINDS}
+
+
+def write_pack_config(path: Path, entries: dict[str, Any]) -> None:
+    """
+    Writes `language_pack.json`.
+
+    Raises:
+        ValueError: it could not be opened again.
+    """
+    # As it will be read, where a tuple is a list.
+    if fault := _fault(json.loads(json.dumps(entries))):
+        raise ValueError(
+            f"the pack would be saved in a way that cannot be opened ({fault}); change that. What the entries of "
+            "details are is told by write_card"
         )
+    write_json(path, {"format": FORMAT, **entries})
+
+
+def _fault(stored: dict[str, Any]) -> str | None:
+    """What is wrong with the entries of a pack, on one line."""
+    wrong = [name for name in _KINDS if name not in stored or (stored[name] is None and name not in _MAY_BE_NULL)]
+    wrong += misfits(stored, _KINDS)
+    wrong += [name for name, kind in _KINDS.items() if kind is str and len(str(stored.get(name))) > _NAME]
+    if not wrong:
+        # The words, which may be many, are looked at below.
+        wrong = unwritable({name: stored[name] for name in _KINDS if name != "new_words"})
+    wrong = wrong or unfit_roles(stored["roles"], "roles") or unfit_details(stored["details"])
+    if wrong:
+        return f"{printable(', '.join(wrong[:5])):.1000} missing or of the wrong kind"
+    if fault := no_words(stored["new_words"]):
+        return f"of new_words, {fault}"
     try:
-        adapter_name(stored["language"])
+        for language in (stored["language"], *(stored["details"].get("languages") or ())):
+            adapter_name(language)
     except ValueError as error:
-        raise OSError(f"{path} is damaged: {str(error)[:1000]}") from error
-    return {name: stored[name] for name in kinds}
+        return str(error)[:1000]
+    return None
 
 
 def sha256(content: bytes) -> str:

@@ -13,6 +13,8 @@ from scipy import sparse
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from .texts import half_character
+
 
 # Words are what stands between spaces and punctuation.
 SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
@@ -20,6 +22,8 @@ SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizer
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
 # What has more characters is no word, but an address, a picture in letters or a line without its spaces.
 LONGEST_WORD = 100
+# And more than this nobody puts into a list of words: a megabyte would take seconds to cut into its n-grams.
+LONGEST_LISTED = 10 * LONGEST_WORD
 _GRAMS = range(3, 7)
 _SHORTEST = 4
 _REMEMBERED = 100_000
@@ -39,9 +43,14 @@ class NearestWords:
         words (sequence of `str`): the list, in the form that the tokenizer's normaliser gives words.
         tokenizer (`PreTrainedTokenizerBase`): what reads the texts; it has the words as tokens.
         min_similarity (`float`, defaults to 0.4): a word less alike is not taken.
+
+    Raises:
+        ValueError: a word of the list is none, see [`no_words`].
     """
 
     def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, min_similarity: float = 0.4):
+        if wrong := no_words(words):
+            raise ValueError(f"the list of words is not made of words: {wrong}; leave that out")
         self.words, self.tokenizer = list(words), tokenizer
         self.min_similarity = min_similarity
         grams = [_grams(word) for word in self.words]
@@ -96,6 +105,16 @@ class NearestWords:
         rows, columns, values = rows[known], columns[known], (values * self._weights[columns])[known]
         norms = np.sqrt(np.bincount(rows, values**2, len(words)))
         return sparse.csr_array((values / norms[rows], (rows, columns)), shape=(len(words), len(self._grams)))
+
+
+def no_words(words: Sequence[str]) -> str | None:
+    """What is wrong with a list of words: one that is too long to be one, or holds half a character."""
+    for position, word in enumerate(words):
+        if len(word) > LONGEST_LISTED:
+            return f"number {position} has {len(word)} characters, more than {LONGEST_LISTED}"
+        if half := half_character(word):
+            return f"number {position} holds {half}"
+    return None
 
 
 def are_one_token(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[bool]:

@@ -16,14 +16,16 @@ from ..uploading import PushToHub
 from .layout import (
     DOCUMENT_LENGTH,
     NEAREST_WORDS,
+    QUERY_LENGTH,
     Layout,
     read_json,
     read_layout,
     token_id,
+    unfit_roles,
     write_json,
     write_roles,
 )
-from .nearest_words import NearestWords
+from .nearest_words import NearestWords, no_words
 from .texts import require_texts, text_list
 
 
@@ -75,7 +77,7 @@ class OpticalProcessor(PushToHub):
 
     Raises:
         ValueError: a marker is not one known token; a length leaves no room for a word; expansion without a mask
-            token; `skip_tokens` is some other string.
+            token; `skip_tokens` is some other string; a setting is of another kind, or larger than anything is read.
     """
 
     # Trainer asks for it when it groups batches by length.
@@ -112,6 +114,12 @@ class OpticalProcessor(PushToHub):
             raise ValueError(f"skip_tokens={skip_tokens!r}; pass 'punctuation' or a list of tokens")
         if skip_tokens == "punctuation":
             skip_tokens = punctuation_tokens(tokenizer)
+        self.skip_tokens = list(skip_tokens)
+        if unfit := unfit_roles(self.roles):
+            raise ValueError(
+                f"{', '.join(unfit[:5])} of the wrong kind or too large; lengths are whole numbers, of a query up to "
+                f"{QUERY_LENGTH[-1]}, and the rest is as OpticalProcessor's arguments say"
+            )
         special = set(tokenizer.all_special_tokens)
         known = {token: token_id(token, tokenizer) for token in skip_tokens if token not in special}
         # PyLate would skip every unknown word in the place of a token that is not there.
@@ -327,6 +335,8 @@ def _read_words(path: Path) -> list[str]:
     words = read_json(path).get("words")
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise OSError(f"{path} holds no list of words; the checkpoint is damaged, fetch it again")
+    if wrong := no_words(words):
+        raise OSError(f"{path} is damaged ({wrong}); fetch the checkpoint again")
     return words
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
 
 from ..errors import DataError
 
@@ -12,6 +14,8 @@ from ..errors import DataError
 # Control and formatting characters, such as zero-width ones, and spaces of every kind.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Dictionaries and lists in one another, more than anything says that is told of a model.
+_DEEPEST = 50
 
 
 def text_list(texts: Iterable[str], name: str = "texts") -> list[str]:
@@ -60,6 +64,26 @@ def half_character(text: str) -> str | None:
     """The first surrogate of a text, in words that can be printed; `None` where there is none."""
     found = _SURROGATE.search(text)
     return f"half a character (the surrogate U+{ord(found[0]):04X})" if found else None
+
+
+def unwritable(value: Any, place: str = "") -> list[str]:
+    """
+    The places, five at most, in a JSON value that no file could hold again: half a character, or more dictionaries and
+    lists in one another than can be followed.
+    """
+    return list(islice(_unwritable(value, place, 0), 5))
+
+
+def _unwritable(value: Any, place: str, depth: int) -> Iterator[str]:
+    if isinstance(value, str):
+        if half_character(value):
+            yield place
+    elif isinstance(value, (dict, list, tuple)):
+        if depth == _DEEPEST or isinstance(value, dict) and half_character("".join(map(str, value))):
+            yield place
+            return
+        for name, own in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unwritable(own, f"{place}.{name}".lstrip("."), depth + 1)
 
 
 def is_blank(text: str) -> bool:

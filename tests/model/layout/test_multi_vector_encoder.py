@@ -113,6 +113,15 @@ def test_lengths_that_are_not_stored(checkpoint):
     assert peer_difference(checkpoint) <= 1e-6
 
 
+def test_a_tokenizer_that_knows_no_longest_text(checkpoint):
+    edit(checkpoint / "sentence_bert_config.json", query_expansion=None, query_length=None, document_length=None)
+    edit(checkpoint / "tokenizer_config.json", model_max_length=None)
+    processor = OpticalProcessor.from_pretrained(checkpoint)
+    assert (processor.query_length, processor.document_length) == (2**16, 2**24)
+    processor.save_pretrained(checkpoint)
+    assert OpticalProcessor.from_pretrained(checkpoint).roles == processor.roles
+
+
 def test_texts_in_lower_case(tmp_path):
     native_checkpoint(tmp_path, "modernbert")
     edit(tmp_path / "sentence_bert_config.json", do_lower_case=True)

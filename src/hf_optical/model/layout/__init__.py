@@ -20,7 +20,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .base import Layout, Roles
+from .base import Layout, Roles, unfit_roles
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .folder import (
     DENSE_FOLDER,
@@ -28,6 +28,7 @@ from .folder import (
     ENCODER_MODULE_CONFIG,
     NEAREST_WORDS,
     PACKS_FOLDER,
+    QUERY_LENGTH,
     WEIGHTS,
     check_detours,
     local_folder,
@@ -109,6 +110,7 @@ __all__ = [
     "ENCODER_CONFIG",
     "NEAREST_WORDS",
     "PACKS_FOLDER",
+    "QUERY_LENGTH",
     "WEIGHTS",
     "Layout",
     "LinearLayer",
@@ -120,6 +122,7 @@ __all__ = [
     "read_json",
     "read_layout",
     "token_id",
+    "unfit_roles",
     "weight_names",
     "weight_sizes",
     "write_json",

@@ -7,10 +7,35 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ..texts import unwritable
+from .folder import LENGTH, QUERY_LENGTH, misfits
 from .projection import LinearLayer
 
 
 Roles = Callable[[PreTrainedTokenizerBase], dict[str, Any]]
+
+# What each setting of `OpticalProcessor` may be, whoever stored it and under whatever name, see `misfits`.
+ROLE_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("query_marker", "document_marker", "query_prompt", "document_prompt"), str),
+    **{"query_length": QUERY_LENGTH, "document_length": LENGTH},
+    **{"query_expansion": bool, "attend_to_expansion": bool, "skip_tokens": [str]},
+}
+_MAY_BE_NULL = ("query_marker", "document_marker")
+
+
+def unfit_roles(roles: dict[str, Any], place: str = "") -> list[str]:
+    """
+    The settings of [`OpticalProcessor`] that are not what they may be.
+
+    Args:
+        roles (`dict`): some of them, by name. Other names are passed over.
+        place (`str`): where they are.
+    """
+    # "punctuation" stands for a list.
+    kinds = ROLE_KINDS | ({"skip_tokens": str} if isinstance(roles.get("skip_tokens"), str) else {})
+    given = {name: roles[name] for name in kinds if name in roles}
+    null = [name for name, value in given.items() if value is None and name not in _MAY_BE_NULL]
+    return [f"{place}.{name}".lstrip(".") for name in null] or misfits(given, kinds, place) or unwritable(given, place)
 
 
 @dataclass

@@ -67,8 +67,9 @@ def read_multi_vector_encoder(folder: Path) -> Layout | None:
             )
         longest = reading.get("max_seq_length") or tokenizer.model_max_length
         found = {
-            "query_length": expansion.get("length") or reading.get("query_length") or longest,
-            "document_length": reading.get("document_length") or longest,
+            # A tokenizer that knows no longest text says 10^30.
+            "query_length": expansion.get("length") or reading.get("query_length") or min(longest, QUERY_LENGTH[-1]),
+            "document_length": reading.get("document_length") or min(longest, LENGTH[-1]),
             "query_expansion": bool(expansion),
             "attend_to_expansion": bool(expansion.get("attend")),
             "skip_tokens": stored_skip_list(masks[0].get("skiplist_words") or [], tokenizer) if skips else [],

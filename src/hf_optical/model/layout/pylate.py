@@ -15,13 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .base import Layout
+from .base import ROLE_KINDS, Layout
 from .folder import (
     DENSE_FOLDER,
     ENCODER_MODULE_CONFIG,
-    LENGTH,
     MODULES,
-    QUERY_LENGTH,
     ROLES_CONFIG,
     WEIGHTS,
     read_optional_json,
@@ -44,9 +42,8 @@ _OWN = {*_MARKERS.values(), *(name for name, _ in _SETTINGS.values())}
 # Entries of `config_sentence_transformers.json`, whoever wrote it.
 ROLES_KINDS = {
     **{"model_type": str, "similarity_fn_name": str, "prompts": {"query": str, "document": str}},
-    **dict.fromkeys(_MARKERS.values(), str),
-    **{"query_length": QUERY_LENGTH, "document_length": LENGTH, "skiplist_words": [str]},
-    **{"do_query_expansion": bool, "attend_to_expansion_tokens": bool},
+    **{key: ROLE_KINDS[name] for name, key in _MARKERS.items()},
+    **{key: ROLE_KINDS[name] for name, (key, _) in _SETTINGS.items()},
 }
 
 
