@@ -276,6 +276,25 @@ def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
     assert adapted == {"query"}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_dropout": 0.25},
+        {"peft_config": LoraConfig(r=2, lora_dropout=0.25, target_modules=["query"]), "new_words": 0},
+    ],
+)
+def test_the_students_own_dropout_is_off_and_the_adapters_is_as_it_was_set(make_trainer, settings, tmp_path):
+    trainer = make_trainer(**settings)
+    found = {
+        (".lora_dropout." in name, module.p)
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, nn.Dropout)
+    }
+    assert found == {(True, 0.25), (False, 0.0)}
+    trainer.save_model()
+    assert LanguagePack.from_pretrained(tmp_path / "run").lora_config.lora_dropout == 0.25
+
+
 def test_vector_sizes_that_do_not_meet(make_trainer, tmp_path):
     small = tiny_checkpoint(tmp_path / "small", projection_dim=16)
     with pytest.raises(ValueError, match="16 numbers and the student's 32.*projection_dim=16"):

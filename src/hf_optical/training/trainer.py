@@ -137,14 +137,15 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         self.reference = copy.deepcopy(model, shared).eval() if args.anchor_weight else None
         self.base_fingerprint = model.fingerprint()
 
+        if args.disable_dropout:
+            # The student's own: the adapter, which has its dropout by a setting of its own, comes after.
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
         base_processor = processing_class
         self.processors = prepare_student(model, processing_class, args, pairs, peft_config)
         if len(args.packs) < 2:
             processing_class = self.processors[args.languages[0]]
-        if args.disable_dropout:
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
 
         data_collator = make_collator(
             args, pairs, self.processors, teacher_processing_class, base_processor, dictionaries
