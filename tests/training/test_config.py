@@ -61,6 +61,7 @@ def test_every_setting_can_be_given_on_the_command_line():
         ({"anchor_weight": -1.0}, "anchor_weight=-1.0 is negative"),
         ({"hub_strategy": "every_save"}, "hub_strategy='every_save' would publish"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True would drop"),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "would show a run that is resumed other"),
     ],
 )
 def test_bad_settings(settings, message):

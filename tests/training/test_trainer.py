@@ -71,7 +71,15 @@ def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
         assert (weights(parts.model)[name] - weight).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("settings", [{}, {"train_all_weights": True}, {"anchor_weight": 0.5, "side": "both"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train_all_weights": True},
+        {"anchor_weight": 0.5, "side": "both"},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
 def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
     saving = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
     # With dropout, so that the state of the random numbers has to come back too.

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import speed_metrics
 
 from ..bitext.ranking import join_triples
@@ -36,7 +37,7 @@ from .preparation import (
 )
 from .publishing import PublishingTrainer
 from .run_details import measure, scripts_of
-from .sampling import LanguageSampler, join_languages
+from .sampling import LanguageSampler, LengthSampler, join_languages
 from .teacher import TeacherVectors
 
 
@@ -248,8 +249,11 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         return {"alignment": cost}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if len(self.args.languages) == 1:
-            return super()._get_train_sampler(train_dataset)
+            sampler = super()._get_train_sampler(train_dataset)
+            by_length = isinstance(sampler, LengthGroupedSampler)
+            return LengthSampler(sampler.lengths, sampler.batch_size, seed=seed) if by_length else sampler
         pairs = self.train_dataset if train_dataset is None else train_dataset
         by_length = self.args.train_sampling_strategy == "group_by_length"
         return LanguageSampler(
@@ -257,7 +261,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             self._train_batch_size * self.args.world_size,
             temperature=self.args.sampling_temperature,
             lengths=pairs[self.args.length_column_name] if by_length else None,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=seed,
         )
 
     def get_train_dataloader(self) -> DataLoader:
