@@ -20,7 +20,7 @@ from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import CheckpointingTrainer, SaveOnInterrupt
+from .checkpoints import CheckpointingTrainer
 from .config import OTDistillationConfig
 from .distributed import PairMeans, from_main_process, pair_weights
 from .preparation import (
@@ -151,7 +151,6 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         data_collator = make_collator(
             args, pairs, self.processors, teacher_processing_class, base_processor, dictionaries
         )
-        save_on_interrupt = SaveOnInterrupt()
         super().__init__(
             model=model,
             args=args,
@@ -161,7 +160,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             processing_class=processing_class,
             # With metrics Trainer gathers predictions: here the cost of every pair, for a mean over them.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
-            callbacks=[save_on_interrupt, *(callbacks or [])],
+            callbacks=callbacks,
             optimizers=optimizers,
         )
         if self.is_fsdp_enabled and self.retrieval_evaluators:
@@ -185,7 +184,6 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         if loss is not None:
             self._given["loss"] = type(loss).__name__
         self._teacher_processor = teacher_processing_class
-        self._save_on_interrupt = save_on_interrupt
         # Of training and of evaluation; and what each pair of the batch counts for.
         self._means = {True: PairMeans(), False: PairMeans()}
         self._pair_weights: Tensor | None = None
@@ -196,11 +194,12 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
             del self.model._is_accelerate_prepared
         self._measured.clear()
         start = time.monotonic()
-        self._cache_teacher(self.train_dataset, self.eval_dataset)
-        with self._save_on_interrupt:
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        with self.running(resume_from_checkpoint) as checkpoint:
+            self._cache_teacher(self.train_dataset, self.eval_dataset)
+            with self._interrupt:
+                output = super().train(checkpoint, *args, **kwargs)
         # How long the part before a checkpoint took is not known.
-        self._seconds = None if resume_from_checkpoint else time.monotonic() - start
+        self._seconds = None if checkpoint else time.monotonic() - start
         return output
 
     def _update_auto_batch_size(self, batch_size: int) -> None:
