@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 _PREFIX = ".saving-"
 # In such a folder: the lock that its writer holds, what is being written, and the same once all of it is on the disk.
 _LOCK, _NEW, _WHOLE = "lock", "new", "whole"
+_RUN_LOCK = ".run.lock"
 # What is answered where nothing can be written, however much space there is.
 _NOT_HERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG)
 # What file systems answer that know of no locks.
@@ -98,6 +99,36 @@ def settle(directory: str | os.PathLike) -> None:
         with suppress(OSError, NotImplementedError), FileLock(staging / _LOCK).acquire(blocking=False):
             _move(staging / _WHOLE, staging.parent)
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def sole_run(directory: str | os.PathLike) -> Iterator[None]:
+    """
+    A block in which one run alone is at work in a folder. However its process ends, the folder is free again.
+
+    Nothing is held where the file system knows of no locks.
+
+    Raises:
+        FileExistsError: another run is at work there.
+    """
+    path = Path(directory) / _RUN_LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FileExistsError(
+            f"another run is at work in output_dir {directory}; wait until it has ended, or choose another output_dir"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        # While it is held: behind that, the file may be the next run's.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def flush(path: str | os.PathLike, *, deep: bool = False) -> None:

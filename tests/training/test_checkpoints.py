@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
 from hf_optical import OpticalModel, OTDistillationTrainer
+from hf_optical.files import sole_run
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
@@ -98,6 +100,25 @@ def test_an_adapter_of_another_scale_is_refused(run, make_trainer):
         make_trainer(lora_alpha=4).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="trained with r=32, lora_alpha=32, and this run has r=8, lora_alpha=8"):
         read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2")
+
+
+def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    trainer = make_trainer(max_steps=1)
+    with sole_run(run), pytest.raises(FileExistsError, match=f"another run is at work in output_dir {run}; wait"):
+        trainer.train()
+    # What a killed run leaves is in nobody's way.
+    (run / ".run.lock").touch()
+    trainer.train()
+    assert list(run.iterdir()) == []
+
+    def no_locks(*args, **kwargs):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("hf_optical.files.FileLock.acquire", no_locks)
+    with sole_run(run):
+        trainer.train()
 
 
 class StopsHalfway(OTDistillationTrainer):

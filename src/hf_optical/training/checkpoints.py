@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..files import flush, saving_to, staged_directory
+from ..files import flush, saving_to, sole_run, staged_directory
 from ..languages import LanguagePack, languages
 from ..languages.adapters import adapter_name
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
@@ -56,7 +56,7 @@ class CheckpointingTrainer(Trainer):
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
         """
-        A block around training.
+        A block around training in which no other run writes to `output_dir`.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): as in [`checkpoint_to_resume`].
@@ -65,7 +65,7 @@ class CheckpointingTrainer(Trainer):
             `str`, *optional*: the checkpoint to go on from.
 
         Raises:
-            OSError: `output_dir` cannot be written to, or the checkpoint is not whole.
+            OSError: `output_dir` cannot be written to, another run is at work in it, or the checkpoint is not whole.
             ValueError: the checkpoint lacks what is needed to go on from it.
         """
         output_dir = self.args.output_dir
@@ -74,8 +74,15 @@ class CheckpointingTrainer(Trainer):
             with staged_directory(output_dir):
                 pass
         self._beginning = None
-        asked = resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false"
-        yield from_main_process(lambda: checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None)
+        with ExitStack() as held:
+
+            def begin() -> str | None:
+                if self.args.should_save:
+                    held.enter_context(sole_run(output_dir))
+                asked = resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false"
+                return checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None
+
+            yield from_main_process(begin)
 
     def get_batch_samples(self, *args) -> tuple[list[Any], Tensor | int | None]:
         # Trainer asks whether that was the last step behind a step only, so a run that had ended would make one more.

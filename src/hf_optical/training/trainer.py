@@ -95,6 +95,7 @@ class OTDistillationTrainer(CheckpointingTrainer, PublishingTrainer):
         ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
             do not fit, what the method has no use for, or FSDP beside a `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
+        FileExistsError: while training, if another run is at work in `output_dir`.
     """
 
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
