@@ -125,6 +125,8 @@ def main() -> None:
         sys.exit(f"error: {error}")
     try:
         trained = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except FileExistsError as error:  # another run came first
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt as stop:
         sys.exit(f"\n{stop}" if str(stop) else "\nstopped at once; the last checkpoint is unharmed")
     # Before the evaluation, which may fail. An internal call does not push.

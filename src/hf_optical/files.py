@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 try:
@@ -26,6 +26,7 @@ _PREFIX = ".saving-"
 _LOCK, _NEW, _GONE, _WHOLE, _BACK, _OLD, _ADDED = "lock", "new", "gone", "whole", "back", "old", "added"
 # Seconds for which who writes waits for those who read, and the other way round. Somebody may be stopped, not slow.
 _PATIENCE = 60.0
+_RUN_LOCK = ".run.lock"
 # What is answered where nothing can be written, however much space there is.
 _NOT_HERE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT, errno.ENAMETOOLONG),
@@ -148,6 +149,36 @@ def settle(directory: str | os.PathLike) -> None:
         with _locked(directory, alone=True, patience=0) as locked:
             if locked:
                 _settle(directory)
+
+
+@contextmanager
+def sole_run(directory: str | os.PathLike) -> Iterator[None]:
+    """
+    A block in which one run alone is at work in a folder. However its process ends, the folder is free again.
+
+    Nothing is held where the file system knows of no locks.
+
+    Raises:
+        FileExistsError: another run is at work there.
+    """
+    path = Path(directory) / _RUN_LOCK
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise FileExistsError(
+            f"another run is at work in output_dir {directory}; wait until it has ended, or choose another output_dir"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        # While it is held: behind that, the file may be the next run's.
+        with suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def flush(path: str | os.PathLike, *, deep: bool = False) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
 from hf_optical import OpticalModel, OTDistillationTrainer
+from hf_optical.files import sole_run
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
@@ -43,6 +45,80 @@ def test_half_written_checkpoints_are_passed_over(run):
     shutil.rmtree(run / "checkpoint-2")
     assert last_complete_checkpoint(run) is None
     assert last_complete_checkpoint(run / "nowhere") is None
+
+
+def test_copies_under_other_names_are_no_checkpoints(run, make_trainer):
+    copies = ["checkpoint-backup-20240501", "checkpoint-before-2"]
+    for name in copies:
+        shutil.copytree(run / "checkpoint-2", run / name)
+    assert last_complete_checkpoint(run).endswith("checkpoint-6")
+    make_trainer(max_steps=8, **SAVING | {"save_total_limit": 1}).train(resume_from_checkpoint=True)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-8", *copies]
+
+
+@pytest.mark.parametrize("newest", [True, "last"])
+def test_the_trainer_itself_passes_over_half_written_checkpoints(run, make_trainer, newest):
+    (run / "checkpoint-6" / "trainer_state.json").unlink()
+    trainer = make_trainer(max_steps=5)
+    trainer.train(resume_from_checkpoint=newest)
+    assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1, 2, 3, 4, 5]
+    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
+        trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": 3}, {"num_train_epochs": 0.5}])
+def test_a_run_that_has_ended_trains_no_further(make_trainer, tmp_path, settings):
+    settings = {**settings, **SAVING, "lr_scheduler_type": "constant"}
+    ended, resumed = make_trainer(**settings), make_trainer(**settings)
+    ended.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert ended.state.global_step == resumed.state.global_step == 3
+    assert all(torch.equal(weight, weights(resumed.model)[name]) for name, weight in weights(ended.model).items())
+
+
+def test_a_checkpoint_without_its_state_is_refused(make_trainer, tmp_path):
+    """Trainer would begin anew with optimizer and schedule, and say nothing."""
+    make_trainer(max_steps=2, save_only_model=True, **SAVING).train()
+    run = tmp_path / "run"
+    for given in ("last", str(run / "checkpoint-2")):
+        with pytest.raises(ValueError, match="no state of the optimizer and the scheduler.*save_only_model at False"):
+            checkpoint_to_resume(run, given)
+    (run / "checkpoint-2" / "scheduler.pt").touch()
+    with pytest.raises(ValueError, match="no state of the optimizer, so"):
+        checkpoint_to_resume(run, "last")
+    # As FSDP and DeepSpeed write it.
+    (run / "checkpoint-2" / "optimizer_0").mkdir()
+    assert checkpoint_to_resume(run, "last")
+    shutil.rmtree(run / "checkpoint-2" / "optimizer_0")
+    (run / "checkpoint-2" / "scheduler.pt").unlink()
+    (run / "checkpoint-2" / "global_step2").mkdir()
+    assert checkpoint_to_resume(run, "last")
+
+
+def test_an_adapter_of_another_scale_is_refused(run, make_trainer):
+    with pytest.raises(ValueError, match="trained with lora_alpha=32, and this run has lora_alpha=4; go on with"):
+        make_trainer(lora_alpha=4).train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match="trained with r=32, lora_alpha=32, and this run has r=8, lora_alpha=8"):
+        read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2")
+
+
+def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    trainer = make_trainer(max_steps=1)
+    with sole_run(run), pytest.raises(FileExistsError, match=f"another run is at work in output_dir {run}; wait"):
+        trainer.train()
+    # What a killed run leaves is in nobody's way.
+    (run / ".run.lock").touch()
+    trainer.train()
+    assert list(run.iterdir()) == []
+
+    def no_locks(*args, **kwargs):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("hf_optical.files.FileLock.acquire", no_locks)
+    with sole_run(run):
+        trainer.train()
 
 
 class StopsHalfway(OTDistillationTrainer):
@@ -195,6 +271,79 @@ def test_an_interrupted_run_saves_and_resumes_to_the_same_weights(make_trainer, 
         assert torch.equal(weights(resumed.model)[name], weight), name
 
 
+class InterruptAt(TrainerCallback):
+    """A user who presses Ctrl-C at an event of a step."""
+
+    def __init__(self, event: str, step: int):
+        self.step = step
+        setattr(self, event, self._press)
+
+    def _press(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("event", ["on_pre_optimizer_step", "on_evaluate", "on_train_end"])
+def test_where_training_has_ended_an_interrupt_cuts_nothing_off(make_trainer, tmp_path, event, caplog):
+    last = 5 if event == "on_pre_optimizer_step" else 6
+    trainer = make_trainer(callbacks=[InterruptAt(event, last)], eval_strategy="epoch")
+    assert trainer.train().global_step == 6
+    assert "come to its end" in caplog.text and last_complete_checkpoint(tmp_path / "run") is None
+
+
+class EverWorse(OTDistillationTrainer):
+    """Every evaluation is worse than the one before, so the first is the best."""
+
+    def _evaluate(self, *args, **kwargs):
+        return super()._evaluate(*args, **kwargs) | {"eval_worse": float(self.state.global_step)}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "worse"},
+        {"save_strategy": "no", "eval_strategy": "steps", "eval_steps": 1},
+        {"save_strategy": "steps", "save_steps": 1, "save_only_model": True},
+    ],
+)
+def test_what_is_announced_is_saved_whatever_else_is(make_trainer, tmp_path, settings):
+    settings = {"greater_is_better": False, **settings}
+    trainer = make_trainer(EverWorse, callbacks=[InterruptAt("on_step_begin", 2)], **settings)
+    with pytest.raises(KeyboardInterrupt, match="after saving"):
+        trainer.train()
+    assert checkpoint_to_resume(tmp_path / "run", "last").endswith("checkpoint-3")
+
+
+@pytest.mark.parametrize(("step", "saving"), [(3, "epoch"), (6, "no"), (12, "epoch")])
+def test_an_interrupted_run_evaluates_at_the_same_steps(make_trainer, tmp_path, step, saving):
+    """Also if it was interrupted in the last step of an epoch, or in that by which it ends."""
+
+    def make(name: str, *callbacks: TrainerCallback) -> OTDistillationTrainer:
+        return make_trainer(
+            output_dir=str(tmp_path / name),
+            callbacks=callbacks,
+            **{"num_train_epochs": 2, "eval_strategy": "epoch", "save_strategy": saving, "save_total_limit": None},
+            **{"metric_for_best_model": "loss", "load_best_model_at_end": saving == "epoch"},
+        )
+
+    def course(trainer: OTDistillationTrainer) -> tuple:
+        state = trainer.state
+        evaluated = [(log["step"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log]
+        return state.global_step, state.best_metric, evaluated
+
+    straight = make("straight")
+    straight.train()
+    trainer = make("run", InterruptAt("on_step_begin", step - 1))
+    if step < 12:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+        assert trainer.state.global_step == step
+        trainer = make("run")
+    trainer.train(resume_from_checkpoint=step < 12)
+    assert course(trainer) == course(straight)
+    assert all(torch.equal(weight, weights(trainer.model)[name]) for name, weight in weights(straight.model).items())
+
+
 @pytest.fixture
 def interruptible():
     """Started in the background, as by a CI runner, a process is deaf to Ctrl-C, and so would be this test."""
@@ -214,9 +363,10 @@ def test_a_second_interrupt_stops_at_once_and_handlers_come_back(interruptible):
 
 
 def test_sigterm_after_ctrl_c_does_not_cut_the_saving_short():
-    with pytest.raises(KeyboardInterrupt, match="after saving a checkpoint"), SaveOnInterrupt():
+    with pytest.raises(KeyboardInterrupt, match="after saving a checkpoint"), SaveOnInterrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
+        interrupt.stopped = True
 
 
 def test_an_error_in_training_is_not_covered_up():

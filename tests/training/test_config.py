@@ -64,6 +64,7 @@ def test_every_setting_can_be_given_on_the_command_line():
         ({"batch_eval_metrics": True}, "batch_eval_metrics=True is for metrics.*leave it at False"),
         ({"include_for_metrics": ["inputs"]}, r"include_for_metrics=\['inputs'\] is for metrics.*leave it at \[\]"),
         ({"remove_unused_columns": True}, "remove_unused_columns=True would drop"),
+        ({"accelerator_config": {"use_seedable_sampler": False}}, "would show a run that is resumed other"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_optical.training.sampling import LanguageSampler, join_languages
+from hf_optical.training.sampling import LanguageSampler, LengthSampler, join_languages
 
 
 def blocks(sampler: LanguageSampler) -> list[list[int]]:
@@ -91,6 +92,21 @@ def test_blocks_hold_like_lengths():
         )
 
     assert spread(lengths) < 0.5 * spread(None)
+
+
+def test_like_lengths_of_one_language_are_in_the_same_order_whatever_else_draws():
+    lengths = [(37 * row) % 101 for row in range(100)]
+
+    def order(seed: int, epoch: int) -> list[int]:
+        torch.rand(1)
+        sampler = LengthSampler(lengths, 10, seed=seed)
+        sampler.set_epoch(epoch)
+        assert len(sampler) == 100
+        return list(sampler)
+
+    first = order(0, 0)
+    assert sorted(first) == list(range(100)) and order(0, 0) == first
+    assert first not in (order(0, 1), order(1, 0))
 
 
 def test_joined_every_row_says_its_language():

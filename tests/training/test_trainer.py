@@ -71,7 +71,15 @@ def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
         assert (weights(parts.model)[name] - weight).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("settings", [{}, {"train_all_weights": True}, {"anchor_weight": 0.5, "side": "both"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"train_all_weights": True},
+        {"anchor_weight": 0.5, "side": "both"},
+        {"train_sampling_strategy": "group_by_length"},
+    ],
+)
 def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
     saving = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
     # With dropout, so that the state of the random numbers has to come back too.
@@ -349,6 +357,25 @@ def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
     trainer.train()
     adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trainer.model.state_dict() if ".lora_" in name}
     assert adapted == {"query"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_dropout": 0.25},
+        {"peft_config": LoraConfig(r=2, lora_dropout=0.25, target_modules=["query"]), "new_words": 0},
+    ],
+)
+def test_the_students_own_dropout_is_off_and_the_adapters_is_as_it_was_set(make_trainer, settings, tmp_path):
+    trainer = make_trainer(**settings)
+    found = {
+        (".lora_dropout." in name, module.p)
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, nn.Dropout)
+    }
+    assert found == {(True, 0.25), (False, 0.0)}
+    trainer.save_model()
+    assert LanguagePack.from_pretrained(tmp_path / "run").lora_config.lora_dropout == 0.25
 
 
 def test_vector_sizes_that_do_not_meet(make_trainer, tmp_path):

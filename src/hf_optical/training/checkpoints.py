@@ -6,34 +6,38 @@ import copy
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..files import flush, saving_to, staged_directory
+from ..files import flush, saving_to, sole_run, staged_directory
 from ..languages import LanguagePack, languages
+from ..languages.adapters import adapter_name
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
 from ..model.layout import WEIGHTS
-from .distributed import any_process
+from .distributed import any_process, from_main_process
 
 
 logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
 _ALL_RESULTS = "all_results.json"
+# What an adapter's weights are multiplied by: the same weights are another adapter where these differ.
+_SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
 class CheckpointingTrainer(Trainer):
@@ -45,13 +49,58 @@ class CheckpointingTrainer(Trainer):
     # What training began with, for `auto_find_batch_size`: weights, optimizer, schedule.
     _beginning: _Beginning | None = None
 
-    def train(self, *args, **kwargs) -> TrainOutput:
+    def __init__(self, *args, callbacks: list[TrainerCallback] | None = None, **kwargs):
+        self._interrupt = SaveOnInterrupt()
+        super().__init__(*args, callbacks=[self._interrupt, *(callbacks or [])], **kwargs)
+
+    @contextmanager
+    def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
+        """
+        A block around training in which no other run writes to `output_dir`.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): as in [`checkpoint_to_resume`].
+
+        Yields:
+            `str`, *optional*: the checkpoint to go on from.
+
+        Raises:
+            OSError: `output_dir` cannot be written to, another run is at work in it, or the checkpoint is not whole.
+            ValueError: the checkpoint lacks what is needed to go on from it.
+        """
+        output_dir = self.args.output_dir
         if self.args.should_save:
             # What cannot be written to is told before the work, not behind it.
-            with staged_directory(self.args.output_dir):
+            with staged_directory(output_dir):
                 pass
         self._beginning = None
-        return super().train(*args, **kwargs)
+        with ExitStack() as held:
+
+            def begin() -> str | None:
+                if self.args.should_save:
+                    held.enter_context(sole_run(output_dir))
+                asked = resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false"
+                return checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None
+
+            yield from_main_process(begin)
+
+    def get_batch_samples(self, *args) -> tuple[list[Any], Tensor | int | None]:
+        # Trainer asks whether that was the last step behind a step only, so a run that had ended would make one more.
+        return ([], None) if self.state.global_step >= self.state.max_steps else super().get_batch_samples(*args)
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        # After the evaluation that is due: it may end training, and where the best is saved it decides on saving.
+        if self._interrupt.due and not self.control.should_training_stop:
+            only_model = self.args.save_only_model
+            if only_model or not self._interrupt.saved:
+                self.args.save_only_model = False
+                try:
+                    self._save_checkpoint(model, trial)
+                finally:
+                    self.args.save_only_model = only_model
+                self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            self.control.should_training_stop = self._interrupt.stopped = True
 
     def _update_auto_batch_size(self, batch_size: int) -> None:
         super()._update_auto_batch_size(batch_size)
@@ -165,6 +214,8 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     Raises:
         FileExistsError: `output_dir` holds another run, and resuming was not asked for.
         FileNotFoundError: the checkpoint named is not there, or was not written to its end.
+        ValueError: the checkpoint, also if it is the newest whole one, holds no state of optimizer or schedule, as
+            with `save_only_model`.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -173,14 +224,14 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
         checkpoint = last_complete_checkpoint(output_dir)
         if checkpoint is None:
             logger.warning("There is no whole checkpoint in %s; the run starts from the beginning.", output_dir)
-        return checkpoint
+        return checkpoint and _with_its_state(checkpoint)
     if resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false":
         if not _is_complete(Path(resume_from_checkpoint)):
             raise FileNotFoundError(
                 f"{resume_from_checkpoint} is no whole checkpoint; pass --resume_from_checkpoint last for the newest "
                 "one"
             )
-        return str(resume_from_checkpoint)
+        return _with_its_state(str(resume_from_checkpoint))
     holds = [name for name in (PACK_CONFIG, WEIGHTS, "eval_results.json") if (output_dir / name).exists()]
     holds += [folder.name for folder in pack_folders(output_dir) if folder != output_dir]
     holds += [folder.name for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
@@ -192,12 +243,25 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     return None
 
 
+def _with_its_state(checkpoint: str) -> str:
+    """The checkpoint, if it holds more than weights: Trainer would begin anew with optimizer and schedule."""
+    # FSDP writes `optimizer.bin` or `optimizer_0/`; DeepSpeed has all of it in a folder of its own.
+    if not any(Path(checkpoint).glob("global_step*")):
+        missing = [name for name in ("optimizer", "scheduler") if not any(Path(checkpoint).glob(f"*{name}*"))]
+        if missing:
+            raise ValueError(
+                f"{checkpoint} holds no state of the {' and the '.join(missing)}, so a run cannot go on from it; name "
+                "a checkpoint that does, or start again in another output_dir and leave save_only_model at False"
+            )
+    return checkpoint
+
+
 def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
     """
     Sets the weights of a model in training from a checkpoint: those of its packs, or all of them.
 
     Raises:
-        ValueError: the checkpoint is of other languages or another base.
+        ValueError: the checkpoint is of other languages, another base, or an adapter of another scale.
     """
     folders = pack_folders(folder)
     if not folders:
@@ -214,6 +278,14 @@ def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
     for pack in packs:
         if pack.base_fingerprint != fingerprint:
             raise ValueError(f"{folder} was trained on {pack.base_model}, and the student is {model.name_or_path}")
+        config = model.encoder.peft_config[adapter_name(pack.language)]
+        before, now = ({name: getattr(each, name) or None for name in _SCALE} for each in (pack.lora_config, config))
+        if changed := [name for name in _SCALE if before[name] != now[name]]:
+            raise ValueError(
+                f"{folder} was trained with {', '.join(f'{name}={before[name]}' for name in changed)}, and this run "
+                f"has {', '.join(f'{name}={now[name]}' for name in changed)}; go on with the same settings, or choose "
+                "another output_dir"
+            )
         pack.load_into(model)
 
 
@@ -230,9 +302,13 @@ def pack_folders(folder: str | os.PathLike) -> list[Path]:
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints of a run, whole or not, by their steps."""
-    steps = {path: path.name.rsplit("-", 1)[-1] for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
-    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+    """The checkpoints of a run, whole or not, by their steps; copies that somebody made under other names are none."""
+    found = {
+        path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)", path.name)
+        for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    }
+    steps = {path: int(match[1]) for path, match in found.items() if match}
+    return sorted(steps, key=steps.get)
 
 
 def _delete_older(run: Path, limit: int | None, kept: Iterable[str | os.PathLike | None]) -> None:
@@ -263,15 +339,27 @@ class SaveOnInterrupt(TrainerCallback):
     """
     Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and then stops; a second Ctrl-C stops at once.
 
-    Used as a context around training. On leaving it after such a stop, raises `KeyboardInterrupt`.
+    Used as a context around the training of a [`CheckpointingTrainer`]. On leaving it after such a stop, raises
+    `KeyboardInterrupt`; where training came to its own end before, it has simply ended.
+
+    Attributes:
+        due (`bool`): whether to stop here. In mid-epoch behind the step; behind the last one of an epoch only after
+            what the end of the epoch evaluates, so that this belongs to the checkpoint.
+        saved (`bool`): whether a checkpoint was saved here.
+        stopped (`bool`): whether training was stopped.
     """
 
     def __init__(self):
-        self.requested = False
         self._handlers: dict[int, object] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        # Whether this process was asked, and whether all know by now that one was.
+        self._requested = self._agreed = False
+        self.due = self.saved = self.stopped = False
 
     def __enter__(self) -> SaveOnInterrupt:
-        self.requested = False
+        self._reset()
         # Signals reach the main thread alone; elsewhere, as in a notebook's worker, they are left as they are.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -280,11 +368,13 @@ class SaveOnInterrupt(TrainerCallback):
 
     def __exit__(self, *error) -> None:
         self._restore()
-        if self.requested and error[0] is None:
+        if self.stopped and error[0] is None:
             raise KeyboardInterrupt("stopped after saving a checkpoint; resume_from_checkpoint goes on from there")
+        if self._requested and error[0] is None:
+            logger.warning("Training had come to its end already.")
 
     def _request(self, number: int, frame: object) -> None:
-        self.requested = True
+        self._requested = True
         # This signal alone: after a Ctrl-C torchrun sends SIGTERM to its workers, which must not cut the saving short.
         signal.signal(number, self._handlers.pop(number))
         logger.warning("Stopping: this step is finished and saved first. Once more to stop at once, without saving.")
@@ -295,7 +385,14 @@ class SaveOnInterrupt(TrainerCallback):
             signal.signal(number, handler)
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.requested = any_process(self.requested, args.device)
-        if self.requested:
-            control.should_save = True
-            control.should_training_stop = True
+        self._agreed = any_process(self._requested, args.device)
+        self.due, self.saved = self._agreed and state.epoch % 1 > 0, False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.due, self.saved = self._agreed, False
+        if self.stopped:
+            # Trainer takes leaving the epoch for its end.
+            control.should_evaluate = control.should_save = False
+
+    def on_save(self, args, state, control, **kwargs):
+        self.saved = True

@@ -234,6 +234,11 @@ class OTDistillationConfig(TrainingArguments):
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
+        if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
+            raise ValueError(
+                "accelerator_config={'use_seedable_sampler': False} would show a run that is resumed other sentence "
+                "pairs; leave it at True"
+            )
 
     def _check_languages(self) -> None:
         if not self.language:

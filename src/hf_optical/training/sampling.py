@@ -1,4 +1,7 @@
-"""Several languages in one run: their sentence pairs in one dataset, and batches that hold one language each."""
+"""
+The order of sentence pairs, which depends on seed and epoch alone: of several languages, in one dataset and batches
+that hold one each, or of one language by length.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,36 @@ def join_languages(pairs: dict[str, Dataset]) -> Dataset:
     joined = {name: [value for dataset in pairs.values() for value in dataset[name]] for name in columns}
     joined["language"] = [language for language, dataset in pairs.items() for _ in range(len(dataset))]
     return Dataset.from_dict(joined)
+
+
+class LengthSampler(Sampler[int]):
+    """
+    Row numbers of a dataset, those of like length beside each other.
+
+    As `LengthGroupedSampler` of transformers, which has no order of its own: it draws from the random numbers of all
+    else, so that a run that is resumed, and each of several processes, would see other pairs.
+
+    Args:
+        lengths (sequence of `int`): length of each row.
+        block_size (`int`): rows to be of like length.
+        seed (`int`, defaults to 0): seed of every order.
+    """
+
+    def __init__(self, lengths: Sequence[int], block_size: int, *, seed: int = 0):
+        self.lengths = lengths
+        self.block_size = block_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return iter(get_length_grouped_indices(self.lengths, self.block_size, generator=generator))
 
 
 class LanguageSampler(Sampler[int]):

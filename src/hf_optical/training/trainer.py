@@ -11,13 +11,14 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..bitext.ranking import join_triples
 from ..evaluation import RetrievalEvaluator
 from ..languages import LanguagePack, activate, active_language
 from ..losses import OTAlignmentLoss, RankingLoss
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import CheckpointingTrainer, SaveOnInterrupt
+from .checkpoints import CheckpointingTrainer
 from .config import OTDistillationConfig
 from .distributed import PairMeans, pair_weights
 from .evaluating import EvaluatingTrainer
@@ -36,7 +37,7 @@ from .preparation import (
 )
 from .publishing import PublishingTrainer
 from .run_details import scripts_of
-from .sampling import LanguageSampler, join_languages
+from .sampling import LanguageSampler, LengthSampler, join_languages
 from .teacher import TeacherVectors
 
 
@@ -99,6 +100,7 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
             do not fit, what the method has no use for, `optimizers` of other weights, or FSDP beside a
             `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
+        FileExistsError: while training, if another run is at work in `output_dir`.
     """
 
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
@@ -142,19 +144,19 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         self.reference = copy.deepcopy(model, shared).eval() if args.anchor_weight else None
         self.base_fingerprint = model.fingerprint()
 
+        if args.disable_dropout:
+            # The student's own: the adapter, which has its dropout by a setting of its own, comes after.
+            for module in model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
         base_processor = processing_class
         self.processors = prepare_student(model, processing_class, args, pairs, peft_config)
         if len(args.packs) < 2:
             processing_class = self.processors[args.languages[0]]
-        if args.disable_dropout:
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
 
         data_collator = make_collator(
             args, pairs, self.processors, teacher_processing_class, base_processor, dictionaries
         )
-        save_on_interrupt = SaveOnInterrupt()
         super().__init__(
             model=model,
             args=args,
@@ -164,7 +166,7 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
             processing_class=processing_class,
             # With metrics Trainer gathers predictions: here the cost of every pair, for a mean over them.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
-            callbacks=[save_on_interrupt, *(callbacks or [])],
+            callbacks=callbacks,
             optimizers=optimizers,
         )
         check_optimizers(self.model, *optimizers)
@@ -189,7 +191,6 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         if loss is not None:
             self._given["loss"] = type(loss).__name__
         self._teacher_processor = teacher_processing_class
-        self._save_on_interrupt = save_on_interrupt
         # Of training and of evaluation; and what each pair of the batch counts for.
         self._means = {True: PairMeans(), False: PairMeans()}
         self._pair_weights: Tensor | None = None
@@ -200,11 +201,12 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
             del self.model._is_accelerate_prepared
         self._measured.clear()
         start = time.monotonic()
-        self._cache_teacher(self.train_dataset, self.eval_dataset)
-        with self._save_on_interrupt:
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
+        with self.running(resume_from_checkpoint) as checkpoint:
+            self._cache_teacher(self.train_dataset, self.eval_dataset)
+            with self._interrupt:
+                output = super().train(checkpoint, *args, **kwargs)
         # How long the part before a checkpoint took is not known.
-        self._seconds = None if resume_from_checkpoint else time.monotonic() - start
+        self._seconds = None if checkpoint else time.monotonic() - start
         return output
 
     def _inner_training_loop(self, *args, **kwargs):
@@ -254,8 +256,11 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         return {"alignment": cost}
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if len(self.args.languages) == 1:
-            return super()._get_train_sampler(train_dataset)
+            sampler = super()._get_train_sampler(train_dataset)
+            by_length = isinstance(sampler, LengthGroupedSampler)
+            return LengthSampler(sampler.lengths, sampler.batch_size, seed=seed) if by_length else sampler
         pairs = self.train_dataset if train_dataset is None else train_dataset
         by_length = self.args.train_sampling_strategy == "group_by_length"
         return LanguageSampler(
@@ -263,7 +268,7 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
             self._train_batch_size * self.args.world_size,
             temperature=self.args.sampling_temperature,
             lengths=pairs[self.args.length_column_name] if by_length else None,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=seed,
         )
 
     def get_train_dataloader(self) -> DataLoader:
