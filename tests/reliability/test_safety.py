@@ -458,6 +458,19 @@ def test_a_word_of_a_megabyte_is_none(pack, tmp_path):
     assert time.process_time() - before < 5
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e5m2])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "vocabulary.safetensors"])
+def test_weights_that_are_no_finite_numbers(pack, file, dtype, value):
+    """Attention on a CPU takes them, and its vectors look like any others."""
+    weights = {name: weight.to(dtype) for name, weight in load_file(pack / file).items()}
+    next(iter(weights.values())).view(-1)[:1] = torch.tensor([value], dtype=dtype)
+    save_file(weights, pack / file)
+    sign_pack(pack)
+    with pytest.raises(OSError, match=f"{pack}/{file} holds .*, which is not all finite numbers"):
+        LanguagePack.from_pretrained(pack)
+
+
 # How much of it.
 
 

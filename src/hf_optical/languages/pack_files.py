@@ -102,11 +102,16 @@ def read_checked(path: Path, digests: dict[str, str]) -> bytes:
 
 
 def read_weights(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
-    """The weights in a safetensors file."""
+    """The weights in a safetensors file, finite numbers all of them."""
     try:
-        return load(read_checked(path, digests))
+        weights = load(read_checked(path, digests))
     except SafetensorError as error:
         raise OSError(f"{path} holds no weights ({error}); fetch or save the pack again") from error
+    for name, weight in weights.items():
+        # In the widest type: numbers of eight bits cannot be asked in their own.
+        if not weight.is_floating_point() or not weight.double().isfinite().all():
+            raise OSError(f"{path} holds {printable(name):.255}, which is not all finite numbers; train the pack anew")
+    return weights
 
 
 def read_rows(path: Path, digests: dict[str, str], words: int) -> Tensor:
