@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -71,19 +73,19 @@ def at_once(*actions: Callable[[], object]) -> list:
         return [each.result(120) for each in [threads.submit(start, action) for action in actions]]
 
 
-class Interrupted(list):
-    """Texts at whose `at`-th reading something happens in another thread, to its end."""
+@contextmanager
+def interrupted(at: int, action: Callable[[], object]) -> Iterator[None]:
+    """When this thread cuts texts into tokens for the `at`-th time, something happens in another, to its end."""
+    cut, thread, times = OpticalProcessor.__call__, threading.get_ident(), itertools.count(1)
 
-    def __init__(self, texts, at, action):
-        super().__init__(texts)
-        self.left, self.action = at, action
+    def call(processor, *args):
+        if threading.get_ident() == thread and next(times) == at:
+            at_once(action)
+        return cut(processor, *args)
 
-    def __getitem__(self, index):
-        if isinstance(index, int):
-            self.left -= 1
-            if self.left == 0:
-                at_once(self.action)
-        return super().__getitem__(index)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OpticalProcessor, "__call__", call)
+        yield
 
 
 def read(retriever, language, role):
@@ -135,8 +137,8 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
 def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
     """Between two batches of the corpus a query is asked and answered; else this would wait for ever."""
     found = []
-    corpus = Interrupted(TEXTS * 4, 9, lambda: found.append(read(retriever, "yo", "query")))
-    retriever.encode_documents(corpus, batch_size=4)
+    with interrupted(4, lambda: found.append(read(retriever, "yo", "query"))):
+        retriever.encode_documents(TEXTS * 4, batch_size=4)
     assert_equal(found[0], alone["yo", "query"])
 
 
@@ -151,8 +153,8 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
         # The words of the one that is open now need not be those that the texts were cut into.
         (again, f"the pack for '{language}' was closed while texts were read; encode them again"),
     ):
-        with pytest.raises(KeyError, match=told):
-            retriever.encode_queries(Interrupted(TEXTS, 5, action), language=language, batch_size=2)
+        with pytest.raises(KeyError, match=told), interrupted(4, action):
+            retriever.encode_queries(TEXTS, language=language, batch_size=2)
         if language not in retriever.languages:
             retriever.add_language(language, packs[language])
 
@@ -164,10 +166,9 @@ def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alon
         retriever.remove_language("sw")
 
     retriever.set_language("ha")
-    texts = Interrupted(TEXTS, 5, change)
-    assert_equal(
-        retriever.encode_queries(texts, batch_size=1), retriever.encode_queries(TEXTS, language="ha", batch_size=1)
-    )
+    with interrupted(4, change):
+        found = retriever.encode_queries(TEXTS, batch_size=1)
+    assert_equal(found, retriever.encode_queries(TEXTS, language="ha", batch_size=1))
     assert (retriever.language, retriever.languages) == (chosen, ["ha", "yo"])
     assert_equal(retriever.encode_queries(TEXTS), alone[chosen, "query"])
 
