@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError
+from ..errors import DataError, printable
 from ..model.texts import half_character
 
 
@@ -62,7 +62,7 @@ def listed(names: Iterable[Any]) -> str:
 def told(error: BaseException) -> str:
     """What an error of a library says, as a message of ours shows it: on one short line that can be printed."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text if text.isprintable() else repr(text)[1:-1]:.500}"
+    return f"{printable(text):.500}"
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

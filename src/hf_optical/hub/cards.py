@@ -13,12 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, FunctionLoader
 
+from ..errors import printable
 from ..files import write_text
 from ..model.layout import NEAREST_WORDS, PACKS_FOLDER, public_name
 from .details import unfit_details
 from .methods import describe, method_of
 from .quoting import code as in_quotes
-from .quoting import printable, prose, span
+from .quoting import prose, span
 from .results import eval_results, results_table
 
 

@@ -6,16 +6,13 @@ import json
 import re
 from typing import Any
 
+from ..errors import printable
+
 
 # What Markdown or HTML could take for more than a letter; an underscore between letters is none of it.
 _MARKS = re.compile(r"[\\`*\[\]>#|~]")
 # Characters that are obeyed and not shown: control characters, and those that turn the direction of writing.
 _COMMANDS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-def printable(text: Any) -> str:
-    """Text as a message may show it: what is not seen, the end of a line too, by its escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
 
 
 def code(text: Any) -> str:

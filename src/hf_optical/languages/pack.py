@@ -12,9 +12,9 @@ from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dic
 from safetensors.torch import save
 from torch import Tensor
 
+from ..errors import printable
 from ..files import discard, reading, staged_directory
 from ..hub import write_card
-from ..hub.quoting import printable
 from ..model import OpticalModel
 from ..model.layout import PACKS_FOLDER, local_folder, public_name
 from ..uploading import PushToHub

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from ..errors import printable
 from ..hub.details import unfit_details
-from ..hub.quoting import printable
 from ..model.layout import misfits, read_json, unfit_roles, write_json
 from ..model.nearest_words import no_words
 from ..model.texts import unwritable

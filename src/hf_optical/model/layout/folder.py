@@ -19,6 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...errors import printable
 from ...files import settle
 from ...uploading import without_token
 
@@ -250,7 +251,9 @@ def _check_index(path: Path, files: set[str]) -> None:
     named = {str(name) for name in index.get("weight_map", {"": "nothing"}).values()}
     if not named <= files or "metadata" not in index:
         strange = ", ".join(sorted(named - files)[:3]) or "no metadata"
-        raise OSError(f"{path} names {strange[:255]} and not only safetensors beside it; fetch the checkpoint again")
+        raise OSError(
+            f"{path} names {printable(strange):.255} and not only safetensors beside it; fetch the checkpoint again"
+        )
 
 
 def check_detours(folder: Path) -> None:
@@ -266,8 +269,8 @@ def check_detours(folder: Path) -> None:
         found = sorted({name for name, value in settings if _is_detour(name, value, folder)})
         if found:
             raise OSError(
-                f"{path} sets {', '.join(found)[:255]}: weights of other names or kinds, files elsewhere and code on "
-                "the Hub are not read; open another checkpoint, or take the setting out where you trust the author"
+                f"{path} sets {printable(', '.join(found)):.255}: weights of other names or kinds, files elsewhere and "
+                "code of the Hub are not read; open another checkpoint, or take it out where you trust the author"
             )
 
 
