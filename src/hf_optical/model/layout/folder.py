@@ -269,8 +269,8 @@ def check_detours(folder: Path) -> None:
         found = sorted({name for name, value in settings if _is_detour(name, value, folder)})
         if found:
             raise OSError(
-                f"{path} sets {printable(', '.join(found)):.255}: weights of other names or kinds, files elsewhere and "
-                "code of the Hub are not read; open another checkpoint, or take it out where you trust the author"
+                f"{path} sets {printable(', '.join(found)):.255}: weights of other names or kinds, files elsewhere "
+                "and code of the Hub are not read; open another checkpoint, or take it out where you trust the author"
             )
 
 
