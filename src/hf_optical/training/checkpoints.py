@@ -79,7 +79,7 @@ class CheckpointingTrainer(Trainer):
             def begin() -> str | None:
                 if self.args.should_save:
                     held.enter_context(sole_run(output_dir))
-                asked = resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false"
+                asked = _is_asked(resume_from_checkpoint)
                 return checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None
 
             yield from_main_process(begin)
@@ -225,7 +225,7 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
         if checkpoint is None:
             logger.warning("There is no whole checkpoint in %s; the run starts from the beginning.", output_dir)
         return checkpoint and _with_its_state(checkpoint)
-    if resume_from_checkpoint and str(resume_from_checkpoint).lower() != "false":
+    if _is_asked(resume_from_checkpoint):
         if not _is_complete(Path(resume_from_checkpoint)):
             raise FileNotFoundError(
                 f"{resume_from_checkpoint} is no whole checkpoint; pass --resume_from_checkpoint last for the newest "
@@ -241,6 +241,11 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
             "--resume_from_checkpoint last to go on with it, or choose another --output_dir"
         )
     return None
+
+
+def _is_asked(resume_from_checkpoint: str | bool | None) -> bool:
+    """Whether a run is to go on; on a command line no is a word."""
+    return bool(resume_from_checkpoint) and str(resume_from_checkpoint).lower() != "false"
 
 
 def _with_its_state(checkpoint: str) -> str:

@@ -29,7 +29,24 @@ def join_languages(pairs: dict[str, Dataset]) -> Dataset:
     return Dataset.from_dict(joined)
 
 
-class LengthSampler(Sampler[int]):
+class _EpochSampler(Sampler[int]):
+    """Row numbers in an order that depends on seed and epoch alone."""
+
+    def __init__(self, block_size: int, seed: int):
+        self.block_size = block_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def _by_length(self, lengths: Sequence[int]) -> list[int]:
+        """Positions in `lengths`, blocks of like ones together."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return get_length_grouped_indices(lengths, self.block_size, generator=generator)
+
+
+class LengthSampler(_EpochSampler):
     """
     Row numbers of a dataset, those of like length beside each other.
 
@@ -43,23 +60,17 @@ class LengthSampler(Sampler[int]):
     """
 
     def __init__(self, lengths: Sequence[int], block_size: int, *, seed: int = 0):
+        super().__init__(block_size, seed)
         self.lengths = lengths
-        self.block_size = block_size
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return iter(get_length_grouped_indices(self.lengths, self.block_size, generator=generator))
+        return iter(self._by_length(self.lengths))
 
 
-class LanguageSampler(Sampler[int]):
+class LanguageSampler(_EpochSampler):
     """
     Row numbers of a dataset of several languages: every `block_size` in succession are of one language.
 
@@ -87,19 +98,14 @@ class LanguageSampler(Sampler[int]):
         lengths: Sequence[int] | None = None,
         seed: int = 0,
     ):
+        super().__init__(block_size, seed)
         self.rows: dict[str, list[int]] = {}
         for row, language in enumerate(languages):
             self.rows.setdefault(language, []).append(row)
         sizes = {language: len(rows) ** (1 / temperature) for language, rows in self.rows.items()}
         total = math.ceil(len(languages) / block_size)
         self.blocks = {language: max(1, round(total * size / sum(sizes.values()))) for language, size in sizes.items()}
-        self.block_size = block_size
         self.lengths = lengths
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return sum(self.blocks.values()) * self.block_size
@@ -123,6 +129,4 @@ class LanguageSampler(Sampler[int]):
         shown = shown[start : start + count]
         if self.lengths is None:
             return shown
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        order = get_length_grouped_indices([self.lengths[row] for row in shown], self.block_size, generator=generator)
-        return [shown[i] for i in order]
+        return [shown[i] for i in self._by_length([self.lengths[row] for row in shown])]
