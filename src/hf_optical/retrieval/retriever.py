@@ -177,7 +177,7 @@ class OpticalRetriever(PushToHub):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
         with lock_of(self.model):
             fingerprint = self.model.fingerprint()
-        self._require_base_of_packs(fingerprint)
+            self._require_base_of_packs(fingerprint)
         # Others read again while the files are brought to the disk.
         with staged_directory(folder) as staged, lock_of(self.model):
             self.model.save_pretrained(staged)
