@@ -44,7 +44,7 @@ from hf_optical.bitext import filter_bitext, load_triples
 from hf_optical.errors import DataError
 from hf_optical.evaluation import RetrievalDataset, gap_closed
 from hf_optical.evaluation.results import of_language, over_languages
-from hf_optical.model.layout import public_name
+from hf_optical.storage.fetching import public_name
 from hf_optical.training.checkpoints import checkpoint_to_resume
 from hf_optical.training.distributed import from_main_process
 from hf_optical.training.preparation import check_sizes, read_dictionaries

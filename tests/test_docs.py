@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy
+import promises
 import pytest
 import torch
 from tiny import DEMO, MINILM, REPOSITORY
@@ -99,9 +100,6 @@ def test_the_studies_can_be_run_again(path):
         load_study(path)
 
 
-def test_every_test_that_a_promise_names_is_there():
-    page = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
-    assert len(named) > 40
-    for file, name in named:
-        assert re.search(rf"^def {name}\(" if name else "", (REPOSITORY / file).read_text("utf-8"), re.MULTILINE), name
+def test_the_table_of_promises_is_up_to_date():
+    page = promises.PAGE.read_text(encoding="utf-8")
+    assert page.endswith(promises.tables()), "run `python tests/promises.py`"

@@ -126,6 +126,11 @@ def test_a_lexicon_from_nothing():
         learn_lexicon([[]], [[]])
 
 
+@pytest.mark.promise(
+    "Text",
+    "Word alignment of thousands of long texts takes bounded memory, by reading fewer words of each; "
+    "fifty thousand ordinary pairs are read whole.",
+)
 def test_long_texts_by_the_thousand_are_cut_to_what_fits(monkeypatch):
     monkeypatch.setattr(alignment, "_MOST_CELLS", 1000)
     words, targets = [["w"] * 30, ["w"] * 3] * 5, [["t"] * 40, ["t"] * 30] * 5

@@ -93,6 +93,11 @@ READMES = {
 }
 
 
+@pytest.mark.promise(
+    "Safety",
+    "A dataset folder reads no file outside of it, whatever its README says, and a README that is wrong "
+    "is told as such.",
+)
 @pytest.mark.parametrize("readme", READMES)
 def test_a_dataset_folder_with_a_readme_that_is_wrong(tmp_path, monkeypatch, readme):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

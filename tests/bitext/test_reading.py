@@ -37,6 +37,10 @@ def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path, content):
     assert [line for _, line in read_lines(write(tmp_path / "a.txt", content))] == [content.decode().rstrip("\n")]
 
 
+@pytest.mark.promise(
+    "Text",
+    "A compressed file that unfolds to one endless line, or one endless list, stops being read at 256 MiB.",
+)
 def test_a_line_without_end_stops_being_read(tmp_path, monkeypatch):
     """Some hundred bytes unfold to a line of eight megabytes, and to a list as long."""
     monkeypatch.setattr(reading, "_LONGEST", 2**20)
@@ -46,6 +50,12 @@ def test_a_line_without_end_stops_being_read(tmp_path, monkeypatch):
             list(read_objects(file, lists=True))
 
 
+@pytest.mark.promise(
+    "Text",
+    "A small file that unfolds to over 1 GiB, and over 300 times its size, is refused before that is in "
+    "memory: many lines of an archive, a value that all rows of a Parquet file share, ten million values "
+    "in a line of JSON.",
+)
 @pytest.mark.parametrize("content", [b"a\n" * 2**20, b"\n" * 2**21, (b"x" * 2**19 + b"\n") * 16])
 def test_many_lines_of_a_small_file_stop_being_read(tmp_path, monkeypatch, content):
     """Some thousand bytes unfold to more than a thousand times as many, in lines that are each short enough."""
@@ -90,6 +100,7 @@ def test_rows_of_a_small_parquet_file_stop_being_unpacked(tmp_path, monkeypatch,
     assert len(longest) < 250
 
 
+@pytest.mark.promise("Text", "A few long rows are unpacked few at a time, and kept in parts that Arrow can hold.")
 def test_long_rows_of_parquet_are_unpacked_few_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_BATCH_BYTES", 2**20)
     texts = [f"{i % 3}" * 100_000 for i in range(200)]
@@ -135,6 +146,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
             list(read_parquet(write(tmp_path / "a.parquet", content)))
 
 
+@pytest.mark.promise("Text", "Whatever a file holds, the message about it is short and can be printed.")
 def test_whatever_a_value_is_it_is_shown_on_one_short_line():
     deep: list = []
     for _ in range(5000):

@@ -128,6 +128,11 @@ def test_empty_judgements_are_refused():
         retrieval_metrics({}, RUN)
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Any whole number may be a judgement: below 0 counts as 0, above 9999 is an error, and a query "
+    "without judgements scores 0",
+)
 @pytest.mark.parametrize("below", [-1, -2, -(10**12)])
 def test_a_judgement_below_0_counts_as_0(below):
     """TREC Web judges spam -2, which pytrec_eval crashes of; each of these calls ended, hung or spoilt the process."""

@@ -247,6 +247,12 @@ def python_of(text: str) -> list[ast.Module]:
     return [ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```$", text, re.S | re.M)]
 
 
+@pytest.mark.promise(
+    "Safety",
+    "A pack puts no code and no markup on the card of whoever publishes it: in code its text is a string, "
+    "in prose one plain line. What it tells is of the right kind or refused, when it is opened, when it "
+    "is saved and when a card is written.",
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packs", [False, True])
 def test_what_is_told_is_never_more_than_text(tmp_path, kind, packs):

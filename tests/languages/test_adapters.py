@@ -260,6 +260,10 @@ def test_languages_that_are_there_twice_or_not_at_all(tiny_model):
     assert active_language(tiny_model) == "ha"
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Such settings are refused before training too, so that no pack is trained that nobody can open.",
+)
 @pytest.mark.parametrize(
     "setting", [{"target_modules": r"(a+)+b"}, {"init_lora_weights": "pissa"}, {"modules_to_save": ["pooler"]}]
 )

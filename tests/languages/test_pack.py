@@ -16,7 +16,6 @@ from torch import nn
 from transformers import AutoModel
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
-from hf_optical.files import staged_directory
 from hf_optical.languages import (
     Vocabulary,
     activate,
@@ -26,6 +25,7 @@ from hf_optical.languages import (
     languages,
 )
 from hf_optical.languages.pack import is_pack
+from hf_optical.storage.staging import staged_directory
 
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "language_pack.json"]
@@ -319,6 +319,13 @@ def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_pa
     assert LanguagePack.from_pretrained(tmp_path).vocabulary is None
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "A pack or a retriever that is opened while another is saved over it is the old one or the new; of "
+    "two that are saved at the same time into one folder, one comes second. Other libraries, and a model "
+    "opened without packs, take no part in these locks, and some network file systems have none: there, "
+    "try again.",
+)
 @pytest.mark.parametrize("place", ["", "language_packs/sw"])
 def test_opened_while_another_is_saved_over_it(with_words, pack, tmp_path, monkeypatch, place):
     """By itself, and in the folder of a retriever that is saved whole."""

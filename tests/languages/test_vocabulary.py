@@ -26,7 +26,7 @@ from hf_optical.languages import (
     remove,
 )
 from hf_optical.languages.vocabulary import spelled_alike, words_to_add
-from hf_optical.model.layout.folder import _PATTERNS
+from hf_optical.storage.fetching import _PATTERNS
 
 
 ENGLISH = ["Where is the market?", "The children carry water; it isn't far.", ""]

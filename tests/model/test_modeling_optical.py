@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokeni
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
 from hf_optical.languages.adapters import activate, add_adapter, default_lora_config
-from hf_optical.model.layout import packaged_copy
+from hf_optical.storage.fetching import packaged_copy
 
 
 TEXTS = [
@@ -253,6 +253,11 @@ def test_more_tokens_than_positions_are_refused(tmp_path, architecture, limit):
         embed(model, processor.documents(["word " * 600]))
 
 
+@pytest.mark.promise(
+    "Safety",
+    "A token without a word embedding, as a damaged `tokenizer.json` or the processor of another model "
+    "makes them, is named; on a CPU.",
+)
 def test_a_token_without_an_embedding_is_named(tiny_model, tiny_processor):
     rows = tiny_model.get_input_embeddings().num_embeddings
     inputs = tiny_processor.queries(["maji", "maji ya baridi"])

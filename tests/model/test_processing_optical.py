@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_optical import OpticalModel, OpticalProcessor
-from hf_optical.model.layout import packaged_copy
 from hf_optical.model.processing_optical import punctuation_tokens
+from hf_optical.storage.fetching import packaged_copy
 
 
 KINDS = ("wordpiece", "unigram", "bpe")

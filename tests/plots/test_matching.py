@@ -55,6 +55,7 @@ def test_weights_are_the_means_of_the_passages_tokens(retriever):
     assert [match[:4] for match in matches] == [match[:4] for match in plain[0]]
 
 
+@pytest.mark.promise("Text", "A passage without words is found without matches, and hides no other.")
 @pytest.mark.parametrize("blank", ["", "...", " \n"])
 def test_a_passage_without_words_has_no_matches_and_hides_no_other(retriever, blank):
     first, nothing, last = match_words(retriever, QUESTION, [PASSAGES[0], blank, PASSAGES[1]], "sw")

@@ -31,6 +31,11 @@ SETTINGS = {
 }
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Same seed, same machine, same bits: losses and gradients, a training run (dropout, code switching, "
+    "new words), encoding, search; in a fresh process too",
+)
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_and_its_gradient_are_the_same_again(name: str) -> None:
     drawn = Pairs(((30, 25), (7, 31), (1, 4), (16, 16)), "random", "masked", torch.float32, 32, 0.0, seed=1)

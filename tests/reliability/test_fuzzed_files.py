@@ -367,6 +367,11 @@ def test_what_is_whole_is_read(name, tmp_path):
             loader.check(loader.load(tmp_path))
 
 
+@pytest.mark.promise(
+    "Text",
+    "Damaged or hostile files of sentence pairs, triples, dictionaries, BEIR folders, AfriQA and CIRAL "
+    "are read whole or refused by an error that names the file, within 4 GB more memory.",
+)
 @pytest.mark.parametrize("name", LOADERS)
 def test_damaged_files_give_clear_errors(name, tmp_path):
     check, outcomes = checked(name, tmp_path)

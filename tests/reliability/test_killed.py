@@ -124,6 +124,17 @@ def check_weights(folder: Path, expected: dict[str, Any]) -> None:
         assert weights.read_bytes() == expected[str(weights.relative_to(folder))]
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "A training run that is killed at any moment, or in the middle of any file that it writes, goes on "
+    "with `--resume_from_checkpoint last` and ends with the same weights, optimizer state, random state "
+    "and losses, bit for bit; a second kill while it goes on changes nothing.",
+)
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "So does a study: the same command goes on, with the same packs, values and report. After a kill "
+    "every file that anything would read is whole.",
+)
 @pytest.mark.parametrize(("run", "kind", "seed"), [(train, "change", 1), (train, "torn", 2), (study, "torn", 0)])
 def test_killed_and_gone_on_with(kill_and_go_on, run, kind, seed):
     kill_and_go_on(run, kind, seed)
@@ -147,6 +158,10 @@ def same(one: LanguagePack, other: LanguagePack) -> bool:
     return all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "So does that of a retriever: the base, all packs and the list of languages are one.",
+)
 def test_a_retriever_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_path):
     """Killed at some of the changes that the second one makes to the folder, most of them when it moves in."""
     old = OpticalRetriever.from_pretrained(runs.inputs / "tiny", device="cpu")

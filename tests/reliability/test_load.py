@@ -93,6 +93,11 @@ def read(retriever, language, role):
     return encode(TEXTS, language=[language] * len(TEXTS))
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "Eight threads share one retriever while packs are opened, closed and set: every answer is that of a "
+    "single thread, bit for bit; a closed pack is a `KeyError`.",
+)
 @pytest.mark.parametrize("rounds", [4, pytest.param(150, marks=pytest.mark.slow)])
 def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(retriever, packs, alone, rounds):
     done, answered, refused = threading.Event(), [], []
@@ -134,6 +139,10 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
         assert_equal(read(retriever, language, role), alone[language, role])
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A query waits for one batch of a corpus that is being read, not for the corpus.",
+)
 def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
     """Between two batches of the corpus a query is asked and answered; else this would wait for ever."""
     found = []
@@ -142,6 +151,10 @@ def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
     assert_equal(found[0], alone["yo", "query"])
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A pack that is closed, or closed and opened again, while its texts are read gives an error and not an answer.",
+)
 @pytest.mark.parametrize("language", ["ha", "sw"])
 def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(retriever, packs, language):
     def again() -> None:
@@ -159,6 +172,7 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
             retriever.add_language(language, packs[language])
 
 
+@pytest.mark.promise("Load and resources", "A call reads all its texts in the language that was set when it began.")
 @pytest.mark.parametrize("chosen", ["yo", None])
 def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alone, packs, chosen):
     def change() -> None:
@@ -173,6 +187,7 @@ def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alon
     assert_equal(retriever.encode_queries(TEXTS), alone[chosen, "query"])
 
 
+@pytest.mark.promise("Load and resources", "Two retrievers may share a model.")
 def test_two_retrievers_over_one_model(tiny, packs, alone):
     first = OpticalRetriever.from_pretrained(tiny, device="cpu")
     second = OpticalRetriever(first.model, first.processor)
@@ -186,6 +201,7 @@ def test_two_retrievers_over_one_model(tiny, packs, alone):
         assert_equal(base, alone[None, "query"])
 
 
+@pytest.mark.promise("Load and resources", "What is saved or merged while packs are opened and closed is whole.")
 def test_what_is_saved_while_packs_are_opened_and_closed_is_whole(retriever, packs, alone, tmp_path):
     done = threading.Event()
 
@@ -209,6 +225,7 @@ def test_what_is_saved_while_packs_are_opened_and_closed_is_whole(retriever, pac
     at_once(saver, changer)
 
 
+@pytest.mark.promise("Load and resources", "A retriever can be copied and pickled, and a copy is independent.")
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda retriever: pickle.loads(pickle.dumps(retriever))])
 def test_a_copy_is_independent_of_the_threads_of_the_first(retriever, alone, duplicate):
     other = duplicate(retriever)
@@ -218,6 +235,10 @@ def test_a_copy_is_independent_of_the_threads_of_the_first(retriever, alone, dup
     assert other.language == "sw"
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A retriever over a model in training reads without dropout and leaves it in training.",
+)
 def test_a_model_in_training_goes_on_training(retriever, alone):
     """A retriever over a model that a trainer holds, too: dropout is off while texts are read, and on behind."""
     retriever.model.train()
@@ -225,6 +246,11 @@ def test_a_model_in_training_goes_on_training(retriever, alone):
     assert all(module.training for module in retriever.model.modules())
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "Threads may share a processor, whatever settings its tokenizer was saved with; what it remembers of "
+    "words stays bounded.",
+)
 def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny, tmp_path):
     """Changing these settings while another thread tokenizes is `RuntimeError: Already borrowed`."""
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
@@ -251,6 +277,10 @@ def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
     assert len(processor.nearest_words._found) <= 3 + THREADS
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "Eight threads search the same vectors, mapped from disk, and find what one finds.",
+)
 def test_vectors_are_searched_by_eight_threads(tmp_path):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 40, (300,), generator=generator)
@@ -263,6 +293,10 @@ def test_vectors_are_searched_by_eight_threads(tmp_path):
         assert at_once(*(lambda own=own: search(own, opened, block_tokens=700) for own in queries)) == expected
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "Opening packs and vectors in threads leaves Python's warnings as they were.",
+)
 def test_opening_in_many_threads_leaves_warnings_as_they_were(tiny, packs, tmp_path):
     """`warnings.catch_warnings` is for one thread: two that overlap switch warnings off for good."""
     TokenVectors(torch.randn(30, 4), torch.tensor([10, 20])).save(tmp_path / "vectors.safetensors")

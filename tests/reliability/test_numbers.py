@@ -37,6 +37,12 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     return cost.double(), rows, columns, plan.double(), diagnostics
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Whatever the lengths (1 to 300), masks, costs, weights (1e-6 to 1e6 and beyond), precision and "
+    "epsilon (0.001 to 10): a transport plan is finite, never negative, zero at padding, and its "
+    "diagnostics tell its true marginal error; a plan that misses the tolerance is not marked `converged`",
+)
 @property_test(
     few=150,
     many=10_000,
@@ -77,6 +83,10 @@ def test_a_plan_is_sound_or_said_not_to_have_converged(
         torch.testing.assert_close(plan.sum((1, 2)), torch.full(rows.shape[:1], 0.8).double(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Cosine costs at epsilon 0.1 or more converge, duplicates, opposites and one-hot-like weights among them",
+)
 @property_test(few=40, many=4_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
 def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     """Without this, a solver that never converged would pass for one that says so."""
@@ -84,6 +94,10 @@ def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     assert diagnostics.converged.all()
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "A plan that converged is POT's; exact and partial costs are POT's and SciPy's, for costs of any size and sign",
+)
 @property_test(
     few=25,
     many=2_000,
@@ -152,6 +166,11 @@ def with_gradients(loss, student: Tensor, teacher: Tensor, *masses: Tensor) -> t
     return losses.detach(), student.grad, teacher.grad
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Every loss and its gradient are finite for float16, bfloat16, float32 and float64, and nothing "
+    "reaches padding, whatever it holds",
+)
 @property_test(few=60, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
 def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pairs, name: str, epsilon: float) -> None:
     loss = OTAlignmentLoss(name, epsilon, 100, reduction="none") if name in SOLVERS else LOSSES[name]
@@ -165,6 +184,10 @@ def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pair
         assert (gradient[mass == 0] == 0).all()
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "A sentence pair has the same loss and gradient whatever pairs and padding are beside it",
+)
 @property_test(
     few=40,
     many=2_000,

@@ -22,8 +22,8 @@ from tiny import DEMO, REPOSITORY
 
 from hf_optical import OTDistillationConfig
 from hf_optical.errors import DataError
+from hf_optical.storage.publishing import without_token
 from hf_optical.studies import load_study
-from hf_optical.uploading import without_token
 
 
 WORD = "PLANTEDqZx7"
@@ -105,6 +105,10 @@ def hub(monkeypatch) -> Iterable[LocalHub]:
         hub.shutdown()
 
 
+@pytest.mark.promise(
+    "Safety",
+    "No token in checkpoints, packs, cards, reports, caches, logs at DEBUG, tracebacks, or what is sent.",
+)
 @pytest.mark.slow
 def test_no_byte_that_is_written_or_sent_tells_it(hub, tmp_path):
     pytest.importorskip("matplotlib")

@@ -30,8 +30,8 @@ from training.conftest import (  # noqa: F401
 from transformers import TrainerCallback
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, OTDistillationTrainer
-from hf_optical.files import write_text
 from hf_optical.retrieval import TokenVectors
+from hf_optical.storage.staging import write_text
 from hf_optical.training import teacher as teacher_cache
 from hf_optical.training.checkpoints import checkpoint_to_resume, last_complete_checkpoint
 from hf_optical.training.teacher import TeacherVectors
@@ -139,6 +139,11 @@ def cache_writer(tiny: Path, folder: Path) -> Callable[[int], object]:
 WRITERS = (pack_writer, retriever_writer, vectors_writer, text_writer, cache_writer)
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A disk that is full at any byte keeps what was there; the message names the folder and the cure; "
+    "with room again the same call succeeds.",
+)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_disk_that_is_full_at_any_byte_keeps_what_was_there(writer, disk, tiny):
     write = writer(tiny, disk.folder)
@@ -162,6 +167,7 @@ def test_a_disk_that_is_full_at_any_byte_keeps_what_was_there(writer, disk, tiny
     assert contents(disk.folder) != before
 
 
+@pytest.mark.promise("Load and resources", "A retriever whose saving did not fit opens as it was.")
 def test_a_retriever_that_did_not_fit_opens_as_it_was(disk, tiny):
     write = retriever_writer(tiny, disk.folder)
     write(0)
@@ -172,6 +178,7 @@ def test_a_retriever_that_did_not_fit_opens_as_it_was(disk, tiny):
     assert_equal(opened.encode_queries(TEXTS), with_pack(tiny, make_pack(tiny, "ha", 0), TEXTS, "query"))
 
 
+@pytest.mark.promise("Load and resources", "A write-protected folder is named, with what to do.")
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_folder_that_is_write_protected_is_named(writer, disk, tiny):
     write = writer(tiny, disk.folder)
@@ -203,6 +210,10 @@ class At(TrainerCallback):
             self.action()
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A run stopped by a full disk goes on from its last checkpoint to the same weights, bit for bit.",
+)
 @pytest.mark.parametrize("left", [20_000, 220_000])  # in the middle of the pack and of the optimizer
 def test_a_run_on_a_full_disk_goes_on_where_it_was_when_there_is_room(disk, make_trainer, tmp_path, left):  # noqa: F811
     options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
@@ -219,6 +230,7 @@ def test_a_run_on_a_full_disk_goes_on_where_it_was_when_there_is_room(disk, make
     assert_same_weights(weights(resumed), weights(undisturbed))
 
 
+@pytest.mark.promise("Load and resources", "A run that could not write says so before its first step.")
 def test_a_run_that_cannot_write_says_so_before_it_begins(disk, make_trainer):  # noqa: F811
     trainer = make_trainer(max_steps=2, output_dir=str(disk.folder))
     with disk.read_only(), pytest.raises(OSError, match=f"cannot write to {disk.folder} .*choose another folder"):
@@ -239,6 +251,11 @@ class Hungry(OTDistillationTrainer):
         return super().pair_losses(student, teacher)
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "With `auto_find_batch_size`, a batch that does not fit into memory, also in mid-run, ends in the "
+    "weights, steps and losses of a run started with the size that fits, with one language or several.",
+)
 @pytest.mark.parametrize(
     ("make", "hungry_from", "given"),
     [("make_trainer", 0, False), ("make_trainer", 2, True), ("make_two", 2, False)],
@@ -260,6 +277,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_made_smaller(make, hungry_from
     assert_same_weights(weights(hungry), weights(fitting))
 
 
+@pytest.mark.promise("Load and resources", "Too little memory for one pair is told.")
 def test_too_little_memory_for_one_pair_is_told(make_trainer):  # noqa: F811
     class Starving(OTDistillationTrainer):
         def pair_losses(self, student, teacher):
@@ -280,6 +298,10 @@ def few_handles(more: int) -> Iterator[None]:
     assert footprint().files <= before
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "With too few file handles nothing is lost, and the message says how to allow more.",
+)
 @pytest.mark.parametrize("writer", WRITERS)
 def test_too_few_file_handles_keep_what_was_there_and_are_named(writer, tiny, tmp_path):
     write = writer(tiny, tmp_path)
@@ -301,6 +323,10 @@ def test_too_few_file_handles_keep_what_was_there_and_are_named(writer, tiny, tm
     assert writer is retriever_writer or any("allow more open files (ulimit -n)" in error for error in told), told
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A teacher cache of many shards, many packs and indexes, and 200 evaluations do with six file handles.",
+)
 def test_a_cache_of_many_shards_needs_few_file_handles(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, "_SHARD_BYTES", 1)  # a shard a batch
     model, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
@@ -353,6 +379,11 @@ class Stamp(TrainerCallback):
         os.utime(f"{args.output_dir}/checkpoint-{state.global_step}", (at, at))
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A clock that jumps by years changes no weight; the newest checkpoint is the one of the last step, "
+    "whatever the times of files.",
+)
 def test_a_clock_that_jumps_changes_nothing(make_trainer, tmp_path, jumping_clock, monkeypatch):  # noqa: F811
     options = {
         **{"save_strategy": "steps", "save_steps": 1, "save_total_limit": 2, "eval_strategy": "steps"},
@@ -376,6 +407,10 @@ def test_a_clock_that_jumps_changes_nothing(make_trainer, tmp_path, jumping_cloc
     assert_same_weights(weights(steady), weights(first))
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A pack opened and closed 300 times leaves nothing: weights, handles, memory.",
+)
 @pytest.mark.parametrize("times", [12, pytest.param(300, marks=pytest.mark.slow)])
 def test_opening_and_closing_a_pack_again_and_again_leaves_nothing(tiny, tmp_path, times):
     packs = [make_pack(tiny, "sw", 0, WORDS), make_pack(tiny, "sw", 1)]
@@ -426,6 +461,10 @@ def test_a_run_holds_no_more_tensors_at_its_end(make_trainer, evaluator):  # noq
     assert late.files <= early.files
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "Memory, tensors, objects and file handles stay flat from step 2,000 to step 10,000.",
+)
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_memory_stays_flat_over_ten_thousand_steps(make_trainer, evaluator):  # noqa: F811
@@ -437,6 +476,7 @@ def test_memory_stays_flat_over_ten_thousand_steps(make_trainer, evaluator):  # 
     assert late.memory - early.memory < 10e6
 
 
+@pytest.mark.promise("Load and resources", "Reading 10,000 batches leaves nothing in memory.")
 @pytest.mark.parametrize("batches", [60, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_encoding_batch_after_batch_holds_nothing(tiny, batches):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")

@@ -32,8 +32,8 @@ from hf_optical import (
     load_bitext,
 )
 from hf_optical.errors import DataError
-from hf_optical.files import settle
-from hf_optical.model.layout.folder import inside
+from hf_optical.storage.safety import inside
+from hf_optical.storage.staging import settle
 from hf_optical.studies import load_study
 
 
@@ -82,6 +82,10 @@ def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{owner}.from_pretrained without use_safetensors=True"
 
 
+@pytest.mark.promise(
+    "Safety",
+    "No line of the library or its examples unpickles, evaluates, asks for code of others, or unpacks an archive.",
+)
 @pytest.mark.parametrize("root", ["src", "examples"])
 def test_no_line_could_run_what_it_reads(root):
     files = sorted((REPOSITORY / root).rglob("*.py"))
@@ -167,6 +171,10 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(content))
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Pickled weights are refused and never opened, also where the index of a checkpoint or its settings name one.",
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pickled_weights_are_not_opened(planted, tmp_path, layout):
     folder = write_layout(tmp_path / "folder", layout)
@@ -195,6 +203,7 @@ def test_a_pickled_adapter_is_not_opened(planted, pack):
         OpticalRetriever.from_pretrained(pack)
 
 
+@pytest.mark.promise("Safety", "Code that lies beside weights (`auto_map`) is not run.")
 @pytest.mark.parametrize("model_type", ["bert", "no-such-model"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_code_beside_the_weights_is_not_run(planted, tmp_path, layout, model_type):
@@ -213,6 +222,11 @@ def test_code_beside_the_weights_is_not_run(planted, tmp_path, layout, model_typ
             assert model_type == "bert"
 
 
+@pytest.mark.promise(
+    "Safety",
+    "The state of a run (`optimizer.pt`, `scheduler.pt`, `rng_state.pth`, which Trainer writes) is "
+    "unpacked as tensors alone; a pickle with code in its place is an error and does not run.",
+)
 def test_the_state_of_a_run_does_not_run(planted, tiny, tmp_path):
     """Trainer's own files: that a run goes on is worth reading them, but they are not to be trusted either."""
     pairs = load_bitext(DEMO / "train.jsonl", "sw").select(range(10))
@@ -235,6 +249,11 @@ def test_the_state_of_a_run_does_not_run(planted, tiny, tmp_path):
 ELSEWHERE = ["../x", "a/../../x", "/etc", "..", "..\\x", "a\0b", "a\nb", "link", "link/x", "x" * 999]
 
 
+@pytest.mark.promise(
+    "Safety",
+    "A checkpoint's files name nothing outside its folder: no `..`, no absolute path, no link that leads "
+    "out; a language code is no path.",
+)
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_name_stays_in_its_folder(tmp_path, name):
     folder = tmp_path / "folder"
@@ -272,6 +291,10 @@ PLANTED = {
 }
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Opening a folder changes nothing outside of it, whatever it holds that looks like a saving that was killed.",
+)
 @pytest.mark.parametrize("link", PLANTED)
 @pytest.mark.parametrize("state", ["whole", "back"])
 def test_opening_a_folder_changes_nothing_outside_of_it(tmp_path, link, state):
@@ -353,6 +376,12 @@ def test_where_a_tokenizer_was_once_kept_does_not_matter(tmp_path):
     assert len(OpticalRetriever.from_pretrained(folder).encode_queries(["a"])) == 1
 
 
+@pytest.mark.promise(
+    "Safety",
+    "An adapter beside a model does not send the reader to another base; a language pack is its weights "
+    "and no more: settings that change the base, import, copy layers, or match names by slow patterns are "
+    "refused.",
+)
 def test_an_adapter_beside_a_model_does_not_lead_to_another_base(tmp_path):
     """transformers would open the base that the adapter names, wherever that is."""
     folder, other = tiny_checkpoint(tmp_path / "folder"), tiny_checkpoint(tmp_path / "other", seed=1)
@@ -440,6 +469,10 @@ def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, ti
             assert "os.system" not in block and ast.parse(block)
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Lengths, prompts and markers of a pack are bounded like those of a model, and so is the length of its words.",
+)
 def test_settings_of_a_pack_ask_for_no_more_than_those_of_a_model(pack):
     for roles in ({"query_length": 10**9, "query_expansion": True}, {"query_prompt": 5}, {"query_marker": ["a"]}):
         edit(pack / "language_pack.json", lambda content, roles=roles: content.update(roles=roles))
@@ -478,6 +511,11 @@ def nested(depth: int) -> str:
     return '{"a":' * depth + "1" + "}" * depth
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Endless or deeply nested JSON is an error that names the file; a study's YAML is only read, in "
+    "seconds: aliases that multiply without end, merge keys and endless numbers are refused.",
+)
 @pytest.mark.parametrize("content", [nested(100_000), "[" * 10**6, '{"a": ' + "9" * 10**6 + "}"], ids=len)
 @pytest.mark.parametrize("name", ["config.json", "modules.json", "config_sentence_transformers.json"])
 def test_json_that_never_ends(tmp_path, name, content):
@@ -495,6 +533,11 @@ def test_json_that_is_too_large(pack, tmp_path):
         LanguagePack.from_pretrained(pack)
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Sizes that lie (a hidden size or a rank of 10^9, heads of safetensors, 10^9 layers) are errors "
+    "within seconds and bounded memory.",
+)
 @pytest.mark.parametrize(
     "changes",
     [

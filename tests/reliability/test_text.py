@@ -65,6 +65,10 @@ def pairs_of(texts: list[str]) -> Dataset:
     )
 
 
+@pytest.mark.promise(
+    "Text",
+    "A text is cut into the tokens that its tokenizer alone would cut it into, however long it is.",
+)
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_a_text_is_cut_as_its_tokenizer_alone_cuts_it(tokenizer, role):
     processor = OpticalProcessor(tokenizer, query_length=24, document_length=24)
@@ -76,6 +80,11 @@ def test_a_text_is_cut_as_its_tokenizer_alone_cuts_it(tokenizer, role):
         assert batch["token_mask"][i].any(), text
 
 
+@pytest.mark.promise(
+    "Text",
+    "Any text has vectors of unit length and a finite score: every Unicode category, right to left, "
+    "zero-width and control characters, emoji, mixed scripts, empty and blank texts.",
+)
 @given(text=ANY_TEXT)
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_any_text_has_unit_vectors_and_a_finite_score(retriever_of_the_module, text):
@@ -109,6 +118,11 @@ def test_blank_texts_are_blank_and_no_others():
     assert TEXTS.keys() - seen.keys() == {f"category {name}" for name in ("Cc", "Cf", "Zl", "Zp", "Zs")}
 
 
+@pytest.mark.promise(
+    "Text",
+    "Pairs of which one side shows nothing (empty, spaces, control or zero-width characters alone) are "
+    "counted and dropped by `filter_bitext`.",
+)
 def test_pairs_with_a_blank_side_are_dropped():
     pairs = pairs_of([*BLANK.values(), "maji"])
     kept, counts = filter_bitext(pairs, "sw")
@@ -116,6 +130,10 @@ def test_pairs_with_a_blank_side_are_dropped():
     assert all(not is_blank(text) for row in kept["translation"] for text in row.values())
 
 
+@pytest.mark.promise(
+    "Text",
+    "A batch of any texts leaves something to align on both sides, with and without special tokens.",
+)
 @pytest.mark.parametrize("align_special_tokens", [True, False])
 def test_a_batch_of_any_texts_leaves_something_to_align(tokenizer, align_special_tokens):
     processor = OpticalProcessor(tokenizer, nearest_words=["limechelewa"])
@@ -127,6 +145,11 @@ def test_a_batch_of_any_texts_leaves_something_to_align(tokenizer, align_special
         assert batch[side]["token_mask"].any(1).all()
 
 
+@pytest.mark.promise(
+    "Text",
+    "Training on any texts, by transport, code switching, greedy or sentence alignment, keeps losses, "
+    "gradients and weights finite.",
+)
 @pytest.mark.parametrize("method", ["hybrid", *(pytest.param(name, marks=SLOW) for name in ("greedy", "sentence"))])
 def test_training_on_any_texts_stays_finite(tiny, tmp_path, method):
     settings = {"anchor_weight": 1.0} if method == "hybrid" else {}
@@ -158,6 +181,11 @@ def test_training_on_any_texts_stays_finite(tiny, tmp_path, method):
     assert all(weight.isfinite().all() for weight in trainer.model.parameters())
 
 
+@pytest.mark.promise(
+    "Text",
+    "New words learned from odd texts are each read as their own token where they stand; dictionaries "
+    "learned from them hold probabilities.",
+)
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
 def test_new_words_are_read_where_they_stand(tmp_path, architecture):
     """What was learned from odd texts are words that a text holds, each read as its own token again."""
@@ -184,6 +212,7 @@ def test_a_dictionary_is_learned_from_any_texts(tokenizer):
             assert sum(probability for _, probability in translations) == pytest.approx(1)
 
 
+@pytest.mark.promise("Text", "Code switching changes the words that it knows and nothing else.")
 @given(text=ANY_TEXT)
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_code_switching_leaves_all_else_as_it_is(text):
@@ -227,6 +256,7 @@ def test_words_of_a_drawing_stand_in_the_text(retriever_of_the_module, text):
         stops.append(stop)
 
 
+@pytest.mark.promise("Text", "BM25 finds any text that holds a word, and plots find each word's place in any text.")
 def test_bm25_finds_any_text_that_holds_a_word():
     index = BM25(EVERY)
     for text, hits in zip(EVERY, index.search(EVERY, top_k=len(EVERY)), strict=True):
@@ -236,6 +266,11 @@ def test_bm25_finds_any_text_that_holds_a_word():
     assert index.search(list(BLANK.values())) == [[]] * len(BLANK)
 
 
+@pytest.mark.promise(
+    "Text",
+    "Half a character (an unpaired surrogate) is refused wherever texts are read, with the row's or the "
+    "line's number and the cure; a pair of escapes in JSON is the emoji that it means.",
+)
 @pytest.mark.parametrize("half", HALVES)
 def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, half, tmp_path):
     text = HALVES[half]
@@ -290,6 +325,7 @@ def test_half_a_character_in_a_file_is_refused_with_its_line(half, tmp_path):
         assert str(caught.value).encode()
 
 
+@pytest.mark.promise("Text", "What is no string is named with its position.")
 def test_what_is_no_text_is_named(tiny_processor):
     for texts in (["a", None], ["a", 3], ["a", b"a"], ["a", ["a"]], ["a", float("nan")]):
         for read in (tiny_processor.queries, tiny_processor.documents, BM25):
@@ -297,6 +333,7 @@ def test_what_is_no_text_is_named(tiny_processor):
                 read(texts)
 
 
+@pytest.mark.promise("Text", "A text of a megabyte comes out of JSON, CSV, TSV and Parquet as it was put in.")
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_any_text_of_any_length_comes_out_of_a_file_as_it_was_put_in(ending, tmp_path):
     texts = [*EVERY, "maji " * 200_000]
@@ -357,6 +394,11 @@ def assert_linear(retriever: OpticalRetriever, name: str, kind: str, size: int) 
     )
 
 
+@pytest.mark.promise(
+    "Text",
+    "A text of a megabyte takes time in proportion to its length (twice the text, under 3.5 times the "
+    "time), in encoding, search, new words, nearest words, code switching, BM25 and plots.",
+)
 @pytest.mark.parametrize("name", READERS)
 def test_a_long_text_takes_no_longer_than_its_length(retriever, name):
     assert_linear(retriever, name, "sentences", 50_000)

@@ -96,6 +96,10 @@ def test_what_is_no_list_of_strings(tiny_model, tiny_processor):
         encode_texts(tiny_model, tiny_processor, ["a"], "query", batch_size=0)
 
 
+@pytest.mark.promise(
+    "Text",
+    "Texts are read in the order in which they come, from a list, a generator or a data frame's column alike.",
+)
 def test_texts_are_read_in_their_order_whatever_holds_them(tiny_model, tiny_processor):
     """A data frame's column counts by labels, in whatever order they are; of a filtered one some are missing."""
     texts = ["the bus, the bus.", "a market " * 30, "water"]

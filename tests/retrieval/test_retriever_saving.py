@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
 from hf_optical.languages import extend_processor
-from hf_optical.model import layout
 from hf_optical.retrieval import encode_texts
+from hf_optical.storage import fetching
 
 
 @pytest.fixture
@@ -186,6 +186,10 @@ def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
             OpticalRetriever.from_pretrained(folder, base_model=base)
 
 
+@pytest.mark.promise(
+    "Load and resources",
+    "A retriever whose base was changed under its packs is not saved, as nothing would open it.",
+)
 def test_a_base_that_was_changed_under_its_packs_is_not_saved(retriever, packs, tmp_path):
     """Nothing would open it again."""
     retriever.model.bfloat16()
@@ -234,7 +238,7 @@ def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, mon
     (package / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(package.parent)
     digest = hashlib.sha256((package / "model" / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setitem(layout.folder._PACKAGED, "some/base", ("optical_test_base", "model", digest))
+    monkeypatch.setitem(fetching._PACKAGED, "some/base", ("optical_test_base", "model", digest))
     pack = replace(packs["yo"], base_model="some/base", base_revision="c" * 40)
     pack.save_pretrained(tmp_path / "pack")
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")

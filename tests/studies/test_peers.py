@@ -10,7 +10,7 @@ from datasets import Dataset
 from tiny import ARCHITECTURES, MINILM, demo_pairs, tiny_checkpoint
 
 from hf_optical.errors import DataError
-from hf_optical.model.layout import local_folder
+from hf_optical.storage.fetching import local_folder
 from hf_optical.studies.peers import dense_search, train_dense_peer
 
 

@@ -60,6 +60,10 @@ def test_language_sets_in_place_of_languages(load):
 SW = {"folder": "retrieval"}
 
 
+@pytest.mark.promise(
+    "Safety",
+    "Settings of a study that are not what they should be are named with their file and place, and open no file.",
+)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

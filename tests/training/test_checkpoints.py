@@ -15,7 +15,7 @@ from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
 from hf_optical import OpticalModel, OTDistillationTrainer
-from hf_optical.files import sole_run
+from hf_optical.storage.staging import sole_run
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
@@ -35,6 +35,10 @@ def run(make_trainer, tmp_path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "A checkpoint that is being written, written over or deleted is never resumed from.",
+)
 def test_half_written_checkpoints_are_passed_over(run):
     assert last_complete_checkpoint(run).endswith("checkpoint-6")
     state = run / "checkpoint-6" / "trainer_state.json"
@@ -47,6 +51,10 @@ def test_half_written_checkpoints_are_passed_over(run):
     assert last_complete_checkpoint(run / "nowhere") is None
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "Copies that somebody made of a checkpoint under another name are neither deleted nor resumed from.",
+)
 def test_copies_under_other_names_are_no_checkpoints(run, make_trainer):
     copies = ["checkpoint-backup-20240501", "checkpoint-before-2"]
     for name in copies:
@@ -56,6 +64,10 @@ def test_copies_under_other_names_are_no_checkpoints(run, make_trainer):
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-8", *copies]
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    '`train(resume_from_checkpoint=True)` and `"last"` choose as the script does: the newest whole checkpoint.',
+)
 @pytest.mark.parametrize("newest", [True, "last"])
 def test_the_trainer_itself_passes_over_half_written_checkpoints(run, make_trainer, newest):
     (run / "checkpoint-6" / "trainer_state.json").unlink()
@@ -66,6 +78,7 @@ def test_the_trainer_itself_passes_over_half_written_checkpoints(run, make_train
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
 
 
+@pytest.mark.promise("Stopping anywhere", "A run that had ended trains no further when it is resumed.")
 @pytest.mark.parametrize("settings", [{"max_steps": 3}, {"num_train_epochs": 0.5}])
 def test_a_run_that_has_ended_trains_no_further(make_trainer, tmp_path, settings):
     settings = {**settings, **SAVING, "lr_scheduler_type": "constant"}
@@ -76,6 +89,10 @@ def test_a_run_that_has_ended_trains_no_further(make_trainer, tmp_path, settings
     assert all(torch.equal(weight, weights(resumed.model)[name]) for name, weight in weights(ended.model).items())
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "A checkpoint without optimizer or schedule, and an adapter of another scale, are refused and not gone on from.",
+)
 def test_a_checkpoint_without_its_state_is_refused(make_trainer, tmp_path):
     """Trainer would begin anew with optimizer and schedule, and say nothing."""
     make_trainer(max_steps=2, save_only_model=True, **SAVING).train()
@@ -102,6 +119,10 @@ def test_an_adapter_of_another_scale_is_refused(run, make_trainer):
         read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2")
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "While a run is at work, another one is refused in its `output_dir`; a run that was killed bars nothing.",
+)
 def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
@@ -116,7 +137,7 @@ def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch)
     def no_locks(*args, **kwargs):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("hf_optical.files.FileLock.acquire", no_locks)
+    monkeypatch.setattr("hf_optical.storage.staging.FileLock.acquire", no_locks)
     with sole_run(run):
         trainer.train()
 
@@ -136,6 +157,11 @@ def test_a_whole_checkpoint_that_is_written_over_is_not_whole_meanwhile(run, mak
     assert last_complete_checkpoint(run).endswith("checkpoint-2")
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "`save_total_limit` keeps the newest checkpoint and the best one whatever the clock says, and deletes "
+    "an old one only when the new one is on the disk.",
+)
 def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(run, make_trainer):
     """The clock was put back; and a checkpoint that is not whole is the first to go."""
     for step in (2, 4, 6):
@@ -169,6 +195,7 @@ def test_a_checkpoint_that_is_half_deleted_is_not_whole(make_trainer, tmp_path, 
     assert last_complete_checkpoint(tmp_path / "run") is None
 
 
+@pytest.mark.promise("Stopping anywhere", "Metrics and the state of a run are written in one step.")
 def test_metrics_and_state_are_written_in_one_step(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.save_metrics("train", {"a": 1.0, "b": 2.0})
@@ -298,6 +325,12 @@ class EverWorse(OTDistillationTrainer):
         return super()._evaluate(*args, **kwargs) | {"eval_worse": float(self.state.global_step)}
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "Ctrl-C and SIGTERM finish the step and save a checkpoint whatever is saved else (`save_strategy` "
+    '"no" and "best", `save_only_model`); where training has ended, they cut nothing off. The resumed run '
+    "evaluates at the steps of one that was never stopped, to the same weights.",
+)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -126,6 +126,13 @@ def check_training(one: dict, ranks: list[dict]) -> None:
     assert all(rank["weights"] == first["weights"] for rank in ranks), "the ranks have parted"
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "Two and three processes give the losses, metrics and weights of one with their batches together, "
+    "where the pairs do not divide evenly too, with accumulation, an anchor, both roles and a teacher "
+    "cache. Evaluating before training changes nothing; after training every process holds the same "
+    "weights, to the bit.",
+)
 @pytest.mark.parametrize("name", TRAINED)
 def test_several_processes_equal_one_with_their_batches_together(alone, together, name):
     """Where the sentences do not divide evenly, too; and `evaluate` comes before `train`."""
@@ -147,6 +154,7 @@ def test_several_processes_equal_one_with_their_batches_together(alone, together
         assert (other.vocabulary.rows - one.vocabulary.rows).abs().max() <= 1e-6
 
 
+@pytest.mark.promise("Several processes", "Several processes that rank are one process that accumulates.")
 @pytest.mark.parametrize("name", RANKED)
 def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
     one, ranks = alone[1][name], [rank[name] for rank in together[1]]
@@ -154,6 +162,11 @@ def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
     assert one["after"]["eval_loss"] < one["before"]["eval_loss"]
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "Several processes that resume in mid-epoch see the same pairs and reach the same weights: two bit "
+    "for bit, three to rounding.",
+)
 @pytest.mark.parametrize("name", STRAIGHT)
 def test_several_processes_go_on_in_mid_epoch_with_the_same_pairs(together, name):
     """Torch arranges gradients anew after the first step of a run, and of three summands the order then counts."""
@@ -165,6 +178,10 @@ def test_several_processes_go_on_in_mid_epoch_with_the_same_pairs(together, name
         assert resumed["weights"] == ranks[0][name.replace("straight", "resumed")]["weights"], "the ranks have parted"
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "Several processes may be dealt batches of unequal size (`batch_rebalance`), and hold the same weights after.",
+)
 @pytest.mark.parametrize("name", DEALT)
 def test_several_processes_are_dealt_batches_of_like_cost(alone, together, name):
     """What training drops is evaluated on all the same."""
@@ -177,6 +194,11 @@ def test_several_processes_are_dealt_batches_of_like_cost(alone, together, name)
 NOT_FINITE = "FloatingPointError: the loss is not finite at sentence pair"
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "A process that fails (a loss that is not finite, SIGKILL, a full disk) ends the whole run with its "
+    "error, and not with a hang.",
+)
 @pytest.mark.parametrize(
     ("processes", "fault", "rank", "error", "launcher"),
     [
@@ -211,6 +233,10 @@ def test_a_rank_that_dies_ends_the_run_with_its_error(models, tmp_path, processe
     assert not list(tmp_path.glob("*.json"))
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "Processes wait for the main one (teacher's vectors, search) longer than `ddp_timeout`.",
+)
 @pytest.mark.slow
 def test_the_others_wait_for_the_main_process_longer_than_for_each_other(models, tmp_path):
     """Reading a large bitext with the teacher takes hours; `ddp_timeout` is for steps."""

@@ -13,7 +13,7 @@ from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack
 from hf_optical.evaluation import bootstrap_interval, gap_closed
-from hf_optical.model.layout.folder import _PATTERNS
+from hf_optical.storage.fetching import _PATTERNS
 from hf_optical.training.publishing import _MODEL_FILES
 
 

@@ -273,6 +273,11 @@ PREPARE = """
 """
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "The teacher's cache survives a kill: what was stored is not read again, and a damaged file is "
+    "noticed and read again.",
+)
 def test_a_killed_run_is_gone_on_with(run_python, tiny, counted, tiny_processor, tmp_path):
     outcome = run_python(PREPARE, FOLDER=str(tiny), CACHE=str(tmp_path), KILL="4", PROCESSES="1", OMP_NUM_THREADS="1")
     assert outcome.returncode == -9, outcome.stderr

@@ -147,6 +147,11 @@ class EvaluatesAt(TrainerCallback):
             self.found = self.trainer.evaluate(metric_key_prefix="test")
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "What a log tells is of what it names: an evaluation, and a run that failed, change no mean of the "
+    "training; with several languages every `eval_` number is a mean over them",
+)
 def test_an_evaluation_between_two_logs_has_its_own_means_and_takes_none_away(make_trainer):
     evaluates = EvaluatesAt(3)
     trainer, undisturbed = make_trainer(logging_steps=5, callbacks=[evaluates]), make_trainer(logging_steps=5)
@@ -183,6 +188,7 @@ def test_a_run_that_failed_leaves_no_means_to_the_next(make_trainer):
     assert log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
 
 
+@pytest.mark.promise("Numbers", "Every pair and every evaluator that is given is evaluated on")
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_every_pair_is_evaluated_on_where_training_drops_the_last(make_trainer, held_out, batch_size):
     trainer = make_trainer(
@@ -193,6 +199,7 @@ def test_every_pair_is_evaluated_on_where_training_drops_the_last(make_trainer, 
     assert len(trainer.get_train_dataloader()) == 30 // 4
 
 
+@pytest.mark.promise("Numbers", "An optimizer or a schedule that would train nothing is refused")
 def test_an_optimizer_of_other_weights_is_refused(make_trainer, tiny):
     student, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     settings = {"student": student, "processing_class": processor}

@@ -50,6 +50,10 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
+@pytest.mark.promise(
+    "Several processes",
+    "The teacher reads a sentence once, for all epochs, languages and runs; another teacher never gets its vectors.",
+)
 @pytest.mark.parametrize("settings", [{}, {"side": "both"}, {"anchor_weight": 0.5, "side": "document"}])
 def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_trainer, pairs, held_out, cache, settings):
     """Marginals, special tokens and both roles play no part in it."""

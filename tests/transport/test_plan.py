@@ -184,6 +184,11 @@ def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
     torch.testing.assert_close(plan, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.promise(
+    "Numbers",
+    "Costs up to the largest float32 do not overflow; what cannot be held by a number is an error that "
+    "names the batch entries",
+)
 @pytest.mark.parametrize("solver", ["sinkhorn", "proximal"])
 def test_the_largest_costs_do_not_overflow(solver: str) -> None:
     most = torch.finfo(torch.float32).max

@@ -14,8 +14,8 @@ from scipy import sparse
 from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerBase
 
-from ..files import write_text
 from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
+from ..storage.staging import write_text
 
 
 # Pieces that a script without spaces is cut into.

@@ -1,4 +1,4 @@
-from ..uploading import create_repository, upload_folder
+from ..storage.publishing import create_repository, upload_folder
 from .cards import write_card
 
 

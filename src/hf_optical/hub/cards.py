@@ -14,8 +14,9 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, FunctionLoader
 
 from ..errors import printable
-from ..files import write_text
-from ..model.layout import NEAREST_WORDS, PACKS_FOLDER, public_name
+from ..storage.fetching import public_name
+from ..storage.names import NEAREST_WORDS, PACKS_FOLDER
+from ..storage.staging import write_text
 from .details import unfit_details
 from .methods import describe, method_of
 from .quoting import code as in_quotes

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import Any
 
-from ..model.layout import misfits
 from ..model.texts import unwritable
+from ..storage.json_files import misfits
 
 
 # The types that a base can be opened in.

@@ -10,7 +10,7 @@ from typing import Any
 from peft import LoraConfig
 from torch import Tensor
 
-from ..model.layout import misfits
+from ..storage.json_files import misfits
 
 
 # A rank that no weight of the pack has takes memory when the pack is opened, and is for nothing.

@@ -13,11 +13,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import printable
-from ..files import discard, reading, staged_directory
 from ..hub import write_card
 from ..model import OpticalModel
-from ..model.layout import PACKS_FOLDER, local_folder, public_name
-from ..uploading import PushToHub
+from ..storage.fetching import local_folder, public_name
+from ..storage.names import PACKS_FOLDER
+from ..storage.publishing import PushToHub
+from ..storage.staging import discard, reading, staged_directory
 from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
 from .merging import unwrap
 from .pack_files import (

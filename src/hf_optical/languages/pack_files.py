@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ..errors import printable
 from ..hub.details import unfit_details
-from ..model.layout import misfits, read_json, unfit_roles, write_json
+from ..model.layout import unfit_roles
 from ..model.nearest_words import no_words
 from ..model.texts import unwritable
+from ..storage.json_files import misfits, read_json, write_json
 from .adapters import adapter_name
 from .lora_settings import unfit_settings, unheard_ranks
 

@@ -11,16 +11,10 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from .layout import (
-    ENCODER_CONFIG,
-    LinearLayer,
-    load_projection,
-    read_json,
-    read_layout,
-    weight_sizes,
-    write_modules,
-    write_projection,
-)
+from ..storage.json_files import read_json
+from ..storage.names import ENCODER_CONFIG
+from ..storage.safetensors_files import weight_sizes
+from .layout import LinearLayer, load_projection, read_layout, write_modules, write_projection
 
 
 # Modules that an encoder may have whatever the weights, some are used many times; and for each of the weights.

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..files import staged_directory
-from ..uploading import PushToHub
+from ..storage.names import DENSE_FOLDER, WEIGHTS
+from ..storage.publishing import PushToHub
+from ..storage.safetensors_files import weight_names
+from ..storage.staging import staged_directory
 from .configuration_optical import OpticalConfig
-from .layout import DENSE_FOLDER, WEIGHTS, Layout, load_projection, read_layout, weight_names, write_projection
+from .layout import Layout, load_projection, read_layout, write_projection
 from .linear import faster_linear
 from .parts import parts_of
 

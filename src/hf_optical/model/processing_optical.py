@@ -11,20 +11,11 @@ from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ..files import discard, staged_directory
-from ..uploading import PushToHub
-from .layout import (
-    DOCUMENT_LENGTH,
-    NEAREST_WORDS,
-    QUERY_LENGTH,
-    Layout,
-    read_json,
-    read_layout,
-    token_id,
-    unfit_roles,
-    write_json,
-    write_roles,
-)
+from ..storage.json_files import read_json, write_json
+from ..storage.names import NEAREST_WORDS
+from ..storage.publishing import PushToHub
+from ..storage.staging import discard, staged_directory
+from .layout import DOCUMENT_LENGTH, QUERY_LENGTH, Layout, read_layout, token_id, unfit_roles, write_roles
 from .nearest_words import NearestWords, no_words
 from .texts import require_texts, text_list
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import discard, staged_directory
 from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
@@ -19,19 +18,12 @@ from ..languages.adapters import adapter_name, lock_of
 from ..languages.pack import PACK_FILES, is_pack, nothing_saved_meanwhile
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
-from ..model.layout import (
-    DENSE_FOLDER,
-    ENCODER_CONFIG,
-    NEAREST_WORDS,
-    PACKS_FOLDER,
-    local_folder,
-    misfits,
-    packaged_copy,
-    read_json,
-    write_json,
-)
 from ..model.texts import require_texts, text_list
-from ..uploading import PushToHub
+from ..storage.fetching import local_folder, packaged_copy
+from ..storage.json_files import misfits, read_json, write_json
+from ..storage.names import DENSE_FOLDER, ENCODER_CONFIG, NEAREST_WORDS, PACKS_FOLDER
+from ..storage.publishing import PushToHub
+from ..storage.staging import discard, staged_directory
 from .encoding import encode_texts
 from .reader import LanguageReader
 from .search import Hit, search

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import staged_directory
+from ..storage.staging import staged_directory
 
 
 # Names of types in a safetensors file.

@@ -11,8 +11,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..errors import DataError
-from ..model.layout import local_folder
 from ..retrieval.search import Hit, search
+from ..storage.fetching import local_folder
 
 
 if TYPE_CHECKING:

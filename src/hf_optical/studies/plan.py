@@ -15,7 +15,7 @@ from datasets import Dataset
 from ..bitext import filter_bitext, load_bitext
 from ..evaluation import RetrievalDataset, load_beir
 from ..evaluation.benchmarks import from_bitext, load_benchmark, sample_pool
-from ..model.layout import local_folder
+from ..storage.fetching import local_folder
 from ..training import OTDistillationConfig
 from .config import (
     TRAINED_KINDS,

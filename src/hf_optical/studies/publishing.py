@@ -17,9 +17,9 @@ import yaml
 from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 
 from ..errors import DataError
-from ..files import staged_directory
 from ..hub import upload_folder
 from ..hub.cards import iso_codes
+from ..storage.staging import staged_directory
 from .config import StudyConfig, read_yaml
 from .markdown import public
 from .plan import TEACHER_LANGUAGE

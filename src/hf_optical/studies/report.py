@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ..evaluation import bootstrap_interval
-from ..files import staged_directory
+from ..storage.staging import staged_directory
 from . import figures
 from . import markdown as md
 from .config import StudyConfig

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from ..files import flush, settle, write_text
 from ..retrieval import TokenVectors
+from ..storage.staging import flush, settle, write_text
 
 
 # Counted up when the meaning of what is stored changes; older cells are then done again.

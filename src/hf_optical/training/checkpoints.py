@@ -23,12 +23,12 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..files import flush, saving_to, sole_run, staged_directory
 from ..languages import LanguagePack, languages
 from ..languages.adapters import adapter_name
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
-from ..model.layout import WEIGHTS
+from ..storage.names import WEIGHTS
+from ..storage.staging import flush, saving_to, sole_run, staged_directory
 from .distributed import any_process, from_main_process
 
 

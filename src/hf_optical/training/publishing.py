@@ -10,19 +10,12 @@ from typing import Any
 from huggingface_hub import CommitInfo
 from transformers import Trainer
 
-from ..files import staged_directory
 from ..hub import create_repository, upload_folder, write_card
 from ..hub.cards import FIGURE
 from ..languages.pack import PACK_FILES
-from ..model.layout.folder import (
-    ENCODER_CONFIG,
-    ENCODER_MODULE_CONFIG,
-    MODULES,
-    NEAREST_WORDS,
-    ROLES_CONFIG,
-    WEIGHTS,
-)
 from ..plots import plot_training
+from ..storage.names import ENCODER_CONFIG, ENCODER_MODULE_CONFIG, MODULES, NEAREST_WORDS, ROLES_CONFIG, WEIGHTS
+from ..storage.staging import staged_directory
 from .config import OTDistillationConfig
 from .run_details import beside, hardware, run_details
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..files import settle, staged_directory
 from ..languages import active_language
 from ..model import OpticalModel, OpticalProcessor
+from ..storage.staging import settle, staged_directory
 from .distributed import from_main_process
 
 

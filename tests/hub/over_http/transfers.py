@@ -9,7 +9,7 @@ from hub.local_hub import File
 from huggingface_hub import constants, snapshot_download
 
 from hf_optical.hub import upload_folder
-from hf_optical.model.layout import local_folder
+from hf_optical.storage.fetching import local_folder
 
 
 CARD = "---\nlanguage: sw\nlicense: apache-2.0\n---\n# A folder\n"

@@ -8,7 +8,8 @@ from peers import TEXTS, peer_difference
 from tiny import tiny_checkpoint
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
-from hf_optical.model.layout import read_json, read_layout
+from hf_optical.model.layout import read_layout
+from hf_optical.storage.json_files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_what_is_found(projected):
 
 def test_a_commit_of_the_hub_is_told(projected, tmp_path, monkeypatch):
     snapshot = shutil.copytree(projected, tmp_path / "models--some--model" / "snapshots" / "0a1b2c")
-    monkeypatch.setattr("hf_optical.model.layout.folder.snapshot_download", lambda *_, **__: str(snapshot))
+    monkeypatch.setattr("hf_optical.storage.fetching.snapshot_download", lambda *_, **__: str(snapshot))
     assert read_layout("some/model").revision == "0a1b2c"
     assert read_layout(snapshot).revision is None
 

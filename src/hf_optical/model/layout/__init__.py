@@ -20,27 +20,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .base import Layout, Roles, unfit_roles
+from ...storage.fetching import local_folder
+from ...storage.json_files import read_optional_json
+from ...storage.names import ENCODER_CONFIG, ENCODER_MODULE_CONFIG, WEIGHTS
+from ...storage.safety import check_detours
+from .base import QUERY_LENGTH, Layout, Roles, unfit_roles
 from .encoder import DOCUMENT_LENGTH, read_encoder
-from .folder import (
-    DENSE_FOLDER,
-    ENCODER_CONFIG,
-    ENCODER_MODULE_CONFIG,
-    NEAREST_WORDS,
-    PACKS_FOLDER,
-    QUERY_LENGTH,
-    WEIGHTS,
-    check_detours,
-    local_folder,
-    misfits,
-    packaged_copy,
-    public_name,
-    read_json,
-    read_optional_json,
-    weight_names,
-    weight_sizes,
-    write_json,
-)
 from .multi_vector_encoder import read_multi_vector_encoder
 from .projection import LinearLayer, load_projection
 from .pylate import read_pylate, write_modules, write_projection, write_roles
@@ -105,27 +90,14 @@ def _named(folder: Path, roles: Roles) -> Roles:
 
 
 __all__ = [
-    "DENSE_FOLDER",
     "DOCUMENT_LENGTH",
-    "ENCODER_CONFIG",
-    "NEAREST_WORDS",
-    "PACKS_FOLDER",
     "QUERY_LENGTH",
-    "WEIGHTS",
     "Layout",
     "LinearLayer",
     "load_projection",
-    "local_folder",
-    "misfits",
-    "packaged_copy",
-    "public_name",
-    "read_json",
     "read_layout",
     "token_id",
     "unfit_roles",
-    "weight_names",
-    "weight_sizes",
-    "write_json",
     "write_modules",
     "write_projection",
     "write_roles",

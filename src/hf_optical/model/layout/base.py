@@ -7,12 +7,16 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from ...storage.json_files import misfits
 from ..texts import unwritable
-from .folder import LENGTH, QUERY_LENGTH, misfits
 from .projection import LinearLayer
 
 
 Roles = Callable[[PreTrainedTokenizerBase], dict[str, Any]]
+
+# Tokens of a text, more than any encoder reads; and of a query, which may be filled up to it.
+LENGTH = range(2**24 + 1)
+QUERY_LENGTH = range(2**16 + 1)
 
 # What each setting of `OpticalProcessor` may be, whoever stored it and under whatever name, see `misfits`.
 ROLE_KINDS: dict[str, Any] = {

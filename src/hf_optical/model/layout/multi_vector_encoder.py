@@ -13,8 +13,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .base import Layout
-from .folder import ENCODER_MODULE_CONFIG, LENGTH, QUERY_LENGTH, ROLES_CONFIG, read_json, read_optional_json
+from ...storage.json_files import read_json, read_optional_json
+from ...storage.names import ENCODER_MODULE_CONFIG, ROLES_CONFIG
+from .base import LENGTH, QUERY_LENGTH, Layout
 from .projection import dense_layers, module_kind, read_modules
 from .pylate import ROLES_KINDS, stored_prompts
 from .tokens import split_prompt, stored_skip_list

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .folder import MODULES, WEIGHTS, inside, read_json, read_optional_json, read_weights, weight_names
+from ...storage.json_files import read_json, read_optional_json
+from ...storage.names import MODULES, WEIGHTS
+from ...storage.safetensors_files import read_weights, weight_names
+from ...storage.safety import inside
 
 
 IDENTITY = "torch.nn.modules.linear.Identity"

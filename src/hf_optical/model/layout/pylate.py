@@ -15,16 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ...storage.json_files import read_optional_json, write_json
+from ...storage.names import DENSE_FOLDER, ENCODER_MODULE_CONFIG, MODULES, ROLES_CONFIG, WEIGHTS
 from .base import ROLE_KINDS, Layout
-from .folder import (
-    DENSE_FOLDER,
-    ENCODER_MODULE_CONFIG,
-    MODULES,
-    ROLES_CONFIG,
-    WEIGHTS,
-    read_optional_json,
-    write_json,
-)
 from .projection import IDENTITY, dense_layers, read_modules
 from .tokens import stored_marker, stored_skip_list
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .base import Layout
-from .folder import ENCODER_CONFIG, LENGTH, QUERY_LENGTH, STANFORD_METADATA, WEIGHTS, read_json, read_optional_json
+from ...storage.json_files import read_json, read_optional_json
+from ...storage.names import ENCODER_CONFIG, STANFORD_METADATA, WEIGHTS
+from .base import LENGTH, QUERY_LENGTH, Layout
 from .projection import LinearLayer
 from .tokens import reads_spaces, stored_marker
 

@@ -9,9 +9,10 @@ from safetensors.torch import save_file
 from tiny import MINILM, tiny_checkpoint
 
 from hf_optical import OpticalModel
-from hf_optical.model import layout
-from hf_optical.model.layout import local_folder, packaged_copy, public_name, read_json, weight_names
-from hf_optical.model.layout.folder import read_optional_json, read_weights
+from hf_optical.storage import fetching
+from hf_optical.storage.fetching import local_folder, packaged_copy, public_name
+from hf_optical.storage.json_files import read_json, read_optional_json
+from hf_optical.storage.safetensors_files import read_weights, weight_names
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +44,8 @@ def package(tmp_path, monkeypatch, projected):
     (root / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(root.parent)
     digest = hashlib.sha256((root / "model" / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setitem(layout.folder._PACKAGED, "some/model", ("optical_test_package", "model", digest))
-    monkeypatch.setitem(layout.folder._PACKAGED, "not/installed", ("optical_test_absent", "model", digest))
+    monkeypatch.setitem(fetching._PACKAGED, "some/model", ("optical_test_package", "model", digest))
+    monkeypatch.setitem(fetching._PACKAGED, "not/installed", ("optical_test_absent", "model", digest))
     return root
 
 
@@ -130,4 +131,4 @@ def test_what_is_fetched_from_the_hub():
     ]
     left = ["pytorch_model.bin", "onnx/model.onnx", "tf_model.h5", "README.md", "1_Pooling/weights.bin"]
     for name in [*fetched, *left]:
-        assert any(fnmatch(name, pattern) for pattern in layout.folder._PATTERNS) == (name in fetched), name
+        assert any(fnmatch(name, pattern) for pattern in fetching._PATTERNS) == (name in fetched), name

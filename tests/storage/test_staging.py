@@ -13,8 +13,8 @@ from unittest.mock import Mock
 import pytest
 from filelock import FileLock
 
-from hf_optical import files
-from hf_optical.files import discard, flush, reading, settle, staged_directory, write_text
+from hf_optical.storage import staging as files
+from hf_optical.storage.staging import discard, flush, reading, settle, staged_directory, write_text
 
 
 def listing(folder):
@@ -80,6 +80,7 @@ def test_a_folder_without_write_permission(tmp_path):
         tmp_path.chmod(0o700)
 
 
+@pytest.mark.promise("Safety", "What is saved is as open to others as any file that the process makes, by its umask.")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
 def test_files_are_as_open_as_any_that_the_process_makes(tmp_path, umask, mode):
     tmp_path.chmod(0o755)
@@ -126,6 +127,10 @@ def test_a_block_in_a_block_moves_in_with_it(tmp_path):
     assert listing(tmp_path) == {"sub/file": "text"}
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "If one of the new files cannot be moved in, the old ones are put back; after a kill meanwhile, the next time.",
+)
 @pytest.mark.parametrize("hard_links", [True, False])
 def test_what_cannot_be_moved_in_leaves_all_as_it_was(tmp_path, monkeypatch, hard_links):
     """A folder stands where the last of the files is to go."""
@@ -171,7 +176,7 @@ def test_write_text_replaces_in_one_step(tmp_path):
 SAVE = """
     import itertools, os, signal, sys
     from pathlib import Path
-    from hf_optical.files import discard, settle, staged_directory
+    from hf_optical.storage.staging import discard, settle, staged_directory
 
     def save(folder, text):
         with staged_directory(folder) as staged:
@@ -195,6 +200,11 @@ def start(code: str, *arguments: object) -> subprocess.Popen:
     )
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "A folder that is written over holds all the old files or all the new ones, wherever the process is "
+    "killed; what does not belong to the new ones goes with the old.",
+)
 @pytest.mark.parametrize("blocked", [False, True])
 def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blocked):
     """
@@ -243,6 +253,11 @@ def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blo
     assert process.returncode == 0 and int(old) > 20 and (int(new) > 10) != blocked and in_order == "True"
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "What a killed process left is removed by whoever opens or writes the folder next; what a living one "
+    "is writing is never touched.",
+)
 @pytest.mark.parametrize("killed", [False, True])
 def test_what_a_living_process_is_writing_is_left_alone(tmp_path, killed):
     process = start(
@@ -288,6 +303,7 @@ def test_who_reads_has_nothing_moved_in_meanwhile(tmp_path):
     assert (tmp_path / "file").read_text() == "new"
 
 
+@pytest.mark.promise("Several processes", "Nobody waits for a lock for more than a minute.")
 def test_who_is_stopped_while_reading_stops_nobody_for_ever(tmp_path, monkeypatch):
     """In the thread that reads too."""
     (tmp_path / ".saving-x" / "whole").mkdir(parents=True)
@@ -328,6 +344,10 @@ def test_who_writes_first_ends_what_another_left_half_way(tmp_path):
     assert listing(tmp_path) == {"file": "second", "other": "first"}
 
 
+@pytest.mark.promise(
+    "Stopping anywhere",
+    "Ctrl-C between two renames loses nothing: the rest is renamed the next time.",
+)
 def test_ctrl_c_between_two_renames_is_made_up_for(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("old")
     replace = os.replace

@@ -1,0 +1,12 @@
+"""The names that files and folders of a checkpoint go by, whoever wrote it."""
+
+ENCODER_CONFIG = "config.json"
+ROLES_CONFIG = "config_sentence_transformers.json"
+MODULES = "modules.json"
+ENCODER_MODULE_CONFIG = "sentence_bert_config.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+STANFORD_METADATA = "artifact.metadata"
+DENSE_FOLDER = "1_Dense"
+WEIGHTS = "model.safetensors"
+NEAREST_WORDS = "nearest_words.json"
+PACKS_FOLDER = "language_packs"
