@@ -27,8 +27,8 @@ def test_the_drawing_is_true():
     rooms = {name + ending for name, ending in drawn}
     package = REPOSITORY / "src" / "hf_optical"
     there = {path.name + ("/" if path.is_dir() else "") for path in package.iterdir() if not path.name.startswith("_")}
-    # Three small files at the root serve every room.
-    small = {"py.typed", "errors.py"}
+    # Small files at the root serve every room.
+    small = {"py.typed", "checks.py", "errors.py"}
     assert rooms == {name for name in there if not name.endswith("egg-info")} - small
 
 

@@ -1,0 +1,51 @@
+"""Checks for public entry points. Each raises an error that says what was expected, what was got, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_number(
+    name: str,
+    value: float,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    finite: bool = False,
+    cure: str = "",
+) -> None:
+    """Raise `ValueError` unless `value` is a number within the bounds; `nan` is within none. `cure` ends the message."""
+    within = (
+        (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (at_most is None or value <= at_most)
+        and (not finite or math.isfinite(value))
+    )
+    if not within:
+        raise ValueError(f"{name} must be {_range(above, at_least, at_most, finite)}, got {value}{cure and f'; {cure}'}")
+
+
+def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:
+    """The bounds in words: `"positive and finite"`, `"between 0 and 1"`."""
+    if at_least is not None and at_most is not None:
+        return f"between {at_least} and {at_most}"
+    parts = []
+    if above is not None:
+        parts.append("positive" if above == 0 else f"above {above}")
+    if at_least is not None:
+        parts.append(f"at least {at_least}")
+    if at_most is not None:
+        parts.append(f"at most {at_most}")
+    if finite:
+        parts.append("finite")
+    return " and ".join(parts)
