@@ -24,7 +24,7 @@ def check_number(
     finite: bool = False,
     cure: str = "",
 ) -> None:
-    """Raise `ValueError` unless `value` is a number within the bounds; `nan` is within none. `cure` ends the message."""
+    """Raise `ValueError` unless `value` is within the bounds, which `nan` never is; `cure` ends the message."""
     within = (
         (above is None or value > above)
         and (at_least is None or value >= at_least)
@@ -32,7 +32,8 @@ def check_number(
         and (not finite or math.isfinite(value))
     )
     if not within:
-        raise ValueError(f"{name} must be {_range(above, at_least, at_most, finite)}, got {value}{cure and f'; {cure}'}")
+        expected = _range(above, at_least, at_most, finite)
+        raise ValueError(f"{name} must be {expected}, got {value}" + (f"; {cure}" if cure else ""))
 
 
 def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:
