@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 
-def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Raise `ValueError` unless `value` is one of `choices`."""
+
+def check_choice(name: str, value: Any, choices: Iterable[Any], reason: str = "") -> None:
+    """Raise `ValueError` unless `value` is one of `choices`; `reason` ends the message."""
     choices = list(choices)
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+        expected = ("one of " if len(choices) > 1 else "") + ", ".join(map(repr, choices))
+        message = f"{name} must be {expected}, got {value!r}"
+        raise ValueError(f"{message}; {reason}" if reason else message)
 
 
 def check_number(
@@ -32,8 +36,8 @@ def check_number(
         and (not finite or math.isfinite(value))
     )
     if not within:
-        expected = _range(above, at_least, at_most, finite)
-        raise ValueError(f"{name} must be {expected}, got {value}" + (f"; {cure}" if cure else ""))
+        message = f"{name} must be {_range(above, at_least, at_most, finite)}, got {value}"
+        raise ValueError(f"{message}; {cure}" if cure else message)
 
 
 def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:
@@ -50,3 +54,16 @@ def _range(above: float | None, at_least: float | None, at_most: float | None, f
     if finite:
         parts.append("finite")
     return " and ".join(parts)
+
+
+def check_tensor(
+    name: str, value: Any, *, shape: tuple[int, ...] | None = None, dimensions: int | None = None, cure: str = ""
+) -> None:
+    """Raise `TypeError` unless `value` is a tensor, `ValueError` unless it has this shape or these dimensions."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; use torch.as_tensor({name})")
+    if shape is not None and value.shape != shape or dimensions is not None and value.dim() != dimensions:
+        expected = f"shape {shape}" if shape is not None else f"{dimensions} dimensions"
+        raise ValueError(
+            f"{name} must have {expected}, got shape {tuple(value.shape)}" + (f"; {cure}" if cure else "")
+        )

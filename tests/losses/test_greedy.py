@@ -88,8 +88,8 @@ def test_the_gradient_flows_through_what_is_aligned_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"student_mask": torch.zeros(2, 3)}, "student has no token with mass in batch entries \\[0, 1\\]"),
-        ({"teacher_weights": -torch.ones(2, 4)}, "teacher has weights that are negative"),
+        ({"student_mask": torch.zeros(2, 3)}, "student has no token with mass.*batch entries \\[0, 1\\]"),
+        ({"teacher_weights": -torch.ones(2, 4)}, "teacher has no token with mass, or weights that are negative"),
         ({"student_mask": torch.ones(2, 4)}, "student_mask must have shape \\(2, 3\\)"),
     ],
 )
@@ -100,8 +100,7 @@ def test_bad_input(change, message):
 
 def test_nothing_to_align():
     cost, nothing = torch.rand(2, 3, 4), torch.zeros(2, 4, dtype=torch.bool)
-    with pytest.raises(ValueError, match="row_mask and column_mask leave nothing to align"):
-        greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing)
+    assert all(part.shape == (2, 0) for part in greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing))
     nothing[1, 2] = True
     rows, columns, aligned = greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing)
     assert aligned.tolist() == [[False], [True]] and columns[1].item() == 2

@@ -9,9 +9,7 @@ import ot
 import pytest
 import torch
 
-from hf_optical.transport import transport_plan
-
-from .test_plan import cosine_costs, random_weights
+from .test_plan import cosine_costs, random_weights, transport_plan
 
 
 def problems(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

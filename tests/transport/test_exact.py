@@ -6,8 +6,6 @@ import ot
 import pytest
 import torch
 
-from hf_optical.transport import transport_plan
-
 from .test_entropic import problems, trimmed
 
 

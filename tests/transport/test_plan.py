@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 
 import hf_optical.transport.entropic
 import hf_optical.transport.plan
-from hf_optical.transport import SOLVERS, TransportDiagnostics, transport_plan
+from hf_optical.transport import SOLVERS, Partial, TransportDiagnostics, Unbalanced, make_solver
 
 
+# More accurate than training needs: the tests compare with other solvers.
+ACCURATE = {"epsilon": 0.05, "max_iterations": 1000, "tolerance": 1e-6}
+transport_plan = partial(hf_optical.transport.transport_plan, **ACCURATE)
 BALANCED = ("sinkhorn", "proximal", "exact")
 ITERATIVE = ("sinkhorn", "proximal", "unbalanced")
 
@@ -228,9 +232,9 @@ COST = torch.zeros(3, 4, 5)
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((torch.zeros(4, 5),), {}, r"cost must have shape \(batch, n, m\).*unsqueeze\(0\)"),
-        ((torch.zeros(1, 2, 4, 5),), {}, r"cost must have shape"),
-        ((COST.long(),), {}, r"cost must be of a floating point dtype.*cost.float\(\)"),
+        ((torch.zeros(4, 5),), {}, r"cost must have 3 dimensions.*unsqueeze\(0\)"),
+        ((torch.zeros(1, 2, 4, 5),), {}, r"cost must have 3 dimensions, got shape \(1, 2, 4, 5\)"),
+        ((COST.long(),), {}, r"cost must have a floating point dtype, got torch.int64; use cost.float\(\)"),
         ((COST, torch.ones(3, 5)), {}, r"row_weights must have shape \(3, 4\)"),
         ((COST, None, torch.ones(5)), {}, r"column_weights must have shape \(3, 5\)"),
         ((COST, torch.tensor([[1.0], [-1.0], [-2.0]]).expand(3, 4)), {}, r"row_weights.*not negative.*\[1, 2\]"),
@@ -244,20 +248,34 @@ COST = torch.zeros(3, 4, 5)
             {"solver": "sinkhorm"},
             r"solver must be one of 'sinkhorn', 'proximal', 'exact', 'unbalanced', 'par",
         ),
-        ((COST,), {"epsilon": 0}, r'epsilon must be positive.*solver="exact"'),
+        ((COST,), {"epsilon": 0}, r"epsilon must be positive and finite, got 0; use Exact\(\)"),
         ((COST,), {"epsilon": math.nan}, r"epsilon must be positive"),
-        ((COST.double() + 1e308,), {}, r"cost must not be above 1e\+306 in size, with this epsilon.*\[0, 1, 2\]"),
-        ((COST,), {"epsilon": 1e-320}, r"cost must not be above .* in size, with this epsilon"),
+        ((COST.double() + 1e308,), {}, r"cost must not be above 1e\+306 in size with these options.*\[0, 1, 2\]"),
+        ((COST,), {"epsilon": 1e-320}, r"cost must not be above .* in size with these options"),
         ((COST - 1e4,), {"solver": "unbalanced"}, r"so far below 0 that the unbalanced plan overflows.*\[0, 1, 2\]"),
         ((COST,), {"max_iterations": 0}, r"max_iterations must be at least 1"),
         ((COST,), {"tolerance": -1e-3}, r"tolerance must be at least 0"),
-        ((COST,), {"marginal_penalty": 0}, r"marginal_penalty must be positive"),
-        ((COST,), {"transported_mass": 1.5}, r"transported_mass must be above 0 and at most 1"),
+        ((COST,), {"solver": "unbalanced", "marginal_penalty": 0}, r"marginal_penalty must be positive"),
+        ((COST,), {"solver": "partial", "transported_mass": 1.5}, r"transported_mass must be positive and at most 1"),
     ],
 )
 def test_bad_input(arguments: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         transport_plan(*arguments, **options)
+
+
+def test_a_solver_is_a_name_with_options_or_an_object() -> None:
+    cost = cosine_costs(3, 5, 4)
+    solver = Unbalanced(epsilon=0.1, marginal_penalty=0.3)
+    plan = hf_optical.transport.transport_plan(cost, solver=solver)
+    named = hf_optical.transport.transport_plan(cost, solver="unbalanced", epsilon=0.1, marginal_penalty=0.3)
+    assert torch.equal(plan, named)
+    # One set of settings serves every solver; each takes the options that it has.
+    assert make_solver("partial", epsilon=0.1, transported_mass=0.5) == Partial(transported_mass=0.5)
+    with pytest.raises(TypeError, match="unexpected options epsilno for the solver 'sinkhorn'"):
+        make_solver("sinkhorn", epsilno=0.1)
+    with pytest.raises(TypeError, match="unexpected options epsilon"):
+        make_solver(solver, epsilon=0.1)
 
 
 def test_not_a_tensor() -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
-from torch import Tensor
 
 from ..errors import DataError
-from ..model import OpticalProcessor
 from ..model.texts import is_blank
 from .loading import gathered, read_rows, text_of
 from .reading import listed, shown
@@ -20,62 +17,6 @@ from .reading import listed, shown
 
 _EXAMPLE = '{"query": "...", "positive": "...", "negatives": ["..."]}'
 _COLUMNS = ("query", "positive", "negatives")
-
-
-@dataclass
-class CodeSwitchedRanking:
-    """
-    English queries and documents, some words of which are switched into the new language before the student reads them
-    (Litschko et al. 2023, arXiv 2305.05295).
-
-    Every query of a batch ranks all documents of the batch, so the loss of a query depends on what else is in its
-    batch, and on how large that is. Where a row has them, the texts are its `query`, its `positive` and its
-    `negatives`; otherwise each English sentence is a query and a document. Queries and documents need switchers that
-    draw differently: where a sentence is both, the same draw would make the relevant document the query's own copy.
-
-    Args:
-        processor ([`OpticalProcessor`]): with what the student reads.
-        switch_query (callable, *optional*): query -> query with words switched, such as a [`CodeSwitcher`].
-        switch_document (callable, *optional*):
-            Likewise. Documents that are not switched are not read by the student: they come from an index that stays
-            as it is.
-        labels (`bool`, defaults to `False`):
-            Whether it is told which document is relevant. Then no text is twice among the documents of a batch, so
-            that none counts as relevant in one place and irrelevant in another.
-    """
-
-    processor: OpticalProcessor
-    switch_query: Callable[[str], str] | None = None
-    switch_document: Callable[[str], str] | None = None
-    labels: bool = False
-
-    def texts(
-        self, rows: Sequence[dict[str, Any]], english: list[str]
-    ) -> tuple[list[str], list[str], list[int] | None]:
-        """
-        What is ranked, in English.
-
-        Returns:
-            `tuple`: the queries; the documents, first the relevant one of each query, in order, then the others; and,
-            with `labels`, the place of each query's relevant document among them.
-        """
-        queries, documents = english, english
-        if "query" in rows[0]:
-            queries = [row["query"] for row in rows]
-            negatives = [negative for row in rows for negative in row["negatives"]]
-            documents = [*(row["positive"] for row in rows), *negatives]
-        if not self.labels:
-            return queries, documents, None
-        places = {text: place for place, text in enumerate(dict.fromkeys(documents))}
-        return queries, list(places), [places[text] for text in documents[: len(queries)]]
-
-    def for_student(self, queries: list[str], documents: list[str]) -> dict[str, dict[str, Tensor]]:
-        """`queries` and, where these are switched, `documents`, as the student reads them."""
-        switched = queries if self.switch_query is None else [*map(self.switch_query, queries)]
-        blocks = {"queries": self.processor.queries(switched)}
-        if self.switch_document is not None:
-            blocks["documents"] = self.processor.documents([*map(self.switch_document, documents)])
-        return blocks
 
 
 def load_triples(

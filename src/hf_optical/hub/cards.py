@@ -14,11 +14,11 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, FunctionLoader
 
 from ..errors import printable
+from ..methods import card_text
 from ..storage.fetching import public_name
 from ..storage.names import NEAREST_WORDS, PACKS_FOLDER
 from ..storage.staging import write_text
 from .details import unfit_details
-from .methods import describe, method_of
 from .quoting import code as in_quotes
 from .quoting import prose, span
 from .results import eval_results, results_table
@@ -144,10 +144,11 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
     """What is told of the training, and what of it is to be cited."""
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
     names = ("bitext_license", "pairs", "scripts", "hardware", "license", "note")
+    method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))
     return {name: details.get(name) for name in names} | {
         "settings": settings,
-        "method": describe(settings, _teacher_language(details)) if settings else None,
-        "citations": "\n\n".join(method_of(settings).citations) if settings else None,
+        "method": method.text if settings else None,
+        "citations": "\n\n".join(method.citations) if settings else None,
         "bitext": ", ".join(_link(name, "datasets/") for name in bitext.split(", ")) if bitext else None,
         "time": _duration(seconds) if seconds else None,
         "queries_only": bool(settings) and settings.get("side", "query") == "query",
@@ -205,7 +206,7 @@ def _metadata(
         pipeline_tag="sentence-similarity",
         tags=[
             *("hf-optical", "late-interaction", "multi-vector", "colbert", "cross-lingual"),
-            *(method_of(settings).tags if "method" in settings else ()),
+            *(card_text(settings, "", "").tags if "method" in settings else ()),
         ],
         model_name=title if found else None,
         eval_results=found or None,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import unit_vectors
+from .inputs import raise_at, unit_vectors
 from .pairs import PairLoss
 
 
@@ -11,21 +11,20 @@ class GreedyAlignmentLoss(PairLoss):
     """
     Greedy one-to-one token alignment, then the distance of what is aligned, as in Dr.DECR (arXiv 2112.08185).
 
-    The pair of tokens with the smallest cosine distance of all is aligned and both leave, again and again, until the
-    shorter sentence has no token left ([`greedy_alignment`]). The loss of a sentence pair is the mean squared distance
-    of the aligned unit vectors; summed over `dim` and not averaged, so that its size does not depend on it. What
-    remains of the longer sentence is not learned from.
+    The two tokens with the smallest cosine distance are aligned and removed, repeatedly, until the shorter sentence
+    has no token left ([`greedy_alignment`]). The loss of a sentence pair is the mean squared distance of the aligned
+    unit vectors; summed over `dim` and not averaged, so that its size does not depend on it. The remaining tokens of
+    the longer sentence have no loss.
 
-    With weights, which Dr.DECR does not have, two aligned tokens count as the mean of what they weigh, the weights of
-    each sentence summing to one. They do not change the alignment. By default
-    [`OTDistillationTrainer`] passes weights, and leaves special tokens out; it is as in the paper with
-    `marginals="uniform"` and `align_special_tokens=True`.
+    With weights, which Dr.DECR does not have, two aligned tokens get the mean of their weights, the weights of each
+    sentence summing to one. Weights do not change the alignment. By default [`OTDistillationTrainer`] passes weights
+    and leaves special tokens out; `marginals="uniform"` and `align_special_tokens=True` give the loss of the paper.
 
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
 
     Raises:
-        ValueError: If `reduction` is another; when called, also if an embedding of a token is not finite.
+        ValueError: If `reduction` is not one of these; when called, also as in [`PairLoss`].
     """
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:
@@ -45,7 +44,7 @@ class GreedyAlignmentLoss(PairLoss):
 @torch.no_grad()
 def greedy_alignment(cost: Tensor, row_mask: Tensor, column_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Repeatedly aligns the row and the column of the smallest cost and takes both away, for all matrices at once.
+    Repeatedly align and remove the row and the column of the smallest cost, for all matrices at once.
 
     Args:
         cost (`Tensor` of shape `(batch, n, m)`): Finite where both masks are true. Of equal costs the first by row,
@@ -58,27 +57,23 @@ def greedy_alignment(cost: Tensor, row_mask: Tensor, column_mask: Tensor) -> tup
         largest matrix: the rows, their columns, and whether the place holds a pair (Boolean; false behind the last).
 
     Raises:
-        ValueError: If the masks leave nothing to align, or a cost to be aligned is not finite.
+        ValueError: If a cost to be aligned is not finite.
     """
     allowed = row_mask.unsqueeze(2) & column_mask.unsqueeze(1)
-    if not allowed.any():
-        raise ValueError("row_mask and column_mask leave nothing to align in any batch entry; leave these out.")
-    if not torch.isfinite(cost[allowed]).all():
-        wrong = (~torch.isfinite(cost) & allowed).flatten(1).any(1)
-        raise ValueError(
-            f"the cost is not finite in batch entries {wrong.nonzero()[:5, 0].tolist()}; look at the embeddings."
-        )
+    raise_at(
+        (~torch.isfinite(cost) & allowed).flatten(1).any(1), "the cost is not finite; look for nan in the embeddings"
+    )
     left = cost.masked_fill(~allowed, torch.inf)
     batch, _, columns = left.shape
     entries = torch.arange(batch, device=cost.device)
     pairs = torch.minimum(row_mask.sum(1), column_mask.sum(1))
-    chosen_rows, chosen_columns = [], []
-    for _ in range(int(pairs.max())):
+    count = int(pairs.max())
+    chosen = torch.zeros(2, batch, count, dtype=torch.long, device=cost.device)
+    for step in range(count):
         place = left.flatten(1).argmin(1)
         row, column = place // columns, place % columns
         left[entries, row] = torch.inf
         left[entries, :, column] = torch.inf
-        chosen_rows.append(row)
-        chosen_columns.append(column)
-    aligned = torch.arange(len(chosen_rows), device=cost.device) < pairs.unsqueeze(1)
-    return torch.stack(chosen_rows, 1), torch.stack(chosen_columns, 1), aligned
+        chosen[0, :, step], chosen[1, :, step] = row, column
+    aligned = torch.arange(count, device=cost.device) < pairs.unsqueeze(1)
+    return chosen[0], chosen[1], aligned

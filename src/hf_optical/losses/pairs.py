@@ -3,25 +3,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .inputs import check_reduction, prepare, reduced, require_mass
+from ..checks import check_choice
+from .inputs import prepare, reduced
 
 
 class PairLoss(nn.Module):
     """
-    A loss between the token embeddings of two sentences, for each pair of a batch; called as [`OTAlignmentLoss`].
+    Base class of the losses between the token embeddings of a sentence and of its translation.
 
-    Subclasses say what it is in `pair_losses`.
+    Subclasses implement [`~PairLoss.pair_losses`].
 
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
 
     Raises:
-        ValueError: If `reduction` is another.
+        ValueError: If `reduction` is not one of these.
     """
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
-        check_reduction(reduction)
+        check_choice("reduction", reduction, ("mean", "sum", "none"))
         self.reduction = reduction
 
     def forward(
@@ -34,7 +35,7 @@ class PairLoss(nn.Module):
         teacher_weights: Tensor | None = None,
     ) -> Tensor:
         """
-        Loss of a batch of sentence pairs.
+        Compute the loss of a batch of sentence pairs.
 
         Args:
             student_embeddings (`Tensor` of shape `(batch, n, dim)`), teacher_embeddings (`Tensor` of shape
@@ -42,25 +43,27 @@ class PairLoss(nn.Module):
             student_mask (`Tensor` of shape `(batch, n)`, *optional*), teacher_mask (`Tensor` of shape `(batch, m)`,
                 *optional*): Boolean or 0/1, true for tokens.
             student_weights (`Tensor` of shape `(batch, n)`, *optional*), teacher_weights (`Tensor` of shape
-                `(batch, m)`, *optional*): What the tokens count for, not negative. Alike by default.
+                `(batch, m)`, *optional*): Weights of the tokens, not negative. Equal by default.
 
         Returns:
             `Tensor`: a scalar, or of shape `(batch,)` with `reduction="none"`.
 
         Raises:
-            ValueError: If shapes do not meet, a sentence has no token with mass, a weight is negative or not finite,
-                or an embedding of a token is not finite; the message tells in which batch entries.
+            ValueError: If shapes do not match, a sentence has no token with mass, a weight is negative or not finite,
+                or an embedding of a token is not finite; the message lists the batch entries.
         """
-        student, teacher, student_mass, teacher_mass = prepare(
+        inputs = prepare(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
         )
-        require_mass("student", student_mass)
-        require_mass("teacher", teacher_mass)
-        with torch.autocast(student.device.type, enabled=False):
-            return reduced(self.pair_losses(student, teacher, student_mass, teacher_mass), self.reduction)
+        with torch.autocast(student_embeddings.device.type, enabled=False):
+            return reduced(self.pair_losses(*inputs), self.reduction)
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:
-        """Losses of shape `(batch,)`; embeddings and masses are zero at padding, and not normalised."""
+        """
+        Compute losses of shape `(batch,)`.
+
+        The inputs are checked and in float32 or float64. Masses are zero at padding, and not normalised.
+        """
         raise NotImplementedError
 
     def extra_repr(self) -> str:

@@ -4,22 +4,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .inputs import check_reduction, reduced, without_padding, working_dtype
+from ..checks import check_choice, check_number
+from .inputs import raise_at, reduced, without_padding, working_dtype
 
 
 class RankingLoss(nn.Module):
     """
-    How a student ranks documents for its queries, against a teacher's scores or against what is relevant.
+    Compare a student's ranking of documents with a teacher's scores or with relevance labels.
 
     A query's score of a document is its late interaction (Khattab & Zaharia 2020, arXiv 2004.12832) divided by the
-    number of query tokens: the mean over them of the largest inner product with a token of the document. Over
-    all documents of the batch the scores become a distribution, softmax of score over temperature. The loss of a query
+    number of query tokens: the mean over them of the largest inner product with a token of the document. A softmax of
+    the scores, divided by the temperature, over all documents of the batch gives a distribution. The loss of a query
     is the Kullback-Leibler divergence of the student's from the teacher's; with labels, the cross entropy.
 
     Args:
         temperature (`float`, *optional*, defaults to 0.2):
-            In units of the mean inner product. A low one asks for the first document alone, and a batch tells that too
-            easily: the scores of the others are where there is something to learn.
+            In units of the mean inner product. A low temperature only asks for the best document, which is too easy
+            within a batch; the scores of the other documents carry most of the signal.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the queries, or `"none"`.
 
     Raises:
@@ -28,9 +29,8 @@ class RankingLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.2, reduction: str = "mean") -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, but is {temperature}.")
-        check_reduction(reduction)
+        check_number("temperature", temperature, above=0)
+        check_choice("reduction", reduction, ("mean", "sum", "none"))
         self.temperature = temperature
         self.reduction = reduction
 
@@ -43,13 +43,13 @@ class RankingLoss(nn.Module):
         target: Tensor,
     ) -> Tensor:
         """
-        Loss of a batch of queries, all of which rank all documents.
+        Compute the loss of a batch of queries, each of which ranks all documents.
 
         Args:
             query_embeddings (`Tensor` of shape `(queries, n, dim)`): The student's unit vectors of the queries;
                 padding, here and below, may hold anything.
-            document_embeddings (`Tensor` of shape `(documents, m, dim)`): The unit vectors of the documents, whoever
-                reads them.
+            document_embeddings (`Tensor` of shape `(documents, m, dim)`): The unit vectors of the documents, of
+                student or teacher.
             query_mask (`Tensor` of shape `(queries, n)`), document_mask (`Tensor` of shape `(documents, m)`):
                 Boolean or 0/1, true for tokens.
             target (`Tensor`): The teacher's scores, of shape `(queries, documents)`, from
@@ -72,7 +72,7 @@ class RankingLoss(nn.Module):
         query_embeddings: Tensor, document_embeddings: Tensor, query_mask: Tensor, document_mask: Tensor
     ) -> Tensor:
         """
-        Every query's score of every document, with gradient; arguments as in `forward`.
+        Compute every query's score of every document, with gradient; arguments as in `forward`.
 
         Returns:
             `Tensor` of shape `(queries, documents)`.
@@ -81,9 +81,7 @@ class RankingLoss(nn.Module):
             ValueError: If a query or a document has no token, or an embedding of a token is not finite.
         """
         for name, mask in (("query_mask", query_mask), ("document_mask", document_mask)):
-            if not mask.bool().any(1).all():
-                empty = (~mask.bool().any(1)).nonzero()[:5, 0].tolist()
-                raise ValueError(f"{name} leaves no token in batch entries {empty}; leave these texts out.")
+            raise_at(~mask.bool().any(1), f"{name} leaves no token; leave these texts out")
         dtype = working_dtype(query_embeddings, document_embeddings)
         queries = without_padding("query", query_embeddings, query_mask, dtype)
         documents = without_padding("document", document_embeddings, document_mask, dtype)

@@ -1,42 +1,44 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..transport import TransportDiagnostics, transport_plan
-from ..transport.plan import check_options
-from .inputs import check_reduction, lengths, prepare, reduced
+from ..transport import Solver, TransportDiagnostics, make_solver, transport_plan
+from .inputs import lengths, prepare, reduced
+from .pairs import PairLoss
 
 
-class OTAlignmentLoss(nn.Module):
-    """Optimal-transport alignment of a student's token embeddings with those of a teacher, OPTICAL-style.
+Cost = Callable[[Tensor, Tensor], Tensor]
 
-    For each pair of sentences, the cost of a student token and a teacher token is one minus the cosine of their
-    embeddings. The transport plan is a soft alignment of the two sentences, and the loss of the pair is the mean cost
-    of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by the envelope theorem this is
-    the gradient of the transport problem's optimum. It is written out, and has no derivative of its own in turn.
 
-    Vectors need not be normalised; a zero vector, or one shorter than 1e-15 in float32, costs 1 beside any. All is
-    computed in float32, also under autocast and on half precision inputs, or in float64 if an input is. A pair's loss
-    depends neither on padding nor on the other pairs of the batch.
+class OTAlignmentLoss(PairLoss):
+    """Optimal-transport alignment of a student's token embeddings with a teacher's, OPTICAL-style.
+
+    The transport plan between the tokens of a sentence and those of its translation is a soft alignment, and the loss
+    of the pair is the mean cost of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by
+    the envelope theorem this is the gradient of the transport problem's optimum.
+
+    The default cost of two tokens is one minus the cosine of their embeddings. They need not be normalised; a zero
+    vector, or in float32 one shorter than 1e-15, costs 1 next to any other. Everything is computed in float32, also
+    under autocast and on half precision inputs, or in float64 if an input is. A pair's loss depends neither on padding
+    nor on the other pairs of the batch.
 
     Args:
-        solver (`str`, *optional*, defaults to `"sinkhorn"`):
-            `"sinkhorn"`, `"proximal"`, `"exact"`, `"unbalanced"` or `"partial"`, see
-            [`~transport.transport_plan`] for it and for the options that follow.
-        epsilon (`float`, *optional*, defaults to 0.05):
-            Entropic regularisation, in units of cost. A large one aligns each token with all tokens, and so draws the
-            student's tokens together: watch `entropy` in the diagnostics.
-        max_iterations (`int`, *optional*, defaults to 1000): Most iterations of an iterative solver.
-        tolerance (`float`, *optional*, defaults to 1e-6): L1 marginal error at which an iterative solver stops.
-        marginal_penalty (`float`, *optional*, defaults to 1.0): Price of missing a marginal, for `"unbalanced"`.
-        transported_mass (`float`, *optional*, defaults to 0.8): Part of the mass that `"partial"` aligns.
+        solver (`str` or [`~transport.Solver`], *optional*, defaults to `"sinkhorn"`):
+            A solver or its name, see [`~transport.transport_plan`].
+        cost (`Callable`, *optional*):
+            Costs `(batch, n, m)` of student embeddings `(batch, n, dim)` and teacher embeddings `(batch, m, dim)`,
+            differentiable; finite between tokens, anything at padding. By default the cosine cost, whose gradient is
+            written by hand and has no second derivative.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
+        options: With the name of a solver, its options, as in [`~transport.make_solver`].
 
     Raises:
+        TypeError: If no solver has an option of that name.
         ValueError: If an option is out of its range.
 
     Examples:
@@ -48,7 +50,7 @@ class OTAlignmentLoss(nn.Module):
     >>> student = torch.randn(2, 7, 128, requires_grad=True)  # 2 sentences of up to 7 tokens
     >>> teacher = torch.randn(2, 5, 128)  # their translations, of up to 5
     >>> student_mask = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0]])
-    >>> loss = OTAlignmentLoss(solver="sinkhorn", epsilon=0.05)
+    >>> loss = OTAlignmentLoss("sinkhorn", epsilon=0.05)
     >>> loss(student, teacher, student_mask).backward()
     >>> student.grad.shape
     torch.Size([2, 7, 128])
@@ -71,26 +73,15 @@ class OTAlignmentLoss(nn.Module):
 
     def __init__(
         self,
-        solver: str = "sinkhorn",
-        epsilon: float = 0.05,
-        max_iterations: int = 1000,
-        tolerance: float = 1e-6,
-        marginal_penalty: float = 1.0,
-        transported_mass: float = 0.8,
+        solver: str | Solver = "sinkhorn",
+        *,
+        cost: Cost | None = None,
         reduction: str = "mean",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        check_options(solver, epsilon, max_iterations, tolerance, marginal_penalty, transported_mass)
-        check_reduction(reduction)
-        self.options = {
-            "solver": solver,
-            "epsilon": epsilon,
-            "max_iterations": max_iterations,
-            "tolerance": tolerance,
-            "marginal_penalty": marginal_penalty,
-            "transported_mass": transported_mass,
-        }
-        self.reduction = reduction
+        super().__init__(reduction)
+        self.solver = make_solver(solver, **options)
+        self.cost = cost
 
     def forward(
         self,
@@ -102,26 +93,20 @@ class OTAlignmentLoss(nn.Module):
         teacher_weights: Tensor | None = None,
         return_diagnostics: bool = False,
     ) -> Tensor | tuple[Tensor, TransportDiagnostics]:
-        """Loss of a batch of sentence pairs.
+        """Compute the loss of a batch of sentence pairs.
 
         Args:
-            student_embeddings (`Tensor` of shape `(batch, n, dim)`): Token embeddings; padding may hold anything.
-            teacher_embeddings (`Tensor` of shape `(batch, m, dim)`): Token embeddings; padding may hold anything.
-            student_mask (`Tensor` of shape `(batch, n)`, *optional*): Boolean or 0/1, true for tokens.
-            teacher_mask (`Tensor` of shape `(batch, m)`, *optional*): Boolean or 0/1, true for tokens.
-            student_weights (`Tensor` of shape `(batch, n)`, *optional*):
-                Masses of the student's tokens, not negative; what the mask leaves is normalised to sum to one.
-                Uniform by default.
-            teacher_weights (`Tensor` of shape `(batch, m)`, *optional*): Masses of the teacher's tokens, likewise.
-            return_diagnostics (`bool`, *optional*, defaults to `False`): Whether to tell how the plans were found.
+            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights:
+                As in [`PairLoss`]; the weights are the marginals, normalised to sum to one.
+            return_diagnostics (`bool`, *optional*, defaults to `False`):
+                Whether to return the diagnostics of the solver too.
 
         Returns:
             `Tensor`: a scalar, or of shape `(batch,)` with `reduction="none"`; or `tuple` of it and
             [`~transport.TransportDiagnostics`].
 
         Raises:
-            ValueError: If shapes do not meet, a sentence has no token with mass, a weight is negative or not finite,
-                or an embedding of a token is not finite; the message tells in which batch entries.
+            ValueError: As in [`PairLoss`], or if a cost between tokens is not finite.
         """
         costs, _, diagnostics = self._align(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
@@ -138,32 +123,38 @@ class OTAlignmentLoss(nn.Module):
         student_weights: Tensor | None = None,
         teacher_weights: Tensor | None = None,
     ) -> Tensor:
-        """The soft alignment itself, shape `(batch, n, m)`, without gradient; arguments as in `forward`."""
+        """Compute the soft alignment, shape `(batch, n, m)`, without gradient; arguments as in `forward`."""
         return self._align(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
         )[1]
 
-    def _align(self, *arguments: Tensor | None) -> tuple[Tensor, Tensor, TransportDiagnostics]:
-        student, teacher, student_mass, teacher_mass = prepare(*arguments)
-        with torch.no_grad(), torch.autocast(student.device.type, enabled=False):
-            # The products are divided by the lengths, not the vectors before: they are the smaller.
-            student_lengths, teacher_lengths = lengths(student), lengths(teacher).transpose(1, 2)
-            cosine = (student @ teacher.transpose(1, 2)).div_(student_lengths).div_(teacher_lengths)
-            try:
-                plan, diagnostics = transport_plan(
-                    1.0 - cosine, student_mass, teacher_mass, return_diagnostics=True, **self.options
-                )
-            except ValueError as error:
-                raise ValueError(f"With the student's tokens as rows and the teacher's as columns: {error}") from error
-        costs = _PlanCost.apply(student, teacher, plan, cosine, student_lengths, teacher_lengths)
+    def _align(self, *inputs: Tensor | None) -> tuple[Tensor, Tensor, TransportDiagnostics]:
+        """Costs of the pairs `(batch,)`, their plans `(batch, n, m)` and the solver's diagnostics."""
+        student, teacher, student_mass, teacher_mass = prepare(*inputs)
+        with torch.autocast(student.device.type, enabled=False):
+            if self.cost is not None:
+                cost = self.cost(student, teacher)
+                plan, diagnostics = self._solve(cost, student_mass, teacher_mass)
+                # Not by multiplying: padding may cost nan.
+                return (plan * cost.masked_fill(plan == 0, 0.0)).sum((1, 2)), plan, diagnostics
+            with torch.no_grad():
+                # The products are divided by the lengths, not the vectors before: they are the smaller.
+                student_lengths, teacher_lengths = lengths(student), lengths(teacher).transpose(1, 2)
+                cosine = (student @ teacher.transpose(1, 2)).div_(student_lengths).div_(teacher_lengths)
+                plan, diagnostics = self._solve(1.0 - cosine, student_mass, teacher_mass)
+            costs = _PlanCost.apply(student, teacher, plan, cosine, student_lengths, teacher_lengths)
         return costs, plan, diagnostics
 
+    def _solve(self, cost: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, TransportDiagnostics]:
+        return transport_plan(cost, rows, columns, solver=self.solver, return_diagnostics=True)
+
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in {**self.options, "reduction": self.reduction}.items())
+        cost = "" if self.cost is None else f"cost={getattr(self.cost, '__name__', self.cost)!s}, "
+        return f"solver={self.solver}, {cost}{super().extra_repr()}"
 
 
 class _PlanCost(torch.autograd.Function):
-    """`sum(plan * (1 - cosine))` of each pair, shape `(batch,)`, differentiated by hand.
+    """Compute `sum(plan * (1 - cosine))` of each pair, shape `(batch,)`, with a gradient written by hand.
 
     A gradient is one matrix product and one more pass over the vectors, where automatic differentiation of normalised
     vectors takes six, which costs more than the product.

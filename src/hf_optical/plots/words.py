@@ -9,7 +9,7 @@ import regex
 import torch
 from torch import Tensor
 
-from ..bitext.collator import special_ids
+from ..methods.base import special_ids
 from ..model import OpticalProcessor
 from ..model.nearest_words import SPLIT, UNSPACED
 from ..retrieval import OpticalRetriever

@@ -40,7 +40,7 @@ _ALL_RESULTS = "all_results.json"
 _SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
-class CheckpointingTrainer(Trainer):
+class ResumableTrainer(Trainer):
     """
     A [`~transformers.Trainer`] that can be killed at any moment: what it has half-written, half-deleted or not yet
     brought to the disk is never taken for a checkpoint, and the last whole one is there until the next one is.
@@ -344,7 +344,7 @@ class SaveOnInterrupt(TrainerCallback):
     """
     Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and then stops; a second Ctrl-C stops at once.
 
-    Used as a context around the training of a [`CheckpointingTrainer`]. On leaving it after such a stop, raises
+    Used as a context around the training of a [`ResumableTrainer`]. On leaving it after such a stop, raises
     `KeyboardInterrupt`; where training came to its own end before, it has simply ended.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""The transport loss for the trainer of sentence-transformers, in place of the trainer of this library."""
+"""The transport loss for the trainer of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -10,55 +10,54 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..hub.methods import METHODS
 from ..losses import OTAlignmentLoss
+from ..methods import OptimalTransport
+from ..methods.base import words_mask
+from ..transport import Solver
+from ..transport.solvers import solver_options
 
 
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.multi_vector_encoder.data_collator import MultiVectorEncoderDataCollator
 
-# The task of the column that the teacher reads; it is stamped on what the collator of this loss makes of it.
+# The task of the teacher's column, by which `forward` recognises the collator of this loss.
 _TEACHER = "teacher"
 _DIAGNOSIS = (
-    "expected two columns, first the sentence that the student reads, then its translation that the teacher reads, "
-    "and found {found}. Give the dataset these two columns in this order, and the trainer "
-    "data_collator=loss.data_collator('NAME_OF_THE_SECOND')"
+    "expected two columns, the student's sentence and its translation for the teacher, got {found}. Give the dataset "
+    "these two columns in this order, and the trainer data_collator=loss.data_collator('NAME_OF_THE_SECOND')"
 )
 
 
 class MultiVectorOTAlignmentLoss(nn.Module):
     """
-    Teaches a `MultiVectorEncoder` of sentence-transformers a new language from sentence pairs, in its own trainer: the
-    student reads the new language, a frozen teacher the English, and the loss is the cost of transporting the
+    Teach a `MultiVectorEncoder` of sentence-transformers a new language from sentence pairs, in its own trainer.
+
+    The student reads the new language, a frozen teacher the English, and the loss is the cost of transporting the
     student's token vectors onto the teacher's ([`OTAlignmentLoss`]; OPTICAL-style, arXiv 2301.12566).
 
-    Both sides are read as queries: with the prompt, length and query expansion that each model has for them. So the
-    student's queries come to lie where the teacher's English queries lie, among the documents of an index that exists.
-    The tokenizers may differ: the second column is cut into tokens by the teacher itself, which is what
-    [`~MultiVectorOTAlignmentLoss.data_collator`] is for.
+    Both sides are encoded as queries, with the prompt, length and query expansion that each model has for them. So the
+    student's queries move to where the teacher's English queries are, among the documents of an existing index. The
+    tokenizers may differ: [`~MultiVectorOTAlignmentLoss.data_collator`] tokenises the second column for the teacher.
 
     Args:
         model (`MultiVectorEncoder`):
             The student.
         teacher (`MultiVectorEncoder`):
-            What reads the English. It is frozen; the student itself is copied first. Its vectors must be of the
-            student's size, its tokenizer need not be the student's.
-        solver (`str`, *optional*, defaults to `"sinkhorn"`), epsilon (`float`, *optional*, defaults to 0.01),
-            max_iterations (`int`, *optional*, defaults to 100), tolerance (`float`, *optional*, defaults to 1e-3),
-            marginal_penalty (`float`, *optional*, defaults to 1.0), transported_mass (`float`, *optional*, defaults
-            to 0.8):
-            The transport problem, as in [`OTAlignmentLoss`]; the defaults are those of [`OTDistillationConfig`].
+            Reads the English. It is frozen; if it is the student itself, it is copied. Its vectors must have the
+            student's size; its tokenizer may differ.
+        solver (`str` or [`~transport.Solver`], *optional*, defaults to `"sinkhorn"`):
+            A solver or its name, see [`~transport.transport_plan`].
         align_special_tokens (`bool`, *optional*, defaults to `False`):
-            Whether special tokens, query expansion and markers that are tokens of their own are aligned too.
+            Whether special tokens, query expansion and role markers are aligned too.
         student_weights (`torch.Tensor` of shape `(vocabulary,)`, *optional*), teacher_weights (likewise):
-            What each token id of student and teacher counts for, from [`inverse_document_frequency`]. Alike by
-            default.
+            Weights of the token ids of student and teacher, from [`inverse_document_frequency`]. Equal by default.
+        options: with the name of a solver, its options, as in [`~transport.make_solver`].
 
     Raises:
-        TypeError: `model` or `teacher` is no `MultiVectorEncoder`.
-        ValueError: the vectors are of different sizes, or an option is out of its range. When called: the columns are
-            not two, or not in order; or the second was not cut into tokens by the teacher.
+        TypeError: `model` or `teacher` is not a `MultiVectorEncoder`.
+        ValueError: the vectors differ in size, or an option is out of its range. When called: there are not two
+            columns in this order, or the second was not tokenised for the teacher.
 
     References:
         - Improving Cross-lingual Information Retrieval on Low-Resource Languages via Optimal Transport Distillation:
@@ -76,14 +75,14 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         +---------------------------------------------------+--------+
 
     Recommendations:
-        - Open the student without dropout, as below: the teacher's vectors are to be met exactly.
+        - Open the student without dropout, as below, since its targets are exact.
         - Weigh the tokens by `inverse_document_frequency(model, sentences)`, as [`OTDistillationTrainer`] does.
-        - Where the student's tokenizer splits the new language into many pieces, begin with a student that has learned
-          its words: a language pack, merged (`retriever.merge(language)`).
+        - If the student's tokenizer splits the new language into many pieces, start from a merged language pack
+          (`retriever.merge(language)`), which has learned its words.
 
     Relations:
-        - [`OTDistillationTrainer`] has the same loss, and beside it adapters, new words, a cache of the teacher's
-          vectors, and search as evaluation.
+        - [`OTDistillationTrainer`] has the same loss, and adapters, new words, a cache of the teacher's vectors, and
+          retrieval evaluation.
         - `MSELoss` of sentence-transformers does this with one vector a sentence, without aligning words.
         - `MultiVectorDistillKLDivLoss` learns from a teacher's scores of documents instead of from translations. Both
           can train one student: a dictionary of datasets, and a dictionary of losses.
@@ -115,23 +114,17 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         model: MultiVectorEncoder,
         teacher: MultiVectorEncoder,
         *,
-        solver: str = "sinkhorn",
-        epsilon: float = 0.01,
-        max_iterations: int = 100,
-        tolerance: float = 1e-3,
-        marginal_penalty: float = 1.0,
-        transported_mass: float = 0.8,
+        solver: str | Solver = "sinkhorn",
         align_special_tokens: bool = False,
         student_weights: Tensor | None = None,
         teacher_weights: Tensor | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         _check_models(model, teacher)
         self.model = model
         self.teacher = (copy.deepcopy(teacher) if teacher is model else teacher).eval().requires_grad_(False)
-        self.transport = OTAlignmentLoss(
-            solver, epsilon, max_iterations, tolerance, marginal_penalty, transported_mass
-        )
+        self.transport = OTAlignmentLoss(solver, **options)
         self.align_special_tokens = align_special_tokens
         for side, reader, weights in (("student", model, student_weights), ("teacher", teacher, teacher_weights)):
             self.register_buffer(f"{side}_weights", weights, persistent=False)
@@ -144,9 +137,8 @@ class MultiVectorOTAlignmentLoss(nn.Module):
 
     def data_collator(self, teacher_column: str, **options: Any) -> MultiVectorEncoderDataCollator:
         """
-        What makes batches of sentence pairs. The column `teacher_column` is cut into tokens by the teacher, as
-        queries; every other column by the student, as its trainer does it but with the prompt that the student has for
-        the column's task, so that it is trained on what it will read.
+        Make the data collator for the trainer. It tokenises `teacher_column` for the teacher, as queries, and every
+        other column for the student, with the prompt that the student has for the column's task.
 
         Args:
             teacher_column (`str`): name of the dataset's second column.
@@ -171,20 +163,19 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         return self.transport(student, teacher, student_mask, teacher_mask, student_weights, teacher_weights)
 
     def _read(self, side: str, reader: nn.Module, features: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Vectors of a column, `(batch, tokens, dim)`; which of them are aligned and what they count for."""
+        """Vectors of a column, `(batch, tokens, dim)`, which of them are aligned, and their weights."""
         output = reader(features, task="query")
         ids, mask = output["input_ids"], output["attention_mask"].bool()
         if not self.align_special_tokens:
-            words = mask & ~torch.isin(ids, getattr(self, f"{side}_special"))
-            # An empty sentence keeps its special tokens: transport needs some mass.
-            mask = torch.where(words.any(1, keepdim=True), words, mask)
+            mask = words_mask(ids, mask, getattr(self, f"{side}_special"))
         weights = getattr(self, f"{side}_weights")
         return output["token_embeddings"], mask, None if weights is None else weights[ids]
 
     def get_config_dict(self) -> dict[str, Any]:
         return {
             "teacher": self.teacher,
-            **self.transport.options,
+            "solver": type(self.transport.solver).__name__,
+            **solver_options(self.transport.solver),
             "align_special_tokens": self.align_special_tokens,
             "student_weights": self.student_weights is not None,
             "teacher_weights": self.teacher_weights is not None,
@@ -192,7 +183,7 @@ class MultiVectorOTAlignmentLoss(nn.Module):
 
     @property
     def citation(self) -> str:
-        return METHODS["ot"].citations[0]
+        return OptimalTransport.citations[0]
 
 
 def _check_models(model: Any, teacher: Any) -> None:
@@ -200,15 +191,12 @@ def _check_models(model: Any, teacher: Any) -> None:
 
     for name, given in (("model", model), ("teacher", teacher)):
         if not isinstance(given, MultiVectorEncoder):
-            raise TypeError(
-                f"{name} is a {type(given).__name__}; open its folder or Hub id by "
-                "sentence_transformers.MultiVectorEncoder"
-            )
+            raise TypeError(f"{name} must be a sentence_transformers.MultiVectorEncoder, got {type(given).__name__}")
     sizes = model.get_embedding_dimension(), teacher.get_embedding_dimension()
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"the teacher's vectors have {sizes[1]} numbers and the student's {sizes[0]}; choose a teacher of the "
-            "student's size, or give the student a Dense module to the teacher's"
+            f"student and teacher must have vectors of one size, got {sizes[0]} and {sizes[1]}; choose another "
+            "teacher, or give the student a Dense module"
         )
 
 
@@ -226,10 +214,10 @@ def _preprocess(
 
 
 def _special_ids(reader: MultiVectorEncoder) -> Tensor:
-    """Ids of special tokens and markers, of shape `(ids,)`; the unknown token is a word and not among them."""
+    """Ids of special tokens and markers, of shape `(ids,)`; the unknown token counts as a word."""
     tokenizer = reader.tokenizer
     prompts = [prompt for prompt in reader.prompts.values() if prompt]
-    # Of a prompt in words, the words are none.
+    # The words of a prompt are not markers.
     markers = {token for ids in (tokenizer(prompts)["input_ids"] if prompts else ()) for token in ids}
     markers &= set(tokenizer.added_tokens_encoder.values())
     return torch.tensor(sorted({*tokenizer.all_special_ids, *markers} - {tokenizer.unk_token_id}))

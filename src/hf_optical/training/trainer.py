@@ -5,102 +5,106 @@ import time
 from typing import Any
 
 import torch
-from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import speed_metrics
 
 from ..bitext.ranking import join_triples
 from ..evaluation import RetrievalEvaluator
+from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
-from ..losses import OTAlignmentLoss, RankingLoss
+from ..methods import Alignment, CodeSwitch, Method, Reading, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import CheckpointingTrainer
+from .checkpoints import ResumableTrainer
 from .config import OTDistillationConfig
-from .distributed import PairMeans, pair_weights
-from .evaluating import EvaluatingTrainer
-from .preparation import (
-    alignment_loss,
+from .distributed import PairMeans, from_main_process, pair_weights
+from .loading import PairLoadingTrainer
+from .publishing import create_repositories, push_run, write_run_card
+from .record import RunRecord, measure
+from .sampling import join_languages
+from .setup import (
+    add_packs,
     by_language,
     check_optimizers,
     check_sizes,
-    check_use,
+    disable_dropout,
     make_collator,
     open_model,
     pairs_by_language,
-    prepare_student,
-    read_dictionaries,
     teacher_texts,
 )
-from .publishing import PublishingTrainer
-from .run_details import scripts_of
-from .sampling import LanguageSampler, LengthSampler, join_languages
 from .teacher import TeacherVectors
 
 
-class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingTrainer):
+class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
     r"""
-    Teaches a student new languages from sentence pairs: it reads the new language, a frozen teacher reads the English,
-    and the cost of transporting its token vectors onto the teacher's is the loss (OPTICAL-style, arXiv 2301.12566).
+    Teach a student new languages from sentence pairs.
 
-    Several languages are taught in turns, a batch in one of them each ([`LanguageSampler`]), and each trains its own
-    pack or one that they share; what one pack learns changes nothing in another.
+    The student reads the new language, a frozen teacher reads the English, and the loss is the cost of transporting
+    the student's token vectors onto the teacher's (OPTICAL-style, arXiv 2301.12566), or that of another [`Method`].
+
+    Several languages are taught in turns, each batch in one of them ([`LanguageSampler`]), and each language trains
+    its own pack or all share one. Training one pack changes no other.
 
     Everything else is [`~transformers.Trainer`]: accumulation, mixed precision, activation checkpointing, several
     processes, logging, resuming.
 
     To change the loss, override [`~OTDistillationTrainer.pair_losses`]; every part it returns is added to the loss
-    and logged under its name.
+    and logged under its name. For another objective, subclass [`Method`] and pass it as `method`.
 
     Args:
         model (`str` or [`OpticalModel`]):
             The student, or its folder or Hub id.
         teacher (`str` or [`OpticalModel`]):
-            The teacher. Any tokenizer and size, as long as its vectors are of the student's size. A model given is
-            copied if it is the student itself, frozen otherwise.
+            The teacher. Its tokenizer and architecture may differ; its vectors must have the student's size. If it is
+            the student itself, it is copied.
         args ([`OTDistillationConfig`]):
             The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
             Sentence pairs from [`load_bitext`]. For several languages a `dict`: language -> pairs.
         processing_class ([`OpticalProcessor`], *optional*), teacher_processing_class ([`OpticalProcessor`],
             *optional*):
-            What cuts the student's and the teacher's texts into tokens. Opened beside the model by default.
+            The processors of student and teacher. By default opened with the models.
         retrieval_evaluator ([`RetrievalEvaluator`], *optional*):
             Questions and passages to search at every evaluation; its measures become `eval_map` and so on, for
             `metric_for_best_model` and early stopping. For several languages a `dict`: language -> evaluator; they
             need no `eval_dataset` of the same languages.
         peft_config (`peft.LoraConfig`, *optional*):
             The adapter of every pack, in place of the one that `args` describes.
+        method ([`Method`], its class, or a list of methods, *optional*):
+            The training objective, in place of `args.method`.
         loss (`nn.Module`, *optional*):
-            In place of the alignment loss that `args` describes; called alike, with `reduction="none"` set.
+            Used in place of the method's alignment loss; called like a [`PairLoss`], with `reduction="none"` set.
         triples (`datasets.Dataset`, *optional*):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
-            sentences of the pairs. Each sentence pair gets one, the same in every epoch, so there are as many steps as
-            without.
+            sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
+            the same.
         callbacks (`list[transformers.TrainerCallback]`, *optional*):
             As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
-            Optimizer and schedule, of the weights of a `model` that is given, with `train_all_weights`. The weights of
-            a pack are made in here: to train them otherwise set `args.optim`, or override `create_optimizer`.
+            Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
+            are created here: to train them otherwise set `args.optim`, or override `create_optimizer`.
 
     Attributes:
+        methods (`list[Method]`):
+            The training objectives; `anchor_weight` adds one.
         processors (`dict[str, OpticalProcessor]`):
-            Language -> what cuts its texts into tokens. `processing_class` is the same for one pack, and knows no new
-            words for several.
+            Language -> its processor, with the new words of its pack. With several packs, `processing_class` is the
+            processor of the base.
         references (`dict[str, dict]`), details (`dict[str, dict]`):
-            For the cards. `"zero_shot"` and `"ceiling"` -> language -> measure -> value: what the untrained student
-            and the teacher on human translations reach. And language -> what else should be told of it (`bitext`,
+            For the cards. `"zero_shot"` and `"ceiling"` -> language -> measure -> value: results of the untrained
+            student, and of the teacher on human translations. And language -> what else a card should say (`bitext`,
             `bitext_license`, `license`, `note`, ...), as in [`write_card`].
 
     Raises:
-        ValueError: vector sizes that do not meet, sentence pairs without the languages, a dictionary or triples that
-            do not fit, what the method has no use for, `optimizers` of other weights, or FSDP beside a
-            `retrieval_evaluator`.
+        ValueError: vectors of different sizes, sentence pairs without the languages, a dictionary or triples that do
+            not fit, an argument that the method has no use for, `optimizers` of other weights, or FSDP together with
+            a `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
-        FileExistsError: while training, if another run is at work in `output_dir`.
+        FileExistsError: while training, if another run is active in `output_dir`.
     """
 
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
@@ -117,53 +121,45 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         teacher_processing_class: OpticalProcessor | None = None,
         retrieval_evaluator: RetrievalEvaluator | dict[str, RetrievalEvaluator] | None = None,
         peft_config: LoraConfig | None = None,
+        method: Method | type[Method] | list[Method] | None = None,
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
+        # Everything that can be checked at once, before models are opened.
         pairs = pairs_by_language(args, "train_dataset", train_dataset, complete=True)
         pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
-        check_use(args, loss=loss, triples=triples)
+        self.methods = make_methods(args, method, loss)
         if triples is not None:
+            if not any(isinstance(each, CodeSwitch) for each in self.methods):
+                raise ValueError(f"triples must come with code switching, got method={args.method!r}; leave them out")
             pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
-        dictionaries = read_dictionaries(args, pairs)
-        model, processing_class = open_model(model, processing_class, "model", "processing_class")
+        for each in self.methods:
+            each.check(args.languages, pairs, args.teacher_language)
+
         same = teacher is model
-        teacher, teacher_processing_class = open_model(
-            teacher,
-            teacher_processing_class or (processing_class if same else None),
-            "teacher",
-            "teacher_processing_class",
-        )
+        model, base_processor = open_model(model, processing_class, "model", "processing_class")
+        teacher_processor = teacher_processing_class or (base_processor if same else None)
+        teacher, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
         check_sizes(model, teacher)
         self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
-        # The student as it was, for the anchor. Beside an adapter the base never changes, so its weights are shared.
-        shared = {} if args.train_all_weights else {id(weight): weight for weight in model.parameters()}
-        self.reference = copy.deepcopy(model, shared).eval() if args.anchor_weight else None
+        self.teacher_processor = teacher_processor
+        for each in self.methods:
+            each.start(model)
         self.base_fingerprint = model.fingerprint()
-
         if args.disable_dropout:
-            # The student's own: the adapter, which has its dropout by a setting of its own, comes after.
-            for module in model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-        base_processor = processing_class
-        self.processors = prepare_student(model, processing_class, args, pairs, peft_config)
-        if len(args.packs) < 2:
-            processing_class = self.processors[args.languages[0]]
+            disable_dropout(model)
+        self.processors = add_packs(model, base_processor, args, pairs, peft_config)
 
-        data_collator = make_collator(
-            args, pairs, self.processors, teacher_processing_class, base_processor, dictionaries
-        )
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
+            data_collator=make_collator(args, self.methods, pairs, self.processors, base_processor, teacher_processor),
             train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
             eval_dataset=eval_dataset,
-            processing_class=processing_class,
+            processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
             # With metrics Trainer gathers predictions: here the cost of every pair, for a mean over them.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
             callbacks=callbacks,
@@ -172,59 +168,50 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         check_optimizers(self.model, *optimizers)
         if self.is_fsdp_enabled and self.retrieval_evaluators:
             raise ValueError(
-                "under FSDP no process holds the whole student, so it cannot encode queries while it trains; leave "
-                "retrieval_evaluator out and evaluate the saved model"
+                "retrieval_evaluator cannot search while training under FSDP, since no process holds the whole "
+                "student; leave it out and evaluate the saved model"
             )
         self.teacher.to(self.accelerator.device)
-        if self.reference is not None:
-            self.reference.to(self.accelerator.device)
-        self.loss = loss or alignment_loss(args)
-        if self.loss is not None:
-            self.loss.reduction = "none"
-        self.ranking_loss = RankingLoss(args.ranking_temperature, reduction="none")
-        self._facts = {
-            language: {"pairs": len(own), "scripts": scripts_of(row[language] for row in own[:10_000]["translation"])}
-            for language, own in pairs.items()
-        }
-        self._triples = 0 if triples is None else len(triples)
-        self._given = {} if peft_config is None else {"lora_rank": peft_config.r}
-        if loss is not None:
-            self._given["loss"] = type(loss).__name__
-        self._teacher_processor = teacher_processing_class
-        # Of training and of evaluation; and what each pair of the batch counts for.
+        self.run_record = RunRecord(
+            args,
+            self.methods,
+            self.teacher,
+            pairs,
+            triples=0 if triples is None else len(triples),
+            lora_rank=None if peft_config is None else peft_config.r,
+        )
+        self._repositories: dict[str, str] = {}
+        # Of training and of evaluation; and the weight of each pair of the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
         self._pair_weights: Tensor | None = None
+
+    # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         # `evaluate()` before `train()` leaves a mark with which accelerate would skip the distributed wrapper here.
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
-        self._measured.clear()
+        self.run_record.forget_results()
         start = time.monotonic()
         with self.running(resume_from_checkpoint) as checkpoint:
             self._cache_teacher(self.train_dataset, self.eval_dataset)
             with self._interrupt:
                 output = super().train(checkpoint, *args, **kwargs)
         # How long the part before a checkpoint took is not known.
-        self._seconds = None if checkpoint else time.monotonic() - start
+        self.run_record.seconds = None if checkpoint else time.monotonic() - start
         return output
 
-    def _inner_training_loop(self, *args, **kwargs):
-        # A run that failed, or a batch that did not fit, has left means behind.
-        self._means[True] = PairMeans()
-        return super()._inner_training_loop(*args, **kwargs)
-
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
-        """Has the teacher read every sentence of these datasets that it has not read before, if that is asked for."""
+        """Let the teacher read the sentences that are not in its cache yet, if there is to be one."""
         if not self.args.cache_teacher:
             return
         pairs = [
             each for given in datasets for each in (given.values() if isinstance(given, dict) else [given]) if each
         ]
-        for role, texts in teacher_texts(self.args, pairs).items():
+        for role, texts in teacher_texts(self.methods, pairs, self.args.teacher_language).items():
             self.data_collator.teacher_vectors = TeacherVectors.prepare(
                 self.teacher,
-                self._teacher_processor,
+                self.teacher_processor,
                 texts,
                 (role,),
                 self.args.teacher_cache_dir,
@@ -232,9 +219,32 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
                 show_progress=not self.args.disable_tqdm,
             )
 
+    def set_language(self, language: str | None) -> None:
+        """Activate the pack of a language in `model`; `None` leaves the base alone active."""
+        pack = language and self.args.pack_of(language)
+        if self.args.packs and active_language(self.model) != pack:
+            activate(self.model, pack)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.set_language(inputs["language"])
+        self._pair_weights = inputs.get("pair_weights")
+        alternate = self.args.alternate and self.model.training
+        steps = turns(self.methods, alternate)
+        methods = steps[self.state.global_step % len(steps)]
+        read = self._read(model, inputs, {name for method in methods for name in method.blocks})
+        parts: dict[str, Tensor] = {}
+        for method in methods:
+            parts |= method.losses(read, self)
+        self.record(**{f"loss_{name}": part for name, part in parts.items()})
+        # One row a role and pair -> one cost a pair.
+        costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
+        self._check_finite(costs, inputs["index"])
+        loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
+        return (loss, {"costs": costs}) if return_outputs else loss
+
     def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput) -> dict[str, Tensor]:
         """
-        The parts of the loss, for each sentence pair. The place to override.
+        Compute the parts of the loss of each sentence pair. Override this method to change the loss.
 
         Args:
             student ([`OpticalOutput`]): `embeddings` (pairs, student tokens, dim), `mask` and, unless marginals are
@@ -244,99 +254,28 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         Returns:
             `dict[str, Tensor]`: name -> loss of shape `(pairs,)`.
         """
-        weights = {"student_weights": student.weights, "teacher_weights": teacher.weights}
-        arguments = {name: weight for name, weight in weights.items() if weight is not None}
-        texts = student.embeddings, teacher.embeddings, student.mask, teacher.mask
-        if not isinstance(self.loss, OTAlignmentLoss):
-            return {"alignment": self.loss(*texts, **arguments)}
-        cost, plan = self.loss(*texts, return_diagnostics=True, **arguments)
-        self._record(
-            plan_entropy=plan.entropy, plan_marginal_error=plan.marginal_error, plan_iterations=plan.iterations
-        )
-        return {"alignment": cost}
+        alignment = next(method for method in self.methods if isinstance(method, Alignment))
+        return alignment.pair_losses(student, teacher, self)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        if len(self.args.languages) == 1:
-            sampler = super()._get_train_sampler(train_dataset)
-            by_length = isinstance(sampler, LengthGroupedSampler)
-            return LengthSampler(sampler.lengths, sampler.batch_size, seed=seed) if by_length else sampler
-        pairs = self.train_dataset if train_dataset is None else train_dataset
-        by_length = self.args.train_sampling_strategy == "group_by_length"
-        return LanguageSampler(
-            pairs["language"],
-            self._train_batch_size * self.args.world_size,
-            temperature=self.args.sampling_temperature,
-            lengths=pairs[self.args.length_column_name] if by_length else None,
-            seed=seed,
-        )
-
-    def get_train_dataloader(self) -> DataLoader:
-        loader = super().get_train_dataloader()
-        # As accelerate does for samplers of its own: where several processes go on in mid-epoch, it looks here for the
-        # one to tell the epoch, and without they would go through the first epoch again. Where batches are drawn
-        # without such a one, Trainer tells them.
-        if isinstance(loader.batch_sampler, BatchSamplerShard):
-            sampler = getattr(loader.batch_sampler.batch_sampler, "sampler", None)
-            if sampler is not None:
-                loader.set_sampler(sampler)
-        return loader
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # The batches of several languages are whole as they are, and `batch_rebalance` deals out its own.
-        if batches and len(self.args.languages) == 1 and self.args.train_sampling_strategy != "batch_rebalance":
-            batches[-1] = self._weigh(batches[-1])
-        return batches, items
-
-    def _weigh(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch that may be the last of its loader, with what its pairs count for."""
-        whole = self.args.dataloader_drop_last
-        return batch | {"pair_weights": None if whole else pair_weights(len(batch["index"]))}
-
-    def set_language(self, language: str) -> None:
-        """Puts the pack of a language to work in `model`, if it is not at work already."""
-        pack = self.args.pack_of(language)
-        if self.args.packs and active_language(self.model) != pack:
-            activate(self.model, pack)
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.set_language(inputs["language"])
-        self._pair_weights = inputs.get("pair_weights")
-        student = self._read_with_student(model, inputs["student"], inputs["blocks"])
-        parts: dict[str, Tensor] = {}
-        if "pairs" in student:
-            aligned, teacher = student["pairs"], self._read_with_teacher(inputs["teacher"])
-            self._check_finite(aligned.embeddings.sum((1, 2)), inputs["index"])
-            aligned.weights, teacher.weights = inputs.get("student_weights"), inputs.get("teacher_weights")
-            parts |= self.pair_losses(aligned, teacher)
-        if "anchor" in student:
-            start, stop = inputs["blocks"]["anchor"]
-            english = {name: tensor[start:stop] for name, tensor in inputs["student"].items()}
-            parts["anchor"] = self.args.anchor_weight * self._anchor_losses(student["anchor"], english)
-        if "queries" in student:
-            parts["ranking"] = self.args.ranking_weight * self._ranking_losses(student, inputs)
-        self._record(**{f"loss_{name}": part for name, part in parts.items()})
-        # One row a role and pair -> one cost a pair.
-        costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
-        self._check_finite(costs, inputs["index"])
-        loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
-        return (loss, {"costs": costs}) if return_outputs else loss
-
-    def _read_with_student(
-        self, model: nn.Module, inputs: dict[str, Tensor], blocks: dict[str, tuple[int, int]]
-    ) -> dict[str, OpticalOutput]:
-        """What the student makes of each block of texts, all in one forward."""
-        if self.args.alternate and self.model.training:
-            kept = ("queries", "documents") if self.state.global_step % 2 else ("pairs", "anchor")
-            blocks = {name: rows for name, rows in blocks.items() if name in kept}
+    def _read(self, model: nn.Module, inputs: dict[str, Any], wanted: set[str]) -> Reading:
+        """Read the wanted blocks with the student, all in one forward; the teacher reads when it is asked."""
+        blocks = {name: rows for name, rows in inputs["blocks"].items() if name in wanted}
+        texts = inputs["student"]
+        if len(blocks) < len(inputs["blocks"]):
             rows = [row for start, stop in blocks.values() for row in range(start, stop)]
-            inputs = {name: tensor[rows] for name, tensor in inputs.items()}
-        student, start, read = model(**inputs), 0, {}
+            texts = {name: tensor[rows] for name, tensor in texts.items()}
+        output, start = model(**texts), 0
+        student, student_inputs = {}, {}
         for name, (first, last) in blocks.items():
-            read[name] = student.rows(start, start + last - first)
-            start += last - first
-        return read
+            stop = start + last - first
+            student[name] = output.rows(start, stop)
+            student_inputs[name] = {key: tensor[start:stop] for key, tensor in texts.items()}
+            start = stop
+        if "pairs" in student:
+            self._check_finite(student["pairs"].embeddings.sum((1, 2)), inputs["index"])
+        return Reading(
+            inputs["language"], student, student_inputs, inputs["teacher"], inputs["targets"], self._read_with_teacher
+        )
 
     def _read_with_teacher(self, inputs: dict[str, Tensor]) -> OpticalOutput:
         if "embeddings" in inputs:
@@ -344,80 +283,217 @@ class OTDistillationTrainer(CheckpointingTrainer, EvaluatingTrainer, PublishingT
         with torch.no_grad():
             return self.teacher(**inputs)
 
-    def _anchor_losses(self, now: OpticalOutput, english: dict[str, Tensor]) -> Tensor:
-        """Cosine distance, token by token, of the English sentences to what the student once made of them."""
-        with torch.no_grad():
-            before = self.reference(**english)
-        distance = 1 - (now.embeddings * before.embeddings).sum(-1)
-        return (distance * now.mask).sum(-1) / now.mask.sum(-1)
-
-    def _ranking_losses(self, student: dict[str, OpticalOutput], inputs: dict[str, Any]) -> Tensor:
-        """How the student ranks the English documents for the code-switched queries, for each query."""
-        documents = self._read_with_teacher(inputs["teacher_documents"])
-        if self.args.ranking_target == "labels":
-            target = inputs["relevant"]
-        else:
-            queries = self._read_with_teacher(inputs["teacher_queries"])
-            target = RankingLoss.scores(queries.embeddings, documents.embeddings, queries.mask, documents.mask)
-        queries, documents = student["queries"], student.get("documents", documents)
-        return self.ranking_loss(queries.embeddings, documents.embeddings, queries.mask, documents.mask, target)
-
     def _check_finite(self, values: Tensor, index: Tensor) -> None:
         finite = torch.isfinite(values).view(-1, len(index)).all(0)
         if not finite.all():
             rows = index[~finite].tolist()
             raise FloatingPointError(
                 f"the loss is not finite at sentence pair {', '.join(map(str, rows[:5]))} (row in the source, counted "
-                f"from 0), step {self.state.global_step}. Look at the pair; lower the learning rate; if the student "
-                "trains in half precision, use bf16 instead of fp16. The last checkpoint is unharmed"
+                f"from 0), step {self.state.global_step}. Check the pair; lower the learning rate; if the student "
+                "trains in half precision, use bf16 instead of fp16. The last checkpoint is intact"
             )
 
-    def _record(self, **values: Tensor) -> None:
-        """Keeps means until they are told."""
+    # Means over the pairs of all processes, between two logs
+
+    def record(self, **values: Tensor) -> None:
+        """Log the mean of values of shape `(pairs,)` with the next log."""
         for name, value in values.items():
             self._means[self.model.training].add(name, value, self._pair_weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # Those of training, which no other log may take away: a step's has "loss", the one at the end "total_flos".
+        # The logs of training alone take its means: that of a step has "loss", the last one "total_flos".
         if "loss" in logs or "total_flos" in logs:
             logs |= self._means[True].take()
         super().log(logs, start_time)
 
-    def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
+    def _inner_training_loop(self, *args, **kwargs):
+        # Called again when a batch did not fit into memory; the failed attempt has left means.
+        self._means[True] = PairMeans()
+        return super()._inner_training_loop(*args, **kwargs)
+
+    # Evaluation
+
+    def get_test_dataloader(self, test_dataset: Dataset | dict[str, Dataset]) -> DataLoader:
         """
-        What has been learned so far.
+        Make the loader of `predict`.
 
         Args:
-            language (`str`, *optional*): code of a language or a pack; may be left out where one pack is trained.
+            test_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`):
+                Sentence pairs of one language; if several are taught, `{language: pairs}`.
+
+        Raises:
+            ValueError: the pairs are of several languages, or their language is not given, or they lack a side.
+        """
+        pairs = pairs_by_language(self.args, "test_dataset", test_dataset)
+        if len(pairs) != 1:
+            raise ValueError(f"test_dataset must be in one language, got {', '.join(pairs)}; call predict for each")
+        if self.data_collator.teacher_vectors is not None:
+            self._cache_teacher(pairs)
+        return super().get_test_dataloader(self._with_language(pairs))
+
+    def _with_language(self, pairs: dict[str, Dataset]) -> Dataset:
+        """The sentence pairs of one language as the collator takes them."""
+        return join_languages(pairs) if len(self.args.languages) > 1 else next(iter(pairs.values()))
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """
+        Compute the mean cost of the sentence pairs, and the measures of the retrieval evaluators.
+
+        If documents are ranked, the cost of a pair depends on its batch: compare `eval_loss` only at the same
+        `per_device_eval_batch_size`.
+
+        Args:
+            eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
+                Sentence pairs, in place of the trainer's; then no retrieval is evaluated.
+            ignore_keys (`list[str]`, *optional*):
+                As in [`~transformers.Trainer.evaluate`].
+            metric_key_prefix (`str`, defaults to `"eval"`):
+                Prefix of every name.
+
+        Returns:
+            `dict[str, float]`: `eval_loss` and its parts, `eval_map` and so on; with several languages also
+            `eval_ha_loss`, `eval_ha_map` and so on of each, and the former are means over the languages.
+        """
+        own = eval_dataset is None
+        datasets = pairs_by_language(self.args, "eval_dataset", self.eval_dataset if own else eval_dataset)
+        if not datasets:
+            raise ValueError("eval_dataset must have sentence pairs to evaluate on; pass it here or to the trainer")
+        if not own and self.data_collator.teacher_vectors is not None:
+            self._cache_teacher(datasets)
+        start, results = time.time(), {}
+        for language in self.args.languages:
+            searched = own and language in self.retrieval_evaluators
+            if language in datasets or searched:
+                costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
+                results[language] = costs | (self._search(language) if searched else {})
+        metrics = over_languages(results, f"{metric_key_prefix}_")
+        metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _mean_costs(self, pairs: dict[str, Dataset], ignore_keys: list[str] | None) -> dict[str, float]:
+        """The mean cost of sentence pairs of one language, its parts, and the solver's diagnostics."""
+        self._means[False] = PairMeans()
+        loader = self.get_eval_dataloader(self._with_language(pairs))
+        output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
+        return {"loss": output.metrics["eval_loss"], **self._means[False].take()}
+
+    def _search(self, language: str) -> dict[str, float]:
+        """Search with the questions of a language, and keep the result for the card."""
+        self.set_language(language)
+        evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
+        measured = from_main_process(lambda: measure(evaluator, evaluator.search(self.model, processor)))
+        self.run_record.add_result(language, self.state.global_step, measured)
+        return {name: own["trained"] for name, own in measured["measures"].items()}
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs | {"pair_weights": pair_weights(len(inputs["index"]))})
+        with torch.no_grad(), self.compute_loss_context_manager():
+            _, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return None, outputs["costs"], outputs["costs"]
+
+    def _load_best_model(self) -> None:
+        # The results are those of the last weights, not of the best.
+        self.run_record.forget_results()
+        super()._load_best_model()
+
+    # Packs, cards and the Hub
+
+    @property
+    def references(self) -> dict[str, dict[str, dict[str, float]]]:
+        return self.run_record.references
+
+    @references.setter
+    def references(self, references: dict[str, dict[str, dict[str, float]]]) -> None:
+        self.run_record.references = references
+
+    @property
+    def details(self) -> dict[str, dict[str, Any]]:
+        return self.run_record.details
+
+    @details.setter
+    def details(self, details: dict[str, dict[str, Any]]) -> None:
+        self.run_record.details = details
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Language -> results of the last evaluation, as in [`write_card`]; empty if training has gone on since."""
+        return self.run_record.results(self.state.global_step)
+
+    def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
+        """
+        Copy what has been learned so far into a pack.
+
+        Args:
+            language (`str`, *optional*): code of a language or a pack; optional if one pack is trained.
             state_dict (`dict`, *optional*): weights to read from, as in [`~LanguagePack.from_model`].
         """
         packs = self.args.packs
         pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language)
         if pack not in packs:
-            raise ValueError(f"language={language!r} has no pack in this run; it trains {', '.join(packs) or 'none'}")
+            raise ValueError(f"language must be one of {', '.join(packs) or 'none'}, got {language!r}")
         return LanguagePack.from_model(
             self.model,
             pack,
             roles=self.processing_class.roles,
-            details=self._details(packs[pack]),
+            details=self.run_record.card_details(packs[pack], self.state.global_step),
             base_fingerprint=self.base_fingerprint,
             state_dict=state_dict,
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # Trainer would also write `training_args.bin`, a pickle that contains the Hub token.
         if not self.args.should_save:
             return
-        # Unlike Trainer's own, this writes no `training_args.bin`: it is a pickle that holds the Hub token.
         output_dir = output_dir or self.args.output_dir
         if self.args.train_all_weights:
             self.model.save_pretrained(output_dir, state_dict=state_dict)
             self.processing_class.save_pretrained(output_dir)
         for code in self.args.packs:
             pack = self.language_pack(code, state_dict)
-            # What is uploaded later is this very folder.
+            # This folder is what is uploaded later.
             pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
-    def _load_best_model(self) -> None:
-        self._measured.clear()
-        super()._load_best_model()
+    def create_model_card(self, **kwargs) -> None:
+        """
+        Write a card for each pack, or for the model, to `README.md` in its folder, with the curves of the training.
+
+        The card shows `self.results` and `self.details`. The curves need matplotlib.
+        """
+        if self.is_world_process_zero():
+            write_run_card(self.args, self.run_record, self.model, self.state, self._repositories)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.is_world_process_zero():
+            self._repositories = create_repositories(self.args, token, private)
+            self.hub_model_id = ", ".join(self._repositories.values())
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs,
+    ) -> Any:
+        """
+        As [`~transformers.Trainer.push_to_hub`]; several packs go to `hub_model_id-CODE`, and a list is returned.
+
+        Uploads the files of the packs or the model, the card with its figure, and the results.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**kwargs)
+        if self.is_world_process_zero():
+            pushed = push_run(self.args, self._repositories, commit_message, blocking, token, revision)
+            return pushed if len(self.args.packs) > 1 else pushed[0]

@@ -1,0 +1,192 @@
+"""Alignment of a sentence with its translation: by transport, greedily, or by the mean vectors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ..bitext.frequency import inverse_document_frequency
+from ..bitext.loading import sentences
+from ..checks import check_choice
+from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
+from ..model import OpticalOutput
+from ..transport import SOLVERS, Partial, Sinkhorn, Unbalanced, make_solver
+from .base import LanguageData, Method, PairSettings, Reader, Reading, Run
+
+
+MARGINALS = ("uniform", "idf")
+PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
+
+
+@dataclass
+class AlignmentSettings(PairSettings):
+    """Settings of [`OptimalTransport`], [`Greedy`] and [`Sentence`]; those of the solvers are for the first alone."""
+
+    marginals: str = field(
+        default="idf", metadata={"help": "Weights of the tokens in the alignment.", "choices": list(MARGINALS)}
+    )
+    solver: str = field(default="sinkhorn", metadata={"help": "Transport solver.", "choices": list(SOLVERS)})
+    epsilon: float = field(
+        default=Sinkhorn.epsilon, metadata={"help": "Entropic regularisation of the transport plan."}
+    )
+    max_iterations: int = field(
+        default=Sinkhorn.max_iterations, metadata={"help": "Maximum number of iterations of the transport solver."}
+    )
+    tolerance: float = field(
+        default=Sinkhorn.tolerance, metadata={"help": "Marginal error at which the transport solver stops."}
+    )
+    marginal_penalty: float = field(
+        default=Unbalanced.marginal_penalty,
+        metadata={"help": "Price of leaving a token out, with --solver unbalanced."},
+    )
+    transported_mass: float = field(
+        default=Partial.transported_mass, metadata={"help": "Part of the mass to align, with --solver partial."}
+    )
+
+    @property
+    def solver_options(self) -> dict[str, Any]:
+        """The options of all solvers."""
+        return {each.name: getattr(self, each.name) for solver in SOLVERS.values() for each in fields(solver)}
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        check_choice("marginals", self.marginals, MARGINALS)
+        for solver in SOLVERS:
+            make_solver(solver, **self.solver_options)
+        check_choice("solver", self.solver, SOLVERS)
+
+
+class Alignment(Method):
+    """
+    Base class of the methods that align a sentence with its translation by a loss between their token vectors.
+
+    Args:
+        settings ([`AlignmentSettings`]): the settings.
+    """
+
+    card_settings = (*Method.card_settings, "marginals")
+
+    custom_loss = False
+
+    def __init__(self, settings: AlignmentSettings):
+        super().__init__(settings)
+        self.loss = self.make_loss(settings)
+        self.loss.reduction = "none"
+        # Language -> weights of the student's and of the teacher's vocabulary.
+        self._weights: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+        """Make the loss of this method."""
+        raise NotImplementedError
+
+    def use_loss(self, loss: nn.Module) -> None:
+        """Replace the method's own loss. It is called like a [`PairLoss`], with `reduction="none"` set."""
+        loss.reduction = "none"
+        self.loss, self.custom_loss = loss, True
+
+    def used_settings(self) -> dict[str, Any]:
+        loss = {"loss": type(self.loss).__name__} if self.custom_loss else {}
+        return super().used_settings() | loss
+
+    def reader(self, data: LanguageData) -> Reader:
+        if self.settings.marginals == "idf" and data.pairs is not None:
+            self._weights[data.language] = (
+                inverse_document_frequency(data.student, sentences(data.pairs, data.language)),
+                inverse_document_frequency(data.teacher, sentences(data.pairs, data.teacher_language)),
+            )
+        return super().reader(data)
+
+    def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
+        student, teacher = read.student["pairs"], read.teacher("pairs")
+        if read.language in self._weights:
+            ids = read.inputs["pairs"]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
+            self._weights[read.language] = tuple(each.to(ids[0].device) for each in self._weights[read.language])
+            student.weights, teacher.weights = (
+                weights[own] for weights, own in zip(self._weights[read.language], ids, strict=True)
+            )
+        return run.pair_losses(student, teacher)
+
+    def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput, run: Run) -> dict[str, Tensor]:
+        """The part `"alignment"`, a loss for each pair; see [`OTDistillationTrainer.pair_losses`]."""
+        weights = {"student_weights": student.weights, "teacher_weights": teacher.weights}
+        weights = {name: each for name, each in weights.items() if each is not None}
+        texts = student.embeddings, teacher.embeddings, student.mask, teacher.mask
+        if not isinstance(self.loss, OTAlignmentLoss):
+            return {"alignment": self.loss(*texts, **weights)}
+        cost, plan = self.loss(*texts, return_diagnostics=True, **weights)
+        run.record(plan_entropy=plan.entropy, plan_marginal_error=plan.marginal_error, plan_iterations=plan.iterations)
+        return {"alignment": cost}
+
+
+class OptimalTransport(Alignment):
+    """Transport from the tokens of a sentence to those of its translation ([`OTAlignmentLoss`])."""
+
+    name = "ot"
+    description = PAIR + "the cost of the optimal transport between their token vectors (OPTICAL-style)"
+    tags = ("optimal-transport",)
+    citations: ClassVar = (
+        """@inproceedings{huang2023optical,
+  title={Improving Cross-lingual Information Retrieval on Low-Resource Languages via Optimal Transport Distillation},
+  author={Huang, Zhiqi and Yu, Puxuan and Allan, James},
+  booktitle={Proceedings of the Sixteenth ACM International Conference on Web Search and Data Mining},
+  year={2023}
+}""",
+    )
+
+    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+        return OTAlignmentLoss(settings.solver, **settings.solver_options)
+
+    def used_settings(self) -> dict[str, Any]:
+        if self.custom_loss:
+            return super().used_settings()
+        return {**super().used_settings(), "solver": self.settings.solver, **asdict(self.loss.solver)}
+
+
+class Greedy(Alignment):
+    """One-to-one token alignment ([`GreedyAlignmentLoss`], Dr.DECR, arXiv 2112.08185)."""
+
+    name = "greedy"
+    description = (
+        PAIR + "the distance of token vectors that a greedy one-to-one alignment puts together (as in Dr.DECR{but})"
+    )
+    citations: ClassVar = (
+        """@article{li2021learning,
+  title={Learning Cross-Lingual {IR} from an {E}nglish Retriever},
+  author={Li, Yulong and Franz, Martin and Sultan, Md Arafat and Iyer, Bhavani and Lee, Young-Suk and Sil, Avirup},
+  journal={arXiv:2112.08185},
+  year={2021}
+}""",
+    )
+
+    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+        return GreedyAlignmentLoss()
+
+    @classmethod
+    def describe(cls, settings: dict[str, Any], **names: str) -> str:
+        changes = []
+        if settings.get("marginals") == "idf":
+            changes.append("tokens weighted by inverse document frequency")
+        if settings.get("align_special_tokens") is False:
+            changes.append("special tokens left out")
+        but = f", but with {' and '.join(changes)}" if changes else ""
+        return super().describe(settings, but=but, **names)
+
+
+class Sentence(Alignment):
+    """Distance of mean vectors ([`SentenceMSELoss`], Reimers & Gurevych 2020, arXiv 2004.09813)."""
+
+    name = "sentence"
+    description = PAIR + "the distance of their mean vectors"
+    citations: ClassVar = (
+        """@inproceedings{reimers2020making,
+  title={Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
+  author={Reimers, Nils and Gurevych, Iryna},
+  booktitle={Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing},
+  year={2020}
+}""",
+    )
+
+    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+        return SentenceMSELoss()
