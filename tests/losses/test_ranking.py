@@ -72,9 +72,9 @@ def test_padding_may_hold_anything(junk):
 
 def test_bad_input():
     (queries, mask), _ = some_texts(2, 3, 0), None
-    with pytest.raises(ValueError, match="document_mask leaves no token in batch entries \\[1\\]"):
+    with pytest.raises(ValueError, match="document_mask leaves no token.*batch entries \\[1\\]"):
         RankingLoss.scores(queries, queries, mask, torch.tensor([[1, 1, 1], [0, 0, 0]]))
     with pytest.raises(ValueError, match="query_embeddings are not finite.*\\[0\\]"):
         RankingLoss.scores(queries.index_fill(0, torch.tensor(0), torch.nan), queries, mask, mask)
-    with pytest.raises(ValueError, match="temperature must be above 0"):
+    with pytest.raises(ValueError, match="temperature must be positive"):
         RankingLoss(temperature=0)

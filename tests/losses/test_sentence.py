@@ -46,15 +46,15 @@ def test_weights_of_any_size_weigh_alike(scale):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="teacher has no token with mass in batch entries \\[0\\]"):
+    with pytest.raises(ValueError, match="teacher has no token with mass.*batch entries \\[0\\]"):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), teacher_mask=torch.zeros(1, 2))
     with pytest.raises(
-        ValueError, match="student has weights that are negative or not finite in batch entries \\[0\\]"
+        ValueError, match="student has .* weights that are negative or not finite.*batch entries \\[0\\]"
     ):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), student_weights=torch.full((1, 2), 3e38))
     with pytest.raises(ValueError, match="student_embeddings are not finite.*\\[1\\]"):
         SentenceMSELoss()(torch.tensor([[[1.0]], [[torch.inf]]]), torch.ones(2, 1, 1))
-    with pytest.raises(ValueError, match="must have shapes"):
+    with pytest.raises(ValueError, match="teacher_embeddings must have shape"):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 4))
     with pytest.raises(ValueError, match="reduction must be"):
         SentenceMSELoss(reduction="total")

@@ -20,6 +20,8 @@ from hf_optical.transport import SOLVERS, TransportDiagnostics
 ACCURATE = {"epsilon": 0.05, "max_iterations": 1000, "tolerance": 1e-6}
 OTAlignmentLoss = partial(hf_optical.losses.OTAlignmentLoss, **ACCURATE)
 transport_plan = partial(hf_optical.transport.transport_plan, **ACCURATE)
+
+
 def pairs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Four pairs of unequal lengths: student, teacher and their masks."""
     generator = torch.Generator().manual_seed(0)
@@ -262,7 +264,9 @@ def test_any_cost_may_take_the_place_of_the_cosine(solver: str) -> None:
 
     losses = OTAlignmentLoss("exact", cost=distance, reduction="none")(student, teacher, *masks)
     for index in range(4):
-        rows, columns = (each[index][mask[index]].detach().numpy() for each, mask in zip((student, teacher), masks))
+        rows, columns = (
+            each[index][mask[index]].detach().numpy() for each, mask in zip((student, teacher), masks, strict=True)
+        )
         expected = ot.emd2(ot.unif(len(rows)), ot.unif(len(columns)), ot.dist(rows, columns, "euclidean"))
         assert losses[index].item() == pytest.approx(expected, abs=1e-9)
     junk = student.detach().masked_fill(~masks[0].unsqueeze(2), math.nan).requires_grad_()

@@ -47,7 +47,7 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     few=150,
     many=10_000,
     problem=problems(),
-    solver=st.sampled_from(SOLVERS),
+    solver=st.sampled_from(list(SOLVERS)),
     epsilon=epsilons(),
     iterations=st.sampled_from([1, 10, 100, 1000]),
 )
@@ -151,7 +151,10 @@ def test_exact_cost_is_that_of_the_best_assignment(problem: Problem, size: int) 
 
 
 LOSSES = {
-    **{solver: OTAlignmentLoss(solver, max_iterations=100, reduction="none") for solver in SOLVERS},
+    **{
+        solver: OTAlignmentLoss(solver, epsilon=0.05, max_iterations=100, tolerance=1e-6, reduction="none")
+        for solver in SOLVERS
+    },
     "greedy": GreedyAlignmentLoss(reduction="none"),
     "sentence": SentenceMSELoss(reduction="none"),
 }
@@ -173,7 +176,9 @@ def with_gradients(loss, student: Tensor, teacher: Tensor, *masses: Tensor) -> t
 )
 @property_test(few=60, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
 def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pairs, name: str, epsilon: float) -> None:
-    loss = OTAlignmentLoss(name, epsilon, 100, reduction="none") if name in SOLVERS else LOSSES[name]
+    loss = (
+        OTAlignmentLoss(name, epsilon=epsilon, tolerance=1e-6, reduction="none") if name in SOLVERS else LOSSES[name]
+    )
     student, teacher, *masses = drawn.tensors()
     losses, *gradients = with_gradients(loss, student, teacher, *masses)
     assert losses.isfinite().all()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from .test_entropic import problems, trimmed
+from .test_plan import transport_plan
 
 
 @pytest.mark.parametrize("seed", range(3))

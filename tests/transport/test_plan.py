@@ -99,7 +99,7 @@ def test_plan_depends_on_neither_padding_nor_batch_mates(solver: str, epsilon: f
     m=st.integers(1, 60),
     seed=st.integers(0, 2**31),
     epsilon=st.sampled_from([0.005, 0.05, 1.0]),
-    solver=st.sampled_from(SOLVERS),
+    solver=st.sampled_from(list(SOLVERS)),
 )
 def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> None:
     rows, columns = random_weights(2, n, seed), random_weights(2, m, seed + 1)

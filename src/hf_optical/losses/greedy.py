@@ -67,7 +67,7 @@ def greedy_alignment(cost: Tensor, row_mask: Tensor, column_mask: Tensor) -> tup
     batch, _, columns = left.shape
     entries = torch.arange(batch, device=cost.device)
     pairs = torch.minimum(row_mask.sum(1), column_mask.sum(1))
-    count = int(pairs.max())
+    count = max(pairs.tolist(), default=0)
     chosen = torch.zeros(2, batch, count, dtype=torch.long, device=cost.device)
     for step in range(count):
         place = left.flatten(1).argmin(1)

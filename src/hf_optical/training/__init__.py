@@ -1,6 +1,25 @@
+"""Training: settings, the trainer, the data and the report of a run."""
+
+from .checkpoints import resume_point
 from .config import OTDistillationConfig
+from .data import DataArguments, TrainingData, load_training_data
 from .multi_vector_loss import MultiVectorOTAlignmentLoss
-from .trainer import OTDistillationTrainer
+from .report import questions_text, results_text, with_references
+from .setup import build_evaluators
+from .trainer import OTDistillationTrainer, build_trainer
 
 
-__all__ = ["MultiVectorOTAlignmentLoss", "OTDistillationConfig", "OTDistillationTrainer"]
+__all__ = [
+    "DataArguments",
+    "MultiVectorOTAlignmentLoss",
+    "OTDistillationConfig",
+    "OTDistillationTrainer",
+    "TrainingData",
+    "build_evaluators",
+    "build_trainer",
+    "load_training_data",
+    "questions_text",
+    "results_text",
+    "resume_point",
+    "with_references",
+]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -197,6 +197,11 @@ class _Beginning:
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """The newest checkpoint of a run that was written to its end, or `None`. Half-written ones are passed over."""
     return next((str(folder) for folder in reversed(_checkpoints(output_dir)) if _is_complete(folder)), None)
+
+
+def resume_point(args: TrainingArguments) -> str | None:
+    """As [`checkpoint_to_resume`] for the settings of a run, on every process; call it before anything takes time."""
+    return from_main_process(lambda: checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint))
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
@@ -12,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
+from ..evaluation import RetrievalDataset, RetrievalEvaluator
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
 from ..methods import DistillationCollator, LanguageData, Method
 from ..model import OpticalModel, OpticalProcessor
@@ -180,3 +182,20 @@ def teacher_texts(methods: list[Method], datasets: list[Dataset], teacher_langua
             for role, found in method.teacher_texts(dataset, teacher_language).items():
                 texts.setdefault(role, {}).update(dict.fromkeys(found))
     return {role: list(found) for role, found in texts.items() if found}
+
+
+def build_evaluators(
+    datasets: dict[str, RetrievalDataset], teacher: OpticalModel, processor: OpticalProcessor
+) -> dict[str, RetrievalEvaluator]:
+    """Make an evaluator for each language; the teacher encodes a corpus that languages share once."""
+    evaluators: dict[str, RetrievalEvaluator] = {}
+    for language, dataset in datasets.items():
+        vectors = None
+        # The main process alone searches.
+        if PartialState().is_main_process:
+            same = (other for other in evaluators.values() if other.dataset.corpus == dataset.corpus)
+            vectors = next((other.document_vectors for other in same), None)
+        evaluators[language] = RetrievalEvaluator(
+            dataset, teacher, processor, document_vectors=vectors, show_progress=True
+        )
+    return evaluators

@@ -18,8 +18,10 @@ from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..methods import Alignment, CodeSwitch, Method, Reading, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+from ..retrieval.search import Hit
 from .checkpoints import ResumableTrainer
 from .config import OTDistillationConfig
+from .data import DataArguments, TrainingData
 from .distributed import PairMeans, from_main_process, pair_weights
 from .loading import PairLoadingTrainer
 from .publishing import create_repositories, push_run, write_run_card
@@ -27,6 +29,7 @@ from .record import RunRecord, measure
 from .sampling import join_languages
 from .setup import (
     add_packs,
+    build_evaluators,
     by_language,
     check_optimizers,
     check_sizes,
@@ -151,6 +154,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self.base_fingerprint = model.fingerprint()
         if args.disable_dropout:
             disable_dropout(model)
+        self.base_processor = base_processor
         self.processors = add_packs(model, base_processor, args, pairs, peft_config)
 
         super().__init__(
@@ -392,6 +396,27 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self.run_record.add_result(language, self.state.global_step, measured)
         return {name: own["trained"] for name, own in measured["measures"].items()}
 
+    def measure_references(self) -> dict[str, dict[str, list[Hit]]]:
+        """
+        Search with the untrained student, and with the teacher on human translations; to be called before `train`.
+
+        Their measures go into `references`.
+
+        Returns:
+            `dict`: language -> query id -> what the untrained student finds.
+        """
+        self.set_language(None)
+        found, zero_shot, ceiling = {}, {}, {}
+        for language, evaluator in self.retrieval_evaluators.items():
+            found[language] = from_main_process(lambda it=evaluator: it.search(self.model, self.base_processor))
+            zero_shot[language] = evaluator.measure(found[language])
+            if evaluator.has_translations:
+                ceiling[language] = from_main_process(
+                    lambda it=evaluator: it(self.teacher, self.teacher_processor, translated=True)
+                )
+        self.references = {"zero_shot": zero_shot, "ceiling": ceiling}
+        return found
+
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs | {"pair_weights": pair_weights(len(inputs["index"]))})
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -497,3 +522,23 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if self.is_world_process_zero():
             pushed = push_run(self.args, self._repositories, commit_message, blocking, token, revision)
             return pushed if len(self.args.packs) > 1 else pushed[0]
+
+
+def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: TrainingData) -> OTDistillationTrainer:
+    """Open the models that the arguments name and make the trainer of a run."""
+    teacher_processor = OpticalProcessor.from_pretrained(data_args.teacher_model, **data_args.lengths)
+    teacher = OpticalModel.from_pretrained(data_args.teacher_model).to(args.device)
+    evaluators = build_evaluators(data.retrieval, teacher, teacher_processor)
+    trainer = OTDistillationTrainer(
+        model=OpticalModel.from_pretrained(data_args.student_model).to(args.device),
+        teacher=teacher,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=OpticalProcessor.from_pretrained(data_args.student_model, **data_args.lengths),
+        teacher_processing_class=teacher_processor,
+        retrieval_evaluator=evaluators or None,
+        triples=data.triples,
+    )
+    trainer.details = data.details
+    return trainer

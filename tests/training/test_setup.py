@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_optical import OTDistillationConfig
-from hf_optical.training.preparation import by_language, pairs_by_language
+from hf_optical.training.setup import by_language, pairs_by_language
 
 
 def make(*languages: str) -> OTDistillationConfig:

@@ -1,0 +1,194 @@
+"""Training data from files or the Hub: sentence pairs with what a card says of them, triples and test sets."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import HfApi
+
+from ..bitext import filter_bitext, load_bitext, load_triples
+from ..errors import DataError
+from ..evaluation import RetrievalDataset, load_beir
+from ..storage.fetching import public_name
+from .config import OTDistillationConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class DataArguments:
+    """
+    Models and data of a run, as options of a command line. Lists have one value for each language, or one for all.
+
+    Attributes are explained by their `help`.
+    """
+
+    teacher_model: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={"help": "Folder or Hub id of the teacher, which reads English."},
+    )
+    student_model: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={"help": "Folder or Hub id of the student, which learns the language."},
+    )
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."}
+    )
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "Sentence pairs for `eval_loss`. Default: 5 % of the others, at most 500."}
+    )
+    dataset_name: list[str] | None = field(default=None, metadata={"help": "Hub dataset, in place of the files."})
+    dataset_config_name: list[str] | None = field(
+        default=None, metadata={"help": "Configuration of the Hub dataset. One a language, or one."}
+    )
+    student_column: list[str] | None = field(
+        default=None, metadata={"help": "Column of the new language, if there is no `translation` column."}
+    )
+    teacher_column: str | None = field(default=None, metadata={"help": "Column of the teacher's language, likewise."})
+    max_length_ratio: float = field(default=6.0, metadata={"help": "Pairs more unequal than this are dropped."})
+    triples_file: str | None = field(
+        default=None,
+        metadata={"help": "English queries with relevant documents, for code switching. Default: English sentences."},
+    )
+    eval_dir: list[str] | None = field(
+        default=None, metadata={"help": "Retrieval set in BEIR layout. One a language, or one."}
+    )
+    eval_corpus: str | None = field(default=None, metadata={"help": "Its corpus file, if the folder has none."})
+    eval_split: list[str] = field(
+        default_factory=lambda: ["test"],
+        metadata={"help": "Its split: the name of a file in `qrels/`. One a language, or one."},
+    )
+    query_length: int | None = field(default=None, metadata={"help": "Maximum query length in tokens."})
+    document_length: int | None = field(default=None, metadata={"help": "Maximum document length in tokens."})
+    bitext_license: str | None = field(
+        default=None,
+        metadata={"help": "Licence of the sentence pairs, for the card. Default: that of the Hub dataset."},
+    )
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the trained pack, for the card: an identifier such as apache-2.0."}
+    )
+    note: str | None = field(default=None, metadata={"help": "A sentence at the top of the card."})
+    show_questions: int = field(default=3, metadata={"help": "Number of questions to print at the end."})
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The lengths that are given, as arguments of [`OpticalProcessor`]."""
+        lengths = {"query_length": self.query_length, "document_length": self.document_length}
+        return {name: length for name, length in lengths.items() if length is not None}
+
+
+@dataclass
+class TrainingData:
+    """
+    Language -> data of each kind.
+
+    Args:
+        train (`dict[str, Dataset]`), validation (`dict[str, Dataset]`): sentence pairs.
+        details (`dict[str, dict]`): what a card says of them, as in [`write_card`].
+        counts (`dict[str, int]`): how many pairs were kept and dropped, over all languages.
+        retrieval (`dict[str, RetrievalDataset]`): test sets; empty if there are none.
+        triples (`Dataset`, *optional*): English queries with documents.
+    """
+
+    train: dict[str, Dataset]
+    validation: dict[str, Dataset]
+    details: dict[str, dict[str, Any]]
+    counts: dict[str, int]
+    retrieval: dict[str, RetrievalDataset]
+    triples: Dataset | None = None
+
+
+def load_training_data(data: DataArguments, args: OTDistillationConfig) -> TrainingData:
+    """
+    Load everything that the arguments name.
+
+    Raises:
+        DataError: a file is missing or damaged, or the arguments do not fit together.
+    """
+    if data.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", data.license):
+        raise DataError(
+            f"--license must be an identifier from https://huggingface.co/docs/hub/repositories-licenses, such as "
+            f"apache-2.0 or cc-by-4.0, got {data.license!r}"
+        )
+    if (data.student_column is None) != (data.teacher_column is None):
+        raise DataError("--student_column and --teacher_column must be passed together")
+    sources = for_each(args.languages, "train_file", data.train_file or data.dataset_name)
+    if None in sources.values():
+        raise DataError("there are no sentence pairs; pass --train_file or --dataset_name")
+    validation_files = for_each(args.languages, "validation_file", data.validation_file)
+    loaded = TrainingData({}, {}, {}, {}, load_retrieval(data, args))
+    for language, source in sources.items():
+        pairs, counts = _pairs(data, args, language, source, "train")
+        if validation_files[language] is not None:
+            validation, _ = _pairs(data, args, language, validation_files[language], "validation")
+        else:
+            pairs, validation = hold_out(pairs, args.data_seed or args.seed)
+        loaded.train[language], loaded.validation[language] = pairs, validation
+        for name, count in vars(counts).items():
+            loaded.counts[f"pairs_{name}"] = loaded.counts.get(f"pairs_{name}", 0) + count
+        known = {
+            "bitext": public_name(source),
+            "bitext_license": data.bitext_license or (None if Path(source).exists() else hub_license(source)),
+            "license": data.license,
+            "note": data.note,
+        }
+        loaded.details[language] = {name: value for name, value in known.items() if value}
+    if data.triples_file:
+        loaded.triples = load_triples(data.triples_file)
+    return loaded
+
+
+def load_retrieval(data: DataArguments, args: OTDistillationConfig) -> dict[str, RetrievalDataset]:
+    """Language -> its test set; empty if no folder is named."""
+    splits = for_each(args.languages, "eval_split", data.eval_split)
+    folders = for_each(args.languages, "eval_dir", data.eval_dir) if data.eval_dir else {}
+    return {language: load_beir(folder, splits[language], data.eval_corpus) for language, folder in folders.items()}
+
+
+def _pairs(
+    data: DataArguments, args: OTDistillationConfig, language: str, source: str, split: str
+) -> tuple[Dataset, Any]:
+    configs = for_each(args.languages, "dataset_config_name", data.dataset_config_name)
+    columns = for_each(args.languages, "student_column", data.student_column)
+    pairs = load_bitext(
+        source,
+        language,
+        args.teacher_language,
+        config_name=configs[language],
+        split=split,
+        columns=(columns[language], data.teacher_column) if data.teacher_column else None,
+    )
+    pairs, counts = filter_bitext(pairs, language, args.teacher_language, max_length_ratio=data.max_length_ratio)
+    logger.info("%s sentence pairs for %s: %s", split.capitalize(), language, counts)
+    return pairs, counts
+
+
+def hold_out(pairs: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    """Split off 5 % of the pairs for evaluation, at least one and at most 500."""
+    split = pairs.train_test_split(test_size=min(500, max(1, len(pairs) // 20)), seed=seed)
+    return split["train"], split["test"]
+
+
+def hub_license(dataset: str) -> str | None:
+    """The licence that a dataset states on the Hub, if it states one."""
+    try:
+        card = HfApi().dataset_info(dataset).card_data
+    except Exception as error:  # of whatever kind: a run does not fail for want of a licence
+        logger.info("The licence of %s is unknown (%s); pass --bitext_license.", dataset, error)
+        return None
+    stated = card.license if card else None
+    return ", ".join(stated) if isinstance(stated, list) else stated
+
+
+def for_each(languages: list[str], option: str, values: list[str] | None) -> dict[str, Any]:
+    """Language -> its value of an option that has one value for each language, one for all, or none."""
+    values = values or [None]
+    if len(values) not in (1, len(languages)):
+        raise DataError(f"--{option} must have one value for each of {len(languages)} languages, got {len(values)}")
+    return dict(zip(languages, values * len(languages), strict=False))

@@ -1,0 +1,81 @@
+"""The results of a run for people: gaps closed, a table, and questions whose answer changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..evaluation import gap_closed
+from ..evaluation.results import of_language, over_languages
+from ..retrieval.search import Hit
+
+
+if TYPE_CHECKING:
+    from .trainer import OTDistillationTrainer
+
+_ROWS = (("before", "zero_shot_"), ("after", "eval_"), ("human translation, teacher", "ceiling_"))
+
+
+def with_references(
+    metrics: dict[str, float], references: dict[str, dict[str, dict[str, float]]], languages: list[str]
+) -> dict[str, float | None]:
+    """
+    Add the references of a run, as `zero_shot_map`, `ceiling_map` and so on, and the share of the gap that was closed.
+
+    Args:
+        metrics (`dict[str, float]`): from [`OTDistillationTrainer.evaluate`].
+        references (`dict`), languages (`list[str]`): those of the trainer.
+    """
+    results: dict[str, float | None] = dict(metrics)
+    for key, own in references.items():
+        results |= over_languages(own, f"{key}_")
+    gaps: dict[str, dict[str, float | None]] = {}
+    for language in languages:
+        own = _of_one(results, language, languages)
+        if "ceiling_map" in own:
+            gaps[language] = {"gap_closed": gap_closed(own["zero_shot_map"], own["eval_map"], own["ceiling_map"])}
+    return results | over_languages(gaps)
+
+
+def results_text(results: dict[str, float | None], language: str, languages: list[str]) -> str:
+    """The results of one language before and after training, as a table; empty if retrieval was not evaluated."""
+    own = _of_one(results, language, languages)
+    measures = [name.removeprefix("zero_shot_") for name in own if name.startswith("zero_shot_")]
+    if not measures:
+        return ""
+    lines = [f"\n{language:28}" + "".join(f"{measure:>12}" for measure in measures)]
+    for label, prefix in _ROWS:
+        values = [own.get(prefix + measure) for measure in measures]
+        if None not in values:
+            lines.append(f"{label:28}" + "".join(f"{value:12.3f}" for value in values))
+    if own.get("gap_closed") is not None:
+        lines.append(f"{'gap closed':28}{own['gap_closed']:12.3f}")
+    return "\n".join(lines)
+
+
+def questions_text(trainer: OTDistillationTrainer, language: str, before: dict[str, list[Hit]], count: int) -> str:
+    """A few questions whose first passage changed since `before`, those that are right now first."""
+    evaluator = trainer.retrieval_evaluators[language]
+    dataset = evaluator.dataset
+    trainer.set_language(language)
+    after = evaluator.search(
+        trainer.model, trainer.processors[language], top_k=1, query_ids=list(dataset.queries)[: 10 * count]
+    )
+
+    def is_right(hits: dict[str, list[Hit]], query_id: str) -> bool:
+        return dataset.qrels[query_id].get(hits[query_id][0].document, 0) > 0
+
+    changed = [query for query in after if before[query][0].document != after[query][0].document]
+    changed.sort(key=lambda query: is_right(after, query), reverse=True)
+    lines = []
+    for query_id in changed[:count]:
+        query = dataset.queries[query_id]
+        lines.append(f"\n{query.text}" + (f"  ({query.translation})" if query.translation else ""))
+        for label, hits in (("before", before), ("after", after)):
+            document = dataset.corpus[hits[query_id][0].document]
+            mark = "+" if is_right(hits, query_id) else "-"
+            lines.append(f"  {label:>6} {mark} {document.title}: {document.text[:90]}...")
+    return "\n".join(lines)
+
+
+def _of_one(results: dict[str, float | None], language: str, languages: list[str]) -> dict[str, float | None]:
+    return of_language(results, language) if len(languages) > 1 else results
