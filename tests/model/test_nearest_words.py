@@ -221,12 +221,12 @@ def test_the_same_whatever_was_asked_before_and_wherever_it_was_sent(nearest):
 
 
 def test_what_is_remembered_has_a_bound(monkeypatch):
-    monkeypatch.setattr(module, "_REMEMBERED", 50)
+    monkeypatch.setattr(module, "_CACHE_SIZE", 50)
     nearest = NearestWords(LIST, tiny_tokenizer("wordpiece"))
     letters = "abcdefghij"
     words = [f"tunakunywa{a}{b}{c}" for a in letters for b in letters for c in "kl"]
     for word in words:
         assert nearest(word) == "anakunywa"
-        assert len(nearest._found) <= 50
+        assert len(nearest._cache) <= 50
     assert nearest(" ".join(words)) == " ".join(["anakunywa"] * len(words))
-    assert len(nearest._found) <= 50
+    assert len(nearest._cache) <= 50

@@ -265,7 +265,7 @@ def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny
 
 
 def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
-    monkeypatch.setattr(nearest_words, "_REMEMBERED", 3)  # so that it forgets all the time
+    monkeypatch.setattr(nearest_words, "_CACHE_SIZE", 3)  # so that it forgets all the time
     processor = OpticalProcessor(OpticalProcessor.from_pretrained(tiny).tokenizer, nearest_words=["mzuqoni", "kitxbu"])
     letters = "abcdefghij"
     texts = [" ".join(f"mzuqoni{first}{second} kitxbuq" for second in letters) for first in letters]
@@ -274,7 +274,7 @@ def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
     for found in at_once(*[lambda: [processor.nearest_words(text) for text in texts * 2]] * THREADS):
         assert found == expected * 2
     # What is remembered stays bounded: several threads may add a word each before one forgets.
-    assert len(processor.nearest_words._found) <= 3 + THREADS
+    assert len(processor.nearest_words._cache) <= 3 + THREADS
 
 
 @pytest.mark.promise(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ..model.texts import require_texts, text_list
+from ..model.texts import as_texts
 from .search import Hit
 
 
@@ -85,8 +85,7 @@ class BM25:
         return [Hit(self.document_ids[i], float(scores[i])) for i in order]
 
     def _words(self, texts: Iterable[str], name: str) -> list[list[str]]:
-        texts = text_list(texts, name)
-        require_texts(texts, name)
+        texts = as_texts(texts, name)
         return self._tokenize(texts, stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False)
 
 

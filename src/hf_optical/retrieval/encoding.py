@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..model import OpticalModel, OpticalProcessor
-from ..model.texts import require_texts, text_list
+from ..model.texts import as_texts
 from .vectors import TokenVectors
 
 
@@ -43,8 +43,7 @@ def encode_texts(
         DataError: a text holds half a character.
         ValueError: `batch_size` is below 1.
     """
-    texts = text_list(texts)
-    require_texts(texts)
+    texts = as_texts(texts)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     if not texts:

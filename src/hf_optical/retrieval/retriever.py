@@ -18,7 +18,7 @@ from ..languages.adapters import adapter_name, lock_of
 from ..languages.pack import PACK_FILES, is_pack, nothing_saved_meanwhile
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
-from ..model.texts import require_texts, text_list
+from ..model.texts import as_texts
 from ..storage.fetching import local_folder, packaged_copy
 from ..storage.json_files import misfits, read_json, write_json
 from ..storage.names import DENSE_FOLDER, ENCODER_CONFIG, NEAREST_WORDS, PACKS_FOLDER
@@ -396,15 +396,13 @@ class OpticalRetriever(PushToHub):
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
-        texts = text_list(texts)
+        texts = as_texts(texts)
         language = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
         if len(language) != len(texts):
             raise ValueError(
                 f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
             )
         vectors: list[Tensor | None] = [None] * len(texts)
-        if len(set(language)) > 1:
-            require_texts(texts)  # here, where the position of a text is its own
         for code in dict.fromkeys(language):
             reader = LanguageReader(self.model, code, self.processor_of)
             group = [i for i, entry in enumerate(language) if entry == code]

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..bitext import Dictionary
-from ..model.texts import require_texts, text_list
+from ..model.texts import as_texts
 
 
 # Codes of NLLB, such as "hau_Latn", and of mBART, such as "sw_KE", are among the special tokens.
@@ -189,6 +189,5 @@ def _check_code(name: str, code: str | None, codes: dict[str, int]) -> None:
 
 
 def _checked(texts: Iterable[str]) -> list[str]:
-    texts = text_list(texts)
-    require_texts(texts)
+    texts = as_texts(texts)
     return texts
