@@ -147,8 +147,8 @@ class OpticalModel(PushToHub, PreTrainedModel):
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         # Gradient checkpointing computes activations again in the backward pass, outside of this context.
-        recomputed = self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
-        with nullcontext() if recomputed else faster_linear(input_ids.numel()):
+        recomputed = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+        with nullcontext() if self.training and recomputed else faster_linear(input_ids.numel()):
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             if self.projection is not None:
                 hidden = self.projection(hidden)
