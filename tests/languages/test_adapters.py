@@ -15,7 +15,7 @@ from hf_optical.languages import (
     make_trainable,
     remove,
 )
-from hf_optical.languages.adapters import at_work
+from hf_optical.languages.adapters import use_language
 
 
 TEXTS = ["Kwa nini unaendesha haraka?", "Basi.", "The driver is here, with a bus full of passengers."]
@@ -141,13 +141,13 @@ def test_a_language_for_a_block_of_code(opened):
         disturb(model, language)
     model.eval()
     yoruba = vectors(model, processor)
-    with at_work(model, None):
+    with use_language(model, None):
         assert torch.equal(vectors(model, processor), base)
-        with pytest.raises(ZeroDivisionError), at_work(model, "ha"):
+        with pytest.raises(ZeroDivisionError), use_language(model, "ha"):
             assert active_language(model) == "ha"
             1 / 0  # noqa: B018
         assert active_language(model) is None
-        with pytest.raises(KeyError, match="no pack for language 'sw' is open"), at_work(model, "sw"):
+        with pytest.raises(KeyError, match="no pack for language 'sw' is open"), use_language(model, "sw"):
             pass
     assert torch.equal(vectors(model, processor), yoruba)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..languages.adapters import at_work, lock_of, require
+from ..languages.adapters import check_added, lock_of, use_language
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
 
@@ -33,7 +33,7 @@ class LanguageReader:
     ):
         self.model, self.language, self._processor_of = model, language, processor_of
         with lock_of(model):
-            require(model, language)
+            check_added(model, language)
             self.processor = processor_of(language)
 
     def __getattr__(self, name: str) -> Any:
@@ -47,7 +47,7 @@ class LanguageReader:
         return self
 
     def __call__(self, **inputs: Tensor) -> OpticalOutput:
-        with at_work(self.model, self.language):
+        with use_language(self.model, self.language):
             # Texts that were cut for another pack would be read as other words.
             if self._processor_of(self.language) is not self.processor:
                 raise KeyError(f"the pack for {self.language!r} was closed while texts were read; encode them again")

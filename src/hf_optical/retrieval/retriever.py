@@ -15,7 +15,7 @@ from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
 from ..languages.adapters import adapter_name, lock_of
-from ..languages.pack import PACK_FILES, is_pack, nothing_saved_meanwhile
+from ..languages.pack import PACK_FILES, is_pack, pack_lock
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import as_texts
@@ -106,7 +106,7 @@ class OpticalRetriever(PushToHub):
             ValueError: the base is not the one that the pack was trained on, or `base_model` is given beside a model.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        with nothing_saved_meanwhile(folder):
+        with pack_lock(folder):
             if is_pack(folder):
                 retriever = cls._open_pack(folder, base_model, dtype)
             elif base_model is not None:
