@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 
 from hf_optical.languages import default_lora_config
-from hf_optical.languages.lora_settings import unsupported_settings, oversized_ranks
+from hf_optical.languages.lora_settings import oversized_ranks, unsupported_settings
 
 
 def test_what_the_library_and_most_people_train_with_is_fit(tiny_model):

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from hf_optical.errors import DataError
-from hf_optical.model.texts import half_character, is_blank, require_text, require_texts
+from hf_optical.model.texts import as_texts, half_character, is_blank, require_text
 
 
 def test_blank_is_what_unicode_has_no_mark_for():
@@ -23,7 +23,7 @@ def test_half_a_character_is_told_from_a_whole_one():
 
 def test_what_is_refused_is_named_and_the_cure_works():
     with pytest.raises(DataError, match=r"words\[1\] holds half a character \(the surrogate U\+D83D\) in 'b\\ud83d'"):
-        require_texts(["a", "b\ud83d"], "words")
+        as_texts(["a", "b\ud83d"], "words")
     for text, cured in (("b\ud83d", "b\ufffd"), ("\ud83d\ude00", "😀")):
         with pytest.raises(DataError, match="take it out: ") as caught:
             require_text(text)

@@ -24,7 +24,6 @@ from .merging import unwrap
 from .pack_files import (
     read_lora_config,
     read_pack_config,
-    read_rows,
     read_weights,
     sha256,
     write_lora_config,
@@ -215,7 +214,7 @@ class LanguagePack(PushToHub):
             stored = read_pack_config(folder / PACK_CONFIG)
             tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
             weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
-            rows = read_rows(folder / VOCABULARY, digests, len(tokens)) if tokens else None
+            rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"] if tokens else None
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
             lora_config=lora_config,

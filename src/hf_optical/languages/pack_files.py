@@ -44,10 +44,8 @@ _CURE = "fetch or save the pack again"
 def read_pack_config(path: Path) -> dict[str, Any]:
     """Read the entries of `language_pack.json`, all of which are there and of the right type."""
     stored = read_json(path)
-    if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
-        raise OSError(f"{path} was written by a newer hf_optical; update the library to open it")
     if problem := _problem(stored):
-        raise OSError(f"{path} is damaged ({problem}); {_CURE}")
+        raise OSError(f"cannot open {path}: {problem}; update hf_optical if the pack is newer, or {_CURE}")
     return {name: stored[name] for name in _KINDS if name != "format"}
 
 
@@ -67,6 +65,8 @@ def write_pack_config(path: Path, entries: dict[str, Any]) -> None:
 
 def _problem(stored: dict[str, Any]) -> str | None:
     """Describe on one line what is wrong with the entries of a pack; `None` if nothing is."""
+    if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
+        return f"its format {stored['format']} is that of a newer hf_optical"
     wrong = [name for name in _KINDS if stored.get(name) is None and not (name in stored and name in _OPTIONAL)]
     wrong += misfits(stored, _KINDS)
     wrong += [name for name, kind in _KINDS.items() if kind is str and len(str(stored.get(name))) > _MAX_NAME]
@@ -94,25 +94,15 @@ def _check_digest(path: Path, digests: dict[str, str]) -> None:
         raise OSError(f"{path} is missing, cut short or changed; {_CURE}")
 
 
-def read_weights(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
-    """Read the weights of a safetensors file, all of which are finite numbers."""
+def read_weights(path: Path, digests: dict[str, str], names: list[str] | None = None) -> dict[str, Tensor]:
+    """Read the weights with these names from a safetensors file, by default all. They must be finite numbers."""
     _check_digest(path, digests)
-    weights = safetensors_files.read_weights(path)
+    weights = safetensors_files.read_weights(path, names)
     # Compared in the widest type, since types of eight bits have no `isfinite`.
     bad = [name for name, each in weights.items() if not (each.is_floating_point() and each.double().isfinite().all())]
     if bad:
-        raise OSError(
-            f"the weights in {path} must be finite numbers, got {printable(bad[0]):.255}; train the pack again"
-        )
+        raise OSError(f"{path} must contain finite numbers only, but {printable(bad[0]):.255} has others; {_CURE}")
     return weights
-
-
-def read_rows(path: Path, digests: dict[str, str], words: int) -> Tensor:
-    """Read the embeddings of new words, `(words, hidden)`."""
-    weights = read_weights(path, digests)
-    if weights.keys() != {"rows"} or weights["rows"].dim() != 2 or len(weights["rows"]) != words:
-        raise OSError(f"{path} must hold the embeddings of {words} words, in 'rows' alone; {_CURE}")
-    return weights["rows"]
 
 
 def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Tensor]) -> LoraConfig:

@@ -127,8 +127,8 @@ def learn_vocabulary(
     Learn new words from sentence pairs: frequent words that the base's tokenizer splits.
 
     The embedding of each is the mean of the base's embeddings of its likeliest translations, weighted by their
-    probability ([`learn_lexicon`]). Words with the same spelling in the translation are left out: most are names, which
-    the teacher reads as the same subwords.
+    probability ([`learn_lexicon`]). Words with the same spelling in the translation are left out: most of them are
+    names, which the teacher reads as the same subwords.
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
