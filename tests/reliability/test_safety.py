@@ -195,7 +195,7 @@ def test_pickled_weights_are_not_opened(planted, tmp_path, layout):
 def test_a_pickled_adapter_is_not_opened(planted, pack):
     (pack / "adapter_model.safetensors").unlink()
     planted(pack / "adapter_model.bin")
-    with pytest.raises(OSError, match="no whole language pack: looked for adapter_model.safetensors, found"):
+    with pytest.raises(OSError, match="is not a language pack: looked for adapter_model.safetensors, found"):
         OpticalRetriever.from_pretrained(pack)
     shutil.copy(pack / "adapter_model.bin", pack / "adapter_model.safetensors")
     sign_pack(pack)
@@ -388,7 +388,7 @@ def test_an_adapter_beside_a_model_does_not_lead_to_another_base(tmp_path):
     make_pack(other, "sw", 1).save_pretrained(tmp_path / "pack")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(tmp_path / "pack" / name, folder)
-    with pytest.raises(OSError, match="holds a model and adapter_config.json"):
+    with pytest.raises(OSError, match="contains both a model and the adapter_config.json"):
         OpticalModel.from_pretrained(folder)
 
 
@@ -400,9 +400,9 @@ def test_languages_are_no_paths(tiny, tmp_path, code):
     shutil.move(tmp_path / "saved" / "language_packs" / "sw", tmp_path / "outside")
     code = str(tmp_path / "outside") if code == "absolute" else code
     (tmp_path / "saved" / "languages.json").write_text(json.dumps({"languages": [code], "language": code}))
-    with pytest.raises(OSError, match="languages.json is damaged.*is no language code"):
+    with pytest.raises(OSError, match="languages.json is damaged.*must be a code"):
         OpticalRetriever.from_pretrained(tmp_path / "saved", device="cpu")
-    with pytest.raises(ValueError, match="is no language code"):
+    with pytest.raises(ValueError, match="must be a code"):
         make_pack(tiny, code, 1)
 
 
@@ -455,7 +455,7 @@ def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, ti
     code = "float32)\nimport os; os.system('true'"
     for told in ({"base_dtype": code}, {"languages": ['sw"]); evil() #']}, {"results": {"sw": {}}}):
         edit(pack / "language_pack.json", lambda content, told=told: content.update(details=told))
-        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged"):
+        with pytest.raises(OSError, match=f"cannot open {pack}/language_pack.json"):
             LanguagePack.from_pretrained(pack)
     note = f"Hi\n\n# Hi <script>evil()</script>\n```python\n{code}"
     told = {"note": note, "teacher": code, "settings": {code: code}}
@@ -476,7 +476,7 @@ def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, ti
 def test_settings_of_a_pack_ask_for_no_more_than_those_of_a_model(pack):
     for roles in ({"query_length": 10**9, "query_expansion": True}, {"query_prompt": 5}, {"query_marker": ["a"]}):
         edit(pack / "language_pack.json", lambda content, roles=roles: content.update(roles=roles))
-        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged .roles.query_"):
+        with pytest.raises(OSError, match=f"cannot open {pack}/language_pack.json: missing or invalid: roles.query_"):
             OpticalRetriever.from_pretrained(pack)
 
 

@@ -113,9 +113,9 @@ def test_wrong_arguments_are_named():
     for empty in ([], [""], ["the", "of a"]):
         with pytest.raises(ValueError, match=f"document_texts has {len(empty)} texts and no word"):
             BM25(empty)
-    with pytest.raises(TypeError, match="document_texts is one string"):
+    with pytest.raises(TypeError, match="document_texts must be a list of strings, got one string"):
         BM25("a fox")
-    with pytest.raises(TypeError, match="texts is one string"):
+    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
         BM25(["a fox"]).search("fox")
     with pytest.raises(ValueError, match="top_k is 0"):
         BM25(["a fox"]).search(["fox"], 0)

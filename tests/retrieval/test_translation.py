@@ -195,11 +195,11 @@ def test_progress_and_wrong_arguments(pieces, tmp_path, capsys):
     with pytest.raises(OSError, match="nowhere"):
         Seq2SeqTranslator.from_pretrained(tmp_path / "nowhere", "sw")
     for translate in (translator, LexiconTranslator(Dictionary({"maji": [("water", 1)]}))):
-        with pytest.raises(TypeError, match=r"texts\[1\] is None; it must be a string"):
+        with pytest.raises(TypeError, match=r"texts\[1\] must be a string, got None"):
             translate(["maji", None])
         with pytest.raises(TypeError, match="texts is of type NoneType; pass a list"):
             translate(None)
-        with pytest.raises(DataError, match=r"texts\[1\] holds half a character"):
+        with pytest.raises(DataError, match=r"texts\[1\] contains half a character"):
             translate(["maji", "maji \ud800"])
 
 

@@ -80,7 +80,7 @@ def test_a_pack_is_opened_on_the_commit_of_its_base(hub, base, tiny, tmp_path, m
     assert (opened.language, opened.model.revision) == ("sw", first)
     assert_equal(opened.encode_queries(TEXTS), with_pack(tiny, pack, TEXTS, "query"))
     assert any(first in request for request in hub.requests) and not any(second in each for each in hub.requests)
-    with pytest.raises(ValueError, match="was trained on org/base .*but the model is org/base"):
+    with pytest.raises(ValueError, match="must be org/base .*got org/base"):
         OpticalRetriever.from_pretrained("org/pack", base_model=base)
     described = json.loads(hub.files("org/pack")["adapter_config.json"])
     assert (described["base_model_name_or_path"], described["revision"]) == (base, first)
