@@ -199,7 +199,7 @@ def test_a_pickled_adapter_is_not_opened(planted, pack):
         OpticalRetriever.from_pretrained(pack)
     shutil.copy(pack / "adapter_model.bin", pack / "adapter_model.safetensors")
     sign_pack(pack)
-    with pytest.raises(OSError, match="adapter_model.safetensors holds no weights"):
+    with pytest.raises(OSError, match="adapter_model.safetensors is cut short or damaged"):
         OpticalRetriever.from_pretrained(pack)
 
 
@@ -425,8 +425,8 @@ def test_languages_are_no_paths(tiny, tmp_path, code):
         ({"exclude_modules": ".*?" * 5 + "!"}, "exclude_modules"),
         ({"r": 10**9}, "rank 1000000000"),
         ({"rank_pattern": {"query": 10**6}}, "rank 1000000"),
-        ({"r": 0}, "r would"),
-        ({"r": "4"}, "damaged"),
+        ({"r": 0}, "unsupported: r[)]"),
+        ({"r": "4"}, "(damaged|unsupported)"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
         ({"lora_alpha": 10**400}, "lora_alpha"),
@@ -486,7 +486,7 @@ def test_a_word_of_a_megabyte_is_none(pack, tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     (folder / "nearest_words.json").write_text(json.dumps({"words": ["a" * 10**6]}))
     for one, place in ((LanguagePack, pack / "language_pack.json"), (OpticalProcessor, folder / "nearest_words.json")):
-        with pytest.raises(OSError, match=f"{place} is damaged .*number 0 has 1000000 characters, more than 1000"):
+        with pytest.raises(OSError, match=f"{place}.*number 0 has 1000000 characters, more than 1000"):
             one.from_pretrained(place.parent)
     assert time.process_time() - before < 5
 
@@ -500,7 +500,7 @@ def test_weights_that_are_no_finite_numbers(pack, file, dtype, value):
     next(iter(weights.values())).view(-1)[:1] = torch.tensor([value], dtype=dtype)
     save_file(weights, pack / file)
     sign_pack(pack)
-    with pytest.raises(OSError, match=f"{pack}/{file} holds .*, which is not all finite numbers"):
+    with pytest.raises(OSError, match=f"{pack}/{file} must contain finite numbers only"):
         LanguagePack.from_pretrained(pack)
 
 
