@@ -250,7 +250,7 @@ SPOILED = {
         pack, lora_config=LoraConfig(target_modules=["nowhere"])
     ),
     "leave the word embeddings out": lambda pack, words: replace(pack, vocabulary=words.vocabulary),
-    "the new rows have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
+    "the new rows must have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
     "stop": lambda pack, words: words,
 }
 
@@ -381,7 +381,7 @@ def test_pack_opens_while_another_is_saved_over_it(with_words, pack, tmp_path, m
 def test_invalid_entries_raise(saved, change, reason):
     file = saved / "language_pack.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(OSError, match=f"language_pack.json .*{reason}"):
+    with pytest.raises(OSError, match=f"language_pack.json: .*{reason}"):
         LanguagePack.from_pretrained(saved)
 
 
