@@ -1,4 +1,4 @@
-"""A retriever whose pack has learned two words, with random weights."""
+"""Fixture: a retriever with a pack that has two new words and random weights."""
 
 import pytest
 from packs import WORDS, make_pack

@@ -75,16 +75,16 @@ def at_once(*actions: Callable[[], object]) -> list:
 
 @contextmanager
 def interrupted(at: int, action: Callable[[], object]) -> Iterator[None]:
-    """When this thread cuts texts into tokens for the `at`-th time, something happens in another, to its end."""
-    cut, thread, times = OpticalProcessor.__call__, threading.get_ident(), itertools.count(1)
+    """Before this thread encodes its `at`-th batch, run an action in another thread."""
+    pad, thread, times = OpticalProcessor.pad, threading.get_ident(), itertools.count(1)
 
     def call(processor, *args):
         if threading.get_ident() == thread and next(times) == at:
             at_once(action)
-        return cut(processor, *args)
+        return pad(processor, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OpticalProcessor, "__call__", call)
+        patch.setattr(OpticalProcessor, "pad", call)
         yield
 
 
@@ -164,7 +164,7 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
     for action, told in (
         (lambda: retriever.remove_language(language), f"no pack for language '{language}' is open"),
         # The words of the one that is open now need not be those that the texts were cut into.
-        (again, f"the pack for '{language}' was closed while texts were read; encode them again"),
+        (again, f"the pack for '{language}' was closed during encoding; encode the texts again"),
     ):
         with pytest.raises(KeyError, match=told), interrupted(4, action):
             retriever.encode_queries(TEXTS, language=language, batch_size=2)

@@ -15,7 +15,7 @@ from hf_optical import LanguagePack, OpticalConfig, OpticalModel, OpticalProcess
 from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
 
 
-def test_a_base_alone(tiny):
+def test_retriever_without_packs(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     assert (retriever.languages, retriever.language) == ([], None)
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, None, TEXTS, "query"))
@@ -23,7 +23,7 @@ def test_a_base_alone(tiny):
     assert retriever.encode_queries([]) == []
 
 
-def test_queries_are_read_by_the_language_set_and_documents_by_the_base(retriever, packs, tiny):
+def test_queries_use_active_language_and_documents_use_base(retriever, packs, tiny):
     assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")  # the last one added
     base = with_pack(tiny, None, TEXTS, "document")
     for language in ("yo", "ha", None, "yo"):
@@ -33,7 +33,7 @@ def test_queries_are_read_by_the_language_set_and_documents_by_the_base(retrieve
         assert retriever.language == language
 
 
-def test_a_language_for_one_call(retriever, packs, tiny):
+def test_language_argument_applies_to_one_call(retriever, packs, tiny):
     retriever.set_language("ha")
     yoruba = retriever.encode_queries(TEXTS, language="yo")
     assert_equal(yoruba, with_pack(tiny, packs["yo"], TEXTS, "query"))
@@ -45,7 +45,7 @@ def test_a_language_for_one_call(retriever, packs, tiny):
 
 
 @pytest.mark.parametrize("encode", ["encode_queries", "encode_documents"])
-def test_languages_mixed_in_one_call(retriever, encode):
+def test_languages_can_be_mixed_in_one_call(retriever, encode):
     language = ["ha", None, "yo", "yo", "ha", None, "ha", "yo"]
     mixed = getattr(retriever, encode)(TEXTS, language=language)
     assert retriever.language == "yo"
@@ -60,7 +60,7 @@ def test_languages_mixed_in_one_call(retriever, encode):
     )
 
 
-def test_texts_and_languages_of_a_data_frame(retriever):
+def test_texts_and_languages_may_be_series_or_iterators(retriever):
     language = ["ha", None, "yo"]
     table = pd.DataFrame({"text": TEXTS[:3], "language": language}, index=[2, 0, 1])
     expected = retriever.encode_queries(TEXTS[:3], language=language)
@@ -70,7 +70,7 @@ def test_texts_and_languages_of_a_data_frame(retriever):
     assert_equal(retriever.encode_queries(table["text"], language=codes)[::2], expected[::2])
 
 
-def test_languages_that_are_unknown_or_too_few(retriever):
+def test_unknown_languages_and_wrong_counts_are_refused(retriever):
     for language in ("sw", ["ha", "sw"]):
         with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha, yo.; add it first"):
             retriever.encode_queries(["a", "b"], language=language)
@@ -78,17 +78,17 @@ def test_languages_that_are_unknown_or_too_few(retriever):
         retriever.set_language("sw")
     with pytest.raises(KeyError, match="'sw'"):
         retriever.remove_language("sw")
-    with pytest.raises(ValueError, match="language has 1 entries for 2 texts"):
+    with pytest.raises(ValueError, match="language must have one entry for each of the 2 queries, got 1"):
         retriever.encode_queries(["a", "b"], language=["ha"])
     assert retriever.language == "yo"  # as before the failures
     for texts in ("a text", ["a text", 3]):
         with pytest.raises(TypeError, match="string"):
             retriever.encode_documents(texts)
-    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
+    with pytest.raises(TypeError, match="queries .*one string"):
         retriever.encode_queries("ab", language=["ha", None])
 
 
-def test_removing_languages(retriever, tiny):
+def test_removed_languages_are_closed(retriever, tiny):
     retriever.remove_language("ha")
     assert (retriever.languages, retriever.language) == (["yo"], "yo")
     retriever.remove_language("yo")
@@ -96,8 +96,8 @@ def test_removing_languages(retriever, tiny):
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, None, TEXTS, "query"))
 
 
-def test_adding_a_pack_that_does_not_belong(retriever, packs, tiny, tmp_path):
-    with pytest.raises(ValueError, match="the pack is for language 'ha', not for 'sw'"):
+def test_pack_of_another_language_or_base_is_refused(retriever, packs, tiny, tmp_path):
+    with pytest.raises(ValueError, match="the pack is for language 'ha', not 'sw'"):
         retriever.add_language("sw", packs["ha"])
     with pytest.raises(ValueError, match="'ha' already"):
         retriever.add_language("ha", packs["ha"])
@@ -105,17 +105,17 @@ def test_adding_a_pack_that_does_not_belong(retriever, packs, tiny, tmp_path):
     with pytest.raises(ValueError, match="open it on the base that it names"):
         other.add_language("ha", packs["ha"])
     assert other.languages == []
-    # Also where its words and roles fit no better than its weights.
+    # The base is named as the cause even if words and roles do not fit either.
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "bpe", "modernbert"), device="cpu")
-    for misfit in (make_pack(tiny, "sw", 0, WORDS), replace(packs["ha"], roles={"query_marker": "[x]"})):
-        with pytest.raises(ValueError, match=f"must be {tiny} .*got {tmp_path / 'bpe'} "):
-            other.add_language(misfit.language, misfit)
+    for pack in (make_pack(tiny, "sw", 0, WORDS), replace(packs["ha"], roles={"query_marker": "[x]"})):
+        with pytest.raises(ValueError, match=f"was trained on {tiny} .*but the model is {tmp_path / 'bpe'} "):
+            other.add_language(pack.language, pack)
     assert other.languages == []
     with pytest.raises(OSError, match="is not a language pack"):
         other.add_language("ha", tmp_path)
 
 
-def test_a_pack_folder_opens_with_its_base(packs, tiny, tmp_path):
+def test_pack_folder_opens_with_its_base(packs, tiny, tmp_path):
     packs["yo"].save_pretrained(tmp_path / "pack")
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
     assert (retriever.languages, retriever.language) == (["yo"], "yo")
@@ -127,17 +127,17 @@ def test_a_pack_folder_opens_with_its_base(packs, tiny, tmp_path):
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, packs["yo"], TEXTS, "query"))
 
 
-def test_a_base_that_was_moved(tmp_path, packs):
+def test_moved_base_must_be_named(tmp_path, packs):
     base = tiny_checkpoint(tmp_path / "base")
     make_pack(base, "ha", 0).save_pretrained(tmp_path / "pack")
     base.rename(tmp_path / "moved")
-    with pytest.raises(OSError, match="the base of .*pack could not be opened: .*base.*Name it with base_model"):
+    with pytest.raises(OSError, match="cannot open the base of .*pack: .*base.*Pass its place as base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "pack")
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=tmp_path / "moved", device="cpu")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tmp_path / "moved", packs["ha"], TEXTS, "query"))
     with pytest.raises(ValueError, match="open it on the base that it names"):
         OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=tiny_checkpoint(tmp_path / "other", seed=1))
-    with pytest.raises(ValueError, match="no language pack; leave base_model out"):
+    with pytest.raises(ValueError, match="is not a language pack; leave out base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "moved", base_model=tmp_path / "moved")
     with pytest.raises(OSError, match="nowhere"):
         OpticalRetriever.from_pretrained(tmp_path / "nowhere")
@@ -149,7 +149,7 @@ def minilm():
     return OpticalRetriever.from_pretrained(MINILM, device="cpu")
 
 
-def test_minilm_finds_the_passages_of_the_demonstration(minilm):
+def test_minilm_finds_passages_of_demo_data(minilm):
     dataset = load_beir(DEMO / "retrieval")
     documents = list(dataset.corpus)
     vectors = minilm.encode_documents(dataset.document_texts())
@@ -165,7 +165,7 @@ def test_minilm_finds_the_passages_of_the_demonstration(minilm):
     assert sum(right) / len(right) > 0.8
 
 
-def test_a_real_pack_is_as_big_as_its_file(minilm, tmp_path):
+def test_num_bytes_equals_file_size(minilm, tmp_path):
     add_adapter(minilm.model, "sw", default_lora_config(minilm.model))
     pack = LanguagePack.from_model(minilm.model, "sw", base_fingerprint="not needed")
     minilm.remove_language("sw")
@@ -173,12 +173,12 @@ def test_a_real_pack_is_as_big_as_its_file(minilm, tmp_path):
     assert pack.num_bytes() == pytest.approx((tmp_path / "adapter_model.safetensors").stat().st_size, rel=0.05)
 
 
-def test_texts_are_encoded_before_they_are_searched(tiny):
+def test_search_encodes_texts(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     queries, documents = ["Where is the market?"], ["The market is open.", "Children go to school.", "Water is life."]
     expected = retriever.search(retriever.encode_queries(queries), retriever.encode_documents(documents), top_k=2)
     assert retriever.search(queries, documents, top_k=2) == expected
-    with pytest.raises(TypeError, match="one string was passed"):
+    with pytest.raises(TypeError, match="got one string"):
         retriever.search("Where is the market?", documents)
     given = pd.Series(documents, index=[5, 3, 4]), (text for text in queries)
     assert retriever.search(given[1], given[0], top_k=2) == expected
@@ -186,7 +186,7 @@ def test_texts_are_encoded_before_they_are_searched(tiny):
     assert retriever.search(queries, iter(vectors), top_k=2) == expected
 
 
-def test_merging_a_language_that_is_not_open(retriever):
+def test_merging_unopened_language_raises_key_error(retriever):
     with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha, yo.; add it first"):
         retriever.merge("sw")
     assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
@@ -208,7 +208,7 @@ def test_merging_a_language_that_is_not_open(retriever):
         ({"weights": {}}, "'sw' does not fit its adapter"),
     ],
 )
-def test_a_pack_that_does_not_fit_leaves_the_retriever_as_it_was(retriever, tiny, change, reason):
+def test_pack_that_does_not_fit_leaves_retriever_unchanged(retriever, tiny, change, reason):
     before = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("ha", "yo", None)}
     with pytest.raises(ValueError, match=reason):
         retriever.add_language("sw", replace(make_pack(tiny, "sw", 3, WORDS), **change))
@@ -220,7 +220,7 @@ def test_a_pack_that_does_not_fit_leaves_the_retriever_as_it_was(retriever, tiny
 
 @pytest.fixture(scope="module")
 def many(tiny):
-    """Packs of many kinds, among them codes inside one another and inside the names that PEFT gives."""
+    """Packs of many kinds, with codes that are substrings of each other and of PEFT's parameter names."""
     made = {
         "lo": make_pack(tiny, "lo", 1, WORDS),
         "or": make_pack(tiny, "or", 2),
@@ -232,7 +232,7 @@ def many(tiny):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_is_opened_set_and_closed_each_language_gives_what_it_gives_alone(many, tiny, tmp_path, seed):
+def test_random_sequences_of_operations_never_change_a_language(many, tiny, tmp_path, seed):
     packs, expected = many
     documents = with_pack(tiny, None, TEXTS, "document")
     draw = random.Random(seed)
@@ -259,7 +259,7 @@ def test_whatever_is_opened_set_and_closed_each_language_gives_what_it_gives_alo
             assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), expected[code])
         elif action == "mix":
             codes = [draw.choice([*opened, None]) for _ in TEXTS]
-            # Batches of one text: how many share a batch is none of a pack's doing.
+            # One text per batch, so that the batch size does not affect rounding.
             mixed = retriever.encode_queries(TEXTS, language=codes, batch_size=1)
             for code in set(codes):
                 alone = retriever.encode_queries(TEXTS, language=[code] * len(TEXTS), batch_size=1)
@@ -283,7 +283,7 @@ def test_whatever_is_opened_set_and_closed_each_language_gives_what_it_gives_alo
 
 @pytest.fixture(scope="module")
 def ten(tmp_path_factory):
-    """A model of MiniLM's shape with ten packs of real size; what a pack measures, and what ten of them occupy."""
+    """A model of MiniLM's shape with ten packs of realistic size, the size of a pack, and the memory of all ten."""
     folder = tmp_path_factory.mktemp("shape")
     tokenizer = tiny_tokenizer("wordpiece")
     config = AutoConfig.for_model(
@@ -307,7 +307,7 @@ def ten(tmp_path_factory):
     return retriever, size, footprint().tensor_bytes - before
 
 
-def test_ten_open_packs_occupy_ten_packs(ten):
+def test_ten_open_packs_take_the_memory_of_ten_packs(ten):
     _, size, occupied = ten
     assert 10e6 < size < 15e6
     assert 10 * size <= occupied <= 10 * size + 1e5
