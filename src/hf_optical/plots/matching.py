@@ -63,7 +63,7 @@ def match_words(
     query = read_words(retriever, question, "query", retriever.language if language is None else language)
     words = [question[start:stop] for start, stop in query.spans]
     share = query.words / query.words.sum(1, keepdim=True)  # (words, tokens), uniform over the tokens of a word
-    matches = []
+    matches: list[list[WordMatch]] = []
     for passage in passages:
         try:
             document = read_words(retriever, passage, "document", None)

@@ -94,8 +94,12 @@ def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]
 
 def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
     """The text with nearest words filled in, and the position in `text` that each of its characters comes from."""
-    parts, origins, end = [], [], 0
-    for piece, (start, stop) in SPLIT.pre_tokenize_str(text) if processor.nearest_words else []:
+    if processor.nearest_words is None:
+        return text, list(range(len(text)))
+    parts: list[str] = []
+    origins: list[int] = []
+    end = 0
+    for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
         nearest = processor.nearest_words(piece)
         parts += [text[end:start], nearest]
         origins += [*range(end, start), *(range(start, stop) if nearest == piece else [start] * len(nearest))]
@@ -105,7 +109,7 @@ def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
 
 def _spans(text: str, starts: Sequence[int]) -> list[tuple[int, int]]:
     """Spans of the words in which tokens start."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     for match in _WORD.finditer(text):
         inside = sorted({start for start in starts if match.start() <= start < match.end()})
         if inside and UNSPACED.search(match.group()):

@@ -49,7 +49,7 @@ def rerank(
     documents = as_token_vectors(document_vectors, name="document_vectors")
     check_number("top_k", 1 if top_k is None else top_k, at_least=1)
     check_length("candidates", candidates, len(queries), "queries")
-    ids = list(range(len(documents)) if document_ids is None else document_ids)
+    ids: list[str | int] = [*(range(len(documents)) if document_ids is None else document_ids)]
     check_length("document_ids", ids, len(documents), "documents")
     positions = {document: position for position, document in enumerate(ids)}
     check_length("distinct document_ids", positions, len(documents), "documents")

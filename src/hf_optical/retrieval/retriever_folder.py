@@ -157,7 +157,7 @@ def write_cards(
     write_card(
         folder,
         kind="model",
-        base_model=name,
+        base_model=name or "",
         base_revision=revision,
         languages=list(dict.fromkeys(code for pack in known for code in pack.reads)),
         details=_common_details([pack.details for pack in known]),

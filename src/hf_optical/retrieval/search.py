@@ -61,7 +61,7 @@ def search(
     check_number("the number of queries", len(queries), at_least=1)
     check_number("the number of documents", len(documents), at_least=1)
     # A list, because the index of a data frame's column may hold other labels than positions.
-    ids = list(range(len(documents)) if document_ids is None else document_ids)
+    ids: list[str | int] = [*(range(len(documents)) if document_ids is None else document_ids)]
     check_length("document_ids", ids, len(documents), "documents")
     return best_documents(queries, documents, top_k, ids, block_tokens=block_tokens, show_progress=show_progress)
 

@@ -179,8 +179,8 @@ def _language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
         return {}
     if hasattr(tokenizer, "lang_code_to_id"):
         return tokenizer.lang_code_to_id
-    codes = [token for token in tokenizer.all_special_tokens if _CODE.fullmatch(token)]
-    return dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in tokenizer.all_special_tokens if _CODE.fullmatch(token)}
 
 
 def _check_code(name: str, code: str | None, codes: dict[str, int]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -116,6 +116,12 @@ class TokenVectors:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> TokenVectors: ...
 
     def __getitem__(self, index: int | slice) -> Tensor | TokenVectors:
         """Vectors `(tokens, dim)` of one text, or a slice of the texts. A view unless the slice has a step."""
