@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ def encode_texts(
 def encode_checked(
     model: OpticalModel | LanguageReader,
     processor: OpticalProcessor,
-    texts: Sequence[str],
+    texts: list[str],
     role: str,
     batch_size: int,
     show_progress: bool = False,
@@ -91,7 +91,7 @@ def encode_checked(
     return vectors
 
 
-def _tokenize(processor: OpticalProcessor, texts: Sequence[str], role: str) -> list[dict[str, Tensor]]:
+def _tokenize(processor: OpticalProcessor, texts: list[str], role: str) -> list[dict[str, Tensor]]:
     """Model inputs of each text, of shape `(1, tokens)`, without padding."""
     inputs = []
     for start in range(0, len(texts), _CHUNK):
