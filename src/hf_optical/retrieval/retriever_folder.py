@@ -99,17 +99,7 @@ def write_packs(
     folder: Path,
     staged: Path,
 ) -> None:
-    """
-    Write the open packs and the list of languages.
-
-    Args:
-        model ([`OpticalModel`]): The base with its adapters.
-        processor_of (`Callable`): Returns the processor for a language.
-        packs (mapping of language to [`LanguagePack`]): Open packs without their weights.
-        fingerprint (`str`): Fingerprint of the base.
-        folder (`Path`): Folder of the retriever. Packs in it that are not open are deleted.
-        staged (`Path`): Folder whose files will replace those of `folder`.
-    """
+    """Write the open packs and the list of languages to `staged`, and delete other packs of `folder`."""
     opened = languages(model)
     for language in opened:
         roles = processor_of(language).roles
@@ -133,16 +123,7 @@ def write_cards(
     merged: LanguagePack | None,
     repo_id: str,
 ) -> None:
-    """
-    Write the card of a retriever and those of its packs.
-
-    Args:
-        folder (`Path`): Folder of the saved retriever.
-        model ([`OpticalModel`]): The base.
-        packs (mapping of language to [`LanguagePack`]): The open packs.
-        merged ([`LanguagePack`], *optional*): The pack that is merged into the weights of the base.
-        repo_id (`str`): Hub id, for the code on the cards.
-    """
+    """Write the cards of a saved retriever and its packs. `merged` is the pack in the weights of the base, if any."""
     name, revision = model.name_or_path, model.revision
     known = [*([merged] if merged else []), *packs.values()]
     if not known and name and (Path(name) / "README.md").is_file():
