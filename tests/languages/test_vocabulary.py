@@ -260,7 +260,7 @@ def test_base_with_more_embeddings_than_tokens(kind, pairs, tmp_path):
     for opened in (retriever, OpticalRetriever.from_pretrained(tmp_path / "retriever", device="cpu")):
         found = opened.encode_queries(SWAHILI, batch_size=1)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-        base = opened.encode_queries(ENGLISH, language=[None] * len(ENGLISH), batch_size=1)
+        base = opened.encode_queries(ENGLISH, language="base", batch_size=1)
         assert all(torch.equal(one, other[0]) for one, other in zip(base, before, strict=True))
 
 

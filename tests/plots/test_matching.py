@@ -37,7 +37,7 @@ def test_matches_have_the_maximum_similarity_per_word(retriever):
 
 
 def test_word_in_passage_matches_itself(retriever):
-    retriever.set_language(None)
+    retriever.set_language("base")
     (matches,) = match_words(retriever, PASSAGES[1], PASSAGES[1:])
     words = [PASSAGES[1][match.start : match.stop] for match in matches]
     assert words[:-1] == [match.word for match in matches[:-1]]  # the full stop is skipped in documents
@@ -45,7 +45,7 @@ def test_word_in_passage_matches_itself(retriever):
 
 
 def test_weight_is_the_mean_over_tokens_of_the_passage_word(retriever):
-    retriever.set_language(None)
+    retriever.set_language("base")
     weights = inverse_document_frequency(retriever.processor, PASSAGES)
     (matches,) = match_words(retriever, "water bread", PASSAGES[:1], passage_weights=weights)
     for match in matches:

@@ -25,7 +25,7 @@ def any_retriever(request, tmp_path_factory):
 
 
 def test_words_do_not_depend_on_the_tokenizer(any_retriever):
-    read = read_words(any_retriever, SENTENCE, "query", None)
+    read = read_words(any_retriever, SENTENCE, "query", "base")
 
     assert words_of(SENTENCE, read) == ["Mtoto", "wangu", ",", "Baraka", ",", "hanywi", "maji", "baridi", "."]
     assert read.words.sum(0).tolist() == [1] * len(read.ids)
@@ -38,13 +38,13 @@ def test_words_do_not_depend_on_the_tokenizer(any_retriever):
 def test_vectors_are_those_used_in_matching(any_retriever):
     for text in [pair["en"] for pair in demo_pairs()[:3]]:
         (vectors,) = any_retriever.encode_queries([text])
-        read = read_words(any_retriever, text, "query", None)
+        read = read_words(any_retriever, text, "query", "base")
         # Without [CLS] and [SEP].
         assert torch.equal(read.vectors, vectors[1:-1])
 
 
 def test_skipped_tokens_of_documents_are_left_out(any_retriever):
-    read = read_words(any_retriever, SENTENCE, "document", None)
+    read = read_words(any_retriever, SENTENCE, "document", "base")
 
     assert words_of(SENTENCE, read) == ["Mtoto", "wangu", "Baraka", "hanywi", "maji", "baridi"]
     (vectors,) = any_retriever.encode_documents([SENTENCE])
@@ -57,7 +57,7 @@ def test_word_replaced_by_nearest_word_keeps_its_span(tiny):
     text = "ulibarabara! watotoni  leo"
 
     assert processor.nearest_words(text) != text
-    read = read_words(retriever, text, "query", None)
+    read = read_words(retriever, text, "query", "base")
     assert words_of(text, read) == ["ulibarabara", "!", "watotoni", "leo"]
     (vectors,) = retriever.encode_queries([text])
     assert torch.equal(read.vectors, vectors[1:-1])
@@ -69,10 +69,10 @@ def test_markers_expansion_and_truncation(tiny):
     )
     retriever = OpticalRetriever(OpticalRetriever.from_pretrained(tiny).model, processor)
 
-    short = read_words(retriever, "the water", "query", None)
+    short = read_words(retriever, "the water", "query", "base")
     assert words_of("the water", short) == ["the", "water"] and len(short.ids) == 2
     text = "the water is in the market and cold"
-    assert words_of(text, read_words(retriever, text, "query", None)) == ["the", "water", "is", "in", "the"]
+    assert words_of(text, read_words(retriever, text, "query", "base")) == ["the", "water", "is", "in", "the"]
 
 
 def test_prompt_is_not_part_of_the_words(any_retriever):
@@ -80,7 +80,7 @@ def test_prompt_is_not_part_of_the_words(any_retriever):
     processor = OpticalProcessor(any_retriever.processor.tokenizer, **prompts)
     retriever = OpticalRetriever(any_retriever.model, processor)
     for role, encode in (("query", retriever.encode_queries), ("document", retriever.encode_documents)):
-        read = read_words(retriever, "maji baridi", role, None)
+        read = read_words(retriever, "maji baridi", role, "base")
         assert words_of("maji baridi", read) == ["maji", "baridi"]
         (vectors,) = encode(["maji baridi"])
         # [CLS] and the prompt come before the text, [SEP] after it.
@@ -89,7 +89,7 @@ def test_prompt_is_not_part_of_the_words(any_retriever):
 
 def test_special_tokens_in_the_text_are_not_words(retriever):
     text = "[CLS] maji [SEP] baridi [MASK]"
-    assert words_of(text, read_words(retriever, text, "query", None)) == ["maji", "baridi"]
+    assert words_of(text, read_words(retriever, text, "query", "base")) == ["maji", "baridi"]
 
 
 def test_pack_encodes_its_new_words(retriever):
@@ -97,17 +97,17 @@ def test_pack_encodes_its_new_words(retriever):
     read = read_words(retriever, text, "query", "sw")
     assert words_of(text, read) == [WORDS[0], "maji"] and len(read.ids) == 2
     assert torch.equal(read.vectors, retriever.encode_queries([text], language="sw")[0][1:-1])
-    assert len(read_words(retriever, text, "query", None).ids) > 2
+    assert len(read_words(retriever, text, "query", "base").ids) > 2
 
 
 def test_words_keep_apostrophes_hyphens_and_marks(retriever):
     text = "ng'ombe wa-moja ẹ̀kọ́ 25%"
-    assert words_of(text, read_words(retriever, text, "query", None)) == ["ng'ombe", "wa-moja", "ẹ̀kọ́", "25", "%"]
+    assert words_of(text, read_words(retriever, text, "query", "base")) == ["ng'ombe", "wa-moja", "ẹ̀kọ́", "25", "%"]
 
 
 def test_each_token_is_a_word_in_scripts_without_spaces(any_retriever):
     text = next(iter(THAI))
-    read = read_words(any_retriever, text, "query", None)
+    read = read_words(any_retriever, text, "query", "base")
     spans = read.spans
     assert spans[0][0] == 0 and spans[-1][1] == len(text)
     assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
@@ -116,14 +116,14 @@ def test_each_token_is_a_word_in_scripts_without_spaces(any_retriever):
 @pytest.mark.parametrize("text", ["", "   ", "[CLS]"])
 def test_text_without_words_is_refused(retriever, text):
     with pytest.raises(ValueError, match="no word"):
-        read_words(retriever, text, "query", None)
+        read_words(retriever, text, "query", "base")
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_every_token_of_any_text_has_a_word(any_retriever, text):
     try:
-        read = read_words(any_retriever, text, "query", None)
+        read = read_words(any_retriever, text, "query", "base")
     except ValueError:
         return
     assert read.words.sum(0).tolist() == [1] * len(read.vectors) and (read.words.sum(1) > 0).all()

@@ -106,7 +106,7 @@ def retriever_of_the_module(tiny):
 
 def test_every_text_is_found_by_itself(retriever):
     texts = [text for text in EVERY if not is_blank(text)]
-    documents = retriever.encode_documents(texts, language=None)
+    documents = retriever.encode_documents(texts)
     for text, hits in zip(texts, retriever.search(documents, documents, top_k=len(texts)), strict=True):
         own = next(hit.score for hit in hits if texts[hit.document] == text)
         assert own == pytest.approx(hits[0].score, abs=1e-4), text
@@ -244,7 +244,7 @@ def nearest():
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_words_of_a_drawing_stand_in_the_text(retriever_of_the_module, text):
     try:
-        read = read_words(retriever_of_the_module, text, "query", None)
+        read = read_words(retriever_of_the_module, text, "query", "base")
     except ValueError as error:
         assert "holds no word to match" in str(error)
         return
@@ -278,7 +278,7 @@ def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, 
     code = f"U.{ord(next(c for c in text if 0xD800 <= ord(c) < 0xE000)):04X}"
     readers = {
         "queries": lambda: retriever.encode_queries(texts),
-        "languages": lambda: retriever.encode_queries(texts, language=[None, "sw", None]),
+        "languages": lambda: retriever.encode_queries(texts, language=["base", "sw", "base"]),
         "documents": lambda: retriever.search(["water"], texts),
         "long": lambda: retriever.processor.documents(["water", "maji " * 10_000 + text]),
         "bm25": lambda: BM25(texts),
@@ -368,7 +368,7 @@ READERS = {
     "nearest words": lambda retriever, text: retriever.processor.nearest_words(text),
     "code switching": lambda _, text: CodeSwitcher(Dictionary(WATER | {"maji": [("water", 1.0)]}))(text),
     "new words": lambda retriever, text: align(retriever.processor, text),
-    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", None),
+    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
     "bm25": lambda _, text: BM25([text, "water"]).search([text]),
     "blank": lambda _, text: is_blank(text),
 }

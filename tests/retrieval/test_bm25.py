@@ -113,9 +113,9 @@ def test_invalid_arguments_are_refused():
     for empty in ([], [""], ["the", "of a"]):
         with pytest.raises(ValueError, match=f"at least one word, got {len(empty)} texts"):
             BM25(empty)
-    with pytest.raises(TypeError, match="document_texts must be a list of strings, got one string"):
+    with pytest.raises(TypeError, match="document_texts .*one string"):
         BM25("a fox")
-    with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
+    with pytest.raises(TypeError, match="texts .*one string"):
         BM25(["a fox"]).search("fox")
     with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
         BM25(["a fox"]).search(["fox"], 0)

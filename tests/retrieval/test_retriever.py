@@ -17,16 +17,16 @@ from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
 
 def test_retriever_without_packs(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
-    assert (retriever.languages, retriever.language) == ([], None)
+    assert (retriever.languages, retriever.language) == ([], "base")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, None, TEXTS, "query"))
     assert_equal(retriever.encode_documents(TEXTS), with_pack(tiny, None, TEXTS, "document"))
     assert retriever.encode_queries([]) == []
 
 
 def test_queries_use_active_language_and_documents_use_base(retriever, packs, tiny):
-    assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")  # the last one added
+    assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
     base = with_pack(tiny, None, TEXTS, "document")
-    for language in ("yo", "ha", None, "yo"):
+    for language in ("yo", "ha", "base", "yo"):
         retriever.set_language(language)
         assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, packs.get(language), TEXTS, "query"))
         assert_equal(retriever.encode_documents(TEXTS), base)
@@ -46,10 +46,10 @@ def test_language_argument_applies_to_one_call(retriever, packs, tiny):
 
 @pytest.mark.parametrize("encode", ["encode_queries", "encode_documents"])
 def test_languages_can_be_mixed_in_one_call(retriever, encode):
-    language = ["ha", None, "yo", "yo", "ha", None, "ha", "yo"]
+    language = ["ha", "base", "yo", "yo", "ha", "base", "ha", "yo"]
     mixed = getattr(retriever, encode)(TEXTS, language=language)
     assert retriever.language == "yo"
-    for code in (None, "ha", "yo"):
+    for code in ("base", "ha", "yo"):
         places = [i for i, entry in enumerate(language) if entry == code]
         retriever.set_language(code)
         alone = getattr(retriever, encode)([TEXTS[i] for i in places], language=code)
@@ -61,13 +61,12 @@ def test_languages_can_be_mixed_in_one_call(retriever, encode):
 
 
 def test_texts_and_languages_may_be_series_or_iterators(retriever):
-    language = ["ha", None, "yo"]
+    language = ["ha", "base", "yo"]
     table = pd.DataFrame({"text": TEXTS[:3], "language": language}, index=[2, 0, 1])
     expected = retriever.encode_queries(TEXTS[:3], language=language)
     assert_equal(retriever.encode_queries(table["text"], language=list(language)), expected)
     assert_equal(retriever.encode_queries(iter(TEXTS[:3]), language=iter(language)), expected)
-    codes = table["language"].fillna("ha")
-    assert_equal(retriever.encode_queries(table["text"], language=codes)[::2], expected[::2])
+    assert_equal(retriever.encode_queries(table["text"], language=table["language"]), expected)
 
 
 def test_unknown_languages_and_wrong_counts_are_refused(retriever):
@@ -85,14 +84,14 @@ def test_unknown_languages_and_wrong_counts_are_refused(retriever):
         with pytest.raises(TypeError, match="string"):
             retriever.encode_documents(texts)
     with pytest.raises(TypeError, match="queries .*one string"):
-        retriever.encode_queries("ab", language=["ha", None])
+        retriever.encode_queries("ab", language=["ha", "base"])
 
 
 def test_removed_languages_are_closed(retriever, tiny):
     retriever.remove_language("ha")
     assert (retriever.languages, retriever.language) == (["yo"], "yo")
     retriever.remove_language("yo")
-    assert (retriever.languages, retriever.language) == ([], None)
+    assert (retriever.languages, retriever.language) == ([], "base")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, None, TEXTS, "query"))
 
 
@@ -102,13 +101,13 @@ def test_pack_of_another_language_or_base_is_refused(retriever, packs, tiny, tmp
     with pytest.raises(ValueError, match="'ha' already"):
         retriever.add_language("ha", packs["ha"])
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path, seed=1), device="cpu")
-    with pytest.raises(ValueError, match="open it on the base that it names"):
+    with pytest.raises(ValueError, match="the base of the pack for 'ha' must be .*; open that base"):
         other.add_language("ha", packs["ha"])
     assert other.languages == []
     # The base is named as the cause even if words and roles do not fit either.
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "bpe", "modernbert"), device="cpu")
     for pack in (make_pack(tiny, "sw", 0, WORDS), replace(packs["ha"], roles={"query_marker": "[x]"})):
-        with pytest.raises(ValueError, match=f"was trained on {tiny} .*but the model is {tmp_path / 'bpe'} "):
+        with pytest.raises(ValueError, match=f"must be {tiny} .*, got {tmp_path / 'bpe'} "):
             other.add_language(pack.language, pack)
     assert other.languages == []
     with pytest.raises(OSError, match="is not a language pack"):
@@ -124,6 +123,7 @@ def test_pack_folder_opens_with_its_base(packs, tiny, tmp_path):
     assert_equal(retriever.encode_documents(TEXTS), with_pack(tiny, None, TEXTS, "document"))
     retriever.remove_language("yo")
     retriever.add_language("yo", tmp_path / "pack")
+    retriever.set_language("yo")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, packs["yo"], TEXTS, "query"))
 
 
@@ -135,7 +135,7 @@ def test_moved_base_must_be_named(tmp_path, packs):
         OpticalRetriever.from_pretrained(tmp_path / "pack")
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=tmp_path / "moved", device="cpu")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tmp_path / "moved", packs["ha"], TEXTS, "query"))
-    with pytest.raises(ValueError, match="open it on the base that it names"):
+    with pytest.raises(ValueError, match="the base of the pack for 'ha' must be .*; open that base"):
         OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=tiny_checkpoint(tmp_path / "other", seed=1))
     with pytest.raises(ValueError, match="is not a language pack; leave out base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "moved", base_model=tmp_path / "moved")
@@ -173,13 +173,60 @@ def test_num_bytes_equals_file_size(minilm, tmp_path):
     assert pack.num_bytes() == pytest.approx((tmp_path / "adapter_model.safetensors").stat().st_size, rel=0.05)
 
 
+def test_adding_a_language_does_not_change_the_active_one(retriever, tiny):
+    retriever.add_language("sw", make_pack(tiny, "sw", 3, WORDS))
+    assert (retriever.languages, retriever.language) == (["ha", "yo", "sw"], "yo")
+    retriever.set_language("base")
+    retriever.remove_language("sw")
+    retriever.add_language("sw", make_pack(tiny, "sw", 3, WORDS))
+    assert retriever.language == "base"
+
+
+def test_base_is_always_called_by_its_name(retriever, tiny, packs):
+    with pytest.raises(ValueError, match="an open pack or 'base', got None"):
+        retriever.set_language(None)
+    with pytest.raises(ValueError, match="'base' names the model without packs"):
+        retriever.add_language("base", replace(packs["ha"], language="base"))
+    assert retriever.language == "yo"
+    base = with_pack(tiny, None, TEXTS, "query")
+    assert_equal(retriever.encode_queries(TEXTS, language="base"), base)
+    # `None` is the active language, alone or for a single query.
+    active = retriever.encode_queries(TEXTS)
+    for language in (None, [None] * len(TEXTS)):
+        assert_equal(retriever.encode_queries(TEXTS, language=language), active)
+    documents = retriever.encode_documents(TEXTS)
+    assert_equal(retriever.encode_documents(TEXTS, language=None), documents)
+
+
+def test_search_in_a_language(retriever):
+    question, documents = "Where is the market?", ["The market is open.", "Children go to school.", "Water is life."]
+    vectors = retriever.encode_documents(documents)
+    for language in ("ha", "yo", "base"):
+        expected = retriever.search(retriever.encode_queries([question], language=language), vectors)
+        assert retriever.search(question, documents, language=language) == expected[0]
+        assert retriever.search(question, vectors, language=language) == expected[0]
+        assert retriever.search([question], vectors, language=language) == expected
+    both = retriever.search([question, question], vectors, 2, language=["ha", "base"])
+    assert both == [retriever.search(question, vectors, 2, language=code) for code in ("ha", "base")]
+    assert retriever.search(question, vectors) == retriever.search(question, vectors, language="yo")
+    with pytest.raises(ValueError, match="language applies to texts"):
+        retriever.search(retriever.encode_queries([question]), vectors, language="ha")
+
+
+def test_search_without_queries_finds_nothing(tiny):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    documents = retriever.encode_documents(["The river is long."])
+    for queries in ([], retriever.encode_queries([]), iter([])):
+        assert retriever.search(queries, documents) == []
+
+
 def test_search_encodes_texts(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     queries, documents = ["Where is the market?"], ["The market is open.", "Children go to school.", "Water is life."]
     expected = retriever.search(retriever.encode_queries(queries), retriever.encode_documents(documents), top_k=2)
     assert retriever.search(queries, documents, top_k=2) == expected
-    with pytest.raises(TypeError, match="got one string"):
-        retriever.search("Where is the market?", documents)
+    with pytest.raises(TypeError, match="documents must be a list of strings, got one string"):
+        retriever.search(queries, documents[0])
     given = pd.Series(documents, index=[5, 3, 4]), (text for text in queries)
     assert retriever.search(given[1], given[0], top_k=2) == expected
     vectors = retriever.encode_documents(documents)
@@ -199,7 +246,7 @@ def test_merging_unopened_language_raises_key_error(retriever):
         ({"roles": {"query_size": 9}}, "'sw' does not fit the processor: .*query_size"),
         (
             {"vocabulary": Vocabulary(["mzuqo", "a"], torch.zeros(2, 32))},
-            "'sw' does not fit the processor: the tokenizer has 'a' already; remove it from the new words",
+            "'sw' does not fit the processor: the tokenizer has 'a' already",
         ),
         (
             {"vocabulary": Vocabulary(["mzuqo"], torch.zeros(1, 32), first_id=3)},
@@ -209,7 +256,7 @@ def test_merging_unopened_language_raises_key_error(retriever):
     ],
 )
 def test_pack_that_does_not_fit_leaves_retriever_unchanged(retriever, tiny, change, reason):
-    before = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("ha", "yo", None)}
+    before = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("ha", "yo", "base")}
     with pytest.raises(ValueError, match=reason):
         retriever.add_language("sw", replace(make_pack(tiny, "sw", 3, WORDS), **change))
     assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
@@ -228,7 +275,7 @@ def many(tiny):
         "zh": make_pack(tiny, "zh", 4, rank=1),
         "zh-Hant": make_pack(tiny, "zh-Hant", 5, ["umzuqo", "mzuqo"], rank=3),
     }
-    return made, {code: with_pack(tiny, pack, TEXTS, "query") for code, pack in [*made.items(), (None, None)]}
+    return made, {code: with_pack(tiny, pack, TEXTS, "query") for code, pack in [*made.items(), ("base", None)]}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -238,27 +285,27 @@ def test_random_sequences_of_operations_never_change_a_language(many, tiny, tmp_
     draw = random.Random(seed)
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     fingerprint = retriever.model.fingerprint()
-    opened, chosen = [], None
+    opened, chosen = [], "base"
     for step in range(30):
         action = draw.choice(["add", "add", "set", "remove", "encode", "mix", "save", "fail"])
         closed = [code for code in packs if code not in opened]
         if action == "add" and closed:
-            chosen = draw.choice(closed)
-            retriever.add_language(chosen, packs[chosen])
-            opened.append(chosen)
+            code = draw.choice(closed)
+            retriever.add_language(code, packs[code])
+            opened.append(code)
         elif action == "set":
-            chosen = draw.choice([*opened, None])
+            chosen = draw.choice([*opened, "base"])
             retriever.set_language(chosen)
         elif action == "remove" and opened:
             code = draw.choice(opened)
             retriever.remove_language(code)
             opened.remove(code)
-            chosen = None if code == chosen else chosen
+            chosen = "base" if code == chosen else chosen
         elif action == "encode":
-            code = draw.choice([*opened, None])
+            code = draw.choice([*opened, "base"])
             assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), expected[code])
         elif action == "mix":
-            codes = [draw.choice([*opened, None]) for _ in TEXTS]
+            codes = [draw.choice([*opened, "base"]) for _ in TEXTS]
             # One text per batch, so that the batch size does not affect rounding.
             mixed = retriever.encode_queries(TEXTS, language=codes, batch_size=1)
             for code in set(codes):
@@ -313,7 +360,7 @@ def test_ten_open_packs_take_the_memory_of_ten_packs(ten):
     assert 10 * size <= occupied <= 10 * size + 1e5
 
 
-@pytest.mark.parametrize("pair", [("x0", "x9"), ("x4", None)])
+@pytest.mark.parametrize("pair", [("x0", "x9"), ("x4", "base")])
 def test_switching_takes_less_than_10_ms(ten, pair):
     retriever, *_ = ten
     times = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..losses import OTAlignmentLoss
-from ..retrieval import OpticalRetriever
+from ..retrieval import BASE, OpticalRetriever
 from .style import COLOURS, fonts_for, styled
 from .words import read_words
 
@@ -77,7 +77,7 @@ def align_words(
     """
     language = retriever.language if language is None else language
     student = read_words(retriever, text, "query", language)
-    teacher = read_words(retriever, translation, "query", None)
+    teacher = read_words(retriever, translation, "query", BASE)
     plan = OTAlignmentLoss(solver=solver, epsilon=epsilon).plan(
         student.vectors[None],
         teacher.vectors[None],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..retrieval import OpticalRetriever
+from ..retrieval import BASE, OpticalRetriever
 from .words import NoWordError, ReadText, read_words
 
 
@@ -66,7 +66,7 @@ def match_words(
     matches: list[list[WordMatch]] = []
     for passage in passages:
         try:
-            document = read_words(retriever, passage, "document", None)
+            document = read_words(retriever, passage, "document", BASE)
         except NoWordError:
             matches.append([])
             continue

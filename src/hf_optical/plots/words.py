@@ -40,9 +40,9 @@ class NoWordError(ValueError):
     """Raised for a text without words that take part in matching."""
 
 
-def read_words(retriever: OpticalRetriever, text: str, role: str, language: str | None) -> ReadText:
+def read_words(retriever: OpticalRetriever, text: str, role: str, language: str) -> ReadText:
     """
-    Encode a text as `role`, `"query"` or `"document"`. A `language` of `None` is the bare base.
+    Encode a text as `role`, `"query"` or `"document"`. The `language` `"base"` is the bare base.
 
     Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
     spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
@@ -54,7 +54,7 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str 
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents
-    (vectors,) = encode([text], language=[language])
+    (vectors,) = encode([text], language=language)
     inputs = processor([text], role)
     ids, matched = inputs["input_ids"][0], inputs["token_mask"][0]
     special = special_ids(processor)

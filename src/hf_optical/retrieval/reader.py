@@ -9,6 +9,10 @@ from ..languages.adapters import check_added, lock_of, use_language
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
 
+# Name of the model without any pack, in place of a language.
+BASE = "base"
+
+
 class LanguageReader:
     """
     A shared model that encodes in one language, whichever language is active in the model.
@@ -19,7 +23,7 @@ class LanguageReader:
 
     Args:
         model ([`OpticalModel`]): The model.
-        language (`str`, *optional*): The language. `None` is the bare base.
+        language (`str`): The language, or [`BASE`].
         processor_of (`Callable`): Returns the processor for a language, a new object whenever its pack is opened.
 
     Attributes:
@@ -30,12 +34,10 @@ class LanguageReader:
             opened again.
     """
 
-    def __init__(
-        self, model: OpticalModel, language: str | None, processor_of: Callable[[str | None], OpticalProcessor]
-    ):
+    def __init__(self, model: OpticalModel, language: str, processor_of: Callable[[str], OpticalProcessor]):
         self.model, self.language, self._processor_of = model, language, processor_of
         with lock_of(model):
-            check_added(model, language)
+            check_added(model, pack_of(language))
             self.processor = processor_of(language)
 
     @property
@@ -47,7 +49,7 @@ class LanguageReader:
         return self.model.embedding_dim
 
     def __call__(self, **inputs: Tensor) -> OpticalOutput:
-        with use_language(self.model, self.language):
+        with use_language(self.model, pack_of(self.language)):
             # Token ids of another pack stand for other words.
             if self._processor_of(self.language) is not self.processor:
                 raise KeyError(f"the pack for {self.language!r} was closed during encoding; encode the texts again")
@@ -59,3 +61,10 @@ class LanguageReader:
             finally:
                 if was_training:
                     self.model.train()
+
+
+def pack_of(language: str) -> str | None:
+    """The language of the pack to activate in a model, `None` for [`BASE`]."""
+    if language is None:
+        raise ValueError(f"language must be the code of an open pack or {BASE!r}, got None")
+    return None if language == BASE else language

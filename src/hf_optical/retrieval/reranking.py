@@ -45,6 +45,8 @@ def rerank(
             from the number of documents, an id occurs twice, a candidate is not among the documents, a shape does not
             fit, `top_k` is below 1, or a vector holds NaN.
     """
+    if len(query_vectors) == len(candidates) == 0:
+        return []
     queries = as_token_vectors(query_vectors, name="query_vectors").to(torch.float32)
     documents = as_token_vectors(document_vectors, name="document_vectors")
     check_number("top_k", 1 if top_k is None else top_k, at_least=1)

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from ..storage.names import DENSE_FOLDER, NEAREST_WORDS, PACKS_FOLDER
 from ..storage.publishing import PushToHub
 from ..storage.staging import staged_directory
 from .encoding import encode_checked
-from .reader import LanguageReader
+from .reader import BASE, LanguageReader, pack_of
 from .retriever_folder import (
     LANGUAGES_FILE,
     check_unchanged,
@@ -35,12 +36,17 @@ from .search import Hit, search
 from .vectors import TokenVectors
 
 
+_Vectors: TypeAlias = TokenVectors | Iterable[Tensor] | Tensor
+
+
 class OpticalRetriever(PushToHub):
     """
     A model, its processor and its language packs, ready for search.
 
     Documents are encoded by the bare base, so that an English index never changes. Queries are encoded with the pack
     of their language.
+
+    The base is addressed as the language `"base"` ([`~retrieval.BASE`]).
 
     Threads may share a retriever. They take turns batch by batch, and packs can be opened and closed in between. All
     threads share the active language; pass `language` to use another one.
@@ -57,8 +63,8 @@ class OpticalRetriever(PushToHub):
     >>> retriever = OpticalRetriever.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
     >>> documents = ["The Nile is a river in Africa.", "Bread is baked from flour."]
     >>> vectors = retriever.encode_documents(documents)
-    >>> hits = retriever.search(retriever.encode_queries(["Which rivers are in Africa?"]), vectors, top_k=1)
-    >>> documents[hits[0][0].document]
+    >>> hits = retriever.search("Which rivers are in Africa?", vectors, top_k=1)
+    >>> documents[hits[0].document]
     'The Nile is a river in Africa.'
     ```
     """
@@ -69,7 +75,7 @@ class OpticalRetriever(PushToHub):
     def __init__(self, model: OpticalModel, processor: OpticalProcessor):
         self.model = model.eval()
         self.processor = processor
-        self._processors: dict[str | None, OpticalProcessor] = {}
+        self._processors: dict[str, OpticalProcessor] = {}
         # Where the open packs come from. Their weights are in the model.
         self._packs: dict[str, LanguagePack] = {}
         # The pack that `merge` folded into the weights, if any.
@@ -88,7 +94,8 @@ class OpticalRetriever(PushToHub):
         """
         Open a model, a language pack with its base, or a saved retriever.
 
-        A retriever saved by [`~OpticalRetriever.save_pretrained`] opens with all its packs and its active language.
+        The language of a pack is active. A retriever saved by [`~OpticalRetriever.save_pretrained`] opens with all its
+        packs and its active language.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
@@ -113,6 +120,7 @@ class OpticalRetriever(PushToHub):
                 pack = LanguagePack.from_pretrained(folder)
                 retriever = cls(*open_base_of_pack(pack, folder, base_model, dtype))
                 retriever.add_language(pack.language, pack)
+                retriever.set_language(pack.language)
             elif base_model is not None:
                 raise ValueError(f"{pretrained_model_name_or_path} is not a language pack; leave out base_model")
             else:
@@ -120,7 +128,7 @@ class OpticalRetriever(PushToHub):
                 codes, active = read_languages(folder)
                 for code in codes:
                     retriever.add_language(code, folder / PACKS_FOLDER / code)
-                retriever.set_language(active)
+                retriever.set_language(active or BASE)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return retriever
 
@@ -164,39 +172,45 @@ class OpticalRetriever(PushToHub):
         return languages(self.model)
 
     @property
-    def language(self) -> str | None:
-        """The active language, in which queries are encoded by default. `None` is the bare base."""
+    def language(self) -> str:
+        """The active language, in which queries are encoded by default. `"base"` is the bare base."""
         with lock_of(self.model):  # during a batch, the language of that batch is active
-            return active_language(self.model)
+            return active_language(self.model) or BASE
 
     def add_language(self, language: str, pack: LanguagePack | str | os.PathLike) -> None:
         """
-        Open a pack and activate its language.
+        Open a pack. The active language stays the same; pass `language=` or call [`~OpticalRetriever.set_language`].
 
         Args:
             language (`str`): Code of the language.
             pack ([`LanguagePack`], `str` or `os.PathLike`): The pack, its folder or its Hub id.
 
         Raises:
-            ValueError: If the pack is for another language or base, or a pack for `language` is already open.
+            ValueError: If the pack is for another language or base, a pack for `language` is already open, or
+                `language` is `"base"`.
         """
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not {language!r}")
+        if language == BASE:
+            raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
         processor = self._processor_for(pack)
         with lock_of(self.model):
+            active = active_language(self.model)
             pack.attach(self.model)
+            activate(self.model, active)
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
-    def set_language(self, language: str | None) -> None:
+    def set_language(self, language: str) -> None:
         """
-        Activate a language; `None` is the bare base.
+        Activate a language for all callers; `"base"` is the bare base.
 
         Raises:
             KeyError: If no pack for `language` is open.
+            ValueError: If `language` is `None`.
         """
-        activate(self.model, language)
+        activate(self.model, pack_of(language))
 
     def remove_language(self, language: str) -> None:
         """
@@ -210,7 +224,7 @@ class OpticalRetriever(PushToHub):
             self._processors.pop(language, None)
             self._packs.pop(language, None)
 
-    def processor_of(self, language: str | None) -> OpticalProcessor:
+    def processor_of(self, language: str) -> OpticalProcessor:
         """The processor for `language`: that of its pack if one is open, else that of the base."""
         return self._processors.get(language, self.processor)
 
@@ -251,9 +265,9 @@ class OpticalRetriever(PushToHub):
 
         Args:
             queries (iterable of `str`): The queries, such as a list or a data frame's column.
-            language (`str` or iterable of `str` or `None`, *optional*):
-                The language of all queries, or one per query, where `None` is the bare base. Defaults to the active
-                language.
+            language (`str` or iterable of `str`, *optional*):
+                The language of all queries, or one per query. `"base"` is the bare base. `None`, alone or for a query,
+                is the active language.
             batch_size (`int`, defaults to 32): Number of queries per batch.
             show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
 
@@ -266,8 +280,7 @@ class OpticalRetriever(PushToHub):
             DataError: If a query holds an unpaired surrogate.
             ValueError: If the number of languages differs from the number of queries, or `batch_size` is below 1.
         """
-        language = self.language if language is None else language
-        return self._encode(queries, "query", "queries", language, batch_size, show_progress)
+        return self._encode(queries, "query", language, self.language, batch_size, show_progress)
 
     def encode_documents(
         self,
@@ -278,30 +291,60 @@ class OpticalRetriever(PushToHub):
         show_progress: bool = False,
     ) -> list[Tensor]:
         """Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the bare base."""
-        return self._encode(documents, "document", "documents", language, batch_size, show_progress)
+        return self._encode(documents, "document", language, BASE, batch_size, show_progress)
 
+    @overload
     def search(
         self,
-        queries: Iterable[Tensor] | Iterable[str] | TokenVectors,
-        documents: Iterable[Tensor] | Iterable[str] | TokenVectors,
-        top_k: int = 10,
+        queries: str,
+        documents: _Vectors | Iterable[str],
+        top_k: int = ...,
+        *,
+        language: str | None = ...,
         **kwargs,
-    ) -> list[list[Hit]]:
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        queries: _Vectors | Iterable[str],
+        documents: _Vectors | Iterable[str],
+        top_k: int = ...,
+        *,
+        language: str | Iterable[str | None] | None = ...,
+        **kwargs,
+    ) -> list[list[Hit]]: ...
+
+    def search(self, queries, documents, top_k=10, *, language=None, **kwargs):
         """
         Exact search with MaxSim. Further arguments are those of [`~retrieval.search`].
 
         Args:
-            queries (iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or iterable of `str`):
-                Vectors from [`~OpticalRetriever.encode_queries`], or texts, which are encoded first.
-            documents (as `queries`): Vectors from [`~OpticalRetriever.encode_documents`], or texts.
+            queries (`str`, iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
+                A query, several queries, or vectors from [`~OpticalRetriever.encode_queries`].
+            documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
+                Texts, which are encoded by the bare base, or vectors from [`~OpticalRetriever.encode_documents`].
             top_k (`int`, defaults to 10): Length of the rankings.
+            language (`str` or iterable of `str`, *optional*):
+                Language of the queries, as in [`~OpticalRetriever.encode_queries`]. Only for texts.
 
         Returns:
-            `list[list[Hit]]`: The hits `(document, score)` of each query, best first.
+            `list[list[Hit]]`: The hits `(document, score)` of each query, best first. For a single `str`, `list[Hit]`.
+
+        Raises:
+            ValueError: If `language` is given for vectors, or an argument of [`~retrieval.search`] is invalid.
         """
-        queries = _encoded(queries, self.encode_queries)
-        documents = _encoded(documents, self.encode_documents)
-        return search(queries, documents, top_k, **kwargs)
+        single = isinstance(queries, str)
+        queries = [queries] if single else _sequence(queries)
+        if _holds_texts(queries):
+            queries = self.encode_queries(queries, language=language)
+        elif language is not None and len(queries):
+            raise ValueError("language applies to texts; these queries are vectors, so pass it to encode_queries")
+        documents = documents if isinstance(documents, str) else _sequence(documents)
+        if isinstance(documents, str) or _holds_texts(documents):
+            documents = self.encode_documents(documents)
+        rankings = search(queries, documents, top_k, **kwargs)
+        return rankings[0] if single else rankings
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
         """The base's processor with the settings and new words of a pack."""
@@ -328,15 +371,17 @@ class OpticalRetriever(PushToHub):
         self,
         texts: Iterable[str],
         role: str,
-        name: str,
         language: str | Iterable[str | None] | None,
+        default: str,
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
+        name = "queries" if role == "query" else "documents"
         texts = as_texts(texts, name)
         check_number("batch_size", batch_size, at_least=1)
         codes = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
         check_length("language", codes, len(texts), name)
+        codes = [default if code is None else code for code in codes]
         vectors: dict[int, Tensor] = {}
         for code in dict.fromkeys(codes):
             reader = LanguageReader(self.model, code, self.processor_of)
@@ -347,9 +392,9 @@ class OpticalRetriever(PushToHub):
         return [vectors[i] for i in range(len(texts))]
 
 
-def _encoded(given: Iterable, encode: Callable[[Iterable[str]], list[Tensor]]) -> Iterable:
-    """Encode `given` if it holds texts; vectors are returned as they are."""
-    if isinstance(given, str):
-        raise TypeError("queries and documents must be lists of strings or vectors, got one string")
-    given = list(given) if isinstance(given, Iterator) else given
-    return encode(given) if isinstance(next(iter(given), None), str) else given
+def _sequence(given: Iterable) -> Sized:
+    return list(given) if isinstance(given, Iterator) else given
+
+
+def _holds_texts(given: Iterable) -> bool:
+    return isinstance(next(iter(given), None), str)

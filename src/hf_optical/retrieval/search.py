@@ -48,17 +48,18 @@ def search(
             Whether to show a progress bar.
 
     Returns:
-        `list[list[Hit]]`: The hits of each query, best first.
+        `list[list[Hit]]`: The hits of each query, best first. Empty if there are no queries.
 
     Raises:
-        ValueError: If there are no queries or no documents, a shape does not fit, `top_k` or `block_tokens` is below
+        ValueError: If there are no documents, a shape does not fit, `top_k` or `block_tokens` is below
             1, the number of ids differs from the number of documents, or a vector holds NaN.
     """
+    if len(query_vectors) == 0:
+        return []
     queries = as_token_vectors(query_vectors, name="query_vectors").to(torch.float32)
     documents = as_token_vectors(document_vectors, name="document_vectors")
     check_number("top_k", top_k, at_least=1)
     check_number("block_tokens", block_tokens, at_least=1)
-    check_number("the number of queries", len(queries), at_least=1)
     check_number("the number of documents", len(documents), at_least=1)
     # A list, because the index of a data frame's column may hold other labels than positions.
     ids: list[str | int] = [*(range(len(documents)) if document_ids is None else document_ids)]

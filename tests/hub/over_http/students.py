@@ -107,10 +107,11 @@ def test_a_retriever_is_pushed_with_its_packs_and_without_those_it_closed(hub, b
     retriever = OpticalRetriever.from_pretrained(base, device="cpu")
     for seed, (language, words) in enumerate({"ha": [], "yo": [], "sw": WORDS}.items()):
         retriever.add_language(language, make_pack(base, language, seed, words))
+    retriever.set_language("sw")
     retriever.push_to_hub("org/retriever", commit_message="three languages")
     pulled = OpticalRetriever.from_pretrained("org/retriever", device="cpu")
     assert (pulled.languages, pulled.language) == (["ha", "yo", "sw"], "sw")
-    for language in (*pulled.languages, None):
+    for language in (*pulled.languages, "base"):
         languages = [language] * len(TEXTS)
         expected = retriever.encode_queries(TEXTS, language=languages)
         assert_equal(pulled.encode_queries(TEXTS, language=languages), expected)
