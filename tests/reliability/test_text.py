@@ -285,7 +285,7 @@ def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, 
         "bm25 queries": lambda: BM25(["water"]).search(texts),
     }
     for name, read in readers.items():
-        with pytest.raises(DataError, match=rf"\w+\[1\] holds half a character .*{code}") as caught:
+        with pytest.raises(DataError, match=rf"\w+\[1\] contains half a character .*{code}") as caught:
             read()
         assert str(caught.value).encode(), name
     with pytest.raises(DataError, match=f"text contains half a character .*{code}"):

@@ -183,7 +183,7 @@ def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
     assert_equal(alone.encode_queries(TEXTS), vectors)
     assert not torch.equal(vectors[0], OpticalRetriever.from_pretrained(tiny, device="cpu").encode_queries(TEXTS)[0])
     for folder, base in ((tmp_path / "saved", None), (tmp_path / "ha", tiny)):
-        with pytest.raises(ValueError, match=r"in the same dtype \(dtype=torch.bfloat16, say\)"):
+        with pytest.raises(ValueError, match="in the same dtype, such as dtype=torch.bfloat16"):
             OpticalRetriever.from_pretrained(folder, base_model=base)
 
 
