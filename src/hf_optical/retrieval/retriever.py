@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -36,7 +36,7 @@ from .search import Hit, search
 from .vectors import TokenVectors
 
 
-_Vectors: TypeAlias = TokenVectors | Iterable[Tensor] | Tensor
+_TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
 
 
 class OpticalRetriever(PushToHub):
@@ -280,7 +280,7 @@ class OpticalRetriever(PushToHub):
             DataError: If a query holds an unpaired surrogate.
             ValueError: If the number of languages differs from the number of queries, or `batch_size` is below 1.
         """
-        return self._encode(queries, "query", language, self.language, batch_size, show_progress)
+        return self._encode(queries, "query", language, batch_size, show_progress)
 
     def encode_documents(
         self,
@@ -291,27 +291,21 @@ class OpticalRetriever(PushToHub):
         show_progress: bool = False,
     ) -> list[Tensor]:
         """Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the bare base."""
-        return self._encode(documents, "document", language, BASE, batch_size, show_progress)
+        return self._encode(documents, "document", language, batch_size, show_progress)
 
     @overload
-    def search(
-        self,
-        queries: str,
-        documents: _Vectors | Iterable[str],
-        top_k: int = ...,
-        *,
-        language: str | None = ...,
-        **kwargs,
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, documents: _TextsOrVectors, top_k: int = 10, *, language: str | None = None, **kwargs
     ) -> list[Hit]: ...
 
     @overload
     def search(
         self,
-        queries: _Vectors | Iterable[str],
-        documents: _Vectors | Iterable[str],
-        top_k: int = ...,
+        queries: _TextsOrVectors,
+        documents: _TextsOrVectors,
+        top_k: int = 10,
         *,
-        language: str | Iterable[str | None] | None = ...,
+        language: str | Iterable[str | None] | None = None,
         **kwargs,
     ) -> list[list[Hit]]: ...
 
@@ -340,8 +334,8 @@ class OpticalRetriever(PushToHub):
             queries = self.encode_queries(queries, language=language)
         elif language is not None and len(queries):
             raise ValueError("language applies to texts; these queries are vectors, so pass it to encode_queries")
-        documents = documents if isinstance(documents, str) else _sequence(documents)
-        if isinstance(documents, str) or _holds_texts(documents):
+        documents = _sequence(documents)
+        if _holds_texts(documents):
             documents = self.encode_documents(documents)
         rankings = search(queries, documents, top_k, **kwargs)
         return rankings[0] if single else rankings
@@ -372,7 +366,6 @@ class OpticalRetriever(PushToHub):
         texts: Iterable[str],
         role: str,
         language: str | Iterable[str | None] | None,
-        default: str,
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
@@ -381,7 +374,9 @@ class OpticalRetriever(PushToHub):
         check_number("batch_size", batch_size, at_least=1)
         codes = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
         check_length("language", codes, len(texts), name)
-        codes = [default if code is None else code for code in codes]
+        if None in codes:
+            default = self.language if role == "query" else BASE
+            codes = [default if code is None else code for code in codes]
         vectors: dict[int, Tensor] = {}
         for code in dict.fromkeys(codes):
             reader = LanguageReader(self.model, code, self.processor_of)
@@ -392,7 +387,7 @@ class OpticalRetriever(PushToHub):
         return [vectors[i] for i in range(len(texts))]
 
 
-def _sequence(given: Iterable) -> Sized:
+def _sequence(given: Iterable) -> Iterable:
     return list(given) if isinstance(given, Iterator) else given
 
 
