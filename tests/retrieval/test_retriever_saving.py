@@ -157,9 +157,7 @@ def test_damaged_or_exchanged_packs_are_refused(saved, tiny, tmp_path):
         OpticalRetriever.from_pretrained(folder)
     file.write_bytes(content)
     OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1)).save_pretrained(folder)
-    with pytest.raises(
-        ValueError, match=f"'ha' must be {tiny.name} .*, got {folder} .*open that base"
-    ):
+    with pytest.raises(ValueError, match=f"'ha' must be {tiny.name} .*, got {folder} .*open that base"):
         OpticalRetriever.from_pretrained(folder)
     retriever.save_pretrained(folder)
     assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == ["ha", "yo", "sw"]
