@@ -74,8 +74,9 @@ def no_warnings() -> Iterator[None]:
 
 
 def retriever_with(base: str | Path, packs: dict[str, LanguagePack]) -> OpticalRetriever:
-    """A retriever on the CPU with these packs open."""
+    """A retriever on the CPU with these packs open and the last one active."""
     retriever = OpticalRetriever.from_pretrained(base, device="cpu")
     for language, pack in packs.items():
         retriever.add_language(language, pack)
+        retriever.set_language(language)
     return retriever

@@ -146,11 +146,9 @@ def default_pack() -> Path:
 def open_retriever(packs: list[str | Path]) -> OpticalRetriever:
     """The base of the first pack with all packs, or a model without any."""
     retriever = OpticalRetriever.from_pretrained(packs[0])
-    language = retriever.language
     for name in packs[1:]:
         pack = LanguagePack.from_pretrained(name)
         retriever.add_language(pack.language, pack)
-    retriever.set_language(language)
     return retriever
 
 
@@ -158,16 +156,15 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
     """The page: one tab to search, one to align."""
 
     def on_search(question: str, language: str) -> str:
-        return search(retriever, collection, question.strip(), language or None)
+        return search(retriever, collection, question.strip(), language)
 
     def on_align(text: str, translation: str, language: str) -> str:
-        return align(retriever, text.strip(), translation.strip(), language or None)
+        return align(retriever, text.strip(), translation.strip(), language)
 
     names = [LANGUAGES.get(code, code) for code in retriever.languages]
     choices = [(f"Read by the {name} pack", code) for name, code in zip(names, retriever.languages, strict=True)]
-    choices.append(("Read by the untrained base", ""))
-    chosen = retriever.language or ""
-    retriever.set_language(None)  # each visitor names the language; without one it is the base
+    choices.append(("Read by the untrained base", "base"))
+    chosen = retriever.language
     questions, pairs = examples(collection.questions)
     asked = " or ".join(names) or "your language"
     box = {"container": False, "show_label": False, "max_length": 1000, "min_width": 220, "scale": 1}
@@ -227,11 +224,11 @@ def spread(items: list) -> list:
     return items[:: max(len(items) // EXAMPLES, 1)][:EXAMPLES]
 
 
-def search(retriever: OpticalRetriever, collection: Collection, question: str, language: str | None) -> str:
+def search(retriever: OpticalRetriever, collection: Collection, question: str, language: str) -> str:
     """The passages found for a question, as HTML."""
     if not question:
         return rendering.note("Type a question first.")
-    (hits,) = retriever.search(retriever.encode_queries([question], language=language), collection.vectors, PASSAGES)
+    hits = retriever.search(question, collection.vectors, PASSAGES, language=language)
     documents = [collection.documents[hit.document] for hit in hits]
     try:
         matches = match_words(
@@ -247,7 +244,7 @@ def search(retriever: OpticalRetriever, collection: Collection, question: str, l
     return rendering.passages(cards, collection.questions.get(question, ""))
 
 
-def align(retriever: OpticalRetriever, text: str, translation: str, language: str | None) -> str:
+def align(retriever: OpticalRetriever, text: str, translation: str, language: str) -> str:
     """The picture of what transport aligns, as HTML."""
     if not text or not translation:
         return rendering.note("Type a sentence and its English translation first.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
+from types import ModuleType
 from typing import Any
 
 from torch import Tensor
@@ -38,6 +40,28 @@ def check_number(
     if not within:
         message = f"{name} must be {_range(above, at_least, at_most, finite)}, got {value}"
         raise ValueError(f"{message}; {cure}" if cure else message)
+
+
+def check_length(name: str, entries: Sized, length: int, what: str) -> None:
+    """Raise `ValueError` unless there is one entry for each of `length` things, such as `what="documents"`."""
+    if len(entries) != length:
+        raise ValueError(f"{name} must have one entry for each of the {length} {what}, got {len(entries)}")
+
+
+def check_shape(name: str, shape: Sequence[int], expected: Sequence[int | str]) -> None:
+    """Raise `ValueError` unless `shape` has the sizes `expected`, where a word stands for any size."""
+    if len(shape) != len(expected) or any(
+        size != wanted for size, wanted in zip(shape, expected, strict=True) if isinstance(wanted, int)
+    ):
+        raise ValueError(f"{name} must have shape ({', '.join(map(str, expected))}), got {tuple(shape)}")
+
+
+def import_optional(name: str, extra: str) -> ModuleType:
+    """Import an optional library, or raise `ImportError` with the extra of hf_optical that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(f'this needs the library {name}; pip install "hf_optical[{extra}]"') from error
 
 
 def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:

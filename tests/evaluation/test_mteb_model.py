@@ -105,7 +105,6 @@ def test_a_student_asks_the_index_of_its_teacher(retriever, tiny, tiny_processor
 
 def test_a_language_pack_reads_the_queries_and_the_base_the_documents(retriever, tiny):
     retriever.add_language("ha", make_pack(tiny, "ha", seed=3))
-    retriever.set_language(None)
     base, pack = scores(OpticalMtebModel(retriever)), scores(OpticalMtebModel(retriever, language="ha"))
     assert pack["ndcg_at_10"] != base["ndcg_at_10"]
     queries = retriever.encode_queries([query.text for query in DATASET.queries.values()], language="ha")

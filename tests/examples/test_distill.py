@@ -191,7 +191,7 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
         ({"--eval_dir": "nowhere"}, "nowhere"),
         ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
         ({"--side": "left"}, "side"),
-        ({"--query_length": "1"}, "query_length=1 leaves no room"),
+        ({"--query_length": "1"}, "query_length must be at least 3"),
         ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "there is no file nowhere.csv"),
         ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"--sampling_temperature": "-1"}, "sampling_temperature=-1.0 is not above 0"),

@@ -15,7 +15,7 @@ from hf_optical.languages import (
     make_trainable,
     remove,
 )
-from hf_optical.languages.adapters import at_work
+from hf_optical.languages.adapters import use_language
 
 
 TEXTS = ["Kwa nini unaendesha haraka?", "Basi.", "The driver is here, with a bus full of passengers."]
@@ -32,7 +32,7 @@ def vectors(model, processor):
 
 
 def disturb(model, language):
-    """Gives an adapter random weights, as training would: a fresh one changes nothing."""
+    """Give an adapter random weights, since a new one changes nothing."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if f"language_{language}" in name:
@@ -44,13 +44,13 @@ def opened(tiny_model, tiny_processor):
     return tiny_model, tiny_processor, vectors(tiny_model, tiny_processor)
 
 
-def test_the_base_stays_what_it_was_whatever_is_added(checkpoint):
+def test_adapters_do_not_change_the_base(checkpoint):
     model, processor = OpticalModel.from_pretrained(checkpoint), OpticalProcessor.from_pretrained(checkpoint)
     before, fingerprint = vectors(model, processor), model.fingerprint()
 
     add_adapter(model, "ha", default_lora_config(model))
     model.eval()
-    assert torch.equal(vectors(model, processor), before)  # a fresh adapter is the identity
+    assert torch.equal(vectors(model, processor), before)  # a new adapter is the identity
     disturb(model, "ha")
     assert not torch.allclose(vectors(model, processor), before, atol=1e-2)
     assert model.fingerprint() == fingerprint
@@ -63,7 +63,7 @@ def test_the_base_stays_what_it_was_whatever_is_added(checkpoint):
     assert languages(model) == []
 
 
-def test_gradients_reach_every_trainable_weight_and_no_other(checkpoint):
+def test_gradients_reach_only_trainable_weights(checkpoint):
     model, processor = OpticalModel.from_pretrained(checkpoint), OpticalProcessor.from_pretrained(checkpoint)
     add_adapter(model, "ha", default_lora_config(model, rank=4))
     disturb(model, "ha")
@@ -82,7 +82,7 @@ def test_gradients_reach_every_trainable_weight_and_no_other(checkpoint):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
-def test_the_pooler_is_left_alone_and_every_other_linear_layer_is_not(tmp_path, architecture):
+def test_all_linear_layers_but_the_pooler_are_adapted(tmp_path, architecture):
     model = OpticalModel.from_pretrained(tiny_checkpoint(tmp_path, architecture))
     linear = {name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)}
     assert "pooler.dense" in linear
@@ -93,7 +93,7 @@ def test_the_pooler_is_left_alone_and_every_other_linear_layer_is_not(tmp_path, 
     assert wrapped == linear - {"pooler.dense"}
 
 
-def test_the_config_says_what_was_asked_for(tiny_model):
+def test_default_lora_config_has_the_given_settings(tiny_model):
     config = default_lora_config(tiny_model)
     assert (config.r, config.lora_alpha, config.lora_dropout) == (32, 32, 0.0)
     assert config.target_modules == {"dense", "key", "query", "value", "word_embeddings"}
@@ -102,21 +102,21 @@ def test_the_config_says_what_was_asked_for(tiny_model):
     assert config.target_modules == {"query"}
 
 
-def test_a_second_language_gets_the_same_config_as_the_first(tiny_model):
+def test_second_language_gets_the_same_config(tiny_model):
     first = default_lora_config(tiny_model)
     add_adapter(tiny_model, "ha", first)
     second = default_lora_config(tiny_model)
     assert (second.target_modules, second.exclude_modules) == (first.target_modules, first.exclude_modules)
 
 
-def test_two_languages_do_not_touch_each_other(opened):
+def test_two_languages_are_independent(opened):
     model, processor, base = opened
     add_adapter(model, "ha", default_lora_config(model))
     disturb(model, "ha")
     model.eval()
     hausa = vectors(model, processor)
 
-    # Another shape on other layers, so that some have one adapter only.
+    # On other layers and with another rank, so that some layers have only one adapter.
     add_adapter(model, "yo", LoraConfig(task_type="FEATURE_EXTRACTION", r=3, target_modules=["query"]))
     disturb(model, "yo")
     model.eval()
@@ -129,31 +129,31 @@ def test_two_languages_do_not_touch_each_other(opened):
         assert torch.equal(vectors(model, processor), expected)
     assert len({tuple(each.flatten().tolist()) for each in (base, hausa, yoruba)}) == 3
 
-    remove(model, "ha")  # not at work: the one at work goes on
+    remove(model, "ha")  # not active, so the active one stays
     assert (languages(model), active_language(model)) == (["yo"], "yo")
     assert torch.equal(vectors(model, processor), yoruba)
 
 
-def test_a_language_for_a_block_of_code(opened):
+def test_use_language_restores_the_previous_language(opened):
     model, processor, base = opened
     for language in ("ha", "yo"):
         add_adapter(model, language, default_lora_config(model))
         disturb(model, language)
     model.eval()
     yoruba = vectors(model, processor)
-    with at_work(model, None):
+    with use_language(model, None):
         assert torch.equal(vectors(model, processor), base)
-        with pytest.raises(ZeroDivisionError), at_work(model, "ha"):
+        with pytest.raises(ZeroDivisionError), use_language(model, "ha"):
             assert active_language(model) == "ha"
             1 / 0  # noqa: B018
         assert active_language(model) is None
-        with pytest.raises(KeyError, match="no pack for language 'sw' is open"), at_work(model, "sw"):
+        with pytest.raises(KeyError, match="no pack for language 'sw' is open"), use_language(model, "sw"):
             pass
     assert torch.equal(vectors(model, processor), yoruba)
 
 
 def trainable(model) -> set[str]:
-    """The languages of which something is trainable, `base` for anything else."""
+    """Languages with trainable weights, `not LANGUAGE` for those with others, and `base` for the base."""
     found = set()
     for name, weight in model.named_parameters():
         own = [part for part in name.split(".") if part.startswith("language_")]
@@ -164,7 +164,7 @@ def trainable(model) -> set[str]:
     return found
 
 
-def test_what_is_trainable_is_not_changed_by_what_is_at_work(opened):
+def test_activating_a_language_does_not_change_what_is_trainable(opened):
     model = opened[0]
     for language in ("lo", "yo", "ha"):
         vocabulary = Vocabulary([f"neno{language}"], torch.ones(1, 32))
@@ -183,7 +183,7 @@ def test_what_is_trainable_is_not_changed_by_what_is_at_work(opened):
         make_trainable(model, ["lo", "ha"])
 
 
-def test_removing_the_language_at_work_leaves_the_base(opened):
+def test_removing_the_active_language_activates_the_base(opened):
     model, processor, base = opened
     for language in ("ha", "yo"):
         add_adapter(model, language, default_lora_config(model, rank=2))
@@ -198,7 +198,7 @@ def test_removing_the_language_at_work_leaves_the_base(opened):
     assert torch.equal(vectors(model, processor), yoruba)
 
 
-def test_adding_puts_to_work_even_where_the_base_was(opened):
+def test_adding_a_language_activates_it(opened):
     model, processor, base = opened
     add_adapter(model, "ha", default_lora_config(model))
     activate(model, None)
@@ -208,7 +208,7 @@ def test_adding_puts_to_work_even_where_the_base_was(opened):
     assert not torch.equal(vectors(model.eval(), processor), base)
 
 
-def test_added_again_after_removing_it_is_fresh(opened):
+def test_language_added_again_is_new(opened):
     model, processor, base = opened
     for _ in range(2):
         add_adapter(model, "ha", default_lora_config(model))
@@ -218,7 +218,7 @@ def test_added_again_after_removing_it_is_fresh(opened):
         remove(model, "ha")
 
 
-def test_a_config_can_serve_two_models(tiny, tiny_model):
+def test_config_can_be_used_for_two_models(tiny, tiny_model):
     config = default_lora_config(tiny_model)
     before = config.to_dict()
     add_adapter(tiny_model, "ha", config)
@@ -227,10 +227,10 @@ def test_a_config_can_serve_two_models(tiny, tiny_model):
 
 
 @pytest.mark.parametrize("language", ["lo", "or", "ra", "ha", "zh-Hant", "sr_Latn", "lora"])
-def test_codes_that_peft_could_trip_over(opened, language):
+def test_codes_inside_names_of_peft_work(opened, language):
     model, processor, base = opened
     assert active_language(model) is None
-    activate(model, None)  # nothing to turn off yet
+    activate(model, None)  # without any adapter
     for code in (language, "sw"):
         add_adapter(model, code, default_lora_config(model, rank=2))
         disturb(model, code)
@@ -244,13 +244,13 @@ def test_codes_that_peft_could_trip_over(opened, language):
 
 
 @pytest.mark.parametrize("language", ["", "a.b", None, "../x", "ha/yo", "ha ", "-ha", "ha\n", 3])
-def test_what_is_no_language_code_is_refused(tiny_model, language):
-    with pytest.raises(ValueError, match="no language code; pass one such as 'ha'"):
+def test_invalid_language_codes_raise(tiny_model, language):
+    with pytest.raises(ValueError, match="language must be a code such as 'ha'"):
         add_adapter(tiny_model, language, default_lora_config(tiny_model))
     assert languages(tiny_model) == []
 
 
-def test_languages_that_are_there_twice_or_not_at_all(tiny_model):
+def test_existing_and_unknown_languages_raise(tiny_model):
     add_adapter(tiny_model, "ha", default_lora_config(tiny_model))
     with pytest.raises(ValueError, match="'ha' already; remove it first"):
         add_adapter(tiny_model, "ha", default_lora_config(tiny_model))
@@ -262,13 +262,13 @@ def test_languages_that_are_there_twice_or_not_at_all(tiny_model):
 
 @pytest.mark.promise(
     "Safety",
-    "Such settings are refused before training too, so that no pack is trained that nobody can open.",
+    "Unsupported LoRA settings raise an error before training too, so that every trained pack can be opened.",
 )
 @pytest.mark.parametrize(
     "setting", [{"target_modules": r"(a+)+b"}, {"init_lora_weights": "pissa"}, {"modules_to_save": ["pooler"]}]
 )
-def test_settings_that_no_opened_pack_may_have_are_refused_before_training(tiny_model, setting):
+def test_unsupported_settings_raise_before_training(tiny_model, setting):
     before = tiny_model.fingerprint()
-    with pytest.raises(ValueError, match=f"the LoRA config sets {next(iter(setting))}, as no pack"):
+    with pytest.raises(ValueError, match=f"need PEFT's defaults for {next(iter(setting))}; change"):
         add_adapter(tiny_model, "sw", LoraConfig(**{"target_modules": ["query"], **setting}))
     assert (languages(tiny_model), tiny_model.fingerprint()) == ([], before)

@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig
 
 from hf_optical.languages import default_lora_config
-from hf_optical.languages.lora_settings import unfit_settings, unheard_ranks
+from hf_optical.languages.lora_settings import oversized_ranks, unsupported_settings
 
 
-def test_what_the_library_and_most_people_train_with_is_fit(tiny_model):
+def test_usual_settings_are_supported(tiny_model):
     usual = {"target_modules": ["query"], "use_rslora": True, "use_dora": True, "init_lora_weights": "gaussian"}
     usual |= {"layers_to_transform": [0, 1]}
     patterns = {
@@ -25,22 +25,22 @@ def test_what_the_library_and_most_people_train_with_is_fit(tiny_model):
         LoraConfig(r=8, **patterns),
         theirs,
     ):
-        assert unfit_settings(config) == []
-        assert unfit_settings(LoraConfig(**config.to_dict())) == []
+        assert unsupported_settings(config) == []
+        assert unsupported_settings(LoraConfig(**config.to_dict())) == []
 
 
 @pytest.mark.parametrize(
     "pattern", [r"(a+)+$", r"(.*)*x", r".*.*.*.*.*x", "a" * 3000, r"(?:a|b){1,9}", ".?" * 25 + "!"]
 )
-def test_patterns_that_could_take_forever_are_not(pattern):
+def test_slow_patterns_are_not_supported(pattern):
     before = time.process_time()
-    assert unfit_settings(LoraConfig(target_modules=pattern)) == ["target_modules"]
-    assert unfit_settings(LoraConfig(alpha_pattern={pattern: 1.0})) == ["alpha_pattern"]
+    assert unsupported_settings(LoraConfig(target_modules=pattern)) == ["target_modules"]
+    assert unsupported_settings(LoraConfig(alpha_pattern={pattern: 1.0})) == ["alpha_pattern"]
     assert time.process_time() - before < 1
 
 
-def test_a_rank_is_heard_of_where_a_weight_has_it_or_where_it_is_small():
+def test_ranks_larger_than_all_weights_are_found():
     weights = {"layer.lora_A.weight": torch.zeros(600, 4), "layer.other": torch.zeros(9000, 4)}
-    assert unheard_ranks(LoraConfig(r=600, rank_pattern={"a": 512}), weights) == []
-    assert unheard_ranks(LoraConfig(r=601, rank_pattern={"a": 9000}), weights) == [601, 9000]
-    assert unheard_ranks(LoraConfig(r=512), {}) == []
+    assert oversized_ranks(LoraConfig(r=600, rank_pattern={"a": 512}), weights) == []
+    assert oversized_ranks(LoraConfig(r=601, rank_pattern={"a": 9000}), weights) == [601, 9000]
+    assert oversized_ranks(LoraConfig(r=512), {}) == []

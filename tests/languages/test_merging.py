@@ -24,7 +24,7 @@ from hf_optical.languages.vocabulary import LanguageEmbedding
 
 
 def teach(model, language, words=(), rank=4):
-    """Adds a language with random weights; without words, its adapter is over the word embeddings too."""
+    """Add a language with random weights. Without words, its adapter includes the word embeddings."""
     size = model.get_input_embeddings().weight.shape[1]
     vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
     add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)
@@ -58,7 +58,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
 @pytest.mark.parametrize("active", ["sw", "ha", None])
-def test_merged_it_reads_as_the_pack_does_and_the_open_model_is_untouched(folder, words, active):
+def test_merged_model_agrees_with_the_pack_and_the_original_is_unchanged(folder, words, active):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     teach(model, "sw", words)
     teach(model, "ha", ["umzuqo"] if words else [], rank=2)
@@ -77,7 +77,7 @@ def test_merged_it_reads_as_the_pack_does_and_the_open_model_is_untouched(folder
     assert bare.shape != expected.shape or (bare - expected).abs().max() > 0.1
     assert not {weight.data_ptr() for weight in merged.parameters()} & {w.data_ptr() for w in model.parameters()}
 
-    # What comes out is an ordinary model.
+    # The merged model is an ordinary model.
     plain = OpticalModel.from_pretrained(folder)
     assert weights(merged).keys() == weights(plain).keys()
     assert [type(module) for module in merged.modules()] == [type(module) for module in plain.modules()]
@@ -86,10 +86,10 @@ def test_merged_it_reads_as_the_pack_does_and_the_open_model_is_untouched(folder
     assert len(merged.get_input_embeddings().weight) == merged.config.encoder_config.vocab_size == size
     assert merged.get_input_embeddings().padding_idx == plain.get_input_embeddings().padding_idx
     assert (merged.name_or_path, languages(merged), active_language(merged)) == ("", [], None)
-    teach(merged, "yo")  # and can be the base of further packs
+    teach(merged, "yo")  # it can be the base of other packs
 
 
-def test_the_rows_of_other_languages_stay_out(tiny_model, tiny_processor):
+def test_merging_leaves_out_the_words_of_other_languages(tiny_model, tiny_processor):
     teach(tiny_model, "ha", WORDS)
     teach(tiny_model, "sw")
     expected = vectors(tiny_model, tiny_processor)
@@ -99,8 +99,8 @@ def test_the_rows_of_other_languages_stay_out(tiny_model, tiny_processor):
     assert (vectors(merged, tiny_processor) - expected).abs().max() <= 1e-5
 
 
-def test_a_base_with_more_rows_than_tokens(tmp_path):
-    """The spare rows make room for those of the new words, which keep their ids, be they fewer or more."""
+def test_merging_a_base_with_more_embeddings_than_tokens(tmp_path):
+    """Embeddings of new words, which keep their ids, replace the spare rows of the base."""
     tokenizer = tiny_tokenizer("wordpiece")
     config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer) + 3, pad_token_id=0)
     OpticalModel(OpticalConfig(encoder_config=config), AutoModel.from_config(config)).save_pretrained(tmp_path)
@@ -115,7 +115,7 @@ def test_a_base_with_more_rows_than_tokens(tmp_path):
         retriever.remove_language("sw")
         retriever.add_language("sw", pack)
         texts = [*TEXTS, " ".join(words)]
-        expected = retriever.encode_queries(texts)
+        expected = retriever.encode_queries(texts, language="sw")
         merged = retriever.merge("sw")
         assert_equal(merged.encode_queries(texts), expected, tolerance=1e-5)
         assert len(merged.model.get_input_embeddings().weight) == len(tokenizer) + len(words)
@@ -126,7 +126,7 @@ def test_a_base_with_more_rows_than_tokens(tmp_path):
         assert_equal(again.encode_queries(texts), merged.encode_queries(texts))
 
 
-def test_a_language_that_is_not_open(tiny_model):
+def test_merging_an_unknown_language_raises(tiny_model):
     teach(tiny_model, "ha")
     with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha.; add it first"):
         merge_language(tiny_model, "sw")
@@ -134,7 +134,7 @@ def test_a_language_that_is_not_open(tiny_model):
 
 
 @pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
-def test_unwrapped_the_base_is_as_it_was(folder, words):
+def test_unwrap_restores_the_base(folder, words):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     modules = [(name, type(module)) for name, module in model.named_modules()]
     base, bits, embedding = vectors(model, processor), weights(model), model.get_input_embeddings().weight
@@ -148,12 +148,12 @@ def test_unwrapped_the_base_is_as_it_was(folder, words):
     assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
     assert torch.equal(vectors(model, processor), base)
     assert languages(model) == []
-    unwrap(model)  # nothing to do is no error
+    unwrap(model)  # does nothing, and raises no error
     teach(model, "ha", words)
     assert languages(model) == ["ha"]
 
 
-# As a retriever, beside other libraries.
+# Comparison with other libraries, as a retriever.
 
 
 def tokenizer_model(kind):
@@ -176,7 +176,7 @@ def xlm_roberta_tokenizer():
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta", "modernbert", "deberta-v2"])
 def published(request, tmp_path_factory):
-    """Checkpoints as they are on the Hub: the tokenizer is of the class that belongs to the architecture."""
+    """Checkpoints like those on the Hub, with the tokenizer class of the architecture."""
     folder, own = (
         tmp_path_factory.mktemp(request.param),
         {"bert": bert_tokenizer, "xlm-roberta": xlm_roberta_tokenizer},
@@ -193,21 +193,21 @@ def published(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
-def test_merged_it_needs_nothing_of_this_library(published, words, tmp_path):
+def test_other_libraries_open_the_merged_model(published, words, tmp_path):
     from sentence_transformers import MultiVectorEncoder
 
     retriever = OpticalRetriever.from_pretrained(published, device="cpu")
     retriever.add_language("sw", make_pack(published, "sw", 7, words, query_length=30))
     retriever.add_language("ha", make_pack(published, "ha", 8, ["umzuqo"], rank=2))
     expected, bits = retriever.encode_queries(TEXTS, language="sw"), weights(retriever.model)
-    languages = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("sw", "ha", None)}
+    languages = {code: retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)) for code in ("sw", "ha", "base")}
 
     merged = retriever.merge("sw")
-    assert (merged.languages, merged.language) == ([], None)
+    assert (merged.languages, merged.language) == ([], "base")
     queries = merged.encode_queries(TEXTS)
     assert_equal(queries, expected, tolerance=1e-5)
     assert max(len(vectors) for vectors in queries) <= 30
-    assert (retriever.languages, retriever.language) == (["sw", "ha"], "ha")
+    assert (retriever.languages, retriever.language) == (["sw", "ha"], "base")
     assert all(torch.equal(weight, bits[name]) for name, weight in weights(retriever.model).items())
     for code, vectors in languages.items():
         assert_equal(retriever.encode_queries(TEXTS, language=[code] * len(TEXTS)), vectors)

@@ -34,7 +34,7 @@ TEXTS = ["Kwa nini unaendesha haraka?", "The driver is here, with a bus full of 
 
 
 def adapted(folder, language="sw", words=(), **settings):
-    """A model whose adapter has random weights, lora_B too, as after training."""
+    """A model with an adapter of random weights, including lora_B, as after training."""
     model = OpticalModel.from_pretrained(folder)
     vocabulary = Vocabulary(list(words), torch.zeros(len(words), 32)) if words else None
     add_adapter(model, language, default_lora_config(model, embeddings=not words, **settings), vocabulary)
@@ -46,7 +46,7 @@ def adapted(folder, language="sw", words=(), **settings):
 
 
 def anatomy(model):
-    """Everything about a model that adding a language could change; room for new words without any is no change."""
+    """Everything about a model that adding a language could change, except room for new words."""
     empty = [name for name, module in model.named_modules() if name.endswith(".rows") and len(module) == 0]
     return {
         "modules": {
@@ -60,7 +60,7 @@ def anatomy(model):
     }
 
 
-UNFIT_ROLES = [
+INVALID_ROLES = [
     *(("query_length", value) for value in (10**9, "5", None, 1e300, float("nan"), 10.5, -1)),
     *(("query_prompt", value) for value in (5, None, "\ud800")),
     *(("query_marker", ["a"]), ("document_length", 2**25), ("query_expansion", "no"), ("skip_tokens", {"a": 1})),
@@ -68,7 +68,7 @@ UNFIT_ROLES = [
 
 
 def sign(folder, **changes):
-    """Changes entries of `language_pack.json`, and lets its hashes be those of the files there."""
+    """Change entries of `language_pack.json`, and update its hashes of the files."""
     file = folder / "language_pack.json"
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path != file}
     file.write_text(json.dumps({**json.loads(file.read_text()), "sha256": digests, **changes}))
@@ -100,9 +100,9 @@ def saved(pack, tmp_path):
     return tmp_path / "pack"
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # PEFT's own
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # from PEFT
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "distilbert"])
-def test_saved_and_attached_to_a_fresh_base_nothing_changes(tmp_path, architecture):
+def test_saved_pack_on_a_fresh_base_gives_the_same_vectors(tmp_path, architecture):
     folder = tiny_checkpoint(tmp_path / "base", architecture, projection_dim=16)
     model = adapted(folder, rank=3, alpha=5.0)
     LanguagePack.from_model(model, "sw").save_pretrained(tmp_path / "pack")
@@ -117,7 +117,7 @@ def test_saved_and_attached_to_a_fresh_base_nothing_changes(tmp_path, architectu
     activate(fresh, None)
     assert torch.equal(vectors(fresh, folder), base)
 
-    # PEFT knows nothing of this library and reads the same.
+    # PEFT alone gives the same vectors.
     inputs = {name: OpticalProcessor.from_pretrained(folder).queries(TEXTS)[name] for name in ("input_ids",)}
     peft_model = PeftModel.from_pretrained(AutoModel.from_pretrained(folder, dtype=torch.float32), tmp_path / "pack")
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_saved_and_attached_to_a_fresh_base_nothing_changes(tmp_path, architectu
     assert difference.abs().max() <= 1e-6
 
 
-def test_what_is_read_is_what_was_written(pack, saved, tiny, model):
+def test_pack_survives_saving(pack, saved, tiny, model):
     read = LanguagePack.from_pretrained(saved)
     for name in ("language", "base_model", "base_revision", "base_fingerprint", "roles", "details"):
         assert getattr(read, name) == getattr(pack, name), name
@@ -138,14 +138,14 @@ def test_what_is_read_is_what_was_written(pack, saved, tiny, model):
     assert is_pack(saved) and not is_pack(tiny)
 
 
-def test_saved_twice_the_bytes_are_the_same(pack, saved, tmp_path):
+def test_saving_twice_writes_the_same_bytes(pack, saved, tmp_path):
     LanguagePack.from_pretrained(saved).save_pretrained(tmp_path / "again")
     assert sorted(path.name for path in saved.iterdir()) == FILES
     for name in FILES:
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
-def test_saving_touches_neither_the_model_nor_what_else_is_in_the_folder(model, pack, tmp_path):
+def test_saving_changes_neither_the_model_nor_other_files(model, pack, tmp_path):
     config = model.encoder.peft_config["language_sw"].to_dict()
     (tmp_path / "README.md").write_text("mine")
     pack.save_pretrained(tmp_path)
@@ -153,7 +153,7 @@ def test_saving_touches_neither_the_model_nor_what_else_is_in_the_folder(model, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", *FILES]
 
 
-def test_a_pack_is_a_copy(tiny):
+def test_pack_is_a_copy_of_the_weights(tiny):
     model = adapted(tiny, rank=2)
     pack = LanguagePack.from_model(model, "sw")
     before = {name: weight.clone() for name, weight in pack.weights.items()}
@@ -167,7 +167,7 @@ def test_a_pack_is_a_copy(tiny):
     assert torch.equal(vectors(model, tiny), trained)
 
 
-def test_made_from_a_state_dict_every_weight_is_from_there(tiny):
+def test_from_model_uses_the_weights_of_a_state_dict(tiny):
     model = adapted(tiny, words=["mazuqa", "kitxbu"], rank=4)
     add_adapter(
         model, "sw-KE", default_lora_config(model, rank=2, embeddings=False), Vocabulary(["a"], torch.ones(1, 32))
@@ -179,27 +179,29 @@ def test_made_from_a_state_dict_every_weight_is_from_there(tiny):
     assert there.weights.keys() == here.weights.keys()
     assert all(torch.equal(there.weights[name], weight + 1) for name, weight in here.weights.items())
     del gathered["encoder.embeddings.word_embeddings.rows.language_sw"]
-    with pytest.raises(ValueError, match="state_dict has 0 entries for the new words' rows of 'sw'; pass all weights"):
+    with pytest.raises(
+        ValueError, match="state_dict must have the embeddings of the new words of 'sw'; pass all weights"
+    ):
         LanguagePack.from_model(model, "sw", state_dict=gathered)
 
 
-def test_made_from_a_state_dict_it_is_the_same(model, pack):
+def test_from_model_with_and_without_state_dict_agree(model, pack):
     gathered = LanguagePack.from_model(model, "sw", state_dict=model.state_dict(), base_fingerprint="known")
     assert gathered.base_fingerprint == "known"
     assert gathered.weights.keys() == pack.weights.keys()
     assert all(torch.equal(gathered.weights[name], weight) for name, weight in pack.weights.items())
 
 
-def test_size_is_that_of_the_file(tiny, tmp_path):
+def test_num_bytes_is_the_size_of_the_file(tiny, tmp_path):
     pack = LanguagePack.from_model(adapted(tiny, rank=32), "sw")
     pack.save_pretrained(tmp_path)
-    # A tiny model has as many weights to name as a real one, and few numbers in each.
+    # A tiny model has as many names of weights as a real one, and few numbers.
     header = 8 + int.from_bytes((tmp_path / FILES[1]).read_bytes()[:8], "little")
     assert pack.num_bytes() == (tmp_path / FILES[1]).stat().st_size - header
     assert pack.num_bytes() == sum(4 * weight.numel() for weight in pack.weights.values())
 
 
-def test_only_one_language_is_in_a_pack(tiny, tmp_path):
+def test_pack_contains_one_language_only(tiny, tmp_path):
     model = adapted(tiny, "ha", rank=2)
     add_adapter(model, "yo", default_lora_config(model, rank=3))
     for language, rank in (("ha", 2), ("yo", 3)):
@@ -209,21 +211,21 @@ def test_only_one_language_is_in_a_pack(tiny, tmp_path):
         pack.attach(OpticalModel.from_pretrained(tiny))
 
 
-def test_attaching_keeps_the_mode_and_leaves_only_the_adapter_trainable(pack, tiny):
+def test_attach_keeps_the_mode_and_makes_only_the_adapter_trainable(pack, tiny):
     fresh = OpticalModel.from_pretrained(tiny).train()
     pack.attach(fresh)
     assert all(module.training for module in fresh.modules())
     assert all(".lora_" in name for name, weight in fresh.named_parameters() if weight.requires_grad)
 
 
-def test_another_base_is_refused_with_both_names(pack, tiny, tmp_path):
+def test_attach_to_another_base_raises_with_both_names(pack, tiny, tmp_path):
     other = OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1))
-    with pytest.raises(ValueError, match=f"'sw' was trained on {tiny} .*but the model is {tmp_path / 'other'} "):
+    with pytest.raises(ValueError, match=f"pack for 'sw' must be {tiny} .*got {tmp_path / 'other'} "):
         pack.attach(other)
     assert languages(other) == []
 
 
-def test_one_pack_a_language(pack, tiny):
+def test_attach_twice_raises(pack, tiny):
     fresh = OpticalModel.from_pretrained(tiny)
     pack.attach(fresh)
     with pytest.raises(ValueError, match="'sw' already"):
@@ -248,14 +250,14 @@ SPOILED = {
         pack, lora_config=LoraConfig(target_modules=["nowhere"])
     ),
     "leave the word embeddings out": lambda pack, words: replace(pack, vocabulary=words.vocabulary),
-    "the new rows have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
+    "the new rows must have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
     "stop": lambda pack, words: words,
 }
 
 
 @pytest.mark.parametrize("others", [[], ["ha"], ["ha", None]], ids=str)
 @pytest.mark.parametrize("reason", SPOILED)
-def test_a_failure_half_way_leaves_nothing_behind(pack, with_words, tiny, monkeypatch, reason, others):
+def test_failed_attach_restores_the_model(pack, with_words, tiny, monkeypatch, reason, others):
     spoiled = SPOILED[reason](pack, with_words)
     if reason == "stop":
         monkeypatch.setattr(LanguagePack, "load_into", interrupt)
@@ -269,12 +271,12 @@ def test_a_failure_half_way_leaves_nothing_behind(pack, with_words, tiny, monkey
     assert torch.equal(vectors(model, tiny), found)
     assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
     monkeypatch.undo()
-    LanguagePack.from_model(adapted(tiny, rank=4), "sw").attach(model)  # and nothing stands in the way of a good one
+    LanguagePack.from_model(adapted(tiny, rank=4), "sw").attach(model)  # a valid pack can still be attached
     assert active_language(model) == "sw"
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_that_is_missing_is_named(saved, name):
+def test_missing_file_raises_with_its_name(saved, name):
     (saved / name).unlink()
     with pytest.raises(OSError, match=f"looked for {name}, found"):
         LanguagePack.from_pretrained(saved)
@@ -282,7 +284,7 @@ def test_a_file_that_is_missing_is_named(saved, name):
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", VOCABULARY])
-def test_files_cut_short_or_changed(with_words, tmp_path, name, damage):
+def test_truncated_or_changed_files_raise(with_words, tmp_path, name, damage):
     with_words.save_pretrained(tmp_path)
     file = tmp_path / name
     file.write_bytes(damage(file.read_bytes()))
@@ -292,7 +294,7 @@ def test_files_cut_short_or_changed(with_words, tmp_path, name, damage):
     LanguagePack.from_pretrained(tmp_path)
 
 
-def test_the_words_of_a_pack_that_are_missing(with_words, tmp_path):
+def test_missing_vocabulary_raises(with_words, tmp_path):
     with_words.save_pretrained(tmp_path)
     (tmp_path / VOCABULARY).unlink()
     with pytest.raises(OSError, match=f"{VOCABULARY} is missing, cut short or changed"):
@@ -301,17 +303,19 @@ def test_the_words_of_a_pack_that_are_missing(with_words, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"no weights", save({"other": torch.zeros(2, 32)})])
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", VOCABULARY])
-def test_files_of_another_kind_are_named_even_if_their_hash_is_right(with_words, tiny, tmp_path, name, content):
+def test_invalid_files_with_the_right_hash_raise(with_words, tiny, tmp_path, name, content):
     with_words.save_pretrained(tmp_path)
     (tmp_path / name).write_bytes(content)
     sign(tmp_path)
     model = OpticalModel.from_pretrained(tiny)
-    with pytest.raises((OSError, ValueError), match=f"{name} holds|does not fit its adapter"):
+    with pytest.raises(
+        (OSError, ValueError), match=f"{name} (is cut short or damaged|has no weights)|does not fit its adapter"
+    ):
         LanguagePack.from_pretrained(tmp_path).attach(model)
     assert languages(model) == []
 
 
-def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_path):
+def test_saving_removes_the_words_of_an_older_pack(with_words, pack, tmp_path):
     with_words.save_pretrained(tmp_path)
     assert (tmp_path / VOCABULARY).exists()
     pack.save_pretrained(tmp_path)
@@ -321,14 +325,13 @@ def test_words_of_a_pack_saved_there_before_do_not_stay(with_words, pack, tmp_pa
 
 @pytest.mark.promise(
     "Several processes",
-    "A pack or a retriever that is opened while another is saved over it is the old one or the new; of "
-    "two that are saved at the same time into one folder, one comes second. Other libraries, and a model "
-    "opened without packs, take no part in these locks, and some network file systems have none: there, "
-    "try again.",
+    "A pack or retriever that is opened while another one is saved over it is either the old one or the new one. "
+    "Two that are saved to the same folder at the same time are saved one after the other. Other libraries, and "
+    "models opened without packs, do not use these locks, and some network file systems have none. Open again there.",
 )
 @pytest.mark.parametrize("place", ["", "language_packs/sw"])
-def test_opened_while_another_is_saved_over_it(with_words, pack, tmp_path, monkeypatch, place):
-    """By itself, and in the folder of a retriever that is saved whole."""
+def test_pack_opens_while_another_is_saved_over_it(with_words, pack, tmp_path, monkeypatch, place):
+    """A pack alone, and one in the folder of a retriever."""
     replace_file = os.replace
 
     def slowly(source, target):
@@ -352,33 +355,33 @@ def test_opened_while_another_is_saved_over_it(with_words, pack, tmp_path, monke
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"format": 2, "novelty": []}, "newer hf_optical; update"),
-        ({"format": None}, "does not describe a language pack"),
-        ({"format": "1"}, "does not describe a language pack"),
-        ({"language": None}, "language missing or of the wrong kind"),
-        ({"language": "../x"}, "'../x' is no language code"),
-        ({"base_model": None, "roles": "query"}, "base_model, roles missing or of the wrong kind"),
-        ({"base_revision": 3}, "base_revision missing or of the wrong kind"),
-        ({"new_words": ["maji", 3]}, "new_words.1 missing or of the wrong kind"),
-        ({"sha256": "5"}, "sha256 missing"),
-        ({"base_model": "\ud800"}, "base_model missing or of the wrong kind"),
+        ({"format": 2, "novelty": []}, "newer hf_optical; update hf_optical"),
+        ({"format": None}, "missing or invalid: format"),
+        ({"format": "1"}, "missing or invalid: format"),
+        ({"language": None}, "missing or invalid: language"),
+        ({"language": "../x"}, "'../x' is not a language code"),
+        ({"base_model": None, "roles": "query"}, "missing or invalid: base_model, roles"),
+        ({"base_revision": 3}, "missing or invalid: base_revision"),
+        ({"new_words": ["maji", 3]}, "missing or invalid: new_words.1"),
+        ({"sha256": "5"}, "missing or invalid: sha256"),
+        ({"base_model": "\ud800"}, "missing or invalid: base_model"),
         ({"new_words": ["a" * 1001]}, "new_words, number 0 has 1001 characters"),
-        ({"new_words": ["maji", "\ud800"]}, "new_words, number 1 holds half a character"),
-        *(({"roles": {name: value}}, f"roles.{name} missing or of the wrong kind") for name, value in UNFIT_ROLES),
-        ({"roles": {"skip_tokens": ["a", 3]}}, "roles.skip_tokens.1 missing or of the wrong kind"),
-        ({"details": {"results": {"sw": {}}}}, "details.results.sw.dataset, .* missing or of the wrong kind"),
-        ({"details": {"seconds": float("inf")}}, "details.seconds missing or of the wrong kind"),
-        ({"details": {"more": {"\ud800": 1}}}, "details.more missing or of the wrong kind"),
-        ({"details": {"more": json.loads("[" * 60 + "]" * 60)}}, "details.more.0.0.* of the wrong kind"),
-        ({"details": {"languages": ['sw"]); evil() #']}}, "is no language code"),
-        ({"details": {"\x1b[31m\n": "\ud800"}}, r"details.\\x1b\[31m\\n missing"),
+        ({"new_words": ["maji", "\ud800"]}, "new_words, number 1 contains half a character"),
+        *(({"roles": {name: value}}, f"missing or invalid: roles.{name}") for name, value in INVALID_ROLES),
+        ({"roles": {"skip_tokens": ["a", 3]}}, "missing or invalid: roles.skip_tokens.1"),
+        ({"details": {"results": {"sw": {}}}}, "missing or invalid: details.results.sw.dataset, "),
+        ({"details": {"seconds": float("inf")}}, "missing or invalid: details.seconds"),
+        ({"details": {"more": {"\ud800": 1}}}, "missing or invalid: details.more"),
+        ({"details": {"more": json.loads("[" * 60 + "]" * 60)}}, "missing or invalid: details.more.0.0"),
+        ({"details": {"languages": ['sw"]); evil() #']}}, "is not a language code"),
+        ({"details": {"\x1b[31m\n": "\ud800"}}, r"missing or invalid: details.\\x1b\[31m\\n"),
     ],
     ids=lambda value: str(value)[:80] if isinstance(value, dict) else "",
 )
-def test_a_description_that_makes_no_sense(saved, change, reason):
+def test_invalid_entries_raise(saved, change, reason):
     file = saved / "language_pack.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(OSError, match=f"language_pack.json .*{reason}"):
+    with pytest.raises(OSError, match=f"language_pack.json: .*{reason}"):
         LanguagePack.from_pretrained(saved)
 
 
@@ -387,31 +390,31 @@ def test_a_description_that_makes_no_sense(saved, change, reason):
     [
         ({"details": {"pairs": "many"}}, "details.pairs"),
         ({"details": {"note": "\ud800"}}, "details.note"),
-        ({"details": {"languages": ["s w"]}}, "'s w' is no language code"),
+        ({"details": {"languages": ["s w"]}}, "'s w' is not a language code"),
         ({"roles": {"query_length": 10**9}}, "roles.query_length"),
     ],
     ids=str,
 )
-def test_what_could_not_be_opened_again_is_not_saved(pack, saved, change, named):
+def test_invalid_pack_is_not_saved(pack, saved, change, named):
     before = {path.name: path.read_bytes() for path in saved.iterdir()}
-    with pytest.raises(ValueError, match=f"cannot be opened .*{named}"):
+    with pytest.raises(ValueError, match=f"could not be opened again .*{named}"):
         replace(pack, **change).save_pretrained(saved)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
-    told = {"settings": {"marginal_penalty": float("inf"), "x": (1, 2)}, "scripts": ("Latin",), "results": None}
-    replace(pack, details=told).save_pretrained(saved)
+    details = {"settings": {"marginal_penalty": float("inf"), "x": (1, 2)}, "scripts": ("Latin",), "results": None}
+    replace(pack, details=details).save_pretrained(saved)
     assert LanguagePack.from_pretrained(saved).details["settings"]["marginal_penalty"] == float("inf")
 
 
-def test_a_base_of_another_name_is_told_on_one_line(pack, tmp_path):
+def test_error_about_the_base_is_printable(pack, tmp_path):
     other = OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5))
-    with pytest.raises(ValueError, match="was trained on .*but the model is") as caught:
+    with pytest.raises(ValueError, match="the base of the pack for .* got ") as caught:
         replace(pack, base_model="a\x1b[31m\n\nb", base_fingerprint="\x1b[2J").check_base(other)
     assert str(caught.value).isprintable() and r"a\x1b[31m\n\nb" in str(caught.value)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}"])
 @pytest.mark.parametrize("name", ["language_pack.json", "adapter_config.json"])
-def test_json_that_is_damaged(saved, name, content):
+def test_damaged_json_raises(saved, name, content):
     (saved / name).write_text(content)
     if name == "adapter_config.json":
         sign(saved)
@@ -419,7 +422,7 @@ def test_json_that_is_damaged(saved, name, content):
         LanguagePack.from_pretrained(saved)
 
 
-def test_every_entry_is_asked_for(saved):
+def test_missing_entries_raise(saved):
     file = saved / "language_pack.json"
     content = json.loads(file.read_text())
     assert list(content)[0] == "format" and len(content) == 10
@@ -429,7 +432,7 @@ def test_every_entry_is_asked_for(saved):
             LanguagePack.from_pretrained(saved)
 
 
-def test_every_file_has_its_hash(with_words, tmp_path):
+def test_wrong_hash_of_any_file_raises(with_words, tmp_path):
     with_words.save_pretrained(tmp_path)
     digests = json.loads((tmp_path / "language_pack.json").read_text())["sha256"]
     assert sorted(digests) == sorted({*FILES, VOCABULARY} - {"language_pack.json"})
@@ -445,24 +448,24 @@ def test_every_file_has_its_hash(with_words, tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('{"peft_type": "IA3", "target_modules": ["key"]}', "describes no LoRA adapter"),
+        ('{"peft_type": "IA3", "target_modules": ["key"]}', "is not that of a language pack .unsupported: peft_type"),
         ('{"peft_type": "LORA", "layers_pattern": "x"}', "is damaged"),
     ],
 )
-def test_an_adapter_of_another_kind(saved, content, reason):
+def test_other_kinds_of_adapters_raise(saved, content, reason):
     (saved / "adapter_config.json").write_text(content)
     sign(saved)
     with pytest.raises(OSError, match=f"adapter_config.json {reason}"):
         LanguagePack.from_pretrained(saved)
 
 
-def test_a_folder_moved_still_opens(saved, tmp_path, tiny):
+def test_moved_folder_opens(saved, tmp_path, tiny):
     moved = shutil.move(saved, tmp_path / "elsewhere")
     LanguagePack.from_pretrained(moved).attach(OpticalModel.from_pretrained(tiny))
 
 
-def test_codes_inside_one_another(tiny, tmp_path):
-    """What PEFT filters by an adapter's name must not take along one that begins alike."""
+def test_similar_language_codes_do_not_interfere(tiny, tmp_path):
+    """PEFT selects weights by an adapter's name, which must not match similar names."""
     model = adapted(tiny, "zh", rank=2)
     packs = {"zh": LanguagePack.from_model(model, "zh")}
     for code in ("zh-Hant", "z", "lo", "or", "ra", "lora"):
@@ -474,15 +477,20 @@ def test_codes_inside_one_another(tiny, tmp_path):
         assert all(torch.equal(again.weights[name], weight) for name, weight in pack.weights.items())
 
 
-def test_it_shows_what_it_is_and_its_size(pack, with_words):
+def test_repr_shows_contents_and_size(pack, with_words):
     assert repr(pack) == f"LanguagePack('sw' on {pack.base_model!r}: LoRA of rank 4, {pack.num_bytes() / 1e6:.1f} MB)"
     assert "LoRA of rank 4, 2 new words, 0.0 MB" in repr(with_words)
     assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
 
 
-def test_of_paths_in_details_the_last_part_is_published(tiny, tmp_path, monkeypatch):
+def test_without_local_paths_keeps_the_last_part_of_paths(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models" / "teacher").mkdir(parents=True)
-    told = {"teacher": "models/teacher", "gone": ["./models/a", "~/b", "/c/d"], "bitext": "org/bitext", "note": "a/b."}
-    pack = replace(make_pack(tiny, "sw", 0), details=told).without_local_paths()
+    details = {
+        "teacher": "models/teacher",
+        "gone": ["./models/a", "~/b", "/c/d"],
+        "bitext": "org/bitext",
+        "note": "a/b.",
+    }
+    pack = replace(make_pack(tiny, "sw", 0), details=details).without_local_paths()
     assert pack.details == {"teacher": "teacher", "gone": ["a", "b", "d"], "bitext": "org/bitext", "note": "a/b."}

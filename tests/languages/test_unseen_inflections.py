@@ -1,6 +1,6 @@
 """
-A language with many inflections, from sentence pairs alone: of every word form beyond the commonest two in five are
-kept out of training, and sentences that hold them ask for their translations.
+A language with many inflections, learned from sentence pairs alone. Two in five word forms, except the most frequent
+ones, are kept out of training. Sentences with these forms are the queries for their translations.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 def held_out(pairs, split, queries=400, distractors=1500, training=5000):
-    """Rows to train on; and first halves of sentences that hold forms kept out of them, with what they translate."""
+    """Split pairs into training rows, and a test set of half sentences with unseen forms and their translations."""
     words = [split(pair["cs"]) for pair in pairs["translation"]]
     common = {word for word, _ in Counter(word for sentence in words for word in sentence).most_common(100)}
     order = list(range(len(pairs)))
@@ -53,7 +53,7 @@ def held_out(pairs, split, queries=400, distractors=1500, training=5000):
     return pairs.select(seen[:training]), dataset
 
 
-def test_words_help_and_their_nearest_help_more():
+def test_new_words_improve_search_and_nearest_words_improve_it_further():
     pairs, _ = filter_bitext(load_bitext(DATA / "train.jsonl.gz", "cs"), "cs")
     model, processor = OpticalModel.from_pretrained(MINILM).eval(), OpticalProcessor.from_pretrained(MINILM)
     split = word_splitter(processor.tokenizer)

@@ -44,7 +44,7 @@ def folder(request, tmp_path_factory):
 
 
 def teach(model, processor, pairs, language="sw", **options):
-    """Adds the words of the pairs, with an adapter that does something."""
+    """Add the words of the pairs, with an adapter of random weights."""
     vocabulary = learn_vocabulary(model, processor, pairs, "sw", **options)
     add_adapter(model, language, default_lora_config(model, rank=2, embeddings=False), vocabulary)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def teach(model, processor, pairs, language="sw", **options):
     return vocabulary, extend_processor(processor, vocabulary.tokens)
 
 
-def test_new_words_are_one_token_and_english_is_as_before(folder, pairs):
+def test_new_words_are_one_token_and_english_is_unchanged(folder, pairs):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     before = [model(**processor.queries([text])).embeddings for text in ENGLISH]
     ids = processor.queries(ENGLISH)["input_ids"]
@@ -70,19 +70,19 @@ def test_new_words_are_one_token_and_english_is_as_before(folder, pairs):
         assert torch.equal(model(**processor.queries([text])).embeddings, embeddings)
 
 
-def test_words_are_matched_whole(folder, pairs):
+def test_only_whole_words_match(folder, pairs):
     processor = OpticalProcessor.from_pretrained(folder)
     extended = extend_processor(processor, ["mzuqo"])
     size = len(processor.tokenizer)
     tokenize = extended.tokenizer
     assert size in tokenize("Leta mzuqo, tafadhali")["input_ids"]
     assert size not in tokenize("mzuqoni")["input_ids"] and size not in tokenize("umzuqo")["input_ids"]
-    # Nothing is left of the space before the word.
+    # The space before the word leaves no token.
     spaced = tokenize("leta mzuqo", add_special_tokens=False)["input_ids"]
     assert spaced == [*tokenize("leta", add_special_tokens=False)["input_ids"], size]
 
 
-def test_a_row_starts_as_the_mean_of_its_translations(tiny_model, tiny_processor, pairs):
+def test_row_is_the_mean_of_its_translations(tiny_model, tiny_processor, pairs):
     from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 
     vocabulary = learn_vocabulary(tiny_model, tiny_processor, pairs, "sw", translations=3)
@@ -98,7 +98,7 @@ def test_a_row_starts_as_the_mean_of_its_translations(tiny_model, tiny_processor
         assert (vocabulary.rows[position] - expected).abs().max() < 1e-6
 
 
-def test_rows_learn_and_nothing_of_the_base_does(folder, pairs):
+def test_training_changes_new_rows_and_nothing_of_the_base(folder, pairs):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     fingerprint = model.fingerprint()
     _, extended = teach(model, processor, pairs)
@@ -113,7 +113,7 @@ def test_rows_learn_and_nothing_of_the_base_does(folder, pairs):
     assert set((rows.abs().sum(1) > 0).nonzero().flatten().tolist()) == {i - size for i in used.tolist() if i >= size}
 
 
-def test_a_pack_brings_its_words(folder, pairs, tmp_path):
+def test_pack_contains_its_words(folder, pairs, tmp_path):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     _, extended = teach(model, processor, pairs)
     expected = model(**extended.queries(SWAHILI)).embeddings
@@ -129,7 +129,7 @@ def test_a_pack_brings_its_words(folder, pairs, tmp_path):
         assert torch.equal(vectors, model(**extended.queries([text])).embeddings[0])
 
 
-def test_every_file_of_a_pack_is_fetched_from_the_hub(tiny_model, tiny_processor, pairs, tmp_path):
+def test_all_files_of_a_pack_are_downloaded(tiny_model, tiny_processor, pairs, tmp_path):
     teach(tiny_model, tiny_processor, pairs)
     LanguagePack.from_model(tiny_model, "sw", roles=tiny_processor.roles).save_pretrained(tmp_path)
     written = sorted(path.name for path in tmp_path.iterdir())
@@ -137,7 +137,7 @@ def test_every_file_of_a_pack_is_fetched_from_the_hub(tiny_model, tiny_processor
     assert list(filter_repo_objects(written, allow_patterns=_PATTERNS)) == written
 
 
-def test_two_languages_with_words_do_not_disturb_each_other(tiny, tiny_model, tiny_processor, pairs):
+def test_words_of_two_languages_are_independent(tiny, tiny_model, tiny_processor, pairs):
     _, extended = teach(tiny_model, tiny_processor, pairs)
     alone = tiny_model(**extended.queries(SWAHILI)).embeddings
     teach(tiny_model, tiny_processor, pairs.select(range(50)), language="lo")
@@ -153,7 +153,7 @@ def test_two_languages_with_words_do_not_disturb_each_other(tiny, tiny_model, ti
     assert torch.equal(tiny_model(**inputs).embeddings, bare(**inputs).embeddings)
 
 
-def test_a_language_whose_every_word_is_one_token(tiny_model, tiny_processor):
+def test_language_without_new_words(tiny_model, tiny_processor):
     words = [word for word in tiny_processor.tokenizer.get_vocab() if word.isalpha() and len(word) > 2][:20]
     rows = [{"translation": {"en": "the water", "xx": f"{a} {b}"}} for a in words for b in words[:4]]
     vocabulary = learn_vocabulary(tiny_model, tiny_processor, Dataset.from_list(rows), "xx")
@@ -161,7 +161,7 @@ def test_a_language_whose_every_word_is_one_token(tiny_model, tiny_processor):
     add_adapter(tiny_model, "xx", default_lora_config(tiny_model, rank=2), vocabulary)
 
 
-def test_names_keep_the_pieces_that_the_teacher_reads(tiny_model, tiny_processor):
+def test_names_are_not_added_as_words(tiny_model, tiny_processor):
     rows = [
         {"translation": {"en": "Nkurunziza drinks water", "sw": "Nkurunziza anakunywa maji"}},
         {"translation": {"en": "where is Nkurunziza ?", "sw": "Nkurunziza yuko wapi ?"}},
@@ -174,14 +174,14 @@ def test_names_keep_the_pieces_that_the_teacher_reads(tiny_model, tiny_processor
     assert "nkurunziza" in every.tokens
 
 
-def test_words_alike_by_a_naive_count():
+def test_spelled_alike_equals_a_naive_count():
     words = [["a", "b", "a"], ["a", "c"], ["b"]]
     translations = [["a", "x"], ["c"], ["b", "b"]]
     assert spelled_alike(words, translations) == {"a": 1 / 2, "c": 1.0, "b": 1 / 2}
 
 
-def test_a_script_without_spaces():
-    """Thai, as it is written: pieces that come again become tokens, wherever in a run of letters they stand."""
+def test_words_of_a_script_without_spaces():
+    """Repeated pieces of Thai text become tokens, wherever they are in a run of letters."""
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
     pairs = Dataset.from_list([{"translation": {"en": english, "th": thai}} for thai, english in THAI.items()])
     vocabulary = learn_vocabulary(model, processor, pairs, "th")
@@ -198,7 +198,7 @@ def test_a_script_without_spaces():
     ["ውሃ በገበያ ውስጥ አለ ውሃ", "बाज़ार में पानी है पानी", "ਪਾਣੀ ਬਾਜ਼ਾਰ"],
     ids=["Amharic", "Marathi", "Punjabi"],
 )
-def test_scripts_that_the_base_cannot_spell(text):
+def test_words_of_scripts_unknown_to_the_base(text):
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
     rows = [{"translation": {"en": "there is water in the market", "xx": text}}] * 3
     vocabulary = learn_vocabulary(model, processor, Dataset.from_list(rows), "xx")
@@ -208,27 +208,27 @@ def test_scripts_that_the_base_cannot_spell(text):
     assert sum(i >= len(processor.tokenizer) for i in ids) >= 2
 
 
-def test_words_beside_an_adapter_of_the_embeddings_are_refused(tiny_model):
+def test_words_with_adapted_embeddings_raise(tiny_model):
     vocabulary = Vocabulary(["maji"], torch.zeros(1, 32))
     config = LoraConfig(target_modules=["word_embeddings"])
-    with pytest.raises(ValueError, match="leave the word embeddings out"):
+    with pytest.raises(ValueError, match="must leave the word embeddings out"):
         add_adapter(tiny_model, "sw", config, vocabulary)
     assert languages(tiny_model) == []
 
 
-def test_rows_of_another_size(tiny_model):
-    with pytest.raises(ValueError, match=r"need \(1, 32\)"):
+def test_rows_of_the_wrong_size_raise(tiny_model):
+    with pytest.raises(ValueError, match=r"must have shape \(1, 32\)"):
         add_adapter(
             tiny_model, "sw", default_lora_config(tiny_model, embeddings=False), Vocabulary(["a"], torch.zeros(1, 8))
         )
     assert languages(tiny_model) == []
 
 
-# Bases of other kinds.
+# Other kinds of bases.
 
 
 def checkpoint(folder, tokenizer, spare: int = 0):
-    """A tiny BERT for a tokenizer; its word embeddings have `spare` rows that no token uses."""
+    """Create a tiny BERT for a tokenizer, with `spare` word embeddings that no token uses."""
     config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer) + spare, pad_token_id=0)
     OpticalModel(OpticalConfig(encoder_config=config), AutoModel.from_config(config)).save_pretrained(folder)
     OpticalProcessor(tokenizer).save_pretrained(folder)
@@ -236,14 +236,14 @@ def checkpoint(folder, tokenizer, spare: int = 0):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
-def test_word_embeddings_with_more_rows_than_the_tokenizer_has_tokens(kind, pairs, tmp_path):
+def test_base_with_more_embeddings_than_tokens(kind, pairs, tmp_path):
     model, processor = checkpoint(tmp_path / "base", tiny_tokenizer(kind), spare=37)
     first, before = len(processor.tokenizer), [model(**processor.queries([text])).embeddings for text in ENGLISH]
     vocabulary, extended = teach(model, processor, pairs)
     assert vocabulary.first_id == first and len(vocabulary.tokens) > 37
     ids = extended.tokenizer.convert_tokens_to_ids(vocabulary.tokens)
     assert ids == list(range(first, first + len(vocabulary.tokens)))
-    # Each id gets its own row, those that the base's spare rows have too.
+    # Each id gets its own row, including ids of the base's spare rows.
     found = model.get_input_embeddings()(torch.tensor(ids))
     assert torch.equal(found, vocabulary.rows)
     assert len(model.get_input_embeddings().weight) == first + 37
@@ -260,13 +260,13 @@ def test_word_embeddings_with_more_rows_than_the_tokenizer_has_tokens(kind, pair
     for opened in (retriever, OpticalRetriever.from_pretrained(tmp_path / "retriever", device="cpu")):
         found = opened.encode_queries(SWAHILI, batch_size=1)
         assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-        base = opened.encode_queries(ENGLISH, language=[None] * len(ENGLISH), batch_size=1)
+        base = opened.encode_queries(ENGLISH, language="base", batch_size=1)
         assert all(torch.equal(one, other[0]) for one, other in zip(base, before, strict=True))
 
 
 @pytest.fixture(params=["encoder and decoder", "a class of its own"])
 def scaled(request):
-    """Models whose word embeddings do more than to look up rows."""
+    """Models with scaled word embeddings."""
     tokenizer = tiny_tokenizer("bpe")
     if request.param == "encoder and decoder":
         config = BartConfig(
@@ -286,7 +286,7 @@ def scaled(request):
     return model, tokenizer
 
 
-def test_scaled_word_embeddings_are_refused(scaled, pairs):
+def test_scaled_word_embeddings_raise(scaled, pairs):
     model, tokenizer = scaled
     processor = OpticalProcessor(tokenizer)
     inputs = processor.queries(ENGLISH)
@@ -297,21 +297,21 @@ def test_scaled_word_embeddings_are_refused(scaled, pairs):
 
     before, expected = state(), model(**inputs).embeddings
     vocabulary = learn_vocabulary(model, processor, pairs.select(range(20)), "sw")
-    with pytest.raises(ValueError, match=r"are a (BartScaledWordEmbedding|Doubled), .* train with new_words=0, or"):
+    with pytest.raises(ValueError, match=r"of type (BartScaledWordEmbedding|Doubled); set new_words=0 or"):
         add_adapter(model, "sw", default_lora_config(model, rank=2, embeddings=False), vocabulary)
     assert state() == before
     assert torch.equal(model(**inputs).embeddings, expected)
-    # As the message says, an adapter alone is no problem.
+    # An adapter without words works, as the message says.
     add_adapter(model, "sw", default_lora_config(model, rank=2, embeddings=False))
     assert languages(model) == ["sw"]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
-def test_tokens_that_the_tokenizer_has_already_are_refused(kind):
+def test_existing_tokens_raise(kind):
     processor = OpticalProcessor(tiny_tokenizer(kind))
     before = processor.tokenizer.backend_tokenizer.to_str()
     known = max(processor.tokenizer.get_vocab(), key=lambda token: (token.isalpha() and token.isascii(), len(token)))
-    with pytest.raises(ValueError, match=f"the tokenizer has '{known}' already; leave it out of the new words"):
+    with pytest.raises(ValueError, match=f"the tokenizer has '{known}' already; remove it from the new words"):
         extend_processor(processor, ["mzuqo", known])
     assert processor.tokenizer.backend_tokenizer.to_str() == before
     extended = extend_processor(processor, ["mzuqo"])
@@ -320,8 +320,8 @@ def test_tokens_that_the_tokenizer_has_already_are_refused(kind):
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece"])
-def test_inner_pieces_are_left_out_of_the_words_to_add(kind):
-    """`ter` is a piece of `water` to a BPE tokenizer, and cannot be added once more as a word."""
+def test_words_to_add_leaves_out_subword_tokens(kind):
+    """A BPE tokenizer has `ter` as a part of `water`, so it cannot be added as a word."""
     tokenizer = tiny_tokenizer(kind)
     inner = "ter"
     if kind != "bpe":
@@ -352,7 +352,7 @@ def words_of(code: str) -> list[str]:
 
 
 def every_word(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of which every word of both languages is one token, as those of multilingual models nearly are."""
+    """A tokenizer with one token for every word of both languages, as those of multilingual models almost have."""
     words, names = sorted({*words_of("en"), *words_of("sw")}), ["<unk>", "<pad>"]
     characters = sorted({character for word in words for character in word} | set(".,;:?!'\"()-–’"))
     if kind == "unigram":
@@ -360,7 +360,7 @@ def every_word(kind: str) -> PreTrainedTokenizerFast:
         backend = Tokenizer(models.Unigram([*pieces, *((piece, -12.0) for piece in characters)], unk_id=0))
         backend.pre_tokenizer = pre_tokenizers.Metaspace()
     else:
-        # Byte-level: a word is one token behind a space, and cut up at the beginning of a text.
+        # Byte-level: a word is one token after a space, and several at the start of a text.
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         vocabulary, merges = {piece: i for i, piece in enumerate([*names, *alphabet])}, {}
         level = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
@@ -375,20 +375,20 @@ def every_word(kind: str) -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_a_multilingual_base_adds_few_words_or_none(kind, pairs, tmp_path):
+def test_multilingual_base_gets_few_words_or_none(kind, pairs, tmp_path):
     model, processor = checkpoint(tmp_path, every_word(kind))
     vocabulary = learn_vocabulary(model, processor, pairs, "sw", min_count=1)
     assert vocabulary.tokens == [] and vocabulary.rows.shape == (0, 32)
     add_adapter(model, "sw", default_lora_config(model, rank=2), vocabulary)
     pack = LanguagePack.from_model(model, "sw", roles=processor.roles)
     assert pack.vocabulary is None
-    # One word that it lacks is the only one that it gets.
+    # It gets the one word that it lacks.
     rows = [{"translation": {**pair, "sw": f"{pair['sw']} mzuqo"}} for pair in pairs["translation"]]
     assert learn_vocabulary(model, processor, Dataset.from_list(rows), "sw").tokens == ["mzuqo"]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_a_tokenizer_without_a_normaliser(kind, pairs, tmp_path):
+def test_tokenizer_without_normalizer(kind, pairs, tmp_path):
     tokenizer = tiny_tokenizer(kind)
     assert tokenizer.backend_tokenizer.normalizer is None
     model, processor = checkpoint(tmp_path / "base", tokenizer)
@@ -405,8 +405,8 @@ def test_a_tokenizer_without_a_normaliser(kind, pairs, tmp_path):
 
 
 @pytest.mark.parametrize("min_count", [1, 2])
-def test_ten_pairs_are_enough_to_begin_with(folder, pairs, tmp_path, min_count):
-    """Also where none of the words that the base lacks is there twice."""
+def test_ten_pairs_are_enough_to_learn_words(folder, pairs, tmp_path, min_count):
+    """Even if all words that the base lacks occur only once."""
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     vocabulary, extended = teach(model, processor, pairs.select(range(10)), min_count=min_count)
     assert torch.isfinite(vocabulary.rows).all() and len(vocabulary.rows) == len(vocabulary.tokens)

@@ -8,7 +8,7 @@ from transformers.utils import logging as transformers_logging
 
 @pytest.fixture
 def quiet():
-    """Whatever transformers logs as a warning fails the test."""
+    """Fail the test if transformers logs a warning."""
     messages = []
     handler = logging.Handler(level=logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())

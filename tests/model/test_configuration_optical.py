@@ -20,13 +20,13 @@ def test_default_is_bert_without_projection():
     assert config.embedding_dim == config.encoder_config.hidden_size
 
 
-def test_embedding_dim_is_that_of_the_projection():
+def test_embedding_dim_is_the_size_of_the_projection():
     assert OpticalConfig(encoder_config=ENCODER).embedding_dim == 32
     assert OpticalConfig(encoder_config=ENCODER, projection_dim=8).embedding_dim == 8
 
 
 @pytest.mark.parametrize("settings", [{}, {"projection_dim": 8}, {"projection_dim": 8, "projection_bias": True}])
-def test_round_trips(tmp_path, settings):
+def test_config_survives_saving(tmp_path, settings):
     config = OpticalConfig(encoder_config=ENCODER, **settings)
     config.save_pretrained(tmp_path)
     for copy in (
@@ -40,7 +40,7 @@ def test_round_trips(tmp_path, settings):
             assert getattr(copy, name) == getattr(config, name)
 
 
-def test_on_disk_it_is_the_encoder_and_the_projection(tmp_path):
+def test_saved_config_consists_of_encoder_and_projection(tmp_path):
     OpticalConfig(encoder_config=ENCODER, projection_dim=8).save_pretrained(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.json")) == [
         "1_Dense/config.json",
@@ -54,14 +54,14 @@ def test_on_disk_it_is_the_encoder_and_the_projection(tmp_path):
         "bias": False,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    # A class of this library there would make other libraries ask for `trust_remote_code`.
+    # Other libraries would ask for `trust_remote_code` if it named a class of this library.
     assert [module["type"] for module in json.loads((tmp_path / "modules.json").read_text())] == [
         "sentence_transformers.models.Transformer",
         "sentence_transformers.models.Dense",
     ]
 
 
-def test_without_projection_an_old_one_is_not_read_again(tmp_path):
+def test_saving_without_projection_replaces_an_old_one(tmp_path):
     OpticalConfig(encoder_config=ENCODER, projection_dim=8).save_pretrained(tmp_path)
     OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
     assert OpticalConfig.from_pretrained(tmp_path).projection_dim is None
@@ -72,7 +72,7 @@ def test_arguments_take_precedence(tmp_path):
     assert OpticalConfig.from_pretrained(tmp_path, projection_dim=4).projection_dim == 4
 
 
-def test_no_code_of_another_repository_is_named(tmp_path):
+def test_saved_config_refers_to_no_remote_code(tmp_path):
     OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config.json").read_text())
     stored["auto_map"] = {"AutoModel": "someone/repository--modeling.Model"}

@@ -9,7 +9,7 @@ from hf_optical.model.linear import faster_linear, linear
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch):
-    """As on a processor with AVX-512, whatever the one that runs the tests."""
+    """Run the code for processors with AVX-512 on any processor."""
     monkeypatch.setattr(module, "_WIDE", True)
 
 
@@ -22,7 +22,7 @@ def operations(run):
 @pytest.mark.parametrize("shape", [(300, 24), (7, 50, 24), (2, 3, 60, 24), (3, 24), (0, 24), (0, 5, 24)])
 @pytest.mark.parametrize("outputs", [1, 40, 0])
 @pytest.mark.parametrize("biased", [True, False])
-def test_agrees_with_torch_and_so_does_its_gradient(shape, outputs, biased):
+def test_output_and_gradients_agree_with_torch(shape, outputs, biased):
     tensors = [torch.randn(shape), torch.randn(outputs, 24), torch.randn(outputs) if biased else None]
     tensors = [tensor if tensor is None else tensor.requires_grad_() for tensor in tensors]
     leaves = [tensor for tensor in tensors if tensor is not None]
@@ -39,7 +39,7 @@ def test_agrees_with_torch_and_so_does_its_gradient(shape, outputs, biased):
 
 
 @pytest.mark.parametrize("biased", [True, False])
-def test_a_frozen_map_has_the_gradient_of_its_input_and_stores_none_of_it(biased):
+def test_frozen_map_has_input_gradient_without_storing_the_input(biased):
     layer, rows = torch.nn.Linear(24, 40, bias=biased).requires_grad_(False), torch.randn(300, 24, requires_grad=True)
     stored = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: stored.append(tensor.numel()) or tensor, lambda t: t):
@@ -52,7 +52,7 @@ def test_a_frozen_map_has_the_gradient_of_its_input_and_stores_none_of_it(biased
     assert torch.autograd.grad(gradient.sum(), rows)[0].abs().max() > 0  # and a second derivative
 
 
-def test_rows_that_do_not_lie_one_after_the_other():
+def test_non_contiguous_rows():
     rows, weight = torch.randn(24, 600).T[::2], torch.randn(40, 24)
     torch.testing.assert_close(linear(rows, weight), rows @ weight.T, rtol=1e-5, atol=1e-5)
 
@@ -61,13 +61,13 @@ def test_rows_that_do_not_lie_one_after_the_other():
     ("rows", "dtype", "convolved"),
     [(300, torch.float32, True), (20, torch.float32, False), (300, torch.float64, False)],
 )
-def test_a_convolution_for_many_rows_in_float32_alone(rows, dtype, convolved):
+def test_convolution_is_used_only_for_many_rows_in_float32(rows, dtype, convolved):
     tensors = torch.randn(rows, 8, dtype=dtype), torch.randn(4, 8, dtype=dtype)
     assert ("aten::conv2d" in operations(lambda: linear(*tensors))) == convolved
 
 
 @pytest.mark.parametrize(("rows", "convolved"), [(300, True), (20, False)])
-def test_modules_use_it_within_the_context_and_not_behind_it(rows, convolved):
+def test_modules_use_the_convolution_only_within_the_context(rows, convolved):
     layer, rows = torch.nn.Linear(8, 4), torch.randn(rows, 8)
 
     def run():
@@ -78,14 +78,14 @@ def test_modules_use_it_within_the_context_and_not_behind_it(rows, convolved):
     assert "aten::conv2d" not in operations(lambda: layer(rows))
 
 
-def test_nothing_changes_on_a_narrow_processor(monkeypatch):
+def test_nothing_changes_without_avx512(monkeypatch):
     monkeypatch.setattr(module, "_WIDE", False)
     rows, weight = torch.randn(300, 8), torch.randn(4, 8)
     with faster_linear(300):
         assert torch.equal(linear(rows, weight), rows @ weight.T)
 
 
-def test_weights_of_another_kind_see_to_it_themselves():
+def test_tensor_subclasses_keep_their_own_implementation():
     class Quantised(torch.Tensor):
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):

@@ -37,7 +37,7 @@ def plain(request, tmp_path_factory) -> Path:
 
 
 def add_trained_adapter(model: OpticalModel, language: str = "sw") -> None:
-    """An adapter that changes what the model says: a fresh LoRA does not."""
+    """Add an adapter with random weights. A new LoRA would change nothing."""
     add_adapter(model, language, default_lora_config(model, rank=4))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -54,7 +54,7 @@ def embed(model, batch):
     return model(**batch).embeddings
 
 
-def test_round_trip_loses_nothing(checkpoint, tmp_path, quiet):
+def test_save_and_load_preserve_everything(checkpoint, tmp_path, quiet):
     model, processor = open_both(checkpoint)
     model.save_pretrained(tmp_path)
     copy = OpticalModel.from_pretrained(tmp_path)
@@ -69,7 +69,7 @@ def test_round_trip_loses_nothing(checkpoint, tmp_path, quiet):
     assert not copy.training
 
 
-def test_the_encoder_opens_in_transformers_with_every_weight(checkpoint, quiet):
+def test_transformers_opens_the_encoder_with_all_weights(checkpoint, quiet):
     encoder, report = AutoModel.from_pretrained(checkpoint, output_loading_info=True)
     assert not any(report.values()), report
     model = OpticalModel.from_pretrained(checkpoint)
@@ -77,7 +77,7 @@ def test_the_encoder_opens_in_transformers_with_every_weight(checkpoint, quiet):
     assert AutoConfig.from_pretrained(checkpoint).architectures == [type(encoder).__name__]
 
 
-def test_saved_twice_gives_the_same_bytes(checkpoint, tmp_path):
+def test_saving_twice_writes_the_same_bytes(checkpoint, tmp_path):
     model, processor = open_both(checkpoint)
     for part in (model, processor):
         part.save_pretrained(tmp_path / "once")
@@ -86,8 +86,8 @@ def test_saved_twice_gives_the_same_bytes(checkpoint, tmp_path):
     for part in again:
         part.save_pretrained(tmp_path / "again")
     assert saved_files(tmp_path / "once") == saved_files(tmp_path / "again")
-    # The very first save, of a model made from a configuration, is no exception. (transformers notes in
-    # `tokenizer_config.json` that a tokenizer comes from a folder.)
+    # This includes the first save of a model created from a configuration. (transformers records in
+    # `tokenizer_config.json` that a tokenizer was loaded from a folder.)
     first, later = saved_files(checkpoint), saved_files(tmp_path / "once")
     assert first.keys() == later.keys()
     assert [name for name in first if first[name] != later[name]] == ["tokenizer_config.json"]
@@ -104,7 +104,7 @@ def test_saving_with_adapters_writes_the_bare_base(checkpoint, tmp_path, quiet):
     assert saved_files(tmp_path / "bare") == saved_files(tmp_path / "given")
 
 
-def test_fingerprint_is_of_the_base_alone(checkpoint, tmp_path):
+def test_fingerprint_ignores_adapters(checkpoint, tmp_path):
     model, processor = open_both(checkpoint)
     fingerprint = model.fingerprint()
     assert OpticalModel.from_pretrained(checkpoint).fingerprint() == fingerprint
@@ -118,7 +118,7 @@ def test_fingerprint_is_of_the_base_alone(checkpoint, tmp_path):
     assert torch.equal(embed(model, batch), before)
 
 
-def test_fingerprint_sees_a_single_bit(plain):
+def test_fingerprint_changes_with_a_single_bit(plain):
     model = OpticalModel.from_pretrained(plain)
     fingerprints = {model.fingerprint()}
     for weight in model.state_dict().values():
@@ -127,7 +127,7 @@ def test_fingerprint_sees_a_single_bit(plain):
     assert len(fingerprints) == 1 + len(model.state_dict())
 
 
-def test_fingerprint_sees_names_and_types(tiny):
+def test_fingerprint_depends_on_names_and_types(tiny):
     model = OpticalModel.from_pretrained(tiny)
     assert model.fingerprint() != OpticalModel.from_pretrained(tiny, dtype=torch.bfloat16).fingerprint()
     layers = model.encoder.encoder.layer
@@ -137,7 +137,7 @@ def test_fingerprint_sees_names_and_types(tiny):
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_embeddings_are_unit_vectors_whatever_is_around_them(checkpoint, adapted):
+def test_embeddings_are_unit_vectors_independent_of_padding_and_batch(checkpoint, adapted):
     model, processor = open_both(checkpoint)
     if adapted:
         add_trained_adapter(model)
@@ -157,7 +157,7 @@ def test_embeddings_are_unit_vectors_whatever_is_around_them(checkpoint, adapted
             assert (other[: len(alone)] - alone).abs().max() <= 1e-6, text
 
 
-def test_half_precision_gives_float32(checkpoint):
+def test_half_precision_models_return_float32(checkpoint):
     model, processor = open_both(checkpoint)
     batch = processor.documents(TEXTS)
     reference = embed(model, batch)
@@ -172,25 +172,33 @@ def test_half_precision_gives_float32(checkpoint):
         assert 0 < (found - reference)[real].abs().max() < 0.1
 
 
-def test_half_precision_round_trip(tiny, tmp_path):
+def test_half_precision_survives_saving(tiny, tmp_path):
     OpticalModel.from_pretrained(tiny, dtype=torch.bfloat16).save_pretrained(tmp_path)
     assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
     assert {weight.dtype for weight in OpticalModel.from_pretrained(tmp_path).parameters()} == {torch.float32}
 
 
-def test_the_type_may_be_named_as_in_transformers(tiny, tmp_path):
+def test_dtype_accepts_names_and_the_alias_of_transformers(tiny, tmp_path):
     for name in ("bfloat16", "torch.bfloat16"):
         assert OpticalModel.from_pretrained(tiny, dtype=name).dtype == torch.bfloat16
     assert OpticalModel.from_pretrained(tiny, dtype="auto").dtype == torch.float32
+    assert OpticalModel.from_pretrained(tiny, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert OpticalModel.from_pretrained(tiny, torch_dtype=None).dtype == torch.float32
     OpticalModel.from_pretrained(tiny, dtype="bfloat16", projection_dim=8).save_pretrained(tmp_path)
     opened = OpticalModel.from_pretrained(tmp_path, dtype="auto")
     assert {weight.dtype for weight in opened.parameters()} == {torch.bfloat16}
     for wrong in ("bf16", "int8", torch.int8, "Tensor", "", 3, None):
-        with pytest.raises(ValueError, match=f"dtype is {wrong!r}; pass a floating type"):
+        with pytest.raises(ValueError, match=f"dtype must be a floating-point type of torch, .* got {wrong!r}"):
             OpticalModel.from_pretrained(tiny, dtype=wrong)
 
 
-def test_more_word_embeddings_are_saved_and_opened_again(plain, tmp_path):
+def test_only_safetensors_can_be_asked_for(tiny):
+    assert OpticalModel.from_pretrained(tiny, use_safetensors=True).dtype == torch.float32
+    with pytest.raises(ValueError, match="use_safetensors must be one of True, got False"):
+        OpticalModel.from_pretrained(tiny, use_safetensors=False)
+
+
+def test_resized_word_embeddings_survive_saving(plain, tmp_path):
     model, processor = open_both(plain)
     processor.tokenizer.add_tokens(["[Q]"])
     model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
@@ -200,7 +208,7 @@ def test_more_word_embeddings_are_saved_and_opened_again(plain, tmp_path):
     assert again.fingerprint() == model.fingerprint()
 
 
-def test_activation_checkpointing_gives_the_same_gradients(checkpoint):
+def test_gradient_checkpointing_gives_the_same_gradients(checkpoint):
     model, processor = open_both(checkpoint)
     add_trained_adapter(model)
     model.train()
@@ -223,7 +231,7 @@ def test_activation_checkpointing_gives_the_same_gradients(checkpoint):
 
 
 def test_every_trainable_weight_has_a_gradient(checkpoint):
-    """Distributed training waits for each of them."""
+    """Distributed training waits for all of them."""
     model, processor = open_both(checkpoint)
     model.train()
     model(**processor.documents(TEXTS)).embeddings[..., 0].sum().backward()
@@ -231,7 +239,7 @@ def test_every_trainable_weight_has_a_gradient(checkpoint):
     assert lacking == []
 
 
-def test_token_mask_defaults_to_what_is_attended(tiny_model, tiny_processor):
+def test_token_mask_defaults_to_attention_mask(tiny_model, tiny_processor):
     batch = tiny_processor.documents(TEXTS)
     output = tiny_model(batch["input_ids"], batch["attention_mask"])
     assert output.mask.dtype == torch.bool
@@ -243,30 +251,28 @@ def test_token_mask_defaults_to_what_is_attended(tiny_model, tiny_processor):
 @pytest.mark.parametrize(
     ("architecture", "limit"), [("bert", 512), ("distilbert", 512), ("xlm-roberta", 512), ("deberta-v2", 512)]
 )
-def test_more_tokens_than_positions_are_refused(tmp_path, architecture, limit):
-    """Of the 514 positions of XLM-R two are for padding and what is before it."""
+def test_more_tokens_than_positions_raise(tmp_path, architecture, limit):
+    """XLM-R reserves two of its 514 positions, for padding and for the position before it."""
     model, processor = open_both(tiny_checkpoint(tmp_path, architecture, document_length=limit + 1))
     embed(model, {name: tensor[:, :limit] for name, tensor in processor.documents(["word " * 600]).items()})
-    with pytest.raises(
-        ValueError, match=f"{limit + 1} tokens, but .* positions for {limit}; .*document_length={limit}"
-    ):
+    with pytest.raises(ValueError, match=f"at most {limit} tokens, .* got {limit + 1}; .*document_length={limit}"):
         embed(model, processor.documents(["word " * 600]))
 
 
 @pytest.mark.promise(
     "Safety",
-    "A token without a word embedding, as a damaged `tokenizer.json` or the processor of another model "
-    "makes them, is named; on a CPU.",
+    "A token id without a word embedding, from a damaged `tokenizer.json` or the processor of another model, "
+    "raises an error that gives the id (on a CPU).",
 )
-def test_a_token_without_an_embedding_is_named(tiny_model, tiny_processor):
+def test_token_without_embedding_raises_with_its_id(tiny_model, tiny_processor):
     rows = tiny_model.get_input_embeddings().num_embeddings
     inputs = tiny_processor.queries(["maji", "maji ya baridi"])
     inputs["input_ids"][1, 2] = rows
-    with pytest.raises(IndexError, match=f"token id {rows} has no word embedding .* the processor of this model"):
+    with pytest.raises(IndexError, match=f"token id {rows} has no word embedding; use the processor of this model"):
         tiny_model(**inputs)
 
 
-def test_positions_that_are_computed_have_no_limit(tmp_path):
+def test_computed_positions_have_no_limit(tmp_path):
     tiny_checkpoint(tmp_path, "modernbert", document_length=60)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 16}))
@@ -275,7 +281,7 @@ def test_positions_that_are_computed_have_no_limit(tmp_path):
     assert output.shape[1] == 60 and torch.isfinite(output).all()
 
 
-def test_a_new_projection_keeps_angles(tiny):
+def test_new_projection_preserves_angles(tiny):
     model = OpticalModel.from_pretrained(tiny, projection_dim=16)
     rows = model.projection.weight
     assert rows.shape == (16, 32) and model.projection.bias is None
@@ -283,7 +289,7 @@ def test_a_new_projection_keeps_angles(tiny):
     assert model.embedding_dim == 16
 
 
-def test_a_projection_with_bias(tmp_path):
+def test_projection_with_bias_survives_saving(tmp_path):
     config = OpticalConfig(
         encoder_config=AutoConfig.for_model("bert", **SMALL, vocab_size=50), projection_dim=8, projection_bias=True
     )
@@ -294,21 +300,21 @@ def test_a_projection_with_bias(tmp_path):
     assert torch.equal(OpticalModel.from_pretrained(tmp_path).projection.bias, model.projection.bias)
 
 
-def test_another_projection_than_the_stored_one_is_refused(tmp_path):
+def test_projection_dim_other_than_the_stored_one_raises(tmp_path):
     tiny_checkpoint(tmp_path, projection_dim=16)
     assert OpticalModel.from_pretrained(tmp_path, projection_dim=16).embedding_dim == 16
-    with pytest.raises(ValueError, match="projection_dim=8, but .* already projects to 16; leave projection_dim out"):
+    with pytest.raises(ValueError, match="projection_dim must be 16 or None, since .* got 8"):
         OpticalModel.from_pretrained(tmp_path, projection_dim=8)
 
 
-def test_attention_implementation_is_passed_on(tiny):
+def test_attention_implementation_is_passed_to_the_encoder(tiny):
     model = OpticalModel.from_pretrained(tiny, attn_implementation="eager")
     assert model.encoder.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
-def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path, architecture, quiet):
-    """Language models come without one. Random weights in its place would change the fingerprint at every opening."""
+def test_missing_pooler_is_not_initialised_at_random(tmp_path, architecture, quiet):
+    """Language models have no pooler. Random weights would change the fingerprint each time."""
     tokenizer = tiny_tokenizer("wordpiece")
     config = AutoConfig.for_model(architecture, **SMALL, vocab_size=len(tokenizer))
     AutoModel.from_config(config, add_pooling_layer=False).save_pretrained(tmp_path)
@@ -319,7 +325,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_not_made_up(tmp_path, architectur
     assert OpticalModel.from_pretrained(tmp_path / "saved").fingerprint() == model.fingerprint()
 
 
-def test_a_language_model_opens_without_its_head(tmp_path):
+def test_language_model_opens_without_its_head(tmp_path):
     tokenizer = tiny_tokenizer("wordpiece")
     language_model = AutoModelForMaskedLM.from_config(AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer)))
     language_model.eval().save_pretrained(tmp_path)
@@ -332,14 +338,14 @@ def test_a_language_model_opens_without_its_head(tmp_path):
     assert difference[batch["attention_mask"].bool()].abs().max() <= 1e-6
 
 
-def test_sharded_weights(tiny, tmp_path):
+def test_sharded_weights_open(tiny, tmp_path):
     model, processor = open_both(tiny)
     model.encoder.save_pretrained(tmp_path, max_shard_size="50KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert OpticalModel.from_pretrained(tmp_path).fingerprint() == model.fingerprint()
 
 
-# Beside other libraries.
+# Comparison with other libraries.
 
 
 @pytest.fixture(scope="module")
@@ -359,7 +365,7 @@ HARD = [
 ]
 
 
-def test_minilm_is_automodel_and_normalisation(minilm):
+def test_minilm_equals_automodel_with_normalisation(minilm):
     model, processor, _ = minilm
     folder = packaged_copy(MINILM)
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
@@ -373,7 +379,7 @@ def test_minilm_is_automodel_and_normalisation(minilm):
         assert (embed(model, batch) - expected).abs().max() <= 1e-6
 
 
-def test_minilm_in_sentence_transformers(minilm):
+def test_minilm_gives_the_same_vectors_in_sentence_transformers(minilm):
     assert peer_difference(minilm[2], HARD) <= 1e-6
 
 
@@ -387,12 +393,12 @@ def test_minilm_in_sentence_transformers(minilm):
     ids=str,
 )
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
-def test_roles_in_sentence_transformers(tmp_path, architecture, roles):
+def test_settings_have_the_same_effect_in_sentence_transformers(tmp_path, architecture, roles):
     tiny_checkpoint(tmp_path, architecture, projection_dim=16, **roles)
     assert peer_difference(tmp_path, HARD) <= 1e-6
 
 
-def test_markers_in_sentence_transformers(tmp_path):
+def test_markers_have_the_same_effect_in_sentence_transformers(tmp_path):
     tokenizer = tiny_tokenizer("wordpiece")
     tokenizer.add_special_tokens({"extra_special_tokens": ["[Q]", "[D]"]})
     config = AutoConfig.for_model("bert", **SMALL, vocab_size=len(tokenizer))

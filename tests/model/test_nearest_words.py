@@ -29,14 +29,14 @@ def with_words(kind: str, words: list[str]) -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module", params=KINDS)
 def nearest(request):
-    """A list of words that each kind of tokenizer has as tokens."""
+    """A list of words, with each kind of tokenizer that has them as tokens."""
     known = tiny_tokenizer(request.param).get_vocab()
     words = [word for word in LIST if word not in known]
     return NearestWords(words, with_words(request.param, words))
 
 
 def naive(words: list[str], word: str) -> dict[str, float]:
-    """The cosines, n-gram by n-gram."""
+    """Cosines computed n-gram by n-gram."""
 
     def grams(text: str) -> dict[str, int]:
         text, found = f"<{text}>", {}
@@ -67,10 +67,10 @@ def swahili(number: int) -> list[str]:
     return sorted(words)[:number]
 
 
-def test_the_nearest_is_that_of_a_naive_loop():
+def test_nearest_word_equals_that_of_a_naive_loop():
     tokenizer, words = tiny_tokenizer("wordpiece"), swahili(300)
     nearest, taken = NearestWords(words[::2], tokenizer), 0
-    # Letters repeated, too: a run counts for more if it is there twice.
+    # Repeated n-grams count more.
     for word in [*words[1::2], "barabarabara", "mamamama", "xxxxxxxx"]:
         if are_one_token([word], tokenizer)[0]:
             assert nearest.nearest(word) is None
@@ -85,7 +85,7 @@ def test_the_nearest_is_that_of_a_naive_loop():
     assert 20 < taken < 120
 
 
-def test_the_threshold_is_a_setting():
+def test_min_similarity_is_a_threshold():
     tokenizer = tiny_tokenizer("wordpiece")
     similarity = naive(LIST, "tunakunywa")["anakunywa"]
     assert 0.4 < similarity < 0.9
@@ -93,30 +93,30 @@ def test_the_threshold_is_a_setting():
     assert NearestWords(LIST, tokenizer, min_similarity=similarity + 1e-6).nearest("tunakunywa") is None
 
 
-def test_what_stands_around_a_word_stays(nearest):
+def test_surrounding_text_is_unchanged(nearest):
     text = ' \t"tunakunywa",(tunakunywa)!  tunakunywa…\n😀𝔘 tunakunywa;tunakunywa—tunakunywa '
     assert nearest(text) == text.replace("tunakunywa", "anakunywa")
 
 
-def test_the_replacement_is_one_token(nearest):
+def test_replacement_is_one_token(nearest):
     tokenizer = nearest.tokenizer
     ids = [tokenizer.convert_tokens_to_ids("anakunywa")] * 2
     assert tokenizer(nearest("tunakunywa wanakunywa"), add_special_tokens=False)["input_ids"] == ids
 
 
 @pytest.mark.parametrize("word", ["Tunakunywa", "TUNAKUNYWA", "kun", "on", "tunakunywa7", "7tunakunywa", "qzxvqzxv"])
-def test_names_short_words_digits_and_words_like_none_are_left_alone(nearest, word):
+def test_names_short_words_digits_and_dissimilar_words_are_kept(nearest, word):
     assert nearest(f"a {word}, b") == f"a {word}, b"
 
 
-def test_words_of_the_list_are_left_alone(nearest):
+def test_words_of_the_list_are_kept(nearest):
     text = " ".join(nearest.words)
     assert nearest(text) == text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_words_that_are_one_token_are_left_alone(kind):
-    """Also where the one token is that of the word behind a space."""
+def test_single_token_words_are_kept(kind):
+    """Also if only the word after a space is a single token."""
     tokenizer = with_words(kind, ["waters", "childrens"])
     nearest = NearestWords(["waters", "childrens"], tokenizer)
     assert len(tokenizer.tokenize(" water")) == len(tokenizer.tokenize(" children")) == 1
@@ -125,17 +125,17 @@ def test_words_that_are_one_token_are_left_alone(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_are_one_token(kind):
+def test_are_one_token_finds_known_words(kind):
     tokenizer = tiny_tokenizer(kind)
     tokenizer.add_tokens([AddedToken("mzuqo", single_word=True)])
-    # Of what is spelled with no known character, WordPiece and Unigram make one unknown token.
+    # WordPiece and Unigram turn words of unknown characters into one unknown token.
     assert are_one_token(["water", "mzuqo", "mzuqoni", "ውሃ"], tokenizer) == [True, True, False, False]
     assert are_one_token([], tokenizer) == []
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.text(max_size=40))
-def test_a_text_is_never_more_than_its_words_replaced(text):
+def test_only_words_are_replaced(text):
     nearest = _shared()
     found = nearest(text)
     assert nearest(found) == found, "what has been read once is known"
@@ -153,25 +153,25 @@ def _shared(made: list[NearestWords] = []) -> NearestWords:  # noqa: B006
 @pytest.mark.parametrize(
     "text", ["", " ", "...", "the water of the town", "12 345", "👍🏽", "\u0301", "a\u0301\u0301"]
 )
-def test_texts_without_unknown_words(nearest, text):
+def test_texts_without_unknown_words_are_unchanged(nearest, text):
     assert nearest(text) == text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_words(kind):
+def test_empty_list_replaces_nothing(kind):
     nearest = NearestWords([], tiny_tokenizer(kind))
     assert nearest("tunakunywa maji") == "tunakunywa maji" and nearest("") == ""
     assert nearest.nearest("tunakunywa") is None
 
 
 @pytest.mark.parametrize("words", [["a"], ["a", "bb"], ["anakunywa"]])
-def test_a_list_of_one_and_words_too_short_for_a_run(words):
+def test_lists_of_one_word_and_of_short_words(words):
     nearest = NearestWords(words, tiny_tokenizer("wordpiece"))
     assert nearest.nearest("qzxvqzxv") is None
     assert nearest("wanakunywa") == ("anakunywa" if "anakunywa" in words else "wanakunywa")
 
 
-def test_scripts_without_case():
+def test_scripts_without_case_are_replaced():
     words = ["ኢትዮጵያውያን", "विद्यार्थियों", "သင်ယူသူများ"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), unk_token="[UNK]"
@@ -185,8 +185,8 @@ def test_scripts_without_case():
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_combining_marks(form):
-    """A letter with its mark apart is read as the normaliser of the tokenizer has it."""
+def test_combining_marks_are_normalized(form):
+    """Decomposed letters are treated as the tokenizer's normalizer treats them."""
     word = normalizers.NFC().normalize_str("onílùúgbá")
     tokenizer = tiny_tokenizer("unigram")
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
@@ -196,19 +196,19 @@ def test_combining_marks(form):
     assert nearest(write(f"àwọn {word}s, tó")) == write("àwọn ") + word + write(", tó")
 
 
-def test_a_normaliser_that_takes_the_marks_away():
+def test_normalizer_that_strips_marks():
     nearest = NearestWords(["onilugba"], with_words("wordpiece", ["onilugba"]))
     assert nearest("àwọn onílùgbás.") == "àwọn onilugba."
 
 
-def test_without_a_normaliser():
+def test_tokenizer_without_normalizer():
     tokenizer = tiny_tokenizer("unigram")
     assert tokenizer.backend_tokenizer.normalizer is None
     nearest = NearestWords(["anaKunywa", "anakunywa"], tokenizer)
     assert nearest("wanaKunywa wanakunywa") == "anaKunywa anakunywa"
 
 
-def test_the_same_whatever_was_asked_before_and_wherever_it_was_sent(nearest):
+def test_result_does_not_depend_on_the_cache_or_pickling(nearest):
     text = "tunakunywa nyumbanini barabarani wafanyabiasharani, kitabuni"
     expected = nearest(text)
     assert expected != text
@@ -220,13 +220,13 @@ def test_the_same_whatever_was_asked_before_and_wherever_it_was_sent(nearest):
         assert other.words == nearest.words
 
 
-def test_what_is_remembered_has_a_bound(monkeypatch):
-    monkeypatch.setattr(module, "_REMEMBERED", 50)
+def test_cache_is_bounded(monkeypatch):
+    monkeypatch.setattr(module, "_CACHE_SIZE", 50)
     nearest = NearestWords(LIST, tiny_tokenizer("wordpiece"))
     letters = "abcdefghij"
     words = [f"tunakunywa{a}{b}{c}" for a in letters for b in letters for c in "kl"]
     for word in words:
         assert nearest(word) == "anakunywa"
-        assert len(nearest._found) <= 50
+        assert len(nearest._cache) <= 50
     assert nearest(" ".join(words)) == " ".join(["anakunywa"] * len(words))
-    assert len(nearest._found) <= 50
+    assert len(nearest._cache) <= 50

@@ -13,7 +13,7 @@ from hf_optical.model.parts import parts_of
 
 @pytest.fixture
 def whole(monkeypatch):
-    """Has every batch read as it comes."""
+    """Keep every batch whole."""
 
     def read_whole():
         monkeypatch.setattr(parts, "_MOST_TOKENS", 10**9)
@@ -27,13 +27,13 @@ def right_padded(lengths: list[int]) -> torch.Tensor:
 
 
 def cost(lengths: list[int]) -> int:
-    """Of one part, from its definition; infinite for too many tokens at once."""
+    """The cost of one part by definition; infinite for too many tokens."""
     tokens = len(lengths) * max(lengths)
     return float("inf") if len(lengths) > 1 and tokens > parts._MOST_TOKENS else tokens + parts._COST
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_the_cheapest_of_all_cuts(seed):
+def test_split_is_the_cheapest_of_all(seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, (30, 200, 600)[seed % 3], (7,), generator=generator).tolist()
     found = list(parts_of(right_padded(lengths)))
@@ -49,27 +49,27 @@ def test_the_cheapest_of_all_cuts(seed):
     assert sum(cost([lengths[row] for row in rows]) for rows, _ in found) == min(every)
 
 
-def test_what_is_padded_in_front_is_read_to_its_end():
+def test_left_padding_counts_towards_the_length():
     ((rows, tokens),) = parts_of(right_padded([3, 9]).flip(1))
     assert (sorted(rows.tolist()), tokens) == ([0, 1], 9)
 
 
-def test_a_text_of_nothing_has_one_position():
+def test_empty_text_has_one_position():
     ((_, tokens),) = parts_of(torch.zeros(2, 5, dtype=torch.bool))
     assert tokens == 1
 
 
-def test_a_device_reads_a_batch_as_it_comes():
+def test_batches_on_other_devices_stay_whole():
     assert list(parts_of(torch.zeros(8, 600, dtype=torch.bool, device="meta"))) == [(slice(None), 600)]
 
 
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_vectors_and_gradients_are_those_of_the_whole_batch(architecture, wide, tmp_path, whole, monkeypatch):
+def test_vectors_and_gradients_equal_those_of_the_whole_batch(architecture, wide, tmp_path, whole, monkeypatch):
     monkeypatch.setattr(linear, "_WIDE", wide)
     model, processor = open_both(tiny_checkpoint(tmp_path, architecture, query_length=90, query_expansion=True))
     texts = [" ".join(["The river rises in the hills."] * number) for number in (12, 1, 2, 11, 1, 3)]
-    # Expanded, a query's mask tokens are read though nothing attends to them.
+    # The mask tokens of an expanded query are read although no token attends to them.
     batches = [processor.documents(texts), processor.queries(texts)]
     target = torch.randn(6, 512, model.embedding_dim)
     seen = []
@@ -98,7 +98,7 @@ def test_vectors_and_gradients_are_those_of_the_whole_batch(architecture, wide, 
     assert len(in_parts[0][2]) > 1
 
 
-def test_activation_checkpointing_with_fast_linear_maps(tiny, monkeypatch):
+def test_gradient_checkpointing_works_with_fast_linear_maps(tiny, monkeypatch):
     monkeypatch.setattr(linear, "_WIDE", True)
     model, processor = open_both(tiny)
     getattr(model.train(), f"{CHECKPOINTING}_enable")()

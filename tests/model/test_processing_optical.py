@@ -26,7 +26,7 @@ def trained(request):
 
 @pytest.fixture
 def tokenizer(trained):
-    """One of each kind, fresh for every test."""
+    """A tokenizer of each kind, new for every test."""
     return copy.deepcopy(trained)
 
 
@@ -36,7 +36,7 @@ def minilm():
 
 
 def plain_tokenizer(vocabulary: dict[str, int], model=models.WordLevel, **names) -> PreTrainedTokenizerFast:
-    """A tokenizer that puts nothing around a text."""
+    """A tokenizer without special tokens around a text."""
     backend = Tokenizer(model(vocabulary, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", **names)
@@ -56,7 +56,7 @@ def kept(processor, text):
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_ids_marker_and_truncation(tokenizer, marked):
+def test_ids_contain_marker_and_are_truncated(tokenizer, marked):
     vocabulary = tokenizer.get_vocab()
     query_marker, document_marker = sorted(set(vocabulary) - set(tokenizer.all_special_tokens))[100:102]
     markers = {"query_marker": query_marker, "document_marker": document_marker} if marked else {}
@@ -75,36 +75,36 @@ def test_ids_marker_and_truncation(tokenizer, marked):
         }
 
 
-def test_queries_match_with_every_token(tokenizer):
+def test_all_query_tokens_take_part_in_matching(tokenizer):
     batch = OpticalProcessor(tokenizer).queries(["Where, then?", "a"])
     assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
 
 
 @pytest.mark.parametrize("marker", ["[unused0]", "two words", "[Q]"])
 @pytest.mark.parametrize("name", ["query_marker", "document_marker"])
-def test_a_marker_that_is_no_token_is_refused(tokenizer, name, marker):
+def test_marker_outside_the_vocabulary_raises(tokenizer, name, marker):
     with pytest.raises(ValueError) as caught:
         OpticalProcessor(tokenizer, **{name: marker})
-    assert f"{name}={marker!r} is not a token" in str(caught.value)
+    assert f"{name} must be a token of this tokenizer, got {marker!r}" in str(caught.value)
 
 
-def test_a_bert_marker_is_refused_by_xlm_roberta(tmp_path):
+def test_xlm_roberta_rejects_bert_markers(tmp_path):
     tiny_checkpoint(tmp_path, "xlm-roberta")
-    with pytest.raises(ValueError, match=r"query_marker='\[unused0\]' is not a token"):
+    with pytest.raises(ValueError, match=r"query_marker must be a token .* got '\[unused0\]'"):
         OpticalProcessor.from_pretrained(tmp_path, query_marker="[unused0]")
     path = tmp_path / "config_sentence_transformers.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "document_prefix": "[unused1] "}))
-    with pytest.raises(ValueError, match=r"document_marker='\[unused1\]' is not a token"):
+    with pytest.raises(ValueError, match=r"document_marker must be a token .* got '\[unused1\]'"):
         OpticalProcessor.from_pretrained(tmp_path)
 
 
-def test_minilm_knows_the_bert_markers():
+def test_minilm_has_the_bert_markers():
     processor = OpticalProcessor.from_pretrained(MINILM, query_marker="[unused0]", document_marker="[unused1]")
     assert processor.queries(["hello"])["input_ids"].tolist() == [[101, 1, 7592, 102]]
     assert processor.documents(["hello"])["input_ids"].tolist() == [[101, 2, 7592, 102]]
 
 
-def test_a_stored_marker_loses_the_space_behind_it(tiny, tmp_path):
+def test_stored_marker_loses_its_trailing_space(tiny, tmp_path):
     processor = OpticalProcessor.from_pretrained(tiny, query_marker="the")
     processor.save_pretrained(tmp_path)
     path = tmp_path / "config_sentence_transformers.json"
@@ -115,17 +115,17 @@ def test_a_stored_marker_loses_the_space_behind_it(tiny, tmp_path):
 
 @pytest.mark.parametrize("marker", [None, "the"])
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_a_length_without_room_for_a_word_is_refused(tiny, role, marker):
+def test_length_without_room_for_a_word_raises(tiny, role, marker):
     shortest = 3 if marker is None else 4
     settings = {f"{role}_marker": marker}
-    with pytest.raises(ValueError, match=f"{role}_length={shortest - 1} leaves no room .* to {shortest} or more"):
+    with pytest.raises(ValueError, match=f"{role}_length must be at least {shortest} .* got {shortest - 1}"):
         OpticalProcessor.from_pretrained(tiny, **{f"{role}_length": shortest - 1}, **settings)
     processor = OpticalProcessor.from_pretrained(tiny, **{f"{role}_length": shortest}, **settings)
     assert processor(["hills and rivers"], role)["input_ids"].shape == (1, shortest)
 
 
 @pytest.mark.parametrize("attend", [False, True])
-def test_expansion(tokenizer, attend):
+def test_query_expansion_fills_queries_with_mask_tokens(tokenizer, attend):
     plain = OpticalProcessor(tokenizer, query_length=16)
     processor = OpticalProcessor(tokenizer, query_length=16, query_expansion=True, attend_to_expansion=attend)
     texts = ["Where?", "word " * 50, ""]
@@ -140,13 +140,13 @@ def test_expansion(tokenizer, attend):
         assert torch.equal(tensor, processor.documents(texts)[name])
 
 
-def test_expansion_needs_a_mask_token():
+def test_query_expansion_needs_a_mask_token():
     tokenizer = plain_tokenizer({"[UNK]": 0, "a": 1})
     with pytest.raises(ValueError, match="set query_expansion=False"):
         OpticalProcessor(tokenizer, query_expansion=True)
 
 
-def test_expansion_vectors_do_not_depend_on_the_batch(tiny, tiny_model):
+def test_expanded_query_vectors_do_not_depend_on_the_batch(tiny, tiny_model):
     processor = OpticalProcessor.from_pretrained(tiny, query_expansion=True, query_length=16)
     texts = ["Where does the river begin?", "Why?"]
     together = tiny_model(**processor.queries(texts)).embeddings
@@ -155,18 +155,18 @@ def test_expansion_vectors_do_not_depend_on_the_batch(tiny, tiny_model):
         assert (alone - together[row]).abs().max() <= 1e-6
 
 
-def test_a_tokenizer_without_special_tokens():
+def test_tokenizer_without_special_tokens_gives_every_text_a_token():
     tokenizer = plain_tokenizer({"[UNK]": 0, "a": 1, "b": 2, "M": 3, "!": 4})
     processor = OpticalProcessor(tokenizer, query_marker="M", query_length=3)
     assert processor.queries(["a b a b", "b"])["input_ids"].tolist() == [[3, 1, 2], [3, 2, 0]]
     documents = processor.documents(["a !", "!", ""])
     assert documents["input_ids"].tolist() == [[1, 4], [4, 0], [0, 0]]
-    # Every text has a vector: of skipped tokens alone it keeps them, and an empty one is read as an unknown word.
+    # Every text has a vector: one of skipped tokens keeps them, and an empty one gets an unknown token.
     assert documents["token_mask"].tolist() == [[True, False], [True, False], [True, False]]
     assert processor.queries([""])["input_ids"].tolist() == [[3]]
 
 
-def test_skipped_tokens_are_those_of_unicode(minilm):
+def test_punctuation_is_defined_by_unicode_categories(minilm):
     vocabulary = minilm.tokenizer.get_vocab()
     skipped = set(minilm.skip_tokens)
     assert {"!", ",", "。", "।", "、", "«", "###", "##。", "€", "+", "“"} & vocabulary.keys() <= skipped
@@ -177,13 +177,13 @@ def test_skipped_tokens_are_those_of_unicode(minilm):
         assert (token in skipped) == all(unicodedata.category(c)[0] in "PS" for c in surface), token
 
 
-def test_skipping_in_documents_only(minilm):
+def test_tokens_are_skipped_in_documents_only(minilm):
     text = "Yes, «the Nile» ends here। Seen ☃!"
     assert kept(minilm, text) == ["[CLS]", "yes", "the", "nile", "ends", "here", "seen", "[UNK]", "[SEP]"]
     assert minilm.queries([text])["token_mask"].all()
 
 
-def test_metaspace_and_byte_level_surfaces():
+def test_punctuation_of_metaspace_and_byte_level_tokenizers():
     for kind, marked in (("unigram", "▁"), ("bpe", "Ġ")):
         tokenizer = tiny_tokenizer(kind)
         tokenizer.add_tokens(["?!", "。", f"{marked}¡", "a!"])
@@ -191,17 +191,17 @@ def test_metaspace_and_byte_level_surfaces():
         assert {".", "?!", "。"} <= set(skipped)
         assert marked not in skipped and "a!" not in skipped
         assert not set(skipped) & set(tokenizer.all_special_tokens)
-    # Every single byte is a token of the last one. Those above ASCII are parts of characters.
+    # The last tokenizer has a token for every byte. Those above ASCII are parts of characters.
     ascii_marks = {chr(i) for i in range(33, 127) if unicodedata.category(chr(i))[0] in "PS"}
     assert {token for token in skipped if len(token) == 1} == ascii_marks | {"。"}
 
 
-def test_a_special_token_is_no_punctuation():
+def test_special_tokens_are_not_punctuation():
     tokenizer = plain_tokenizer({"[UNK]": 0, "|": 1, "!": 2}, sep_token="|")
     assert punctuation_tokens(tokenizer) == ["!"]
 
 
-def test_a_wordless_hash_outside_wordpiece():
+def test_hash_signs_are_punctuation_outside_wordpiece():
     tokenizer = plain_tokenizer({"[UNK]": 0, "##": 1, "###": 2, "##a": 3, "#": 4})
     assert punctuation_tokens(tokenizer) == ["##", "###", "#"]
 
@@ -210,7 +210,7 @@ def test_unknown_and_special_tokens_are_never_skipped(tokenizer):
     skip = ["never seen", tokenizer.unk_token, tokenizer.cls_token, tokenizer.sep_token, "."]
     text = "\u0f40 ."
     unknown = tokenizer(text)["input_ids"].count(tokenizer.unk_token_id)
-    assert unknown == (0 if "Ġ" in tokenizer.get_vocab() else 1)  # bytes leave nothing unknown
+    assert unknown == (0 if "Ġ" in tokenizer.get_vocab() else 1)  # byte-level tokenizers know all words
     found = kept(OpticalProcessor(tokenizer, skip_tokens=skip), text)
     assert found[0] == tokenizer.cls_token and found[-1] == tokenizer.sep_token
     assert "." not in found
@@ -218,24 +218,24 @@ def test_unknown_and_special_tokens_are_never_skipped(tokenizer):
     assert OpticalProcessor(tokenizer, skip_tokens=skip).skip_tokens == ["."]
 
 
-def test_a_document_of_punctuation_keeps_its_special_tokens(tokenizer):
+def test_document_of_punctuation_keeps_its_special_tokens(tokenizer):
     processor = OpticalProcessor(tokenizer)
-    # The space that some tokenizers put before the first word is no punctuation.
+    # The space that some tokenizers put before the first word is not punctuation.
     assert set(kept(processor, "...")) - {"▁"} == {tokenizer.cls_token, tokenizer.sep_token}
 
 
-def test_an_empty_skip_list(tokenizer):
+def test_empty_skip_list_skips_nothing(tokenizer):
     batch = OpticalProcessor(tokenizer, skip_tokens=[]).documents(["Yes, no.", "a"])
     assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
 
 
-def test_a_skip_list_that_is_a_word_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="skip_tokens='none'; pass 'punctuation' or a list"):
+def test_unknown_name_of_a_skip_list_raises(tokenizer):
+    with pytest.raises(ValueError, match="skip_tokens; see the arguments"):
         OpticalProcessor(tokenizer, skip_tokens="none")
 
 
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_long_and_strange_texts(minilm, role, caplog):
+def test_long_and_invisible_texts_are_tokenized(minilm, role, caplog):
     limit = minilm.query_length if role == "query" else minilm.document_length
     texts = ["", "   ", "\n\t", "🦒🦒", "\u200b", "\x00", "a" * 100_000, "word " * 20_000, "[SEP] [PAD] [MASK]"]
     batch = minilm(texts, role)
@@ -247,7 +247,7 @@ def test_long_and_strange_texts(minilm, role, caplog):
     assert not caplog.records
 
 
-def test_no_texts(tokenizer):
+def test_empty_list_gives_empty_tensors(tokenizer):
     processor = OpticalProcessor(tokenizer, query_expansion=True, query_length=8)
     assert {name: tuple(tensor.shape) for name, tensor in processor.documents([]).items()} == {
         "input_ids": (0, 0),
@@ -257,13 +257,13 @@ def test_no_texts(tokenizer):
     assert processor.queries([])["input_ids"].shape == (0, 8)
 
 
-def test_one_string_is_refused(tiny_processor):
+def test_single_string_raises(tiny_processor):
     for role in ("query", "document"):
-        with pytest.raises(TypeError, match="pass a list of strings"):
+        with pytest.raises(TypeError, match="texts must be a list of strings, got one string"):
             tiny_processor("Where?", role)
 
 
-def test_a_prompt_stands_before_the_text_and_is_cut_with_it(tokenizer):
+def test_prompt_precedes_the_text_and_counts_towards_the_length(tokenizer):
     marker = sorted(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens))[100]
     processor = OpticalProcessor(
         tokenizer, query_marker=marker, query_prompt="Where is ", document_prompt="The ", query_length=9
@@ -277,7 +277,7 @@ def test_a_prompt_stands_before_the_text_and_is_cut_with_it(tokenizer):
     assert torch.equal(processor.documents(["river"])["input_ids"], plain.documents(["The river"])["input_ids"])
 
 
-def test_nearest_words_are_looked_up_before_the_prompt_is_added(tokenizer):
+def test_nearest_words_are_not_applied_to_the_prompt(tokenizer):
     tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
     prompted = OpticalProcessor(tokenizer, nearest_words=["unakunywak"], query_prompt="zanakunywak ")
     bare = OpticalProcessor(tokenizer)
@@ -285,17 +285,17 @@ def test_nearest_words_are_looked_up_before_the_prompt_is_added(tokenizer):
     assert torch.equal(prompted.queries(["zanakunywak"])["input_ids"], expected)
 
 
-def test_an_unknown_role_is_refused(tiny_processor):
-    with pytest.raises(ValueError, match="role='passage'; choose 'query' or 'document'"):
+def test_unknown_role_raises(tiny_processor):
+    with pytest.raises(ValueError, match="role must be one of 'query', 'document', got 'passage'"):
         tiny_processor(["Where?"], "passage")
 
 
-def test_other_sequences_of_texts(tiny_processor):
+def test_tuples_of_texts_are_accepted(tiny_processor):
     expected = tiny_processor.queries(["a", "b c"])
     assert torch.equal(tiny_processor.queries(("a", "b c"))["input_ids"], expected["input_ids"])
 
 
-def test_pad(tiny_processor):
+def test_pad_stacks_batches_of_different_widths(tiny_processor):
     parts = [tiny_processor.documents([text, "x"]) for text in ("short.", "a rather longer text, with a comma")]
     found = tiny_processor.pad(parts)
     expected = tiny_processor.documents(["short.", "x", "a rather longer text, with a comma", "x"])
@@ -316,7 +316,7 @@ def test_pad(tiny_processor):
     ],
     ids=str,
 )
-def test_roles_round_trip(tiny, tmp_path, roles):
+def test_settings_survive_saving(tiny, tmp_path, roles):
     processor = OpticalProcessor.from_pretrained(tiny, **roles)
     for name, value in roles.items():
         assert getattr(processor, name) == value
@@ -332,7 +332,7 @@ def test_roles_round_trip(tiny, tmp_path, roles):
     assert OpticalProcessor.from_pretrained(tmp_path, query_length=7).query_length == 7
 
 
-def test_lengths_of_a_plain_encoder(tiny, tmp_path):
+def test_default_lengths_of_a_plain_encoder(tiny, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     (tmp_path / "config.json").write_bytes((tiny / "config.json").read_bytes())
     for longest, expected in ((10**30, 256), (512, 256), (40, 40)):
@@ -348,7 +348,7 @@ def state(tokenizer) -> tuple:
     return tokenizer.backend_tokenizer.to_str(), attributes, tokenizer.special_tokens_map
 
 
-def test_the_tokenizer_is_not_changed(tokenizer, tmp_path):
+def test_tokenizer_is_not_changed(tokenizer, tmp_path):
     before = state(tokenizer)
     processor = OpticalProcessor(tokenizer, query_marker="a", query_expansion=True, query_length=8, document_length=16)
     for role in ("query", "document"):
@@ -360,8 +360,8 @@ def test_the_tokenizer_is_not_changed(tokenizer, tmp_path):
         assert path.read_bytes() == (tmp_path / "used" / path.name).read_bytes()
 
 
-def test_lengths_that_a_tokenizer_was_stored_with_do_not_count(minilm):
-    """The published MiniLM tokenizer cuts and fills to 128 tokens by itself."""
+def test_truncation_stored_in_a_tokenizer_is_ignored(minilm):
+    """The published MiniLM tokenizer truncates and pads to 128 tokens."""
     stored = json.loads((packaged_copy(MINILM) / "tokenizer.json").read_text())
     assert stored["truncation"]["max_length"] == stored["padding"]["strategy"]["Fixed"] == 128
     assert minilm.documents(["word " * 300])["input_ids"].shape == (1, 256)
@@ -371,7 +371,7 @@ def test_lengths_that_a_tokenizer_was_stored_with_do_not_count(minilm):
 UNSEEN = ["Where do zunakunywak drink?", "wanakunywak, maji", "", "Zanakunywak 7"]
 
 
-def test_nearest_words_are_read_in_queries_and_documents(tokenizer):
+def test_nearest_words_apply_to_queries_and_documents(tokenizer):
     tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
     processor = OpticalProcessor(tokenizer, nearest_words=["unakunywak"])
     plain = OpticalProcessor(tokenizer)
@@ -384,7 +384,7 @@ def test_nearest_words_are_read_in_queries_and_documents(tokenizer):
     assert tokenizer.convert_tokens_to_ids("unakunywak") in processor.queries(UNSEEN)["input_ids"][0]
 
 
-def test_nearest_words_round_trip(tiny, tokenizer, tmp_path):
+def test_nearest_words_survive_saving(tiny, tokenizer, tmp_path):
     tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
     processor = OpticalProcessor(tokenizer, nearest_words=["unakunywak"], query_length=9)
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
@@ -397,7 +397,7 @@ def test_nearest_words_round_trip(tiny, tokenizer, tmp_path):
             assert all(torch.equal(tensor, expected[name]) for name, tensor in reopened(UNSEEN, role).items())
         processor = copy.deepcopy(reopened)
     assert OpticalProcessor.from_pretrained(tmp_path, nearest_words=()).nearest_words is None
-    # Of a processor without any, saved there later, nothing may be read by them.
+    # A processor without nearest words removes those saved before.
     OpticalProcessor(tokenizer).save_pretrained(tmp_path)
     assert not (tmp_path / "nearest_words.json").exists()
     assert OpticalProcessor.from_pretrained(tmp_path).nearest_words is None
@@ -409,7 +409,7 @@ def test_nearest_words_round_trip(tiny, tokenizer, tmp_path):
     + [f'{{"words": ["a", "{"a" * 1001}"]}}', '{"words": ["\\ud800"]}'],
     ids=lambda content: content[:30],
 )
-def test_nearest_words_that_are_damaged(tiny, tmp_path, content):
+def test_damaged_nearest_words_raise(tiny, tmp_path, content):
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
     OpticalProcessor.from_pretrained(tiny, nearest_words=["unakunywak"]).save_pretrained(tmp_path)
     (tmp_path / "nearest_words.json").write_text(content)
@@ -427,14 +427,17 @@ def test_nearest_words_that_are_damaged(tiny, tmp_path, content):
     ],
     ids=str,
 )
-def test_settings_of_another_kind_are_named(tokenizer, settings):
+def test_settings_of_the_wrong_type_raise(tokenizer, settings):
     (name,) = settings
-    with pytest.raises(ValueError, match=f"{name}.* of the wrong kind or too large"):
+    with pytest.raises(ValueError, match=f"wrong type or value of {name}"):
         OpticalProcessor(tokenizer, **settings)
 
 
-def test_words_that_are_none_are_no_nearest_words(tokenizer):
+def test_invalid_nearest_words_raise(tokenizer):
     assert OpticalProcessor(tokenizer, nearest_words=["a" * 1000]).nearest_words
-    for word, wrong in (("a" * 1001, "number 1 has 1001 characters"), ("\ud800", "number 1 holds half a character")):
-        with pytest.raises(ValueError, match=f"the list of words is not made of words: {wrong}"):
+    for word, wrong in (
+        ("a" * 1001, "number 1 has 1001 characters"),
+        ("\ud800", "number 1 contains half a character"),
+    ):
+        with pytest.raises(ValueError, match=f"the list of words is invalid: {wrong}"):
             OpticalProcessor(tokenizer, nearest_words=["maji", word])

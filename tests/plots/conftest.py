@@ -1,4 +1,4 @@
-"""A retriever whose pack has learned two words, with random weights."""
+"""Fixture: a retriever with a pack that has two new words and random weights."""
 
 import pytest
 from packs import WORDS, make_pack
@@ -10,4 +10,5 @@ from hf_optical import OpticalRetriever
 def retriever(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     retriever.add_language("sw", make_pack(tiny, "sw", seed=1, words=WORDS))
+    retriever.set_language("sw")
     return retriever

@@ -18,7 +18,7 @@ TEXT, TRANSLATION = f"Mtoto {WORDS[0]} maji, hunywa", "The child drinks cold wat
 
 
 def tokens(retriever, text, language):
-    """What is read without special tokens: vectors, ids, and the number of the word that each belongs to."""
+    """Vectors, ids and word numbers of the tokens, without special tokens."""
     tokenizer = retriever.processor_of(language).tokenizer
     encoding = tokenizer([text], add_special_tokens=False)
     (vectors,) = retriever.encode_queries([text], language=[language])
@@ -26,14 +26,14 @@ def tokens(retriever, text, language):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_plan_is_that_of_the_tokens_summed_to_words(retriever, weighted):
+def test_plan_is_the_token_plan_summed_over_words(retriever, weighted):
     texts = ["maji baridi", "mtoto hunywa maji"]
-    weights = [inverse_document_frequency(retriever.processor_of(code), texts) for code in ("sw", None)]
+    weights = [inverse_document_frequency(retriever.processor_of(code), texts) for code in ("sw", "base")]
     options = {"weights": weights[0], "translation_weights": weights[1]} if weighted else {}
 
     alignment = align_words(retriever, TEXT, TRANSLATION, "sw", solver="exact", **options)
 
-    sides = [tokens(retriever, TEXT, "sw"), tokens(retriever, TRANSLATION, None)]
+    sides = [tokens(retriever, TEXT, "sw"), tokens(retriever, TRANSLATION, "base")]
     masses = [
         np.array([float(weight[token]) if weighted else 1.0 for token in ids])
         for weight, (_, ids, _) in zip(weights, sides, strict=True)
@@ -48,32 +48,32 @@ def test_the_plan_is_that_of_the_tokens_summed_to_words(retriever, weighted):
     assert alignment.translation_words == ["The", "child", "drinks", "cold", "water", "."]
 
 
-def test_the_language_is_that_which_is_set_unless_it_is_named(retriever):
+def test_language_defaults_to_the_active_one(retriever):
     retriever.set_language("sw")
-    as_set = align_words(retriever, TEXT, TRANSLATION)
-    retriever.set_language(None)
+    active = align_words(retriever, TEXT, TRANSLATION)
+    retriever.set_language("base")
     bare = align_words(retriever, TEXT, TRANSLATION)
     named = align_words(retriever, TEXT, TRANSLATION, "sw")
 
-    assert torch.equal(as_set.plan, named.plan) and not torch.equal(bare.plan, named.plan)
-    assert retriever.language is None
+    assert torch.equal(active.plan, named.plan) and not torch.equal(bare.plan, named.plan)
+    assert retriever.language == "base"
 
 
-def test_a_sentence_is_aligned_with_itself(retriever):
-    retriever.set_language(None)
+def test_sentence_is_aligned_with_itself(retriever):
+    retriever.set_language("base")
     alignment = align_words(retriever, TRANSLATION, TRANSLATION, solver="exact")
     share = alignment.plan / alignment.plan.sum(1, keepdim=True)
     assert torch.allclose(share, torch.eye(6), atol=1e-5)
 
 
-def test_empty_sentences_and_unknown_languages_are_refused(retriever):
+def test_blank_sentences_and_unknown_languages_are_refused(retriever):
     with pytest.raises(ValueError, match="no word"):
         align_words(retriever, TEXT, "  ", "sw")
     with pytest.raises(KeyError):
         align_words(retriever, TEXT, TRANSLATION, "ha")
 
 
-def test_the_figure_shows_every_word_and_streams_of_the_mass_moved():
+def test_figure_shows_all_words_and_streams():
     plan = torch.tensor([[0.5, 0.0, 0.0], [0.125, 0.25, 0.125]])
     figure = plot_alignment(WordAlignment(["maji", "$baridi$"], ["cold", "water", "."], plan))
 
@@ -96,7 +96,7 @@ def test_faint_streams_are_left_out():
     assert len(axis.patches) == 2 + 2 + 2  # bars on both sides, and two streams
 
 
-def test_words_lie_within_the_figure_and_do_not_touch(retriever):
+def test_words_lie_within_figure_and_do_not_overlap(retriever):
     words = ["mwanamke", "wakati", "hutengenezwa", "asiyejulikana"]
     figure = plot_alignment(WordAlignment(words, words * 3, torch.full((4, 12), 1 / 48)))
     figure.savefig(io.BytesIO(), format="png")

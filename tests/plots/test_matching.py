@@ -12,7 +12,7 @@ QUESTION = f"{WORDS[1]} maji baridi?"
 PASSAGES = ["The child drinks cold water, and bread.", "Rice swells when it absorbs water."]
 
 
-def test_matches_are_the_greatest_similarities_word_by_word(retriever):
+def test_matches_have_the_maximum_similarity_per_word(retriever):
     found = match_words(retriever, QUESTION, PASSAGES, "sw")
 
     tokenizer = retriever.processor_of("sw").tokenizer
@@ -36,16 +36,16 @@ def test_matches_are_the_greatest_similarities_word_by_word(retriever):
             assert read.char_to_word(0, match.start) == best and match.weight == 1.0
 
 
-def test_a_word_that_is_there_matches_itself(retriever):
-    retriever.set_language(None)
+def test_word_in_passage_matches_itself(retriever):
+    retriever.set_language("base")
     (matches,) = match_words(retriever, PASSAGES[1], PASSAGES[1:])
     words = [PASSAGES[1][match.start : match.stop] for match in matches]
-    assert words[:-1] == [match.word for match in matches[:-1]]  # the full stop takes no part in documents
+    assert words[:-1] == [match.word for match in matches[:-1]]  # the full stop is skipped in documents
     assert all(match.similarity == pytest.approx(1.0, abs=1e-5) for match in matches[:-1])
 
 
-def test_weights_are_the_means_of_the_passages_tokens(retriever):
-    retriever.set_language(None)
+def test_weight_is_the_mean_over_tokens_of_the_passage_word(retriever):
+    retriever.set_language("base")
     weights = inverse_document_frequency(retriever.processor, PASSAGES)
     (matches,) = match_words(retriever, "water bread", PASSAGES[:1], passage_weights=weights)
     for match in matches:
@@ -55,14 +55,14 @@ def test_weights_are_the_means_of_the_passages_tokens(retriever):
     assert [match[:4] for match in matches] == [match[:4] for match in plain[0]]
 
 
-@pytest.mark.promise("Text", "A passage without words is found without matches, and hides no other.")
+@pytest.mark.promise("Text", "A passage without words has no matches and does not affect other passages.")
 @pytest.mark.parametrize("blank", ["", "...", " \n"])
-def test_a_passage_without_words_has_no_matches_and_hides_no_other(retriever, blank):
+def test_passage_without_words_has_no_matches(retriever, blank):
     first, nothing, last = match_words(retriever, QUESTION, [PASSAGES[0], blank, PASSAGES[1]], "sw")
     assert [first, last] == match_words(retriever, QUESTION, PASSAGES, "sw") and nothing == []
 
 
-def test_no_gradient_is_kept_and_the_language_stays(retriever):
+def test_gradient_mode_and_active_language_are_kept(retriever):
     retriever.set_language("sw")
     match_words(retriever, "maji", PASSAGES, "sw")
     assert retriever.language == "sw" and torch.is_grad_enabled()

@@ -19,7 +19,7 @@ SYLLABLE = "ሀ"  # Ethiopic, which DejaVu Sans lacks
 
 @pytest.fixture
 def ethiopic(tmp_path, monkeypatch):
-    """An installed font that knows one syllable."""
+    """An installed font with a single syllable."""
     pen = TTGlyphPen(None)
     for step, point in enumerate([(0, 0), (500, 0), (500, 700)]):
         pen.lineTo(point) if step else pen.moveTo(point)
@@ -40,16 +40,16 @@ def ethiopic(tmp_path, monkeypatch):
     return "Tiny Sans Ethiopic"
 
 
-def test_letters_that_the_usual_font_lacks_are_drawn_in_one_that_has_them(ethiopic):
+def test_font_is_added_for_characters_missing_from_default(ethiopic):
     assert fonts_for(["maji", "ɓàrná ẹ̀kọ́"]) == [FONT]
     assert fonts_for(["maji", SYLLABLE]) == [FONT, ethiopic]
 
 
-def test_letters_that_no_font_has_are_left_to_the_usual_one():
+def test_characters_missing_from_all_fonts_use_default():
     assert fonts_for(["maji \U0010fffd"]) == [FONT]
 
 
-def test_the_callers_own_style_is_neither_used_nor_changed():
+def test_callers_style_is_neither_used_nor_changed():
     seen = {}
 
     @styled
@@ -63,7 +63,7 @@ def test_the_callers_own_style_is_neither_used_nor_changed():
     assert seen["font.size"] == STYLE["font.size"] and seen["axes.grid"]
 
 
-def test_a_missing_matplotlib_is_told(monkeypatch):
+def test_missing_matplotlib_raises_import_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install \"hf_optical\[plots\]\""):
         plot_training(LOGS)

@@ -24,7 +24,7 @@ def curves(axis):
     return {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axis.get_lines()}
 
 
-def test_losses_and_measures_are_those_of_the_log():
+def test_curves_show_logged_losses_and_measures():
     figure = plot_training(ONE)
 
     loss, retrieval = figure.axes
@@ -35,12 +35,12 @@ def test_losses_and_measures_are_those_of_the_log():
     figure.savefig(io.BytesIO())
 
 
-def test_without_retrieval_there_is_one_panel():
+def test_single_panel_without_retrieval_measures():
     (axis,) = plot_training([{"step": 1, "loss": 0.5}]).axes
     assert curves(axis) == {"training": [(1, 0.5)]}
 
 
-def test_several_languages_have_a_panel_of_their_own():
+def test_several_languages_get_their_own_panel():
     _, mean, languages = plot_training(SEVERAL).axes
 
     assert list(curves(mean)) == ["MAP", "MRR@10"]
@@ -49,6 +49,6 @@ def test_several_languages_have_a_panel_of_their_own():
 
 
 @pytest.mark.parametrize("logs", [[], [{"step": 3, "train_runtime": 4.0}]])
-def test_a_log_with_nothing_to_draw_is_refused(logs):
+def test_log_without_losses_or_measures_is_refused(logs):
     with pytest.raises(ValueError, match="log_history"):
         plot_training(logs)

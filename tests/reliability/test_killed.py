@@ -181,7 +181,7 @@ def test_a_retriever_that_is_written_over_opens_as_the_old_one_or_the_new(runs, 
 
 def heard(retriever: OpticalRetriever) -> list[Any]:
     """Which languages are open and what it reads in each."""
-    vectors = [retriever.encode_queries(TEXTS, language=code) for code in (*retriever.languages, None)]
+    vectors = [retriever.encode_queries(TEXTS, language=code) for code in (*retriever.languages, "base")]
     return [retriever.languages, [[query.tolist() for query in own] for own in vectors]]
 
 

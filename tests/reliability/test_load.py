@@ -24,7 +24,7 @@ from hf_optical.retrieval import TokenVectors, search
 
 
 THREADS = 8
-LANGUAGES = ("ha", "yo", "sw", None)
+LANGUAGES = ("ha", "yo", "sw", "base")
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +75,16 @@ def at_once(*actions: Callable[[], object]) -> list:
 
 @contextmanager
 def interrupted(at: int, action: Callable[[], object]) -> Iterator[None]:
-    """When this thread cuts texts into tokens for the `at`-th time, something happens in another, to its end."""
-    cut, thread, times = OpticalProcessor.__call__, threading.get_ident(), itertools.count(1)
+    """Before this thread encodes its `at`-th batch, run an action in another thread."""
+    pad, thread, times = OpticalProcessor.pad, threading.get_ident(), itertools.count(1)
 
     def call(processor, *args):
         if threading.get_ident() == thread and next(times) == at:
             at_once(action)
-        return cut(processor, *args)
+        return pad(processor, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OpticalProcessor, "__call__", call)
+        patch.setattr(OpticalProcessor, "pad", call)
         yield
 
 
@@ -117,13 +117,13 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
 
     def changer() -> None:
         while not done.is_set():
-            for chosen in ("ha", None):
+            for chosen in ("ha", "base"):
                 retriever.set_language(chosen)
                 # Not the language of a batch that another thread is at.
                 assert retriever.language == chosen
                 retriever.remove_language("sw")
                 retriever.add_language("sw", packs["sw"])
-                assert retriever.language == "sw"
+                assert retriever.language == chosen
 
     def readers() -> None:
         try:
@@ -133,7 +133,7 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
 
     at_once(readers, changer)
     assert len(answered) + len(refused) == THREADS * rounds
-    assert {"ha", "yo", None} <= set(answered)
+    assert {"ha", "yo", "base"} <= set(answered)
     assert sorted(retriever.languages) == ["ha", "sw", "yo"]
     for language, role in alone:
         assert_equal(read(retriever, language, role), alone[language, role])
@@ -164,7 +164,7 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
     for action, told in (
         (lambda: retriever.remove_language(language), f"no pack for language '{language}' is open"),
         # The words of the one that is open now need not be those that the texts were cut into.
-        (again, f"the pack for '{language}' was closed while texts were read; encode them again"),
+        (again, f"the pack for '{language}' was closed during encoding; encode the texts again"),
     ):
         with pytest.raises(KeyError, match=told), interrupted(4, action):
             retriever.encode_queries(TEXTS, language=language, batch_size=2)
@@ -173,7 +173,7 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
 
 
 @pytest.mark.promise("Load and resources", "A call reads all its texts in the language that was set when it began.")
-@pytest.mark.parametrize("chosen", ["yo", None])
+@pytest.mark.parametrize("chosen", ["yo", "base"])
 def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alone, packs, chosen):
     def change() -> None:
         retriever.set_language(chosen)
@@ -195,10 +195,10 @@ def test_two_retrievers_over_one_model(tiny, packs, alone):
     for _ in range(5):
         hausa, base = at_once(
             lambda: read(first, "ha", "query"),
-            lambda: read(second, None, "query"),
+            lambda: read(second, "base", "query"),
         )
         assert_equal(hausa, alone["ha", "query"])
-        assert_equal(base, alone[None, "query"])
+        assert_equal(base, alone["base", "query"])
 
 
 @pytest.mark.promise("Load and resources", "What is saved or merged while packs are opened and closed is whole.")
@@ -265,7 +265,7 @@ def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny
 
 
 def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
-    monkeypatch.setattr(nearest_words, "_REMEMBERED", 3)  # so that it forgets all the time
+    monkeypatch.setattr(nearest_words, "_CACHE_SIZE", 3)  # so that it forgets all the time
     processor = OpticalProcessor(OpticalProcessor.from_pretrained(tiny).tokenizer, nearest_words=["mzuqoni", "kitxbu"])
     letters = "abcdefghij"
     texts = [" ".join(f"mzuqoni{first}{second} kitxbuq" for second in letters) for first in letters]
@@ -274,7 +274,7 @@ def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
     for found in at_once(*[lambda: [processor.nearest_words(text) for text in texts * 2]] * THREADS):
         assert found == expected * 2
     # What is remembered stays bounded: several threads may add a word each before one forgets.
-    assert len(processor.nearest_words._found) <= 3 + THREADS
+    assert len(processor.nearest_words._cache) <= 3 + THREADS
 
 
 @pytest.mark.promise(

@@ -422,7 +422,7 @@ def test_opening_and_closing_a_pack_again_and_again_leaves_nothing(tiny, tmp_pat
     def turn(count: int) -> Footprint:
         for number in range(count):
             retriever.add_language("sw", tmp_path / str(number % 2))
-            retriever.encode_queries(TEXTS[:2])
+            retriever.encode_queries(TEXTS[:2], language="sw")
             retriever.remove_language("sw")
         return footprint()
 
@@ -481,6 +481,7 @@ def test_memory_stays_flat_over_ten_thousand_steps(make_trainer, evaluator):  # 
 def test_encoding_batch_after_batch_holds_nothing(tiny, batches):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     retriever.add_language("sw", make_pack(tiny, "sw", 0, WORDS))
+    retriever.set_language("sw")
 
     def encode(count: int) -> Footprint:
         for number in range(count):

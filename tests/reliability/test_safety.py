@@ -195,11 +195,11 @@ def test_pickled_weights_are_not_opened(planted, tmp_path, layout):
 def test_a_pickled_adapter_is_not_opened(planted, pack):
     (pack / "adapter_model.safetensors").unlink()
     planted(pack / "adapter_model.bin")
-    with pytest.raises(OSError, match="no whole language pack: looked for adapter_model.safetensors, found"):
+    with pytest.raises(OSError, match="is not a language pack: looked for adapter_model.safetensors, found"):
         OpticalRetriever.from_pretrained(pack)
     shutil.copy(pack / "adapter_model.bin", pack / "adapter_model.safetensors")
     sign_pack(pack)
-    with pytest.raises(OSError, match="adapter_model.safetensors holds no weights"):
+    with pytest.raises(OSError, match="adapter_model.safetensors is cut short or damaged"):
         OpticalRetriever.from_pretrained(pack)
 
 
@@ -388,7 +388,7 @@ def test_an_adapter_beside_a_model_does_not_lead_to_another_base(tmp_path):
     make_pack(other, "sw", 1).save_pretrained(tmp_path / "pack")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(tmp_path / "pack" / name, folder)
-    with pytest.raises(OSError, match="holds a model and adapter_config.json"):
+    with pytest.raises(OSError, match="contains both a model and the adapter_config.json"):
         OpticalModel.from_pretrained(folder)
 
 
@@ -400,9 +400,9 @@ def test_languages_are_no_paths(tiny, tmp_path, code):
     shutil.move(tmp_path / "saved" / "language_packs" / "sw", tmp_path / "outside")
     code = str(tmp_path / "outside") if code == "absolute" else code
     (tmp_path / "saved" / "languages.json").write_text(json.dumps({"languages": [code], "language": code}))
-    with pytest.raises(OSError, match="languages.json is damaged.*is no language code"):
+    with pytest.raises(OSError, match="languages.json is damaged.*must be a code"):
         OpticalRetriever.from_pretrained(tmp_path / "saved", device="cpu")
-    with pytest.raises(ValueError, match="is no language code"):
+    with pytest.raises(ValueError, match="must be a code"):
         make_pack(tiny, code, 1)
 
 
@@ -425,8 +425,8 @@ def test_languages_are_no_paths(tiny, tmp_path, code):
         ({"exclude_modules": ".*?" * 5 + "!"}, "exclude_modules"),
         ({"r": 10**9}, "rank 1000000000"),
         ({"rank_pattern": {"query": 10**6}}, "rank 1000000"),
-        ({"r": 0}, "r would"),
-        ({"r": "4"}, "damaged"),
+        ({"r": 0}, "unsupported: r[)]"),
+        ({"r": "4"}, "(damaged|unsupported)"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"lora_alpha": float("nan")}, "lora_alpha"),
         ({"lora_alpha": 10**400}, "lora_alpha"),
@@ -455,7 +455,7 @@ def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, ti
     code = "float32)\nimport os; os.system('true'"
     for told in ({"base_dtype": code}, {"languages": ['sw"]); evil() #']}, {"results": {"sw": {}}}):
         edit(pack / "language_pack.json", lambda content, told=told: content.update(details=told))
-        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged"):
+        with pytest.raises(OSError, match=f"cannot open {pack}/language_pack.json"):
             LanguagePack.from_pretrained(pack)
     note = f"Hi\n\n# Hi <script>evil()</script>\n```python\n{code}"
     told = {"note": note, "teacher": code, "settings": {code: code}}
@@ -476,7 +476,7 @@ def test_a_pack_puts_no_code_and_no_markup_on_the_card_of_its_publisher(pack, ti
 def test_settings_of_a_pack_ask_for_no_more_than_those_of_a_model(pack):
     for roles in ({"query_length": 10**9, "query_expansion": True}, {"query_prompt": 5}, {"query_marker": ["a"]}):
         edit(pack / "language_pack.json", lambda content, roles=roles: content.update(roles=roles))
-        with pytest.raises(OSError, match=f"{pack}/language_pack.json is damaged .roles.query_"):
+        with pytest.raises(OSError, match=f"cannot open {pack}/language_pack.json: missing or invalid: roles.query_"):
             OpticalRetriever.from_pretrained(pack)
 
 
@@ -486,7 +486,7 @@ def test_a_word_of_a_megabyte_is_none(pack, tmp_path):
     folder = tiny_checkpoint(tmp_path / "model")
     (folder / "nearest_words.json").write_text(json.dumps({"words": ["a" * 10**6]}))
     for one, place in ((LanguagePack, pack / "language_pack.json"), (OpticalProcessor, folder / "nearest_words.json")):
-        with pytest.raises(OSError, match=f"{place} is damaged .*number 0 has 1000000 characters, more than 1000"):
+        with pytest.raises(OSError, match=f"{place}.*number 0 has 1000000 characters, more than 1000"):
             one.from_pretrained(place.parent)
     assert time.process_time() - before < 5
 
@@ -500,7 +500,7 @@ def test_weights_that_are_no_finite_numbers(pack, file, dtype, value):
     next(iter(weights.values())).view(-1)[:1] = torch.tensor([value], dtype=dtype)
     save_file(weights, pack / file)
     sign_pack(pack)
-    with pytest.raises(OSError, match=f"{pack}/{file} holds .*, which is not all finite numbers"):
+    with pytest.raises(OSError, match=f"{pack}/{file} must contain finite numbers only"):
         LanguagePack.from_pretrained(pack)
 
 

@@ -106,7 +106,7 @@ def retriever_of_the_module(tiny):
 
 def test_every_text_is_found_by_itself(retriever):
     texts = [text for text in EVERY if not is_blank(text)]
-    documents = retriever.encode_documents(texts, language=None)
+    documents = retriever.encode_documents(texts)
     for text, hits in zip(texts, retriever.search(documents, documents, top_k=len(texts)), strict=True):
         own = next(hit.score for hit in hits if texts[hit.document] == text)
         assert own == pytest.approx(hits[0].score, abs=1e-4), text
@@ -244,7 +244,7 @@ def nearest():
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_words_of_a_drawing_stand_in_the_text(retriever_of_the_module, text):
     try:
-        read = read_words(retriever_of_the_module, text, "query", None)
+        read = read_words(retriever_of_the_module, text, "query", "base")
     except ValueError as error:
         assert "holds no word to match" in str(error)
         return
@@ -278,19 +278,19 @@ def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, 
     code = f"U.{ord(next(c for c in text if 0xD800 <= ord(c) < 0xE000)):04X}"
     readers = {
         "queries": lambda: retriever.encode_queries(texts),
-        "languages": lambda: retriever.encode_queries(texts, language=[None, "sw", None]),
+        "languages": lambda: retriever.encode_queries(texts, language=["base", "sw", "base"]),
         "documents": lambda: retriever.search(["water"], texts),
         "long": lambda: retriever.processor.documents(["water", "maji " * 10_000 + text]),
         "bm25": lambda: BM25(texts),
         "bm25 queries": lambda: BM25(["water"]).search(texts),
     }
     for name, read in readers.items():
-        with pytest.raises(DataError, match=rf"texts\[1\] holds half a character .*{code}") as caught:
+        with pytest.raises(DataError, match=rf"\w+\[1\] contains half a character .*{code}") as caught:
             read()
         assert str(caught.value).encode(), name
-    with pytest.raises(DataError, match=f"text holds half a character .*{code}"):
+    with pytest.raises(DataError, match=f"text contains half a character .*{code}"):
         CodeSwitcher(Dictionary(WATER))(text)
-    with pytest.raises(DataError, match=f"text holds half a character .*{code}"):
+    with pytest.raises(DataError, match=f"text contains half a character .*{code}"):
         Dictionary(WATER).coverage([text])
 
 
@@ -329,7 +329,7 @@ def test_half_a_character_in_a_file_is_refused_with_its_line(half, tmp_path):
 def test_what_is_no_text_is_named(tiny_processor):
     for texts in (["a", None], ["a", 3], ["a", b"a"], ["a", ["a"]], ["a", float("nan")]):
         for read in (tiny_processor.queries, tiny_processor.documents, BM25):
-            with pytest.raises(TypeError, match=r"texts\[1\] is .*; it must be a string"):
+            with pytest.raises(TypeError, match=r"texts\[1\] must be a string, got "):
                 read(texts)
 
 
@@ -368,7 +368,7 @@ READERS = {
     "nearest words": lambda retriever, text: retriever.processor.nearest_words(text),
     "code switching": lambda _, text: CodeSwitcher(Dictionary(WATER | {"maji": [("water", 1.0)]}))(text),
     "new words": lambda retriever, text: align(retriever.processor, text),
-    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", None),
+    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
     "bm25": lambda _, text: BM25([text, "water"]).search([text]),
     "blank": lambda _, text: is_blank(text),
 }

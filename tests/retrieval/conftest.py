@@ -1,4 +1,4 @@
-"""A retriever with two packs."""
+"""Fixtures: a retriever with two packs."""
 
 import pytest
 from packs import make_pack, retriever_with

@@ -12,7 +12,7 @@ TEXTS = [pair["en"] for pair in demo_pairs()[:12]] + ["", "a", "bus " * 90, "a",
 
 @pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_each_text_as_if_it_were_alone_and_in_its_place(tiny_model, tiny_processor, role, batch_size):
+def test_texts_are_encoded_as_if_alone_and_kept_in_order(tiny_model, tiny_processor, role, batch_size):
     vectors = encode_texts(tiny_model, tiny_processor, TEXTS, role, batch_size=batch_size)
     assert len(vectors) == len(TEXTS)
     for text, found in zip(TEXTS, vectors.to_list(), strict=True):
@@ -25,9 +25,7 @@ def test_each_text_as_if_it_were_alone_and_in_its_place(tiny_model, tiny_process
 
 
 @pytest.mark.parametrize(("tokens", "batch_size"), [(1024, 4), (64, 32)])
-def test_a_batch_holds_no_more_than_asked_and_little_padding(
-    tiny_model, tiny_processor, monkeypatch, tokens, batch_size
-):
+def test_batches_respect_limits_and_are_sorted_by_length(tiny_model, tiny_processor, monkeypatch, tokens, batch_size):
     monkeypatch.setattr("hf_optical.model.parts._MOST_TOKENS", tokens)
     masks = []
     tiny_model.encoder.register_forward_pre_hook(
@@ -40,7 +38,7 @@ def test_a_batch_holds_no_more_than_asked_and_little_padding(
     assert lengths == sorted(lengths, reverse=True) and all(mask[0].all() for mask in masks)
 
 
-def test_tokens_that_take_no_part_are_left_out(tiny_model, tiny_processor):
+def test_skipped_tokens_are_left_out(tiny_model, tiny_processor):
     query, document = (
         encode_texts(tiny_model, tiny_processor, ["the bus, the bus."], role) for role in ("query", "document")
     )
@@ -48,7 +46,7 @@ def test_tokens_that_take_no_part_are_left_out(tiny_model, tiny_processor):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_dropout_is_off_and_the_mode_restored(tiny_model, tiny_processor, training):
+def test_dropout_is_off_and_mode_is_restored(tiny_model, tiny_processor, training):
     expected = encode_texts(tiny_model.eval(), tiny_processor, TEXTS, "query")
     tiny_model.train(training)
     found = encode_texts(tiny_model, tiny_processor, TEXTS, "query")
@@ -58,14 +56,23 @@ def test_dropout_is_off_and_the_mode_restored(tiny_model, tiny_processor, traini
     assert all(module.training == training for module in tiny_model.modules())
 
 
-def test_the_mode_is_restored_after_an_error(tiny_model, tiny_processor):
-    with pytest.raises(ValueError, match="role='passage'"):
-        encode_texts(tiny_model.train(), tiny_processor, TEXTS, "passage")
+def interrupted(batches):
+    raise RuntimeError("interrupted")
+
+
+def test_mode_is_restored_after_an_error(tiny_model, tiny_processor, monkeypatch):
+    tiny_model.train()
+    with pytest.raises(ValueError, match="role must be one of 'query', 'document', got 'passage'"):
+        encode_texts(tiny_model, tiny_processor, TEXTS, "passage")
+    assert tiny_model.training
+    with pytest.raises(RuntimeError, match="interrupted"), monkeypatch.context() as patch:
+        patch.setattr(tiny_processor, "pad", interrupted)
+        encode_texts(tiny_model, tiny_processor, TEXTS, "query")
     assert tiny_model.training
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_the_type_asked_for(tiny_model, tiny_processor, dtype):
+def test_vectors_have_the_requested_dtype(tiny_model, tiny_processor, dtype):
     vectors = encode_texts(tiny_model, tiny_processor, TEXTS, "query", dtype=dtype)
     assert vectors.values.dtype == dtype
     assert encode_texts(tiny_model, tiny_processor, [], "query", dtype=dtype).values.dtype == dtype
@@ -73,12 +80,12 @@ def test_the_type_asked_for(tiny_model, tiny_processor, dtype):
     assert torch.equal(vectors.values, exact.values.to(dtype))
 
 
-def test_no_texts(tiny_model, tiny_processor):
+def test_no_texts_give_empty_vectors(tiny_model, tiny_processor):
     vectors = encode_texts(tiny_model, tiny_processor, [], "document")
     assert (len(vectors), vectors.dim, vectors.to_list()) == (0, 32, [])
 
 
-def test_progress_only_where_asked_for(tiny_model, tiny_processor, capfd):
+def test_progress_bar_is_off_by_default(tiny_model, tiny_processor, capfd):
     encode_texts(tiny_model, tiny_processor, TEXTS, "query")
     assert capfd.readouterr() == ("", "")
     encode_texts(tiny_model, tiny_processor, TEXTS, "query", show_progress=True)
@@ -87,21 +94,21 @@ def test_progress_only_where_asked_for(tiny_model, tiny_processor, capfd):
     assert f"{len(TEXTS)}/{len(TEXTS)}" in progress
 
 
-def test_what_is_no_list_of_strings(tiny_model, tiny_processor):
-    with pytest.raises(TypeError, match="one string; pass a list"):
+def test_invalid_arguments_are_refused(tiny_model, tiny_processor):
+    with pytest.raises(TypeError, match="texts .*one string"):
         encode_texts(tiny_model, tiny_processor, "the bus", "query")
-    with pytest.raises(TypeError, match=r"texts\[1\] is None; it must be a string"):
+    with pytest.raises(TypeError, match=r"texts\[1\] .*None"):
         encode_texts(tiny_model, tiny_processor, ["a", None], "query")
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         encode_texts(tiny_model, tiny_processor, ["a"], "query", batch_size=0)
 
 
 @pytest.mark.promise(
     "Text",
-    "Texts are read in the order in which they come, from a list, a generator or a data frame's column alike.",
+    "Texts keep their order, whether they come from a list, a generator or a data frame's column.",
 )
-def test_texts_are_read_in_their_order_whatever_holds_them(tiny_model, tiny_processor):
-    """A data frame's column counts by labels, in whatever order they are; of a filtered one some are missing."""
+def test_texts_are_encoded_in_order_from_any_iterable(tiny_model, tiny_processor):
+    """The index of a data frame's column holds labels in any order, and gaps after filtering."""
     texts = ["the bus, the bus.", "a market " * 30, "water"]
     column = pd.Series(texts, index=[2, 0, 1])
     filtered = pd.Series(["a", *texts])[1:]
@@ -114,10 +121,10 @@ def test_texts_are_read_in_their_order_whatever_holds_them(tiny_model, tiny_proc
         tiny_processor(long, "document")["input_ids"], tiny_processor(list(long), "document")["input_ids"]
     )
     for table in (pd.DataFrame({"text": texts}), dict.fromkeys(texts), None, 3):
-        with pytest.raises(TypeError, match="texts is of type .*; pass a list of strings"):
+        with pytest.raises(TypeError, match="texts .*list of strings"):
             encode_texts(tiny_model, tiny_processor, table, "document")
 
 
-def test_half_a_character_is_refused_with_its_position(tiny_model, tiny_processor):
-    with pytest.raises(DataError, match=r"texts\[300\] holds half"):
+def test_unpaired_surrogates_are_refused_with_their_position(tiny_model, tiny_processor):
+    with pytest.raises(DataError, match=r"texts\[300\]"):
         encode_texts(tiny_model, tiny_processor, ["a"] * 300 + ["\ud800"], "query")

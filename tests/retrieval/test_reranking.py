@@ -9,7 +9,7 @@ from hf_optical.retrieval import BM25, Hit, TokenVectors, encode_texts, rerank, 
 
 
 def grid(lengths, seed):
-    """Vectors of small integers: scores are exact, and many of them are equal."""
+    """Vectors of small integers, for which scores are exact and often equal."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(-1, 2, (length, 3), generator=generator).float() for length in lengths]
 
@@ -22,7 +22,7 @@ def grid(lengths, seed):
     named=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_it_is_the_full_search_restricted_to_the_candidates(document_lengths, picked, top_k, named, seed):
+def test_reranking_equals_full_search_restricted_to_candidates(document_lengths, picked, top_k, named, seed):
     queries, documents = grid([2] * len(picked), seed), grid(document_lengths, seed + 1)
     ids = [f"d{i}" for i in range(len(documents))] if named else list(range(len(documents)))
     candidates = [[Hit(ids[i], 0.0) for i in found if i < len(documents)] for found in picked]
@@ -34,7 +34,7 @@ def test_it_is_the_full_search_restricted_to_the_candidates(document_lengths, pi
     assert rerank(queries, documents, candidates, document_ids=ids if named else None, top_k=top_k) == expected
 
 
-def test_behind_bm25(tiny_model, tiny_processor):
+def test_reranking_after_bm25(tiny_model, tiny_processor):
     texts, ids = ["the water", "the market", "water in the market", "the child"], list("abcd")
     questions = ["market water", "unheard"]
     queries = encode_texts(tiny_model, tiny_processor, questions, "query")
@@ -55,14 +55,14 @@ def test_progress_counts_queries(capsys):
 @pytest.mark.parametrize(
     ("candidates", "options", "message"),
     [
-        ([[]], {}, "candidates has 1 lists for 2 queries"),
+        ([[]], {}, "candidates must have one entry for each of the 2 queries, got 1"),
         ([[], [Hit("x", 1.0)]], {}, r"candidates\[1\] holds 'x'"),
         ([[], [Hit(3, 1.0)]], {}, r"candidates\[1\] holds 3"),
-        ([[], []], {"top_k": 0}, "top_k is 0"),
-        ([[], []], {"document_ids": ["a"]}, "document_ids has 1 entries, 1 of them different, for 3 documents"),
-        ([[], []], {"document_ids": list("aab")}, "document_ids has 3 entries, 2 of them different"),
+        ([[], []], {"top_k": 0}, "top_k must be at least 1, got 0"),
+        ([[], []], {"document_ids": ["a"]}, "document_ids must have one entry for each of the 3 documents, got 1"),
+        ([[], []], {"document_ids": list("aab")}, "distinct document_ids must have .*, got 2"),
     ],
 )
-def test_wrong_arguments_are_named(candidates, options, message):
+def test_invalid_arguments_are_refused(candidates, options, message):
     with pytest.raises(ValueError, match=message):
         rerank(torch.ones(2, 1, 2), TokenVectors.from_padded(torch.ones(3, 1, 2)), candidates, **options)

@@ -18,15 +18,15 @@ from hf_optical.storage import fetching
 
 @pytest.fixture
 def saved(retriever, tiny, tmp_path):
-    """A retriever with three packs, the second one set, and its folder."""
+    """A retriever with three packs, the second one active, and the folder it is saved in."""
     retriever.add_language("sw", make_pack(tiny, "sw", 9, WORDS))
     retriever.set_language("yo")
     retriever.save_pretrained(tmp_path / "saved")
     return retriever, tmp_path / "saved"
 
 
-@pytest.mark.parametrize("language", ["yo", None])
-def test_saved_and_opened_again_every_language_is_the_same(saved, packs, tiny, tmp_path, language):
+@pytest.mark.parametrize("language", ["yo", "base"])
+def test_save_and_open_round_trip_keeps_every_language(saved, packs, tiny, tmp_path, language):
     retriever, folder = saved
     retriever.set_language(language)
     retriever.save_pretrained(folder)
@@ -34,13 +34,13 @@ def test_saved_and_opened_again_every_language_is_the_same(saved, packs, tiny, t
     again = OpticalRetriever.from_pretrained(moved, device="cpu")
     assert (again.languages, again.language) == (["ha", "yo", "sw"], language)
     assert_equal(again.encode_queries(TEXTS), retriever.encode_queries(TEXTS))
-    for code in ("ha", "yo", "sw", None):
+    for code in ("ha", "yo", "sw", "base"):
         for encode in ("encode_queries", "encode_documents"):
             found, expected = (
                 getattr(each, encode)(TEXTS, language=[code] * len(TEXTS)) for each in (again, retriever)
             )
             assert_equal(found, expected)
-    # Saved from there, byte for byte the same.
+    # Saving again writes the same bytes.
     again.save_pretrained(tmp_path / "again")
     first, second = (
         {str(path.relative_to(root)): path for path in root.rglob("*")} for root in (moved, tmp_path / "again")
@@ -51,7 +51,7 @@ def test_saved_and_opened_again_every_language_is_the_same(saved, packs, tiny, t
     ]
 
 
-def test_the_folder_is_the_base_for_everyone_else(saved, tiny):
+def test_other_libraries_open_the_base_of_a_saved_retriever(saved, tiny):
     _, folder = saved
     assert OpticalModel.from_pretrained(folder).fingerprint() == OpticalModel.from_pretrained(tiny).fingerprint()
     with no_warnings():
@@ -59,7 +59,7 @@ def test_the_folder_is_the_base_for_everyone_else(saved, tiny):
     assert not any(report.values())
 
 
-def test_a_pack_in_the_folder_finds_its_base_around_it(saved, packs, tiny, tmp_path, monkeypatch):
+def test_pack_inside_a_saved_retriever_finds_its_base(saved, packs, tiny, tmp_path, monkeypatch):
     _, folder = saved
     moved = folder.rename(tmp_path / "moved")
     alone = OpticalRetriever.from_pretrained(moved / "language_packs" / "yo", device="cpu")
@@ -67,14 +67,14 @@ def test_a_pack_in_the_folder_finds_its_base_around_it(saved, packs, tiny, tmp_p
     assert_equal(alone.encode_queries(TEXTS), with_pack(tiny, packs["yo"], TEXTS, "query"))
     monkeypatch.chdir(moved / "language_packs" / "yo")
     assert OpticalRetriever.from_pretrained(".", device="cpu").languages == ["yo"]
-    # Taken out of it, a pack of a base that was a folder needs to be told.
+    # A pack copied elsewhere no longer finds a base that is a local folder.
     shutil.copytree(moved / "language_packs" / "yo", tmp_path / "yo")
-    with pytest.raises(OSError, match="Name it with base_model"):
+    with pytest.raises(OSError, match="Pass its place as base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "yo")
     OpticalRetriever.from_pretrained(tmp_path / "yo", base_model=moved)
 
 
-def test_what_was_saved_there_before_does_not_stay(saved, packs):
+def test_packs_of_an_earlier_save_are_deleted(saved, packs):
     retriever, folder = saved
     (folder / "language_packs" / "notes.txt").write_text("mine")
     (folder / "language_packs" / "mine").mkdir()
@@ -89,7 +89,7 @@ def test_what_was_saved_there_before_does_not_stay(saved, packs):
     assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == []
 
 
-def test_nothing_of_this_machine_is_in_the_folder(saved, tiny, tmp_path):
+def test_no_local_paths_are_saved(saved, tiny, tmp_path):
     _, folder = saved
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 12
@@ -97,7 +97,7 @@ def test_nothing_of_this_machine_is_in_the_folder(saved, tiny, tmp_path):
         assert not any(str(root).encode() in path.read_bytes() for root in (tiny, tmp_path.parent)), path
 
 
-def test_what_was_told_of_a_pack_is_kept(tiny, tmp_path):
+def test_pack_metadata_survives_saving(tiny, tmp_path):
     pack = replace(
         make_pack(tiny, "ha", 0), base_model="org/base", base_revision="abc", details={"teacher": "org/teacher"}
     )
@@ -111,7 +111,7 @@ def test_what_was_told_of_a_pack_is_kept(tiny, tmp_path):
         retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
 
 
-def test_a_folder_that_is_a_pack_is_not_written_over(retriever, packs, tmp_path):
+def test_pack_folder_is_not_overwritten(retriever, packs, tmp_path):
     packs["ha"].save_pretrained(tmp_path)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(
@@ -132,21 +132,21 @@ def test_a_folder_that_is_a_pack_is_not_written_over(retriever, packs, tmp_path)
         '{"languages": [], "language": "ha"}',
     ],
 )
-def test_a_list_of_languages_that_makes_no_sense(saved, content):
+def test_invalid_list_of_languages_is_refused(saved, content):
     _, folder = saved
     (folder / "languages.json").write_text(content)
     with pytest.raises(OSError, match="languages.json"):
         OpticalRetriever.from_pretrained(folder)
 
 
-def test_packs_in_the_folder_that_are_not_what_they_should_be(saved, tiny, tmp_path):
+def test_damaged_or_exchanged_packs_are_refused(saved, tiny, tmp_path):
     retriever, folder = saved
     packs = folder / "language_packs"
     (packs / "ha").rename(packs / "kept")
     with pytest.raises(OSError, match="language_packs/ha"):
         OpticalRetriever.from_pretrained(folder)
     shutil.copytree(packs / "yo", packs / "ha")
-    with pytest.raises(ValueError, match="the pack is for language 'yo', not for 'ha'"):
+    with pytest.raises(ValueError, match="the pack is for language 'yo', not 'ha'"):
         OpticalRetriever.from_pretrained(folder)
     shutil.rmtree(packs / "ha")
     (packs / "kept").rename(packs / "ha")
@@ -157,9 +157,7 @@ def test_packs_in_the_folder_that_are_not_what_they_should_be(saved, tiny, tmp_p
         OpticalRetriever.from_pretrained(folder)
     file.write_bytes(content)
     OpticalModel.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=1)).save_pretrained(folder)
-    with pytest.raises(
-        ValueError, match=f"'ha' was trained on {tiny.name} .*but the model is {folder} .*open it on the base"
-    ):
+    with pytest.raises(ValueError, match=f"'ha' must be {tiny.name} .*, got {folder} .*open that base"):
         OpticalRetriever.from_pretrained(folder)
     retriever.save_pretrained(folder)
     assert OpticalRetriever.from_pretrained(folder, device="cpu").languages == ["ha", "yo", "sw"]
@@ -172,6 +170,7 @@ def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
         pack = make_pack(tiny, language, seed, words, dtype=torch.bfloat16)
         pack.save_pretrained(tmp_path / language)
         retriever.add_language(language, pack)
+        retriever.set_language(language)
     vectors = retriever.encode_queries(TEXTS, language="ha")
     retriever.save_pretrained(tmp_path / "saved")
     again = OpticalRetriever.from_pretrained(tmp_path / "saved", **half)
@@ -182,18 +181,17 @@ def test_packs_on_a_base_in_half_precision(tiny, tmp_path):
     assert_equal(alone.encode_queries(TEXTS), vectors)
     assert not torch.equal(vectors[0], OpticalRetriever.from_pretrained(tiny, device="cpu").encode_queries(TEXTS)[0])
     for folder, base in ((tmp_path / "saved", None), (tmp_path / "ha", tiny)):
-        with pytest.raises(ValueError, match=r"in the same dtype \(dtype=torch.bfloat16, say\)"):
+        with pytest.raises(ValueError, match="in the same dtype, such as dtype=torch.bfloat16"):
             OpticalRetriever.from_pretrained(folder, base_model=base)
 
 
 @pytest.mark.promise(
     "Load and resources",
-    "A retriever whose base was changed under its packs is not saved, as nothing would open it.",
+    "A retriever whose base changed after its packs were opened is not saved, because the packs would not open again.",
 )
-def test_a_base_that_was_changed_under_its_packs_is_not_saved(retriever, packs, tmp_path):
-    """Nothing would open it again."""
+def test_base_changed_after_packs_were_opened_is_not_saved(retriever, packs, tmp_path):
     retriever.model.bfloat16()
-    with pytest.raises(ValueError, match=r"a cast to torch.bfloat16 .*the packs for ha, yo were opened, .*merge\("):
+    with pytest.raises(ValueError, match=r"a cast to torch.bfloat16, after the packs for ha, yo were .*merge\("):
         retriever.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
     retriever.merge("ha").save_pretrained(tmp_path / "merged")
@@ -204,8 +202,8 @@ def test_a_base_that_was_changed_under_its_packs_is_not_saved(retriever, packs, 
         assert OpticalRetriever.from_pretrained(folder, device="cpu", dtype="auto").model.dtype == torch.bfloat16
 
 
-def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, monkeypatch):
-    """The Hub's client finds in its cache what it fetched earlier."""
+def test_base_from_hub_is_recorded_by_commit(tiny, saved, tmp_path, monkeypatch):
+    """Files are taken from the cache of the Hub client."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     commits = {"org/base": "a" * 40, "org/retriever": "b" * 40}
     for (name, commit), source in zip(commits.items(), (tiny, saved[1]), strict=True):
@@ -222,7 +220,7 @@ def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, mo
     opened = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
     assert (opened.model.name_or_path, opened.model.revision) == ("org/base", "a" * 40)
     assert opened.merge("ha").model.revision is None
-    # By a folder, also one of the Hub's own cache, a base has no commit.
+    # A base opened from a folder has no commit, even in the cache of the Hub client.
     snapshot = tmp_path / "cache" / "models--org--base" / "snapshots" / ("a" * 40)
     assert make_pack(snapshot, "ha", 0).base_revision is None
     assert make_pack(tiny, "ha", 0).base_revision is None
@@ -232,7 +230,7 @@ def test_a_base_from_the_hub_is_recorded_by_its_commit(tiny, saved, tmp_path, mo
     assert_equal(retriever.encode_queries(TEXTS), saved[0].encode_queries(TEXTS))
 
 
-def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, monkeypatch):
+def test_installed_package_serves_for_a_commit_of_the_base(tiny, packs, tmp_path, monkeypatch):
     package = tmp_path / "site" / "optical_test_base"
     shutil.copytree(tiny, package / "model")
     (package / "__init__.py").write_text("")
@@ -244,7 +242,7 @@ def test_a_package_stands_in_for_the_commit_of_a_base(tiny, packs, tmp_path, mon
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", device="cpu")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, pack, TEXTS, "query"))
     (package / "model" / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="at revision 'cccc.*Name it with base_model"):
+    with pytest.raises(OSError, match="at revision 'cccc.*Pass its place as base_model"):
         OpticalRetriever.from_pretrained(tmp_path / "pack")
 
 
@@ -253,8 +251,9 @@ UNSEEN = ["zunakunywak maji", "Where is wanakunywak, and why?"]
 
 @pytest.fixture
 def with_words(retriever, tiny):
-    """A retriever with a pack that reads an inflection never seen as a word of its own."""
+    """A retriever with a pack that maps unseen inflections to its new words."""
     retriever.add_language("sw", make_pack(tiny, "sw", 9, ["unakunywak", "kitxbu"]))
+    retriever.set_language("sw")
     known = [text.replace("zunakunywak", "unakunywak").replace("wanakunywak", "unakunywak") for text in UNSEEN]
     assert_equal(retriever.encode_queries(UNSEEN), retriever.encode_queries(known))
     assert_equal(retriever.encode_documents(UNSEEN, language="sw"), retriever.encode_documents(known, language="sw"))
@@ -263,19 +262,19 @@ def with_words(retriever, tiny):
     return retriever
 
 
-def test_a_pack_reads_unseen_words_the_same_wherever_it_is_opened(with_words, tiny, tmp_path):
+def test_unseen_words_are_encoded_the_same_after_saving(with_words, tiny, tmp_path):
     expected = with_words.encode_queries(UNSEEN)
     with_words.save_pretrained(tmp_path / "retriever")
-    assert not (tmp_path / "retriever" / "nearest_words.json").exists(), "the base reads as it always did"
+    assert not (tmp_path / "retriever" / "nearest_words.json").exists(), "the base is unchanged"
     for folder in (tmp_path / "retriever", tmp_path / "retriever" / "language_packs" / "sw"):
         again = OpticalRetriever.from_pretrained(folder, device="cpu")
         assert again.language == "sw"
         assert_equal(again.encode_queries(UNSEEN), expected)
-        again.set_language(None)
+        again.set_language("base")
         assert_equal(again.encode_queries(UNSEEN), with_pack(tiny, None, UNSEEN, "query"))
 
 
-def test_merged_and_saved_it_reads_unseen_words_the_same(with_words, tmp_path):
+def test_unseen_words_are_encoded_the_same_after_merging(with_words, tmp_path):
     expected, merged = with_words.encode_queries(UNSEEN), with_words.merge("sw")
     queries = merged.encode_queries(UNSEEN)
     assert_equal(queries, expected, tolerance=1e-5)
@@ -285,20 +284,21 @@ def test_merged_and_saved_it_reads_unseen_words_the_same(with_words, tmp_path):
         assert_equal(again.encode_queries(UNSEEN), queries)
         assert_equal(again.encode_documents(UNSEEN), merged.encode_documents(UNSEEN))
         again.save_pretrained(tmp_path / "merged")
-    # The base, saved over it, is not read by the words of what was there.
+    # Words of the old files do not affect the base that replaces them.
     with_words.save_pretrained(tmp_path / "merged")
     again = OpticalRetriever.from_pretrained(tmp_path / "merged", device="cpu")
     assert_equal(again.encode_documents(UNSEEN), with_words.encode_documents(UNSEEN))
 
 
 @pytest.mark.parametrize("words", [[], ["mzuqo", "umzuqo"]], ids=["embeddings", "words"])
-def test_a_pack_on_a_merged_base_goes_on_reading_by_the_words_of_the_base(with_words, tmp_path, words):
-    """As it was read while it was trained: by the processor of the base, extended where there are new words."""
+def test_pack_on_merged_base_uses_nearest_words_of_the_base(with_words, tmp_path, words):
+    """As during training, the processor is that of the base, extended by the new words if there are any."""
     with_words.merge("sw").save_pretrained(tmp_path / "base")
     base = OpticalRetriever.from_pretrained(tmp_path / "base", device="cpu")
     pack = make_pack(tmp_path / "base", "yo", 3, words)
     trained = extend_processor(base.processor, words)
     base.add_language("yo", pack)
+    base.set_language("yo")
     texts = [*UNSEEN, *TEXTS]
     expected = encode_texts(base.model, trained, texts, "query").to_list()
     base.save_pretrained(tmp_path / "both")

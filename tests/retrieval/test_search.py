@@ -13,7 +13,7 @@ from hf_optical.retrieval.vectors import TokenVectors
 
 
 def grid(lengths, seed):
-    """Vectors of small integers: scores are exact, and many of them are equal."""
+    """Vectors of small integers, for which scores are exact and often equal."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(-1, 2, (length, 3), generator=generator).float() for length in lengths]
 
@@ -34,7 +34,7 @@ def naive(queries, documents, top_k):
     block_tokens=st.integers(1, 20),
     seed=st.integers(0, 99),
 )
-def test_agrees_with_a_full_sort_ties_and_all(query_lengths, document_lengths, top_k, block_tokens, seed):
+def test_search_agrees_with_full_sort_including_ties(query_lengths, document_lengths, top_k, block_tokens, seed):
     queries, documents = grid(query_lengths, seed), grid(document_lengths, seed + 1)
     assert search(queries, documents, top_k, block_tokens=block_tokens) == naive(queries, documents, top_k)
 
@@ -52,7 +52,7 @@ def test_ids_replace_positions_and_empty_documents_come_last():
     assert hits[0].document == "two" and hits[0].score == 2.0
 
 
-def test_ids_of_a_data_frame_are_read_by_position():
+def test_ids_in_a_series_are_taken_by_position():
     vectors = [torch.eye(3)[:1], torch.eye(3)[1:2], torch.eye(3)[2:]]
     ids = pd.Series(["a", "b", "c"], index=[2, 0, 1])
     assert [hits[0].document for hits in search(vectors, vectors, 1, document_ids=ids)] == ["a", "b", "c"]
@@ -60,11 +60,17 @@ def test_ids_of_a_data_frame_are_read_by_position():
     assert [hits[0].document for hits in rerank(vectors, vectors, candidates, document_ids=ids)] == ["b", "b", "c"]
 
 
-def test_half_precision_documents_and_no_gradient():
+def test_half_precision_documents_without_gradient():
     generator = torch.Generator().manual_seed(0)
     queries = torch.randn(3, 4, 8, generator=generator, requires_grad=True)
     documents = TokenVectors.from_padded(torch.randn(20, 5, 8, generator=generator)).to(torch.float16)
     assert search(queries, documents, 7, block_tokens=12) == naive(queries, documents, 7)
+
+
+def test_no_queries_give_no_rankings():
+    for queries in ([], torch.ones(0, 1, 2), TokenVectors(torch.ones(0, 2), torch.zeros(0))):
+        assert search(queries, torch.ones(1, 1, 2)) == []
+        assert rerank(queries, torch.ones(1, 1, 2), []) == []
 
 
 def test_progress_counts_documents(capsys):
@@ -80,17 +86,15 @@ ONE = torch.ones(1, 1, 2)
 @pytest.mark.parametrize(
     ("queries", "documents", "options", "message"),
     [
-        (ONE, ONE, {"top_k": 0}, "top_k is 0"),
-        (ONE, ONE, {"block_tokens": 0}, "block_tokens is 0"),
-        (ONE, torch.ones(2, 1, 2), {"document_ids": ["a"]}, "document_ids has 1 entries for 2 documents"),
+        (ONE, ONE, {"top_k": 0}, "top_k must be at least 1, got 0"),
+        (ONE, ONE, {"block_tokens": 0}, "block_tokens must be at least 1, got 0"),
+        (ONE, torch.ones(2, 1, 2), {"document_ids": ["a"]}, "each of the 2 documents, got 1"),
         (ONE, torch.ones(1, 1, 3), {}, "query_vectors have dim 2 and document_vectors 3"),
-        (ONE, [], {}, "document_vectors: vectors is empty"),
-        ([], ONE, {}, "query_vectors: vectors is empty"),
-        (ONE[:0], ONE, {}, "query_vectors is empty"),
-        (ONE, ONE[:0], {}, "document_vectors is empty"),
+        (ONE, [], {}, "document_vectors is empty"),
+        (ONE, ONE[:0], {}, "number of documents must be at least 1"),
         (ONE, ONE * math.nan, {}, "documents 0 to 0 hold NaN"),
     ],
 )
-def test_wrong_arguments_are_named(queries, documents, options, message):
+def test_invalid_arguments_are_refused(queries, documents, options, message):
     with pytest.raises(ValueError, match=message):
         search(queries, documents, **options)

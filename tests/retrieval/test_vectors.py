@@ -39,7 +39,7 @@ def test_from_list_keeps_every_text(texts):
     same(list(vectors), texts)
 
 
-def test_from_padded_drops_what_the_mask_drops_wherever_it_stands():
+def test_from_padded_drops_masked_tokens_at_any_position():
     padded = torch.arange(24.0).view(2, 4, 3)
     mask = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]])
     same(TokenVectors.from_padded(padded, mask), [padded[0, [0, 2]], padded[1, [3]]])
@@ -47,17 +47,17 @@ def test_from_padded_drops_what_the_mask_drops_wherever_it_stands():
 
 
 @pytest.mark.parametrize("index", [0, 1, 3, -1, -4])
-def test_an_integer_gives_one_text(texts, index):
+def test_integer_index_gives_one_text(texts, index):
     torch.testing.assert_close(TokenVectors.from_list(texts)[index], texts[index])
 
 
 @pytest.mark.parametrize("index", [4, -5])
-def test_an_integer_out_of_range_is_an_index_error(texts, index):
+def test_index_out_of_range_raises_index_error(texts, index):
     with pytest.raises(IndexError):
         TokenVectors.from_list(texts)[index]
 
 
-def test_a_list_of_consecutive_views_is_not_copied(texts):
+def test_consecutive_views_are_not_copied(texts):
     vectors = TokenVectors.from_list(texts)
     again = TokenVectors.from_list(vectors.to_list())
     part = TokenVectors.from_list(vectors.to_list()[2:])
@@ -67,13 +67,13 @@ def test_a_list_of_consecutive_views_is_not_copied(texts):
 
 
 @given(order=st.permutations(range(5)), offset=st.integers(0, 2))
-def test_other_views_of_one_tensor_are_packed_as_they_come(order, offset):
+def test_other_views_of_one_tensor_are_packed_in_order(order, offset):
     rows = torch.arange(40.0).view(20, 2)
     texts = [rows[4 * i + offset : 4 * i + 4] for i in order]
     same(TokenVectors.from_list(texts), texts)
 
 
-def test_packing_keeps_gradients_and_odd_strides():
+def test_packing_keeps_gradients_and_strides():
     rows = torch.arange(12.0).view(6, 2).requires_grad_()
     TokenVectors.from_list(list(rows.split(2))).values.sum().backward()
     assert torch.equal(rows.grad, torch.ones(6, 2))
@@ -85,18 +85,18 @@ bounds = st.none() | st.integers(-6, 6)
 
 
 @given(start=bounds, stop=bounds, step=st.none() | st.sampled_from([1, 2, -1, -3]))
-def test_a_slice_is_that_of_a_list(start, stop, step):
+def test_slices_agree_with_list_slices(start, stop, step):
     texts = [torch.full((length, 2), float(i)) for i, length in enumerate(LENGTHS)]
     same(TokenVectors.from_list(texts)[start:stop:step], texts[start:stop:step])
 
 
-def test_a_slice_is_a_view(texts):
+def test_slices_are_views(texts):
     vectors = TokenVectors.from_list(texts)
     assert vectors[2:].values.data_ptr() == vectors.values[3:].data_ptr()
 
 
 @given(lengths=st.lists(st.integers(0, 6), max_size=12), tokens=st.integers(1, 10))
-def test_blocks_cover_all_texts_in_order_and_hold_no_more_than_asked(lengths, tokens):
+def test_blocks_cover_all_texts_within_token_limit(lengths, tokens):
     vectors = TokenVectors(torch.zeros(sum(lengths), 1), torch.tensor(lengths, dtype=torch.int64))
     blocks = list(vectors.blocks(tokens))
     assert [i for start, stop in blocks for i in range(start, stop)] == list(range(len(lengths)))
@@ -115,7 +115,7 @@ SMALL = [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, *SMALL])
-def test_saved_and_opened_again_it_is_the_same(texts, dtype, tmp_path):
+def test_save_and_open_round_trip(texts, dtype, tmp_path):
     vectors = TokenVectors.from_list(texts).to(dtype)
     for part in (vectors, vectors[1:], vectors[1:2]):
         part.save(tmp_path / "new" / "vectors.safetensors")
@@ -126,14 +126,14 @@ def test_saved_and_opened_again_it_is_the_same(texts, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.int16, torch.bool, torch.complex64])
-def test_what_would_not_open_is_not_saved(dtype, tmp_path):
+def test_unsupported_dtypes_are_not_saved(dtype, tmp_path):
     vectors = TokenVectors(torch.ones(2, 3, dtype=dtype), torch.tensor([2]))
-    with pytest.raises(ValueError, match=f"values are {dtype}; convert them first"):
+    with pytest.raises(ValueError, match=f"the dtype of values must be one of .*, got {dtype}"):
         vectors.save(tmp_path / "vectors.safetensors")
     assert not any(tmp_path.iterdir())
 
 
-def test_arrays_of_numpy_are_vectors(texts):
+def test_numpy_arrays_are_accepted(texts):
     arrays = [text.numpy() for text in texts]
     for array in arrays[:2]:
         array.flags.writeable = False  # as those of a mapped file
@@ -143,11 +143,11 @@ def test_arrays_of_numpy_are_vectors(texts):
     same(TokenVectors.from_list(column), texts)
     assert search(texts[:1], arrays) == search(texts[:1], texts)
     for entry in ("a text", None, np.array(["a"])):
-        with pytest.raises(TypeError, match=r"vectors\[1\] is .*; it must be a tensor"):
+        with pytest.raises(TypeError, match=r"vectors\[1\] must be a tensor of shape \(tokens, dim\), got"):
             TokenVectors.from_list([texts[0], entry])
 
 
-def test_a_file_larger_than_memory_is_opened(tmp_path):
+def test_file_larger_than_memory_opens(tmp_path):
     rows = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
     entries = {"lengths": ("I64", [2], [0, 16]), "values": ("F16", [rows, 4], [16, 16 + 8 * rows])}
     header = json.dumps(
@@ -162,18 +162,18 @@ def test_a_file_larger_than_memory_is_opened(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 99, b"\2" + b"\0" * 7 + b"{}", b"\2" + b"\0" * 7 + b"[]"])
-def test_a_file_of_something_else_is_named(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(OSError, match="other holds no token vectors, or is damaged"):
+    with pytest.raises(OSError, match="other does not hold token vectors or is damaged"):
         TokenVectors.open(tmp_path / "other")
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.99])
-def test_a_file_cut_short_is_named(texts, tmp_path, kept):
+def test_truncated_files_are_refused(texts, tmp_path, kept):
     TokenVectors.from_list(texts).save(tmp_path / "short")
     content = (tmp_path / "short").read_bytes()
     (tmp_path / "short").write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(OSError, match="short holds no token vectors, or is damaged"):
+    with pytest.raises(OSError, match="short does not hold token vectors or is damaged"):
         TokenVectors.open(tmp_path / "short")
 
 
@@ -190,16 +190,16 @@ def test_a_file_cut_short_is_named(texts, tmp_path, kept):
         ('"I64"', "{   }"),
     ],
 )
-def test_a_header_that_tells_of_other_tensors_than_there_are(tmp_path, found, other):
+def test_headers_that_do_not_match_the_content_are_refused(tmp_path, found, other):
     TokenVectors(torch.zeros(0, 4), torch.zeros(2)).save(tmp_path / "changed")
     content = (tmp_path / "changed").read_bytes()
     assert content.count(found.encode()) == 1 and len(found) >= len(other)
     (tmp_path / "changed").write_bytes(content.replace(found.encode(), other.ljust(len(found)).encode()))
-    with pytest.raises(OSError, match="changed holds no token vectors, or is damaged"):
+    with pytest.raises(OSError, match="changed does not hold token vectors or is damaged"):
         TokenVectors.open(tmp_path / "changed")
 
 
-def test_no_file(tmp_path):
+def test_missing_file_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         TokenVectors.open(tmp_path / "nowhere")
 
@@ -207,19 +207,22 @@ def test_no_file(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TokenVectors(torch.zeros(3), torch.tensor([3])), r"values has shape \(3,\)"),
-        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([2])), "adding up to the 3 rows"),
-        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([4, -1])), "one count a text"),
-        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([[3]])), "one count a text"),
+        (lambda: TokenVectors(torch.zeros(3), torch.tensor([3])), r"values must have shape .*, got \(3,\)"),
+        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([2])), "add up to the 3 rows"),
+        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([4, -1])), "lengths must be counts"),
+        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([[3]])), "lengths must be counts"),
         (lambda: TokenVectors.from_list([]), "vectors is empty"),
-        (lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(2, 4)]), r"vectors\[1\] has shape \(2, 4\)"),
-        (lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(3)]), r"vectors\[1\] has shape \(3,\)"),
-        (lambda: TokenVectors.from_padded(torch.zeros(2, 3)), "pass a padded batch"),
-        (lambda: TokenVectors.from_padded(torch.zeros(2, 3, 4), torch.ones(2, 4)), r"it must be \(2, 3\)"),
-        (lambda: as_token_vectors([torch.zeros(2, 3)], torch.ones(1, 2), "queries"), "queries: a mask goes with"),
-        (lambda: as_token_vectors(torch.zeros(2, 3), None, "documents"), "documents: values has shape"),
+        (
+            lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(2, 4)]),
+            r"vectors\[1\] must .* \(tokens, 3\)",
+        ),
+        (lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(3)]), r"vectors\[1\] must .* got \(3,\)"),
+        (lambda: TokenVectors.from_padded(torch.zeros(2, 3)), r"values must have shape \(texts, tokens, dim\)"),
+        (lambda: TokenVectors.from_padded(torch.zeros(2, 3, 4), torch.ones(2, 4)), r"mask of values must .* \(2, 3\)"),
+        (lambda: as_token_vectors([torch.zeros(2, 3)], torch.ones(1, 2), "queries"), "leave out the mask of queries"),
+        (lambda: as_token_vectors(torch.zeros(2, 3), None, "documents"), "documents must have shape"),
     ],
 )
-def test_wrong_shapes_are_named(make, message):
+def test_invalid_shapes_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

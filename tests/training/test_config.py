@@ -48,10 +48,10 @@ def test_every_setting_can_be_given_on_the_command_line():
     [
         ({"language": None}, "language is not set"),
         ({"language": []}, "language is not set"),
-        ({"language": ["ha", "../x"]}, "language='../x' is no language code"),
+        ({"language": ["ha", "../x"]}, "language must be a code .* got '../x'"),
         ({"language": ["ha", "yo", "ha"]}, "names a language twice"),
         ({"language": ["ha", "en"]}, "'en' is the teacher's language"),
-        ({"shared_pack": "a/b"}, "language='a/b' is no language code"),
+        ({"shared_pack": "a/b"}, "language must be a code .* got 'a/b'"),
         ({"shared_pack": "all", "train_all_weights": True}, "shared_pack='all' names a pack"),
         ({"sampling_temperature": 0.0}, "sampling_temperature=0.0 is not above 0"),
         ({"language": ["ha", "yo"], "train_sampling_strategy": "sequential"}, "'sequential' would mix languages"),

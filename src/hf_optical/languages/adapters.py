@@ -1,4 +1,4 @@
-"""What languages add to one base model: at most one is at work, and the base's own weights never change."""
+"""Adapters of languages on one base model. At most one is active, and the base's weights never change."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from peft import LoraConfig, LoraModel
+from peft.functional import delete_adapter
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ..model import OpticalModel
-from .lora_settings import unfit_settings
+from .lora_settings import unsupported_settings
 from .vocabulary import LanguageEmbedding, Vocabulary, language_embedding, word_embedding
 
 
-# PEFT looks for an adapter's name inside its own parameter names: "lo", "or" and "ra" are inside "lora_".
+# PEFT searches for adapter names inside parameter names, and "lo", "or" and "ra" are inside "lora_".
 _PREFIX = "language_"
 _LANGUAGE = re.compile(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*")
-# Beside the models and not in them, so that these can still be copied and pickled.
+# Not attributes of the models, so that these can be copied and pickled.
 _LOCKS: WeakKeyDictionary[OpticalModel, threading.RLock] = WeakKeyDictionary()
-_FINDING_LOCK = threading.Lock()
+_LOCKS_LOCK = threading.Lock()
+
+
+def is_language_code(code: Any) -> bool:
+    """Return whether `code` is made like a language code: letters and digits, joined by hyphens or underscores."""
+    return isinstance(code, str) and _LANGUAGE.fullmatch(code) is not None
 
 
 def adapter_name(language: str) -> str:
     """
-    The name of a language's adapter inside the model.
+    Return the name of a language's adapter in the model.
 
     Raises:
         ValueError: `language` is not made like a language code.
     """
-    if not isinstance(language, str) or not _LANGUAGE.fullmatch(language):
-        raise ValueError(f"language={language!r} is no language code; pass one such as 'ha', 'sw' or 'zh-Hant'")
+    if not is_language_code(language):
+        raise ValueError(f"language must be a code such as 'ha', 'sw' or 'zh-Hant', got {language!r}")
     return _PREFIX + language
 
 
@@ -49,7 +55,7 @@ def default_lora_config(
     embeddings: bool = True,
 ) -> LoraConfig:
     """
-    A LoRA (arXiv 2106.09685) over every linear layer that the token vectors pass through, and the word embeddings.
+    Create a LoRA configuration (arXiv 2106.09685) for the word embeddings and all linear layers before the pooler.
 
     Args:
         model ([`OpticalModel`]):
@@ -57,15 +63,15 @@ def default_lora_config(
         rank (`int`, defaults to 32), alpha (`float`, defaults to `rank`), dropout (`float`, defaults to 0):
             As in [`peft.LoraConfig`].
         targets (`list[str]`, *optional*):
-            Names of the modules to adapt, in place of every linear layer.
+            Names of the modules to adapt. Defaults to all linear layers.
         embeddings (`bool`, defaults to `True`):
-            Whether the word embeddings are adapted too: a new language uses the old pieces of words in a new sense.
+            Whether to adapt the word embeddings, since a new language uses known subwords with other meanings.
     """
     encoder = model.encoder
     names = set(targets or ())
     unused = []
     for path, module in encoder.named_modules():
-        # Where another language's adapter is open, what it wraps counts and what it added does not.
+        # Layers that another language's adapter wraps count, the layers of that adapter do not.
         path = path.removesuffix(".base_layer")
         name = path.rsplit(".", 1)[-1]
         if path.split(".")[0] == "pooler":
@@ -86,37 +92,31 @@ def default_lora_config(
 
 def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabulary: Vocabulary | None = None) -> None:
     """
-    Adds a fresh adapter and new words, makes them the active ones, and leaves nothing else of the model trainable.
+    Add a new adapter and new words, activate them, and make everything else untrainable.
 
     Args:
         model ([`OpticalModel`]): the base, with or without adapters of other languages.
         language (`str`): language code.
-        config (`peft.LoraConfig`): the adapter's shape. Copied, so one config may serve several models.
-        vocabulary ([`Vocabulary`], *optional*): words to add. `config` must then leave the word embeddings out.
+        config (`peft.LoraConfig`): configuration of the adapter. It is copied, so several models may share it.
+        vocabulary ([`Vocabulary`], *optional*): new words. `config` must then not adapt the word embeddings.
 
     Raises:
-        ValueError: `language` is no language code, the model has an adapter for it already, `config` has settings that
-            a pack may not have or adapts the word embeddings beside new words, or the base's word embeddings are of a
-            kind that no rows can be added to.
+        ValueError: `language` is not a language code or has an adapter already; `config` has unsupported settings, or
+            adapts the word embeddings while there are new words; or the base's word embeddings cannot be extended.
     """
-    name, others = adapter_name(language), languages(model)
-    if language in others:
-        raise ValueError(f"the model has a pack for language {language!r} already; remove it first")
-    if unfit := unfit_settings(config):
-        raise ValueError(
-            f"the LoRA config sets {', '.join(unfit)}, as no pack that is opened may; leave that as LoraConfig has it"
-        )
-    added = vocabulary is not None and vocabulary.tokens
-    if added:
-        language_embedding(model)  # refuses some bases: before PEFT wraps their layers
-    if others:
-        _FurtherLora(model.encoder, copy.deepcopy(config), name)
-    else:
-        model.encoder.add_adapter(copy.deepcopy(config), name)
+    name = adapter_name(language)
+    check_not_added(model, language)
+    if unsupported := unsupported_settings(config):
+        raise ValueError(f"language packs need PEFT's defaults for {', '.join(unsupported)}; change the LoRA config")
+    has_words = vocabulary is not None and vocabulary.tokens
+    if has_words:
+        language_embedding(model)  # fails for some bases, so before PEFT wraps their layers
+    _LanguageLora(model.encoder, copy.deepcopy(config), name)
+    model.encoder._hf_peft_config_loaded = True  # the flag by which transformers knows of adapters
     try:
-        if added:
+        if has_words:
             if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
-                raise ValueError("new words have rows of their own; leave the word embeddings out of the LoRA config")
+                raise ValueError("the LoRA config must leave the word embeddings out if there are new words")
             language_embedding(model).add(name, vocabulary)
     except ValueError:
         remove(model, language)
@@ -126,37 +126,38 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
 
 
 def languages(model: OpticalModel) -> list[str]:
-    """The languages that the model has adapters for, in the order in which they were added."""
-    adapters = list(getattr(model.encoder, "peft_config", {}))  # another thread may add one
+    """Return the languages with an adapter, in the order in which they were added."""
+    adapters = list(getattr(model.encoder, "peft_config", {}))  # a copy, since another thread may add one
     return [name.removeprefix(_PREFIX) for name in adapters if name.startswith(_PREFIX)]
 
 
 def lock_of(model: OpticalModel) -> threading.RLock:
-    """What a thread holds while it reads with a model in a language of its own, or changes its languages."""
-    with _FINDING_LOCK:
+    """Return the lock to hold while using a model in some language, or changing its languages."""
+    with _LOCKS_LOCK:
         return _LOCKS.setdefault(model, threading.RLock())
 
 
 def activate(model: OpticalModel, language: str | None) -> None:
     """
-    Puts one language's adapter to work; `None` gives the bare base. What is trainable stays so: [`make_trainable`].
+    Activate a language's adapter, or none of them for `None`. This does not change what [`make_trainable`] set.
 
     Raises:
         KeyError: there is no adapter for `language`.
     """
     with lock_of(model):
-        require(model, language)
-        _put_to_work(model, language)
+        check_added(model, language)
+        _activate_adapter(model, language)
         embedding = word_embedding(model)
         if isinstance(embedding, LanguageEmbedding):
             embedding.activate(None if language is None else adapter_name(language))
 
 
 @contextmanager
-def at_work(model: OpticalModel, language: str | None) -> Iterator[None]:
+def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
     """
-    A block with one language at work, `None` for the bare base, in which no other thread changes that; behind it, the
-    one before is at work again.
+    Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
+
+    Other threads cannot change the language meanwhile.
 
     Raises:
         KeyError: there is no adapter for `language`.
@@ -174,21 +175,21 @@ def at_work(model: OpticalModel, language: str | None) -> Iterator[None]:
 
 def make_trainable(model: OpticalModel, codes: Iterable[str]) -> None:
     """
-    Leaves the adapters and new words of these languages trainable, at work or not, and nothing else of the model.
+    Make the adapters and new words of these languages trainable, active or not, and nothing else of the model.
 
     Raises:
         KeyError: there is no adapter for one of them.
     """
     codes = list(codes)
     for language in codes:
-        require(model, language)
+        check_added(model, language)
     names = {adapter_name(language) for language in codes}
     for path, weight in model.named_parameters():
         weight.requires_grad_(not names.isdisjoint(path.split(".")))
 
 
 def active_language(model: OpticalModel) -> str | None:
-    """The language whose adapter is at work, or `None`."""
+    """Return the language whose adapter is active, or `None`."""
     layer = next(_tuner_layers(model.encoder), None)
     if layer is None or layer.disable_adapters or not layer.active_adapters:
         return None
@@ -197,49 +198,54 @@ def active_language(model: OpticalModel) -> str | None:
 
 def remove(model: OpticalModel, language: str) -> None:
     """
-    Takes a language's adapter out of the model. If it was at work, the bare base is afterwards.
+    Remove a language's adapter. If it was active, none is afterwards.
 
     Raises:
         KeyError: there is no adapter for `language`.
     """
-    require(model, language)
-    active = active_language(model)
-    # PEFT replaces an adapter that it deletes at work by another one, whichever comes first.
-    _put_to_work(model, None)
-    model.encoder.delete_adapter(adapter_name(language))
+    check_added(model, language)
+    name, encoder, active = adapter_name(language), model.encoder, active_language(model)
+    # PEFT would replace an active adapter that is deleted by any other one.
+    _activate_adapter(model, None)
+    delete_adapter(encoder, name, prefix="lora_")
+    del encoder.peft_config[name]
+    if not encoder.peft_config:
+        del encoder.peft_config
+        encoder._hf_peft_config_loaded = False
     embedding = word_embedding(model)
     if isinstance(embedding, LanguageEmbedding):
-        embedding.discard(adapter_name(language))
+        embedding.discard(name)
     activate(model, None if active == language else active)
 
 
-class _FurtherLora(LoraModel):
+class _LanguageLora(LoraModel):
     """
-    Injects an adapter beside others without PEFT's warning that there are others: to silence a warning for a moment is
-    to silence it in all threads, and sometimes for good.
+    Inject an adapter into a model that may have others, without PEFT's warning about that.
+
+    Filtering the warning would change the filters of all threads, and not always restore them.
     """
 
     def __getattr__(self, name: str) -> Any:
-        if name == "peft_config":  # PEFT looks for the model's through itself
+        if name == "peft_config":  # PEFT would find the model's, and warn
             raise AttributeError(name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "peft_config":
-            value = {**self.model.peft_config, **value}
+            value = {**getattr(self.model, "peft_config", {}), **value}
         super().__setattr__(name, value)
 
 
-def _put_to_work(model: OpticalModel, language: str | None) -> None:
-    # PEFT's own way visits every weight of every adapter, tens of milliseconds with ten packs open, and freezes those
-    # that it takes off work: trained in turns, they would silently never learn.
+def _activate_adapter(model: OpticalModel, language: str | None) -> None:
+    # PEFT's `set_adapter` visits all weights of all adapters, which takes tens of milliseconds with ten packs, and
+    # makes inactive ones untrainable, so that adapters trained in turns would never learn.
     for layer in _tuner_layers(model.encoder):
         layer._disable_adapters = language is None
         layer._active_adapter = [] if language is None else [adapter_name(language)]
 
 
 def _tuner_layers(module: nn.Module) -> Iterator[BaseTunerLayer]:
-    """PEFT's wrappers. What they hold, an adapter a language, is not looked at."""
+    """PEFT's wrappers of layers, without a search inside them."""
     for child in module.children():
         if isinstance(child, BaseTunerLayer):
             yield child
@@ -247,8 +253,14 @@ def _tuner_layers(module: nn.Module) -> Iterator[BaseTunerLayer]:
             yield from _tuner_layers(child)
 
 
-def require(model: OpticalModel, language: str | None) -> None:
-    """Raises `KeyError`, which says what there is, if there is no adapter for `language`."""
+def check_added(model: OpticalModel, language: str | None) -> None:
+    """Raise `KeyError` with the languages of the model if there is no adapter for `language`; `None` always passes."""
     known = languages(model)
     if language is not None and language not in known:
         raise KeyError(f"no pack for language {language!r} is open (open: {', '.join(known) or 'none'}); add it first")
+
+
+def check_not_added(model: OpticalModel, language: str) -> None:
+    """Raise `ValueError` if there is an adapter for `language`."""
+    if language in languages(model):
+        raise ValueError(f"the model has a pack for language {language!r} already; remove it first")

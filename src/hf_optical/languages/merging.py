@@ -1,4 +1,4 @@
-"""Taking out what languages wrap around a base: with one of them folded into the weights, or without any."""
+"""Removal of adapters from a model, with or without merging one of them into the weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from .vocabulary import LanguageEmbedding, word_embedding
 
 def merge_language(model: OpticalModel, language: str) -> OpticalModel:
     """
-    A plain model that reads every text as `language` is read by `model`, which is left as it is.
+    Merge a language into a copy of the model, which then encodes all texts as the original does in that language.
 
-    The adapter is added to the weights and the rows of the new words follow those of the base, in an ordinary
-    `nn.Embedding`.
+    The adapter is added to the weights. The embeddings of new words are appended to those of the base.
 
     Args:
         model ([`OpticalModel`]): the base, with an adapter for `language`.
         language (`str`): language code.
 
     Returns:
-        [`OpticalModel`]: token vectors within float32's rounding of the pack's (1e-5), no trace of languages left,
-        every weight trainable as in a model just opened. It has no name, since it is no longer the base.
+        [`OpticalModel`]: a model without adapters, with all weights trainable. Token vectors differ from the
+        original's by float32 rounding (1e-5). It has no name, since it is no longer the base.
 
     Raises:
         KeyError: there is no adapter for `language`.
@@ -51,7 +50,7 @@ def merge_language(model: OpticalModel, language: str) -> OpticalModel:
 
 
 def unwrap(model: OpticalModel) -> None:
-    """Puts the base's own layers back where languages wrapped them; the adapters of all languages are gone."""
+    """Remove the adapters of all languages and restore the base's own layers."""
     encoder = model.encoder
     for path, layer in _tuner_layers(model).items():
         encoder.set_submodule(path, layer.get_base_layer())
@@ -66,6 +65,6 @@ def unwrap(model: OpticalModel) -> None:
 
 
 def _tuner_layers(model: OpticalModel) -> dict[str, BaseTunerLayer]:
-    """PEFT's wrappers by the place they are at; one that is at several places is at each of them."""
+    """PEFT's wrappers of layers by path. A shared one appears under each of its paths."""
     modules = model.encoder.named_modules(remove_duplicate=False)
     return {path: module for path, module in modules if isinstance(module, BaseTunerLayer)}

@@ -19,12 +19,11 @@ from ..storage.fetching import local_folder, public_name
 from ..storage.names import PACKS_FOLDER
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, reading, staged_directory
-from .adapters import activate, active_language, adapter_name, add_adapter, languages, remove
+from .adapters import activate, active_language, adapter_name, add_adapter, check_not_added, languages, remove
 from .merging import unwrap
 from .pack_files import (
     read_lora_config,
     read_pack_config,
-    read_rows,
     read_weights,
     sha256,
     write_lora_config,
@@ -38,31 +37,31 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
 PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY)
-# PEFT names the weights of an adapter as seen from its own wrapper around the model.
+# PEFT stores the names of weights relative to its own wrapper of the model.
 _PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(eq=False, repr=False)
 class LanguagePack(PushToHub):
     """
-    What one language adds to a base model: a few megabytes, of no use without that base.
+    Adapter and new words of one language, to be opened on the base model that it was trained on.
 
-    On disk a pack is a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the rows
-    of its new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which names the language,
-    the base, the new words and the hashes of the other files.
+    A pack is saved as a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the
+    embeddings of new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which contains the
+    language, the base, the new words and the hashes of the other files.
 
     Attributes:
         language (`str`): language code.
         base_model (`str`): Hub id or folder of the base.
-        base_revision (`str`, *optional*): its commit, for a base from the Hub.
+        base_revision (`str`, *optional*): commit of a base from the Hub.
         base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base.
-        lora_config (`peft.LoraConfig`): the adapter's shape.
-        weights (`dict[str, Tensor]`): the adapter's weights, named from the text encoder down.
+        lora_config (`peft.LoraConfig`): configuration of the adapter.
+        weights (`dict[str, Tensor]`): weights of the adapter, with names relative to the text encoder.
         vocabulary ([`Vocabulary`], *optional*): the new words.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
-            Where the pack comes from: teacher, bitext, settings, results. What [`write_card`] names is as it says
-            there; the rest is free-form, JSON.
+            Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed
+            type. Any other JSON may be added.
     """
 
     _optional_files = (VOCABULARY,)
@@ -89,24 +88,25 @@ class LanguagePack(PushToHub):
         state_dict: dict[str, Tensor] | None = None,
     ) -> LanguagePack:
         """
-        Takes a copy of what `language` added to `model`.
+        Copy the adapter and the new words of a language from a model.
 
         Args:
             model ([`OpticalModel`]): the base, with an adapter for `language`.
             language (`str`): language code.
-            roles (`dict`, *optional*), details (`dict`, *optional*): as the attributes of the same name.
+            roles (`dict`, *optional*), details (`dict`, *optional*): see the attributes of this class.
             base_fingerprint (`str`, *optional*):
-                Of the base, where it is known already.
+                Fingerprint of the base, if it is known already.
             state_dict (`dict`, *optional*):
-                Weights of the whole model to read from in place of the model's own, as gathered from processes.
+                Weights of the whole model to use instead of the model's own, such as those gathered from several
+                processes.
 
         Raises:
-            ValueError: `state_dict` lacks the rows of the new words.
+            ValueError: `state_dict` lacks the embeddings of the new words.
         """
         name = adapter_name(language)
         if state_dict is not None:
             state_dict = {key.removeprefix("encoder."): value for key, value in state_dict.items()}
-        # save_embedding_layers: the base's embedding is the base's; the default would ask the Hub about it.
+        # By default PEFT asks the Hub whether to save the word embeddings.
         weights = get_peft_model_state_dict(
             model.encoder, state_dict=state_dict, adapter_name=name, save_embedding_layers=False
         )
@@ -124,48 +124,43 @@ class LanguagePack(PushToHub):
             lora_config=copy.deepcopy(model.encoder.peft_config[name]),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
             roles=dict(roles or {}),
-            # What it opens on, where that is not the usual type.
+            # Recorded only if it is not the default.
             details={**(details or {}), **({"base_dtype": dtype} if dtype != "float32" else {})},
         )
 
     def attach(self, model: OpticalModel) -> None:
         """
-        Adds the pack to its base and makes it the active language.
+        Add the pack to its base and activate it.
 
         Raises:
-            ValueError: `model` is not the base that the pack was trained on, has a pack for this language, or has no
-                place for the weights. The model is then as it was.
+            ValueError: `model` is not the base that the pack was trained on, has a pack for this language already, or
+                does not fit the weights. The model is then unchanged.
         """
         self.check_base(model)
-        if self.language in languages(model):
-            raise ValueError(f"the model has a pack for language {self.language!r} already; remove it first")
+        check_not_added(model, self.language)
         with _all_or_nothing(model, self.language):
             try:
                 add_adapter(model, self.language, self.lora_config, self.vocabulary)
-            # PEFT has many ways to say that an adapter does not fit, none of which names it.
+            # PEFT raises errors of many types, none of which names the pack.
             except Exception as error:
-                raise ValueError(
-                    f"the pack for {self.language!r} does not fit its base: {str(error)[:1000]}"
-                ) from error
+                raise ValueError(f"the pack for {self.language!r} does not fit its base: {error!s:.1000}") from error
             self.load_into(model)
 
     def check_base(self, model: OpticalModel) -> None:
-        """Raises `ValueError`, which names both, if `model` is not the base that the pack was trained on."""
-        found = model.fingerprint()
-        if found != self.base_fingerprint:
-            base, expected = printable(self.base_model), printable(self.base_fingerprint[:12])
-            raise ValueError(
-                f"the pack for {self.language!r} was trained on {base} (fingerprint {expected}), but the model is "
-                f"{model.name_or_path or 'unnamed'} (fingerprint {found[:12]}); open it on the base that it "
-                "names, in the same dtype (dtype=torch.bfloat16, say)"
-            )
+        """Raise `ValueError` if `model` is not the base that the pack was trained on."""
+        fingerprint = model.fingerprint()
+        if fingerprint != self.base_fingerprint:
+            expected = f"{printable(self.base_model)} (fingerprint {printable(self.base_fingerprint[:12])})"
+            got = f"{model.name_or_path or 'unnamed'} (fingerprint {fingerprint[:12]})"
+            cure = "open that base, in the same dtype, such as dtype=torch.bfloat16"
+            raise ValueError(f"the base of the pack for {self.language!r} must be {expected}, got {got}; {cure}")
 
     def load_into(self, model: OpticalModel) -> None:
         """
-        Sets the weights of an adapter that `model` already has for this language.
+        Load the weights into the adapter that `model` already has for this language.
 
         Raises:
-            ValueError: a weight is missing, too many, or of another shape.
+            ValueError: names or shapes of the weights, or the new words, differ from those in the model.
         """
         name = adapter_name(self.language)
         places = get_peft_model_state_dict(model.encoder, adapter_name=name, save_embedding_layers=False)
@@ -173,56 +168,53 @@ class LanguagePack(PushToHub):
         wrong = shapes.items() ^ {key: tuple(weight.shape) for key, weight in places.items()}.items()
         if wrong:
             names = ", ".join(sorted({key for key, _ in wrong})[:3])
-            raise ValueError(
-                f"the pack for {self.language!r} does not fit its adapter: {names} missing, too many, or of another "
-                "shape; fetch or save the pack again"
-            )
+            reason = f"{names} are missing, unexpected or of another shape; fetch or save the pack again"
+            raise ValueError(f"the pack for {self.language!r} does not fit its adapter: {reason}")
         embedding = word_embedding(model)
         known = embedding.tokens.get(name) if isinstance(embedding, LanguageEmbedding) else None
         if known != (self.vocabulary.tokens if self.vocabulary else None):
-            raise ValueError(
-                f"the pack for {self.language!r} has other new words than its place in the model; if it is a "
-                "checkpoint, go on with the same sentence pairs and settings"
-            )
+            cure = "resume a checkpoint with the same sentence pairs and settings"
+            raise ValueError(f"the pack for {self.language!r} has other new words than the model; {cure}")
         set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
         if self.vocabulary is not None:
             embedding.rows[name].data.copy_(self.vocabulary.rows)
 
     @property
     def reads(self) -> list[str]:
-        """Codes of the languages that it was trained on: of several where they share a pack."""
+        """Codes of the languages that it was trained on, of which there may be several."""
         return self.details.get("languages") or [self.language]
 
     def num_bytes(self) -> int:
-        """Size of the weights in bytes."""
+        """Return the size of the weights in bytes."""
         rows = [self.vocabulary.rows] if self.vocabulary else []
         return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *rows])
 
     def __repr__(self) -> str:
         words = f", {len(self.vocabulary.tokens)} new words" if self.vocabulary else ""
-        what = f"LoRA of rank {self.lora_config.r}{words}, {self.num_bytes() / 1e6:.1f} MB"
-        return f"LanguagePack({self.language!r} on {self.base_model!r}: {what})"
+        contents = f"LoRA of rank {self.lora_config.r}{words}, {self.num_bytes() / 1e6:.1f} MB"
+        return f"LanguagePack({self.language!r} on {self.base_model!r}: {contents})"
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None
     ) -> LanguagePack:
         """
-        Reads a pack from a folder or a Hub id; the base is not needed for it.
+        Load a pack from a folder or Hub id, without its base.
 
         Raises:
-            OSError: no pack there, its files are damaged, cut short or changed, or a newer library wrote them.
+            OSError: there is no pack, its files are missing, damaged or changed, or a newer version wrote them.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        with nothing_saved_meanwhile(folder):
-            for name in (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                if not (folder / name).is_file():
-                    found = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing"
-                    raise OSError(f"{folder} is no whole language pack: looked for {name}, found {found}")
+        with pack_lock(folder):
+            files = sorted(path.name for path in folder.iterdir() if path.is_file())
+            missing = [name for name in (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name not in files]
+            if missing:
+                found = ", ".join(files[:20]) or "nothing"
+                raise OSError(f"{folder} is not a language pack: looked for {missing[0]}, found {found}")
             stored = read_pack_config(folder / PACK_CONFIG)
             tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
             weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
-            rows = read_rows(folder / VOCABULARY, digests, len(tokens)) if tokens else None
+            rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"] if tokens else None
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
             lora_config=lora_config,
@@ -233,10 +225,10 @@ class LanguagePack(PushToHub):
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
-        Writes the pack; a half-written one never replaces a whole one.
+        Save the pack. An interrupted save leaves the old files in place.
 
         Raises:
-            ValueError: `roles`, `details` or the new words are such that the pack could not be opened again.
+            ValueError: `roles`, `details` or the new words are invalid, so the pack could not be opened again.
         """
         with staged_directory(save_directory) as folder:
             write_lora_config(folder / ADAPTER_CONFIG, self.lora_config, self.base_model, self.base_revision)
@@ -246,7 +238,7 @@ class LanguagePack(PushToHub):
                 rows = {"rows": self.vocabulary.rows.contiguous()}
                 (folder / VOCABULARY).write_bytes(save(rows, metadata={"format": "pt"}))
             else:
-                discard(folder / VOCABULARY)  # of another pack, saved here before
+                discard(folder / VOCABULARY)  # left by another pack
             written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([VOCABULARY] if self.vocabulary else [])]
             digests = {name: sha256((folder / name).read_bytes()) for name in written}
             write_pack_config(
@@ -270,11 +262,11 @@ class LanguagePack(PushToHub):
 
     def write_card(self, folder: str | os.PathLike, repo_id: str | None = None) -> None:
         """
-        Writes the card of the pack, `README.md`, into the folder that it was saved to.
+        Write the pack's model card, `README.md`, into the folder that it was saved to.
 
         Args:
             folder (`str` or `os.PathLike`): the folder.
-            repo_id (`str`, *optional*): where the pack will be found, for the code on the page.
+            repo_id (`str`, *optional*): Hub id that the example code of the card opens.
         """
         write_card(
             folder,
@@ -288,24 +280,24 @@ class LanguagePack(PushToHub):
         )
 
     def without_local_paths(self) -> LanguagePack:
-        """The same pack, with the last part of a path wherever `base_model` and `details` name a local folder."""
+        """Return a copy in which local paths in `base_model` and `details` are reduced to their last part."""
         return replace(self, base_model=public_name(self.base_model), details=_shorten_paths(self.details))
 
 
 def is_pack(folder: str | os.PathLike) -> bool:
-    """Whether a folder on this machine holds a language pack."""
+    """Return whether a local folder contains a language pack."""
     return (Path(folder) / PACK_CONFIG).is_file()
 
 
-def nothing_saved_meanwhile(folder: Path) -> AbstractContextManager[None]:
-    """A block in which no other process writes over a pack, nor over the retriever in whose folder it lies."""
+def pack_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold shared locks so that writers cannot replace a pack, or the retriever that contains it, while it is read."""
     around = folder.absolute().parent
     return reading(folder, *([around.parent] if around.name == PACKS_FOLDER else []))
 
 
 @contextmanager
 def _all_or_nothing(model: OpticalModel, language: str) -> Iterator[None]:
-    """If adding `language` fails half-way, the model is as it was: its layers, what is at work, what is trainable."""
+    """If adding `language` fails, restore the model: its layers, active language and trainable weights."""
     others, active = languages(model), active_language(model)
     trainable = [(weight, weight.requires_grad) for weight in model.parameters()]
     try:
@@ -320,15 +312,13 @@ def _all_or_nothing(model: OpticalModel, language: str) -> Iterator[None]:
             weight.requires_grad_(flag)
         raise
     finally:
-        model.train(model.training)  # layers that are new begin in training mode, whatever the model is in
+        model.train(model.training)  # new layers start in training mode
 
 
 def _find_rows(state_dict: dict[str, Tensor], language: str) -> Tensor:
     found = [weight for key, weight in state_dict.items() if key.endswith(f".rows.{adapter_name(language)}")]
     if len(found) != 1:
-        raise ValueError(
-            f"state_dict has {len(found)} entries for the new words' rows of {language!r}; pass all weights"
-        )
+        raise ValueError(f"state_dict must have the embeddings of the new words of {language!r}; pass all weights")
     return found[0]
 
 

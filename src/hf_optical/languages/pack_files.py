@@ -1,4 +1,4 @@
-"""The files of a language pack; what is missing, cut short or changed is an `OSError` that names it."""
+"""Files of a language pack. A file that is missing, damaged or changed raises an `OSError` that names it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor
 
 from ..errors import printable
 from ..hub.details import unfit_details
-from ..model.layout import unfit_roles
-from ..model.nearest_words import no_words
+from ..model.layout import invalid_roles
+from ..model.nearest_words import invalid_word
 from ..model.texts import unwritable
+from ..storage import safetensors_files
 from ..storage.json_files import misfits, read_json, write_json
-from .adapters import adapter_name
-from .lora_settings import unfit_settings, unheard_ranks
+from .adapters import is_language_code
+from .lora_settings import oversized_ranks, unsupported_settings
 
 
 FORMAT = 1
-# Characters of a language code, and of the name or path of a base.
-_NAME = 4096
+# Maximum characters of a language code, and of the name or path of a base.
+_MAX_NAME = 4096
 _KINDS: dict[str, Any] = {
+    "format": int,
     "language": str,
     "base_model": str,
     "base_revision": str,
@@ -37,117 +37,96 @@ _KINDS: dict[str, Any] = {
     "details": dict,
     "sha256": dict,
 }
-_MAY_BE_NULL = ("base_revision", "first_new_id")
+_OPTIONAL = ("base_revision", "first_new_id")
+_CURE = "fetch or save the pack again"
 
 
 def read_pack_config(path: Path) -> dict[str, Any]:
-    """The entries of `language_pack.json`, all of them there and of the right kind."""
+    """Read the entries of `language_pack.json`, all of which are there and of the right type."""
     stored = read_json(path)
-    if not isinstance(stored.get("format"), int):
-        raise OSError(f"{path} does not describe a language pack; fetch or save the pack again")
-    if stored.pop("format") > FORMAT:
-        raise OSError(f"{path} was written by a newer hf_optical; update the library to open it")
-    if fault := _fault(stored):
-        raise OSError(f"{path} is damaged ({fault}); fetch or save the pack again")
-    return {name: stored[name] for name in _KINDS}
+    if problem := _problem(stored):
+        raise OSError(f"cannot open {path}: {problem}; update hf_optical if the pack is newer, or {_CURE}")
+    return {name: stored[name] for name in _KINDS if name != "format"}
 
 
 def write_pack_config(path: Path, entries: dict[str, Any]) -> None:
     """
-    Writes `language_pack.json`.
+    Write `language_pack.json`.
 
     Raises:
-        ValueError: it could not be opened again.
+        ValueError: the entries could not be read again.
     """
-    # As it will be read, where a tuple is a list.
-    if fault := _fault(json.loads(json.dumps(entries))):
-        raise ValueError(
-            f"the pack would be saved in a way that cannot be opened ({fault}); change that. What the entries of "
-            "details are is told by write_card"
-        )
-    write_json(path, {"format": FORMAT, **entries})
+    entries = {"format": FORMAT, **entries}
+    # JSON turns tuples into lists.
+    if problem := _problem(json.loads(json.dumps(entries))):
+        raise ValueError(f"the pack could not be opened again ({problem}); see write_card for the types of details")
+    write_json(path, entries)
 
 
-def _fault(stored: dict[str, Any]) -> str | None:
-    """What is wrong with the entries of a pack, on one line."""
-    wrong = [name for name in _KINDS if name not in stored or (stored[name] is None and name not in _MAY_BE_NULL)]
+def _problem(stored: dict[str, Any]) -> str | None:
+    """Describe on one line what is wrong with the entries of a pack; `None` if nothing is."""
+    if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
+        return f"its format {stored['format']} is that of a newer hf_optical"
+    wrong = [name for name in _KINDS if stored.get(name) is None and not (name in stored and name in _OPTIONAL)]
     wrong += misfits(stored, _KINDS)
-    wrong += [name for name, kind in _KINDS.items() if kind is str and len(str(stored.get(name))) > _NAME]
-    if not wrong:
-        # The words, which may be many, are looked at below.
-        wrong = unwritable({name: stored[name] for name in _KINDS if name != "new_words"})
-    wrong = wrong or unfit_roles(stored["roles"], "roles") or unfit_details(stored["details"])
+    wrong += [name for name, kind in _KINDS.items() if kind is str and len(str(stored.get(name))) > _MAX_NAME]
+    # The words may be many, and are checked below.
+    wrong = wrong or unwritable({name: stored[name] for name in _KINDS if name != "new_words"})
+    wrong = wrong or invalid_roles(stored["roles"], "roles") or unfit_details(stored["details"])
     if wrong:
-        return f"{printable(', '.join(wrong[:5])):.1000} missing or of the wrong kind"
-    if fault := no_words(stored["new_words"]):
-        return f"of new_words, {fault}"
-    try:
-        for language in (stored["language"], *(stored["details"].get("languages") or ())):
-            adapter_name(language)
-    except ValueError as error:
-        return str(error)[:1000]
-    return None
+        return f"missing or invalid: {printable(', '.join(wrong[:5])):.1000}"
+    for code in (stored["language"], *(stored["details"].get("languages") or ())):
+        if not is_language_code(code):
+            return f"{code!r:.1000} is not a language code"
+    word = invalid_word(stored["new_words"])
+    return word and f"new_words, {word}"
 
 
 def sha256(content: bytes) -> str:
-    """SHA-256 in hexadecimal digits."""
+    """Return the SHA-256 in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
-def read_checked(path: Path, digests: dict[str, str]) -> bytes:
-    """A file's content, the same that was written (`digests`: name -> SHA-256)."""
+def _check_digest(path: Path, digests: dict[str, str]) -> None:
+    """Raise `OSError` unless a file has the content that was written (`digests`: name -> SHA-256)."""
     content = path.read_bytes() if path.is_file() else b""
     if sha256(content) != digests.get(path.name):
-        raise OSError(f"{path} is missing, cut short or changed; fetch or save the pack again")
-    return content
+        raise OSError(f"{path} is missing, cut short or changed; {_CURE}")
 
 
-def read_weights(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
-    """The weights in a safetensors file, finite numbers all of them."""
-    try:
-        weights = load(read_checked(path, digests))
-    except SafetensorError as error:
-        raise OSError(f"{path} holds no weights ({error}); fetch or save the pack again") from error
-    for name, weight in weights.items():
-        # In the widest type: numbers of eight bits cannot be asked in their own.
-        if not weight.is_floating_point() or not weight.double().isfinite().all():
-            raise OSError(f"{path} holds {printable(name):.255}, which is not all finite numbers; train the pack anew")
+def read_weights(path: Path, digests: dict[str, str], names: list[str] | None = None) -> dict[str, Tensor]:
+    """Read the weights with these names from a safetensors file, by default all. They must be finite numbers."""
+    _check_digest(path, digests)
+    weights = safetensors_files.read_weights(path, names)
+    # Compared in the widest type, since types of eight bits have no `isfinite`.
+    bad = [name for name, each in weights.items() if not (each.is_floating_point() and each.double().isfinite().all())]
+    if bad:
+        raise OSError(f"{path} must contain finite numbers only, but {printable(bad[0]):.255} has others; {_CURE}")
     return weights
 
 
-def read_rows(path: Path, digests: dict[str, str], words: int) -> Tensor:
-    """The rows of so many new words, `(words, hidden)`."""
-    weights = read_weights(path, digests)
-    if weights.keys() != {"rows"} or weights["rows"].dim() != 2 or len(weights["rows"]) != words:
-        raise OSError(f"{path} holds other weights than the rows of new words; fetch or save the pack again")
-    return weights["rows"]
-
-
 def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Tensor]) -> LoraConfig:
-    """The adapter's shape in `adapter_config.json`, which is that of its weights and of nothing more."""
-    read_checked(path, digests)
-    if read_json(path).get("peft_type") != "LORA":
-        raise OSError(f"{path} describes no LoRA adapter; fetch or save the pack again")
+    """Read the adapter's configuration, which asks for nothing beyond the adapter's weights."""
+    _check_digest(path, digests)
+    kind = read_json(path).get("peft_type")
     try:
         config = LoraConfig.from_pretrained(str(path.parent))
-    # PEFT compares settings before it looks at what they are.
+    # PEFT uses settings before it checks their types.
     except Exception as error:
-        raise OSError(f"{path} is damaged ({str(error)[:1000]}); fetch or save the pack again") from error
-    unfit = unfit_settings(config) or [f"rank {rank}" for rank in unheard_ranks(config, weights)]
-    if unfit:
-        raise OSError(
-            f"{path} is damaged, or of no language pack: {', '.join(unfit[:5])} would reach beyond its weights; fetch "
-            "or save the pack again"
-        )
+        raise OSError(f"{path} is damaged ({str(error)[:1000]}); {_CURE}") from error
+    unsupported = ["peft_type"] if kind != "LORA" else unsupported_settings(config)
+    unsupported = unsupported or [f"rank {rank}" for rank in oversized_ranks(config, weights)]
+    if unsupported:
+        raise OSError(f"{path} is not that of a language pack (unsupported: {', '.join(unsupported[:5])}); {_CURE}")
     return config
 
 
 def write_lora_config(path: Path, config: LoraConfig, base_model: str, base_revision: str | None) -> None:
-    """Writes `adapter_config.json` for PEFT, the same bytes every time."""
+    """Write `adapter_config.json` for PEFT, with the same bytes every time."""
     config = copy.deepcopy(config)
     config.base_model_name_or_path, config.revision = base_model, base_revision
     config.inference_mode = True
     config.save_pretrained(str(path.parent))
-    # PEFT writes sets in an order that changes from run to run.
+    # PEFT writes sets in an order that differs between runs.
     settings = read_json(path)
     write_json(path, {key: sorted(v) if isinstance(v, list) else v for key, v in sorted(settings.items())})

@@ -1,4 +1,4 @@
-"""New words: a language's own entries beside the base's vocabulary, started from what they translate to."""
+"""New words of a language, added to the base's vocabulary and initialised from their translations."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..model.nearest_words import UNSPACED, are_one_token
 @dataclass(eq=False)
 class Vocabulary:
     """
-    What a language adds to the vocabulary of its base.
+    New words of a language.
 
     Attributes:
-        tokens (`list[str]`): whole words, in the form that the tokenizer's normaliser gives them.
+        tokens (`list[str]`): whole words, in the form that the tokenizer's normalizer gives them.
         rows (`torch.Tensor` of shape `(tokens, hidden)`): their word embeddings.
         first_id (`int`, *optional*):
-            Token id of the first; the others follow. By default the number of the base's word embeddings, of which
-            some models have more than their tokenizer has tokens.
+            Token id of the first word; the others follow. Defaults to the number of the base's word embeddings, which
+            may be larger than the number of the tokenizer's tokens.
     """
 
     tokens: list[str]
@@ -39,21 +39,19 @@ class Vocabulary:
 
 class LanguageEmbedding(nn.Embedding):
     """
-    The base's word embeddings, and behind them the rows of the language at work.
+    Word embeddings of the base, followed by those of the active language.
 
-    Ids below its first one are the base's and give what they always gave, to the last bit. The weight keeps its name,
-    so a state dict looks as before but for the rows added.
+    Ids of the base keep their embeddings bit for bit. The base's weight keeps its name, so a state dict differs only
+    by the added rows.
 
     Raises:
-        ValueError: `base` does more than to look up its rows, as the scaled embeddings of some models do.
+        ValueError: `base` is a subclass of `nn.Embedding`, such as the scaled embeddings of some models.
     """
 
     def __init__(self, base: nn.Embedding):
         if type(base) is not nn.Embedding:
-            raise ValueError(
-                f"the base's word embeddings are a {type(base).__name__}, which no rows can be added to; train with "
-                "new_words=0, or choose another base"
-            )
+            kind = type(base).__name__
+            raise ValueError(f"cannot add words to word embeddings of type {kind}; set new_words=0 or change the base")
         super().__init__(base.num_embeddings, base.embedding_dim, base.padding_idx, _weight=base.weight)
         self.weight = base.weight
         self.rows = nn.ParameterDict()
@@ -63,16 +61,14 @@ class LanguageEmbedding(nn.Embedding):
 
     def add(self, name: str, vocabulary: Vocabulary) -> None:
         if vocabulary.rows.shape != (len(vocabulary.tokens), self.embedding_dim):
-            raise ValueError(
-                f"the new rows have shape {tuple(vocabulary.rows.shape)}; {len(vocabulary.tokens)} tokens on this "
-                f"base need {(len(vocabulary.tokens), self.embedding_dim)}"
-            )
+            expected = (len(vocabulary.tokens), self.embedding_dim)
+            raise ValueError(f"the new rows must have shape {expected}, got {tuple(vocabulary.rows.shape)}")
         self.rows[name] = nn.Parameter(vocabulary.rows.detach().clone().to(self.weight))
         self.tokens[name] = list(vocabulary.tokens)
         self.first_ids[name] = self.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
 
     def vocabulary(self, name: str, rows: Tensor | None = None) -> Vocabulary | None:
-        """A copy of what was added under `name`, with other rows where they are given; `None` if nothing was."""
+        """Return a copy of the words added under `name`, optionally with other rows; `None` if there are none."""
         if name not in self.tokens:
             return None
         rows = self.rows[name] if rows is None else rows
@@ -96,13 +92,13 @@ class LanguageEmbedding(nn.Embedding):
 
 
 def word_embedding(model: OpticalModel) -> nn.Embedding:
-    """The base's word embeddings, also where an adapter wraps them."""
+    """Return the base's word embeddings, also if an adapter wraps them."""
     module = model.encoder.get_input_embeddings()
     return getattr(module, "base_layer", module)
 
 
 def language_embedding(model: OpticalModel) -> LanguageEmbedding:
-    """The word embeddings with room for languages, put in place of the base's at the first call."""
+    """Return the word embeddings with room for languages, which replace the base's at the first call."""
     embedding = word_embedding(model)
     if not isinstance(embedding, LanguageEmbedding):
         embedding = LanguageEmbedding(embedding)
@@ -128,25 +124,26 @@ def learn_vocabulary(
     translations: int = 10,
 ) -> Vocabulary:
     """
-    The words that the base's tokenizer has to cut up, each started as the mean of the base's embeddings of its
-    likeliest translations, weighted by their probability ([`learn_lexicon`]).
+    Learn new words from sentence pairs: frequent words that the base's tokenizer splits.
 
-    Words that the translations spell alike are left out: names, mostly, and their pieces are what the teacher reads.
+    The embedding of each is the mean of the base's embeddings of its likeliest translations, weighted by their
+    probability ([`learn_lexicon`]). Words with the same spelling in the translation are left out: most of them are
+    names, which the teacher reads as the same subwords.
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
         pairs (`datasets.Dataset`): sentence pairs from [`load_bitext`].
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
-        max_words (`int`, defaults to 8000): at most so many words, the most frequent ones.
+        max_words (`int`, defaults to 8000): maximum number of words. The most frequent ones are kept.
         max_pairs (`int`, defaults to 50,000):
-            Sentence pairs to learn from, at even distances, so that memory does not grow with them.
-        min_count (`int`, defaults to 2): sentences that must hold a word.
+            Maximum number of sentence pairs to learn from, evenly spaced, which limits memory.
+        min_count (`int`, defaults to 2): minimum number of sentences that contain a word.
         max_alike (`float`, defaults to 0.3):
-            A word is left out if it stands in the translation too for this part of its sentences, or more.
-        translations (`int`, defaults to 10): likeliest tokens that a row is made of.
+            A word is left out if the translations of this share of its sentences, or more, contain it too.
+        translations (`int`, defaults to 10): number of likeliest tokens to average.
 
     Returns:
-        [`Vocabulary`]; empty if every word is one token already.
+        [`Vocabulary`]: the words, possibly none.
     """
     tokenizer = processor.tokenizer
     pairs = spread(pairs, max_pairs)
@@ -166,9 +163,9 @@ def learn_vocabulary(
 
 
 def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2) -> list[str]:
-    """Words of the lexicon that are frequent enough and not one token already, the most frequent first."""
+    """Return the frequent words of the lexicon that are not one token already, most frequent first."""
     known, whole = tokenizer.get_vocab(), are_one_token(lexicon.words, tokenizer)
-    # A word may be known as a piece that stands inside words alone: it could not be added once more.
+    # A word may be a token that occurs only inside words. It could not be added a second time.
     return [
         word
         for word, one, count in zip(lexicon.words, whole, lexicon.counts, strict=True)
@@ -177,7 +174,7 @@ def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count
 
 
 def spelled_alike(words: Sequence[Sequence[str]], translations: Iterable[Sequence[str]]) -> dict[str, float]:
-    """For each word, in which part of its sentences the translation holds it as it is; words without any left out."""
+    """Return for each word in what share of its sentences the translation contains it too, if in any."""
     held: Counter[str] = Counter()
     shared: Counter[str] = Counter()
     for sentence, translation in zip(words, translations, strict=True):
@@ -188,18 +185,20 @@ def spelled_alike(words: Sequence[Sequence[str]], translations: Iterable[Sequenc
 
 def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalProcessor:
     """
-    A processor that knows `tokens` too, as whole words, and reads words that it lacks as the nearest of them and of
-    those that were its `nearest_words` before; the one given is left as it is.
+    Create a processor that has `tokens` as additional whole words.
+
+    Words that it lacks are replaced by the most similar of `tokens` and of the former `nearest_words`. The given
+    processor is not changed.
 
     Raises:
-        ValueError: a token is one of the tokenizer's already.
+        ValueError: the tokenizer has one of the tokens already.
     """
     tokenizer = copy.deepcopy(processor.tokenizer)
     known = sorted(tokenizer.get_vocab().keys() & set(tokens))
     if known:
-        raise ValueError(f"the tokenizer has {', '.join(map(repr, known[:5]))} already; leave it out of the new words")
-    # Matching inside words would take apart the base's own words. A tokenizer that keeps spaces would leave the one
-    # before the word as a token of its own, unless the word takes it along.
+        raise ValueError(f"the tokenizer has {', '.join(map(repr, known[:5]))} already; remove it from the new words")
+    # Matching inside words would split words of the base. A tokenizer that keeps spaces would make the one before the
+    # word a separate token, unless the word includes it.
     keeps_spaces = tokenizer.tokenize("a b") != ["a", "b"]
     tokenizer.add_tokens(
         [

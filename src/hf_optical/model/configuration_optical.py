@@ -17,26 +17,26 @@ from ..storage.safetensors_files import weight_sizes
 from .layout import LinearLayer, load_projection, read_layout, write_modules, write_projection
 
 
-# Modules that an encoder may have whatever the weights, some are used many times; and for each of the weights.
+# Limit for the modules of an encoder: a constant, and a number per weight since a weight may be shared.
 _MODULES, _MODULES_A_WEIGHT = 2**13, 16
-# Values that an encoder may have whatever the weights, and for each value of the weights.
+# Limit for the parameters of an encoder: a constant, and a number per parameter in the files.
 _VALUES, _TIMES = 2**24, 16
 
 
 class OpticalConfig(PreTrainedConfig):
     r"""
-    The shape of an [`OpticalModel`]: a text encoder and an optional linear projection of its token vectors.
+    Configuration of an [`OpticalModel`]: a text encoder and an optional linear projection of its token vectors.
 
-    How texts are cut into tokens (markers, lengths, expansion, skip list) belongs to [`OpticalProcessor`].
+    Tokenization (markers, lengths, expansion, skip list) is configured in [`OpticalProcessor`].
 
-    On disk the configuration has no file of its own: it is the encoder's `config.json` and, with a projection, the
-    `1_Dense/config.json` beside it, so that other libraries open the same folder.
+    The configuration has no file of its own. It is saved as the encoder's `config.json` and the projection's
+    `1_Dense/config.json`, so that other libraries can open the folder.
 
     Args:
         encoder_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the text encoder. Defaults to BERT's.
         projection_dim (`int`, *optional*):
-            Size of the token vectors after the projection. `None` means no projection: the encoder's hidden size.
+            Size of the projected token vectors. `None` for no projection, which gives the encoder's hidden size.
         projection_bias (`bool`, *optional*, defaults to `False`):
             Whether the projection has a bias.
     """
@@ -61,7 +61,7 @@ class OpticalConfig(PreTrainedConfig):
         return self.projection_dim or self.encoder_config.hidden_size
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
-        # Where transformers notes what it changes, such as the number of word embeddings.
+        # transformers records changes here, such as the number of word embeddings.
         return self.encoder_config.get_text_config(*args, **kwargs)
 
     @classmethod
@@ -69,18 +69,19 @@ class OpticalConfig(PreTrainedConfig):
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **kwargs
     ) -> OpticalConfig:
         """
-        Reads the shape of a checkpoint folder or Hub id (see `layout/` for what is understood).
+        Load the configuration of a checkpoint folder or Hub id in one of the layouts of `layout/`.
 
         Raises:
-            OSError: no such checkpoint, or one with damaged files, or of no encoder that transformers knows.
-            ValueError: the checkpoint does what an [`OpticalModel`] does not; its token projection is not linear.
+            OSError: the checkpoint does not exist, is damaged, or contains no encoder that transformers knows.
+            ValueError: the checkpoint needs something that an [`OpticalModel`] does not support, such as a projection
+                that is not linear.
         """
         layout = read_layout(pretrained_model_name_or_path, revision)
         encoder_config = _read_encoder_config(layout.folder)
         return cls(encoder_config=encoder_config, **{**_shape(layout.projection), **kwargs})
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        # Code in the repository that a checkpoint came from: transformers opened it without, and so may others.
+        # Refers to code in the original repository, which was not needed to open the encoder.
         vars(self.encoder_config).pop("auto_map", None)
         self.encoder_config.save_pretrained(save_directory, **kwargs)
         projection = {
@@ -96,39 +97,40 @@ class OpticalConfig(PreTrainedConfig):
 
 def _read_encoder_config(folder: Path) -> PreTrainedConfig:
     """
-    The encoder's configuration, if an encoder can be made of it whose size is somewhere near that of the weights.
+    Read the encoder's configuration, and check it by building the encoder without memory for its weights.
 
-    An encoder with more values than there are weights lacks some, and they would take memory before anyone noticed.
+    An encoder that is much larger than the weights in the folder would use up memory before the missing weights were
+    noticed.
     """
     try:
         read_json(folder / ENCODER_CONFIG)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         weights = weight_sizes(folder) if any(folder.glob("model*.safetensors")) else None
-        with torch.device("meta"), _at_most(_MODULES + _MODULES_A_WEIGHT * len(weights or ())):
+        with torch.device("meta"), _module_limit(_MODULES + _MODULES_A_WEIGHT * len(weights or ())):
             encoder = AutoModel.from_config(config, trust_remote_code=False)
         values = sum(weight.numel() for name, weight in encoder.named_parameters() if "pooler." not in name)
     except OSError:
         raise
-    # Of a damaged file any part of transformers and torch may be the first to complain.
+    # A damaged configuration causes errors of any type, anywhere in transformers and PyTorch.
     except Exception as error:
         reason = (str(error) or type(error).__name__).strip().split("\n")[0][:500]
-        raise OSError(f"{folder}/config.json is of no encoder that transformers opens: {reason}") from error
+        raise OSError(f"transformers cannot open the encoder of {folder}/config.json: {reason}") from error
     if weights is not None and values > _VALUES + _TIMES * sum(weights.values()):
         raise OSError(
-            f"{folder}/config.json describes a {type(encoder).__name__} of {values} values, but the weights beside it "
+            f"{folder}/config.json describes a {type(encoder).__name__} with {values} parameters, but its weights "
             f"have {sum(weights.values())}: they do not belong together; fetch or save the checkpoint again"
         )
     return config
 
 
 @contextmanager
-def _at_most(modules: int) -> Iterator[None]:
-    """Stops the making of a larger model by a `ValueError`: every architecture has another name for its layers."""
-    thread, made = threading.get_ident(), itertools.count(1)
+def _module_limit(modules: int) -> Iterator[None]:
+    """Raise `ValueError` when a model with more modules is built, whatever its configuration calls them."""
+    thread, created = threading.get_ident(), itertools.count(1)
 
     def count(*_) -> None:
-        # The hook is called for those that other threads make, too.
-        if threading.get_ident() == thread and next(made) > modules:
+        # The hook is also called for models built by other threads.
+        if threading.get_ident() == thread and next(created) > modules:
             raise ValueError(f"more than {modules} modules")
 
     hook = register_module_module_registration_hook(count)
@@ -139,11 +141,11 @@ def _at_most(modules: int) -> Iterator[None]:
 
 
 def _shape(layers: list[LinearLayer]) -> dict:
+    """The arguments of [`OpticalConfig`] for the projection."""
     if not layers:
         return {}
     last = layers[-1]
-    if last.shape is not None and not last.file.is_file():  # of a model that is yet to be made
+    if last.shape is not None and not last.file.is_file():  # a model without weights yet
         return {"projection_dim": last.shape[0], "projection_bias": any(layer.bias for layer in layers)}
     projection = load_projection(layers)
-    # The identity stands for no projection.
     return {"projection_dim": len(projection["weight"]), "projection_bias": "bias" in projection} if projection else {}

@@ -1,9 +1,9 @@
 """
-Linear maps in float32 at the full width of a CPU.
+Fast linear maps in float32 on CPUs with AVX-512.
 
-Torch leaves them to MKL, which on processors other than Intel's works with vectors of 256 bits even where there are
-512, at half the speed. Convolutions go to oneDNN, which uses what there is; and a linear map is a convolution by a
-kernel of one point.
+PyTorch computes linear maps with MKL. On processors not made by Intel, MKL uses vectors of 256 bits even if 512 are
+available, at half the speed. Convolutions are computed with oneDNN, which uses the full width, and a linear map is a
+convolution with a kernel of size one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from torch.overrides import TorchFunctionMode
 
 
 _WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-# oneDNN spends 0.3 ms on every size that is new to it, which fewer rows would not win back.
-_FEWEST_ROWS = 256
+# oneDNN needs 0.3 ms for every new size, which does not pay off for fewer rows.
+_MIN_ROWS = 256
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
-    As `torch.nn.functional.linear`, faster for many rows in float32 on a CPU with AVX-512 that Intel did not make.
+    Compute `torch.nn.functional.linear`, faster for many rows in float32 on CPUs with AVX-512.
 
     Args:
         input (`torch.Tensor` of shape `(..., columns)`): the rows.
         weight (`torch.Tensor` of shape `(outputs, columns)`): the map.
-        bias (`torch.Tensor` of shape `(outputs,)`, *optional*): what is added.
+        bias (`torch.Tensor` of shape `(outputs,)`, *optional*): the bias.
 
     Returns:
-        `torch.Tensor` of shape `(..., outputs)`: off by the rounding of float32, differentiable.
+        `torch.Tensor` of shape `(..., outputs)`: the same up to float32 rounding, and differentiable.
     """
-    many = weight.numel() and input.numel() >= _FEWEST_ROWS * input.shape[-1]
+    many = weight.numel() and input.numel() >= _MIN_ROWS * input.shape[-1]
     exact = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_WIDE and many and exact):
         return functional.linear(input, weight, bias)
@@ -49,14 +49,14 @@ def _convolve(
     bias: Tensor | None = None,
     convolution: Callable[..., Tensor] = functional.conv2d,
 ) -> Tensor:
-    image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # its channels last, as the rows lie
-    # On one thread torch gives oneDNN only dilated convolutions. With one point there is nothing to dilate.
+    image = input.reshape(1, -1, 1, input.shape[-1]).permute(0, 3, 1, 2)  # channels last, so no copy
+    # On one thread PyTorch uses oneDNN only for dilated convolutions. Dilation has no effect on a kernel of size one.
     output = convolution(image, weight[:, :, None, None], bias, dilation=2)
     return output.permute(0, 2, 3, 1).reshape(*input.shape[:-1], -1)
 
 
 class _FrozenLinear(torch.autograd.Function):
-    """A convolution stores its input for the gradient of its weight, even where nobody asks for one."""
+    """Convolution that does not store its input, since a frozen weight needs no gradient."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -66,18 +66,18 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        # As `_convolve(gradient, weight.T)`, which would copy the weight.
+        # Equals `_convolve(gradient, weight.T)`, without copying the weight.
         return _convolve(gradient, weight, convolution=functional.conv_transpose2d), None, None
 
 
 def faster_linear(rows: int) -> AbstractContextManager:
-    """A context in which every `torch.nn.functional.linear`, in any module, is [`linear`], if `rows` are many."""
-    # Looking at every call of torch takes a millisecond in a small model, a tenth of what a short query takes.
-    return _FasterLinear() if _WIDE and rows >= _FEWEST_ROWS else nullcontext()
+    """Return a context in which all modules use [`linear`], if there are enough rows for that to be faster."""
+    # Intercepting all calls of PyTorch takes a millisecond in a small model, a tenth of the time of a short query.
+    return _FasterLinear() if _WIDE and rows >= _MIN_ROWS else nullcontext()
 
 
 class _FasterLinear(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        # `types` are the tensors that are not torch's own, such as quantised weights: they know what to do.
+        # `types` are tensor subclasses, such as quantized weights, which have their own implementation.
         func = linear if func is functional.linear and not types else func
         return func(*args, **(kwargs or {}))

@@ -3,7 +3,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from ..checks import check_choice
 from ..storage.names import DENSE_FOLDER, WEIGHTS
 from ..storage.publishing import PushToHub
 from ..storage.safetensors_files import weight_names
@@ -32,9 +34,9 @@ class OpticalOutput(ModelOutput):
         embeddings (`torch.FloatTensor` of shape `(batch, tokens, dim)`):
             Unit vectors in float32.
         mask (`torch.BoolTensor` of shape `(batch, tokens)`):
-            The tokens that take part in matching. Vectors elsewhere have no meaning.
+            The tokens that take part in matching. Other vectors have no meaning.
         weights (`torch.FloatTensor` of shape `(batch, tokens)`, *optional*):
-            What each token counts for while a student learns. The model itself gives none.
+            Weight of each token in distillation. Not set by the model itself.
     """
 
     embeddings: Tensor | None = None
@@ -42,25 +44,25 @@ class OpticalOutput(ModelOutput):
     weights: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> OpticalOutput:
-        """The texts `start` to `stop` of the batch."""
+        """Return the texts `start` to `stop` of the batch."""
         return OpticalOutput(**{name: tensor[start:stop] for name, tensor in self.items()})
 
 
 class OpticalModel(PushToHub, PreTrainedModel):
     """
-    A late-interaction encoder (ColBERT, Khattab & Zaharia 2020): one unit vector for every token of a text.
+    Late-interaction encoder (ColBERT, Khattab & Zaharia 2020), with one unit vector for every token of a text.
 
-    Any text encoder that `AutoModel` opens can serve, with or without a linear projection of its last hidden states.
-    `save_pretrained` writes the layout of `layout/pylate.py`, which sentence-transformers and PyLate open too.
+    It consists of any text encoder that `AutoModel` can open and an optional linear projection of the last hidden
+    states. `save_pretrained` writes the layout of `layout/pylate.py`, which sentence-transformers and PyLate can open.
 
     Args:
         config ([`OpticalConfig`]):
-            The shape of the model.
+            Configuration of the model.
         encoder (`PreTrainedModel`, *optional*):
-            The text encoder. By default one with random weights is made from `config.encoder_config`.
+            The text encoder. By default it is created from `config.encoder_config`, with random weights.
 
     Attributes:
-        revision (`str`, *optional*): the commit that the model was opened at, if it came from the Hub.
+        revision (`str`, *optional*): commit of the checkpoint, if it came from the Hub.
 
     Example:
 
@@ -94,13 +96,12 @@ class OpticalModel(PushToHub, PreTrainedModel):
             self.projection = nn.Linear(
                 config.encoder_config.hidden_size, config.projection_dim, bias=config.projection_bias
             )
-            # Orthonormal rows keep the angles between token vectors as well as a linear map to fewer sizes can.
+            # Orthonormal rows preserve the angles between token vectors as well as any projection can.
             nn.init.orthogonal_(self.projection.weight)
             if config.projection_bias:
                 nn.init.zeros_(self.projection.bias)
         self._positions = _position_limit(self.encoder)
-        # The pooler answers for a sentence vector that late interaction never asks for: without gradients it would
-        # stop distributed training, which waits for every trainable weight.
+        # The pooler's sentence vector is not used. Distributed training would wait for its gradients forever.
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler.requires_grad_(False)
 
@@ -126,14 +127,13 @@ class OpticalModel(PushToHub, PreTrainedModel):
                 The tokens that take part in matching. Defaults to `attention_mask`.
 
         Raises:
-            ValueError: there are more tokens than the encoder has positions for.
-            IndexError: on a CPU, a token id has no word embedding.
+            ValueError: a text has more tokens than the encoder has positions.
+            IndexError: a token id has no word embedding (on a CPU).
         """
         if self._positions is not None and input_ids.shape[1] > self._positions:
             raise ValueError(
-                f"a text of {input_ids.shape[1]} tokens, but the encoder has positions for {self._positions}; give "
-                f"OpticalProcessor.from_pretrained document_length={self._positions} or less, and query_length if "
-                "queries are that long"
+                f"texts must have at most {self._positions} tokens, for which the encoder has positions, got "
+                f"{input_ids.shape[1]}; open the processor with document_length={self._positions}, and query_length"
             )
         mask = (attention_mask if token_mask is None else token_mask).bool()
         embeddings = torch.zeros(*input_ids.shape, self.embedding_dim, dtype=torch.float32, device=input_ids.device)
@@ -141,26 +141,22 @@ class OpticalModel(PushToHub, PreTrainedModel):
             try:
                 embeddings[rows, :tokens] = self._read(input_ids[rows, :tokens], attention_mask[rows, :tokens])
             except IndexError as error:
-                if "index out of range" not in str(error):
-                    raise
-                raise IndexError(
-                    f"token id {int(input_ids.max())} has no word embedding ({error}); read the texts with the "
-                    "processor of this model, and words of a language pack with the pack at work"
-                ) from error
+                cure = "use the processor of this model, and activate the language pack that the processor belongs to"
+                raise IndexError(f"token id {int(input_ids.max())} has no word embedding; {cure}") from error
         return OpticalOutput(embeddings=embeddings, mask=mask)
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # Layers whose activations are computed once more in the backward are so outside of the context.
-        twice = self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
-        with nullcontext() if twice else faster_linear(input_ids.numel()):
+        # Gradient checkpointing computes activations again in the backward pass, outside of this context.
+        recomputed = any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+        with nullcontext() if self.training and recomputed else faster_linear(input_ids.numel()):
             hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             if self.projection is not None:
                 hidden = self.projection(hidden)
-        # Half precision unit vectors are off by 1e-3, more than the differences that rank passages.
+        # Unit vectors in half precision have errors of 1e-3, larger than the score differences of passages.
         return nn.functional.normalize(hidden.float(), dim=-1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes, types and values of the base weights: adapters do not change it."""
+        """Return the SHA-256 of names, shapes, types and values of the base weights. Adapters do not change it."""
         digest = hashlib.sha256()
         for name, weight in sorted(base_state_dict(self).items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
@@ -178,8 +174,9 @@ class OpticalModel(PushToHub, PreTrainedModel):
         **encoder_kwargs,
     ) -> OpticalModel:
         """
-        Opens a checkpoint folder or Hub id: of this library, PyLate, sentence-transformers or Stanford's ColBERT, or
-        any text encoder. See `layout/` for how they are told apart.
+        Load a checkpoint of this library, PyLate, sentence-transformers, Stanford's ColBERT, or any text encoder.
+
+        See `layout/` for how they are recognised.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
@@ -187,27 +184,28 @@ class OpticalModel(PushToHub, PreTrainedModel):
             revision (`str`, *optional*):
                 Branch, tag or commit on the Hub.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
-                Type of the weights, or its name, such as `"bfloat16"`; `"auto"` is that of the files. Training wants
-                float32 (mixed precision is the Trainer's `bf16`).
+                Data type of the weights, or its name, such as `"bfloat16"`. `"auto"` keeps the type in the files. Use
+                float32 for training, with the Trainer's `bf16` for mixed precision. `torch_dtype` is an alias, as in
+                transformers.
             projection_dim (`int`, *optional*):
-                Adds an orthogonal projection to this size, untrained, to a checkpoint that has none.
+                Adds an untrained orthogonal projection to this size, if the checkpoint has none.
             encoder_kwargs:
                 Passed to `AutoModel.from_pretrained`, e.g. `attn_implementation`.
 
         Raises:
-            OSError: no such model; or one without safetensors weights, since pickled weights are not read; or one
-                whose weights are damaged, or are not those of the architecture in its `config.json`.
-            ValueError: `dtype` is no floating type; `projection_dim` differs from the projection that the checkpoint
-                already has; or that one is not linear, or the checkpoint does something else that an [`OpticalModel`]
-                does not.
+            OSError: the model does not exist, has no safetensors weights (pickled weights are not read), or its
+                weights are damaged or do not belong to the architecture in its `config.json`.
+            ValueError: `dtype` is not a floating-point type, `projection_dim` differs from the projection of the
+                checkpoint, or the checkpoint needs something that an [`OpticalModel`] does not support.
         """
-        dtype = _floating_type(dtype)
+        alias = encoder_kwargs.pop("torch_dtype", None)
+        dtype = _floating_type(dtype if alias is None else alias)
         layout = read_layout(pretrained_model_name_or_path, revision)
         config = OpticalConfig.from_pretrained(layout.folder)
         if projection_dim is not None and config.projection_dim not in (None, projection_dim):
             raise ValueError(
-                f"projection_dim={projection_dim}, but {pretrained_model_name_or_path} already projects to "
-                f"{config.projection_dim}; leave projection_dim out"
+                f"projection_dim must be {config.projection_dim} or None, since {pretrained_model_name_or_path} has a "
+                f"projection to that size, got {projection_dim}"
             )
         config.projection_dim = config.projection_dim or projection_dim
         encoder = _open_encoder(layout, config.encoder_config, dtype, encoder_kwargs)
@@ -215,7 +213,8 @@ class OpticalModel(PushToHub, PreTrainedModel):
         model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)
         projection = load_projection(layout.projection)
         if projection is not None:
-            _load(model.projection, projection, layout.folder)
+            with _shape_errors(layout.folder):
+                model.projection.load_state_dict(projection)
         model.name_or_path = str(pretrained_model_name_or_path)
         model.revision = layout.revision
         return model.eval()
@@ -224,13 +223,13 @@ class OpticalModel(PushToHub, PreTrainedModel):
         self, save_directory: str | os.PathLike, state_dict: dict[str, Tensor] | None = None, **kwargs
     ) -> None:
         """
-        Writes the whole model, without its adapters, so that a half-written file is never taken for a whole one.
+        Save the base model, without adapters. An interrupted save leaves the old files in place.
 
         Args:
             save_directory (`str` or `os.PathLike`):
-                The folder. The processor's files belong beside it: `processor.save_pretrained(save_directory)`.
+                The folder. Save the processor to the same folder: `processor.save_pretrained(save_directory)`.
             state_dict (`dict`, *optional*):
-                Weights to write in place of the model's own, as gathered from several processes.
+                Weights to save instead of the model's own, such as those gathered from several processes.
         """
         weights = base_state_dict(self, state_dict)
         encoder_weights = {
@@ -251,7 +250,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
 
 
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The weights of the base alone, named as if no language had ever been added (PEFT wraps what it adapts)."""
+    """Return the weights of the base alone, under their names without adapters (PEFT wraps adapted layers)."""
     state_dict = model.state_dict() if state_dict is None else state_dict
     return {
         name.replace(".base_layer.", "."): weight
@@ -261,27 +260,27 @@ def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = 
 
 
 def _floating_type(dtype: torch.dtype | str) -> torch.dtype | str:
-    """The type of a name, as transformers takes them; `"auto"` stays."""
+    """Convert the name of a floating-point type as transformers does. `"auto"` stays."""
+    if dtype == "auto":
+        return dtype
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if dtype != "auto" and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(
-            f"dtype is {dtype!r}; pass a floating type of torch, such as torch.bfloat16, its name, or 'auto' for that "
-            "of the files"
-        )
-    return dtype if dtype == "auto" else found
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type of torch, its name or 'auto', got {dtype!r}")
+    return found
 
 
 def _open_encoder(
     layout: Layout, config: PreTrainedConfig, dtype: torch.dtype | str, options: dict
 ) -> PreTrainedModel:
     folder, names = layout.folder, weight_names(layout.folder)
+    check_choice("use_safetensors", options.pop("use_safetensors", True), [True])  # pickled weights can run code
     encoder_class = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:
-        # A pooler that the checkpoint lacks would get random weights, and the base another fingerprint every time.
+        # A pooler missing from the checkpoint would get random weights, which change the fingerprint each time.
         options = {"add_pooling_layer": any("pooler." in name for name in names), **options}
     options = {"dtype": dtype, "output_loading_info": True, **options}
     others = {name for layer in layout.projection if layer.file == folder / WEIGHTS for name in layer.names}
-    try:
+    with _shape_errors(folder):
         if others:
             weights = {name: weight for name, weight in load_file(folder / WEIGHTS).items() if name not in others}
             encoder, report = encoder_class.from_pretrained(None, config=config, state_dict=weights, **options)
@@ -289,32 +288,30 @@ def _open_encoder(
             encoder, report = AutoModel.from_pretrained(
                 folder, use_safetensors=True, trust_remote_code=False, **options
             )
-    except RuntimeError as error:
-        raise OSError(
-            f"{folder} has weights of other shapes than its config.json says, or of none; fetch or save the "
-            "checkpoint again"
-        ) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise OSError(
-            f"{folder} lacks {len(missing)} weights of a {type(encoder).__name__}, {missing[0]} among them: "
-            "config.json and the weights do not belong together; fetch or save the checkpoint again"
+            f"{folder} lacks {len(missing)} weights of a {type(encoder).__name__}, such as {missing[0]}: config.json "
+            "and the weights do not belong together; fetch or save the checkpoint again"
         )
     return encoder
 
 
-def _load(projection: nn.Linear, weights: dict[str, Tensor], folder: Path) -> None:
+@contextmanager
+def _shape_errors(folder: Path) -> Iterator[None]:
+    """Raise `OSError` for weights that PyTorch cannot load because of their shapes."""
     try:
-        projection.load_state_dict(weights)
+        yield
     except RuntimeError as error:
-        raise OSError(f"the projection in {folder} is not {projection}: {error}") from error
+        reason = f"the shapes of the weights in {folder} do not match its config.json"
+        raise OSError(f"{reason}; fetch or save the checkpoint again") from error
 
 
 def _position_limit(encoder: nn.Module) -> int | None:
-    """How many tokens there are learned positions for; `None` where positions are computed (RoPE, relative ones)."""
+    """Return the number of learned positions; `None` if positions are computed (RoPE, relative positions)."""
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            # RoBERTa and its kin count from behind the padding's position.
+            # RoBERTa and similar models start counting after the padding's position.
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     return None
 

@@ -1,4 +1,4 @@
-"""Words that a vocabulary lacks, read as the words in it that are spelled most alike."""
+"""Replacement of words outside a vocabulary by its words of the most similar spelling."""
 
 from __future__ import annotations
 
@@ -16,75 +16,74 @@ from transformers import PreTrainedTokenizerBase
 from .texts import half_character
 
 
-# Words are what stands between spaces and punctuation.
+# Split texts into words at spaces and punctuation.
 SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
+# Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
 UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
-# What has more characters is no word, but an address, a picture in letters or a line without its spaces.
+# Longer strings in a text are addresses, ASCII art or lines without spaces, not words.
 LONGEST_WORD = 100
-# And more than this nobody puts into a list of words: a megabyte would take seconds to cut into its n-grams.
+# Limit for entries of word lists: the n-grams of a megabyte would take seconds.
 LONGEST_LISTED = 10 * LONGEST_WORD
 _GRAMS = range(3, 7)
 _SHORTEST = 4
-_REMEMBERED = 100_000
+_CACHE_SIZE = 100_000
 
 
 class NearestWords:
     """
-    Replaces words that a tokenizer would cut up by the nearest of a list, so that an inflection never seen is read as
-    its stem's other forms.
+    Replace words that a tokenizer would split by the most similar words of a list.
 
-    Near is what shares rare runs of three to six letters: the cosine of vectors of character n-grams weighted by
-    inverse document frequency. A word that begins with a capital letter is taken for a name and left as it is, like
-    what is shorter than four letters or longer than a hundred, holds a digit, is one token, or is of a script without
-    spaces between words.
+    An unseen inflection is then read as another form of the same stem. Similarity is the cosine of character n-gram
+    vectors (3 to 6 letters), weighted by inverse document frequency. These words are never replaced: capitalised ones,
+    which are likely names; words shorter than four letters or longer than a hundred; words with a digit; words that
+    are a single token; and words in scripts without spaces.
 
     Args:
-        words (sequence of `str`): the list, in the form that the tokenizer's normaliser gives words.
-        tokenizer (`PreTrainedTokenizerBase`): what reads the texts; it has the words as tokens.
-        min_similarity (`float`, defaults to 0.4): a word less alike is not taken.
+        words (sequence of `str`): the list, in the form that the tokenizer's normalizer gives words.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the texts, which has the words as tokens.
+        min_similarity (`float`, defaults to 0.4): similarity below which a word is not replaced.
 
     Raises:
-        ValueError: a word of the list is none, see [`no_words`].
+        ValueError: an entry of `words` is too long or contains an unpaired surrogate.
     """
 
     def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, min_similarity: float = 0.4):
-        if wrong := no_words(words):
-            raise ValueError(f"the list of words is not made of words: {wrong}; leave that out")
+        if problem := invalid_word(words):
+            raise ValueError(f"the list of words is invalid: {problem}; remove that entry")
         self.words, self.tokenizer = list(words), tokenizer
         self.min_similarity = min_similarity
         grams = [_grams(word) for word in self.words]
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
-        self._found: dict[str, str | None] = {}
+        self._cache: dict[str, str | None] = {}
 
     def __call__(self, text: str) -> str:
-        """The text with its unknown words replaced."""
+        """Return the text with its unknown words replaced."""
         parts, end = [], 0
         for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
             if len(piece) > LONGEST_WORD or piece[0].isupper() or not piece[0].isalpha():
                 continue
             if any(character.isdigit() for character in piece):
                 continue
-            nearest = self._nearest(piece)
+            nearest = self._cached_nearest(piece)
             if nearest is not None:
                 parts += [text[end:start], nearest]
                 end = stop
         return "".join([*parts, text[end:]])
 
-    def _nearest(self, word: str) -> str | None:
-        """As `nearest`, remembered. Other threads may forget, or remember, at any moment."""
+    def _cached_nearest(self, word: str) -> str | None:
+        # Other threads may fill or clear the cache at any moment.
         with suppress(KeyError):
-            return self._found[word]
+            return self._cache[word]
         found = self.nearest(word)
-        if len(self._found) >= _REMEMBERED:
-            self._found.clear()
-        self._found[word] = found
+        if len(self._cache) >= _CACHE_SIZE:
+            self._cache.clear()
+        self._cache[word] = found
         return found
 
     def nearest(self, word: str) -> str | None:
-        """The word that takes the place of `word`; none for one that is known, or like none."""
+        """Return the replacement of `word`; `None` if it is known or not similar to any word of the list."""
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
         if len(normal) < _SHORTEST or not len(self._grams) or UNSPACED.search(normal):
@@ -96,7 +95,7 @@ class NearestWords:
         return self.words[best] if similarity[best] >= self.min_similarity else None
 
     def _vectors(self, words: Sequence[Counter[int]]) -> sparse.csr_array:
-        """A row of unit length for each word, over the n-grams that the list holds."""
+        """Unit vectors of words over the n-grams of the list, `(words, n-grams)`."""
         rows = np.repeat(np.arange(len(words)), [len(grams) for grams in words])
         grams = np.array([gram for found in words for gram in found], dtype=self._grams.dtype)
         values = 1 + np.log([count for found in words for count in found.values()])
@@ -107,27 +106,27 @@ class NearestWords:
         return sparse.csr_array((values / norms[rows], (rows, columns)), shape=(len(words), len(self._grams)))
 
 
-def no_words(words: Sequence[str]) -> str | None:
-    """What is wrong with a list of words: one that is too long to be one, or holds half a character."""
+def invalid_word(words: Sequence[str]) -> str | None:
+    """Describe the first entry of a word list that is too long or contains an unpaired surrogate, if any."""
     for position, word in enumerate(words):
         if len(word) > LONGEST_LISTED:
             return f"number {position} has {len(word)} characters, more than {LONGEST_LISTED}"
         if half := half_character(word):
-            return f"number {position} holds {half}"
+            return f"number {position} contains {half}"
     return None
 
 
 def are_one_token(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
-    """Of each word, whether it is one known token, at the beginning of a text or behind a space."""
-    # Some tokenizers have one entry for a word and another for a space with the word behind it, or the latter alone.
+    """Return for each word whether it is a single known token, at the start of a text or after a space."""
+    # Some tokenizers have separate tokens for the two, or only the latter.
     spaced = [f" {word}" for word in words]
     pieces = tokenizer([*words, *spaced], add_special_tokens=False)["input_ids"] if words else []
     known = [len(ids) == 1 and ids != [tokenizer.unk_token_id] for ids in pieces]
-    return [one or other for one, other in zip(known[: len(words)], known[len(words) :], strict=True)]
+    return [start or inside for start, inside in zip(known[: len(words)], known[len(words) :], strict=True)]
 
 
 def _grams(word: str) -> Counter[int]:
-    """The n-grams of a word as hashes, which take a tenth of the memory, and how often each stands in it."""
+    """Count the n-grams of a word, as hashes that need a tenth of the memory."""
     word = f"<{word}>"
     return Counter(
         zlib.crc32(word[start : start + size].encode("utf-8", "surrogatepass"))

@@ -1,4 +1,4 @@
-"""A batch on a CPU, read in parts of like length."""
+"""Splitting of batches on a CPU into parts of similar length."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import torch
 from torch import Tensor
 
 
-# What a layer makes of so many tokens stays in the processor's cache, and in memory already at hand.
+# The activations of so many tokens stay in the processor's cache.
 _MOST_TOKENS = 1024
-# What one more part costs, in tokens: calls of torch, and gradients of all weights that are added once more.
+# Cost of one more part, in tokens: calls of torch, and accumulating the gradients of all weights once more.
 _COST = 64
 
 
 def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
     """
-    Cuts a batch so that the fewest padding tokens are read, and not too many tokens at once. Elsewhere than on a CPU,
-    where it is the number of calls that costs, the batch stays whole.
+    Split a batch into parts with little padding and not too many tokens.
+
+    On other devices than a CPU, where the number of calls counts, the batch stays whole.
 
     Args:
-        read (`torch.BoolTensor` of shape `(batch, tokens)`): where there is something to read, if only a mask token.
+        read (`torch.BoolTensor` of shape `(batch, tokens)`): the tokens that the model reads, including mask tokens.
 
     Yields:
-        The rows of a part, and up to which position they are read.
+        The rows of a part, and their length in tokens.
     """
     batch, tokens = read.shape
     if read.device.type != "cpu" or batch < 2 or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -38,7 +39,7 @@ def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
 
 
 def _cuts(lengths: np.ndarray) -> list[tuple[int, int]]:
-    """The cheapest way to cut rows, the longest first: `cheapest[stop]` is what the rows before `stop` cost."""
+    """Find the cheapest split of rows sorted by length; `cheapest[stop]` is the cost of the rows before `stop`."""
     cheapest, first = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, np.int64)
     for stop in range(1, len(lengths) + 1):
         rows = np.arange(stop, 0, -1)

@@ -1,4 +1,4 @@
-"""Figures for notebooks, cards and pages: what a student aligns with what, and how a training run went."""
+"""Figures for notebooks and model cards: word alignments, word matches and training curves."""
 
 from .alignment import WordAlignment, align_words, plot_alignment
 from .matching import WordMatch, match_words

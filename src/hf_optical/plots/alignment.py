@@ -1,4 +1,4 @@
-"""What transport aligns: the words of a sentence with those of its translation."""
+"""Word alignment by optimal transport between a sentence and its translation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from ..losses import OTAlignmentLoss
-from ..retrieval import OpticalRetriever
+from ..retrieval import BASE, OpticalRetriever
 from .style import COLOURS, fonts_for, styled
 from .words import read_words
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Inches: from a word to the next, width of the band between the columns, of a word's bar, and of a letter.
+# In inches: distance between words, width of the band between the columns, of a word's bar, and of a letter.
 _PITCH, _BAND, _BAR, _LETTER = 0.3, 1.7, 0.05, 0.105
 _FONT_SIZE = 10.5
-# Of the smaller of two words: what is less than this is not drawn.
+# Streams with a smaller share of the smaller of their two words are not drawn.
 _FAINT = 0.04
 
 
 @dataclass(frozen=True, eq=False)
 class WordAlignment:
     """
-    A transport plan summed to words.
+    Transport plan between words.
 
     Attributes:
-        words (`list[str]`): of the sentence.
-        translation_words (`list[str]`): of its translation.
-        plan (`Tensor` of shape `(words, translation_words)`): mass moved from word to word, together 1.
+        words (`list[str]`): Words of the sentence.
+        translation_words (`list[str]`): Words of its translation.
+        plan (`Tensor` of shape `(words, translation_words)`): Mass moved from word to word. Sums to 1.
     """
 
     words: list[str]
@@ -52,30 +52,32 @@ def align_words(
     translation_weights: Tensor | None = None,
 ) -> WordAlignment:
     """
-    The transport plan between a sentence and its translation, as training sees it: the student reads the sentence
-    with the pack of its language, the bare base reads the translation, both as queries and without special tokens.
+    Align the words of a sentence and its translation with the transport plan used in training.
+
+    The sentence is encoded with the pack of its language and the translation by the bare base, both as queries and
+    without special tokens.
 
     Args:
-        retriever ([`OpticalRetriever`]): base and pack.
-        text (`str`): a sentence in the language of the pack.
-        translation (`str`): the same in the language of the base.
-        language (`str`, *optional*): of `text`. Defaults to the language that is set.
+        retriever ([`OpticalRetriever`]): The base with the pack.
+        text (`str`): A sentence in the language of the pack.
+        translation (`str`): Its translation into the language of the base.
+        language (`str`, *optional*): Language of `text`. Defaults to the active language.
         solver (`str`, defaults to `"sinkhorn"`), epsilon (`float`, defaults to 0.01):
-            As in [`~transport.transport_plan`]; the defaults are those of [`OTDistillationConfig`].
-        weights (`Tensor` of shape `(vocabulary,)`, *optional*), translation_weights (likewise):
-            What each token id counts for on either side, e.g. [`~bitext.inverse_document_frequency`]. Alike by
+            As in [`~transport.transport_plan`], with the defaults of [`OTDistillationConfig`].
+        weights (`Tensor` of shape `(vocabulary,)`, *optional*), translation_weights (as `weights`):
+            Weight of each token id on either side, such as [`~bitext.inverse_document_frequency`]. Uniform by
             default.
 
     Returns:
-        [`WordAlignment`]: words that are longer than the processor's `query_length` together are cut off.
+        [`WordAlignment`]: The alignment. Words beyond the processor's `query_length` are left out.
 
     Raises:
-        KeyError: no pack for `language` is open.
-        ValueError: a text holds no word, or an option is out of its range.
+        KeyError: If no pack for `language` is open.
+        ValueError: If a text holds no words, or an option is out of range.
     """
     language = retriever.language if language is None else language
     student = read_words(retriever, text, "query", language)
-    teacher = read_words(retriever, translation, "query", None)
+    teacher = read_words(retriever, translation, "query", BASE)
     plan = OTAlignmentLoss(solver=solver, epsilon=epsilon).plan(
         student.vectors[None],
         teacher.vectors[None],
@@ -92,23 +94,23 @@ def align_words(
 @styled
 def plot_alignment(alignment: WordAlignment) -> Figure:
     """
-    Draws an alignment as streams from the words of the sentence, on the left, to those of its translation.
+    Plot an alignment as streams from the words of the sentence, on the left, to those of its translation.
 
-    A stream is as wide as the mass that it moves and the darker the more of its two words it connects; the faintest
-    are left out.
+    The width of a stream shows the mass that it moves, and its opacity the share of the two words that it connects.
+    The faintest streams are left out.
 
-    Words are drawn in DejaVu Sans, and what that lacks in the first installed font that has it. What no font has
-    becomes a box, with matplotlib's warning: install a font of the script, e.g. one of Noto. Scripts whose letters
-    change their shape or run from right to left need matplotlib 3.11.
+    Words are drawn in DejaVu Sans, or in the first installed font that has the characters. If no font has a character,
+    matplotlib warns and draws a box: install a font for the script, such as one of Noto. Scripts that are written from
+    right to left, or whose letters change shape, need matplotlib 3.11.
 
     Args:
-        alignment ([`WordAlignment`]): from [`align_words`].
+        alignment ([`WordAlignment`]): An alignment from [`align_words`].
 
     Returns:
-        `matplotlib.figure.Figure`: as high as the longer side has words.
+        `matplotlib.figure.Figure`: The figure. Its height grows with the number of words.
 
     Raises:
-        ImportError: matplotlib is missing.
+        ImportError: If matplotlib is not installed.
 
     Example:
 
@@ -133,7 +135,7 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
     plan = alignment.plan.double()
     masses = [plan.sum(1).tolist(), plan.sum(0).tolist()]
     middles = [[height * (place + 0.5) / len(words) for place in range(len(words))] for words in sides]
-    # The words with most mass on either side are as high as there is room for.
+    # The words with the most mass fill the space available to a word.
     scale = 0.8 * min(height / len(words) / max(mass) for words, mass in zip(sides, masses, strict=True))
     fonts = fonts_for([*sides[0], *sides[1]])
     colours = _colours(masses[0], plan)
@@ -147,8 +149,8 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
 
 
 def _colours(masses: list[float], plan: Tensor) -> list[list[str]]:
-    """A colour for each word of the sentence, and for each of its translation that of the word it gets most from."""
-    own = [COLOURS[place % (len(COLOURS) - 1)] for place in range(len(masses))]  # the last is black, as text is
+    """A colour per word of the sentence. A word of the translation takes that of the word it gets most mass from."""
+    own = [COLOURS[place % (len(COLOURS) - 1)] for place in range(len(masses))]  # the last is black, like text
     return [own, [own[place] for place in plan.argmax(0).tolist()]]
 
 

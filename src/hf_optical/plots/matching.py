@@ -1,4 +1,4 @@
-"""Why a passage was found: the words of a question and those that they match best in it."""
+"""Explain a search result by the words of the passage that best match those of the question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..retrieval import OpticalRetriever
+from ..retrieval import BASE, OpticalRetriever
 from .words import NoWordError, ReadText, read_words
 
 
@@ -17,10 +17,10 @@ class WordMatch(NamedTuple):
     A word of a question and the word of a passage that it matches best.
 
     Attributes:
-        word (`str`): of the question.
-        start (`int`), stop (`int`): where in the passage the other word begins and ends.
-        similarity (`float`): mean over the tokens of `word` of their greatest cosine with a token of the other.
-        weight (`float`): mean of what the tokens of the passage's word count for.
+        word (`str`): Word of the question.
+        start (`int`), stop (`int`): Character span of the matching word in the passage.
+        similarity (`float`): Maximum cosine with a token of the matching word, averaged over the tokens of `word`.
+        weight (`float`): Mean weight of the tokens of the matching word.
     """
 
     word: str
@@ -40,33 +40,33 @@ def match_words(
     passage_weights: Tensor | None = None,
 ) -> list[list[WordMatch]]:
     """
-    What MaxSim finds in passages for each word of a question, special tokens aside.
+    Find the word of each passage that MaxSim matches with each word of a question, without special tokens.
 
     Args:
-        retriever ([`OpticalRetriever`]): base and packs.
-        question (`str`): read as a query, with the pack of its language.
-        passages (sequence of `str`): read as documents, by the bare base.
-        language (`str`, *optional*): of the question. Defaults to the language that is set.
+        retriever ([`OpticalRetriever`]): The base with its packs.
+        question (`str`): The question, encoded as a query with the pack of its language.
+        passages (sequence of `str`): The passages, encoded as documents by the bare base.
+        language (`str`, *optional*): Language of the question. Defaults to the active language.
         passage_weights (`Tensor` of shape `(vocabulary,)`, *optional*):
-            What each token id counts for, e.g. [`~bitext.inverse_document_frequency`] of the documents: it does not
-            change what matches, and tells words like *and*, which match well in many passages, from telling ones.
-            1 by default.
+            Weight of each token id, such as [`~bitext.inverse_document_frequency`] of the documents. Weights do not
+            change the matches. They distinguish informative words from words like *and* that match in many passages.
+            Defaults to 1.
 
     Returns:
-        `list[list[WordMatch]]`: for each passage one for each word of the question, in its order; none for a passage
+        `list[list[WordMatch]]`: For each passage, one match per word of the question, in order. Empty for a passage
         without words.
 
     Raises:
-        KeyError: no pack for `language` is open.
-        ValueError: the question holds no word.
+        KeyError: If no pack for `language` is open.
+        ValueError: If the question holds no words.
     """
     query = read_words(retriever, question, "query", retriever.language if language is None else language)
     words = [question[start:stop] for start, stop in query.spans]
-    share = query.words / query.words.sum(1, keepdim=True)  # (words, tokens), each word's tokens alike
-    matches = []
+    share = query.words / query.words.sum(1, keepdim=True)  # (words, tokens), uniform over the tokens of a word
+    matches: list[list[WordMatch]] = []
     for passage in passages:
         try:
-            document = read_words(retriever, passage, "document", None)
+            document = read_words(retriever, passage, "document", BASE)
         except NoWordError:
             matches.append([])
             continue
@@ -79,6 +79,6 @@ def match_words(
 
 
 def _best(query: ReadText, document: ReadText) -> Tensor:
-    """Of each token of a query and each word of a document, the greatest cosine: `(query tokens, document words)`."""
+    """Maximum cosine of each query token with the tokens of each document word: `(query tokens, document words)`."""
     cosines = (query.vectors @ document.vectors.T)[:, None].expand(-1, len(document.spans), -1)
     return cosines.masked_fill(document.words[None] == 0, -torch.inf).amax(2)

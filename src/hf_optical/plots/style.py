@@ -1,7 +1,7 @@
 """
-The look that all figures of this library share.
+Shared style of all figures.
 
-The colours are those of Okabe and Ito (2008), which people with any kind of colour vision tell apart.
+The colours are those of Okabe and Ito (2008), which remain distinct for people with colour blindness.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+
+from ..checks import import_optional
 
 
 if TYPE_CHECKING:
@@ -48,15 +50,11 @@ STYLE = {
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draws in this style, whatever the caller's own is, and leaves that as it was."""
+    """Decorate a function to draw in this style, without changing the style of the caller."""
 
     @functools.wraps(draw)
     def drawn(*args: Any, **options: Any) -> Figure:
-        try:
-            import matplotlib
-        except ImportError as error:
-            raise ImportError('figures need matplotlib; pip install "hf_optical[plots]"') from error
-        with matplotlib.rc_context(STYLE):
+        with import_optional("matplotlib", "plots").rc_context(STYLE):
             return draw(*args, **options)
 
     return drawn
@@ -64,8 +62,10 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
     """
-    Font families with which these texts can be drawn: DejaVu Sans, and for characters that it lacks the first
-    installed family that has them, one without serifs if there is one.
+    Font families that cover `texts`.
+
+    The first is DejaVu Sans. For characters that it lacks, the first installed family that has them is added,
+    preferably one without serifs.
     """
     missing = {ord(character) for text in texts for character in text if not character.isspace()}
     families = []
@@ -79,10 +79,10 @@ def fonts_for(texts: Iterable[str]) -> list[str]:
 
 
 def _installed() -> dict[str, str]:
-    """Family -> a file of it, in the order in which they are asked."""
+    """One file per font family, in the order of preference."""
     from matplotlib.font_manager import fontManager
 
-    # The last resort has a box for every character, and matplotlib takes it by itself.
+    # The font "Last Resort" has a box for every character. matplotlib falls back to it anyway.
     entries = [entry for entry in fontManager.ttflist if not entry.name.startswith("Last Resort")]
     entries.sort(key=lambda entry: (entry.name != FONT, "Sans" not in entry.name, entry.name, entry.style != "normal"))
     files: dict[str, str] = {}

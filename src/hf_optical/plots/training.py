@@ -1,4 +1,4 @@
-"""The course of a training run: losses and retrieval measures over its steps."""
+"""Training curves: losses and retrieval measures over steps."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ _Curves = dict[str, list[tuple[float, float]]]
 @styled
 def plot_training(log_history: Iterable[Mapping[str, Any]]) -> Figure:
     """
-    Draws the losses of a run over its steps and, where they were measured, the retrieval measures; with several
-    languages also the first measure of each.
+    Plot the losses of a run and its retrieval measures, if there are any.
+
+    With several languages, another panel shows the first measure of each language.
 
     Args:
         log_history (iterable of `dict`):
             `trainer.state.log_history`, or the entry of that name in a `trainer_state.json`.
 
     Returns:
-        `matplotlib.figure.Figure`: 3 inches high, 4 inches wide for each panel.
+        `matplotlib.figure.Figure`: 3 inches high and 4 inches wide per panel.
 
     Raises:
-        ImportError: matplotlib is missing.
-        ValueError: nothing was logged that could be drawn.
+        ImportError: If matplotlib is not installed.
+        ValueError: If the log holds neither losses nor measures.
 
     Example:
 
@@ -47,7 +48,7 @@ def plot_training(log_history: Iterable[Mapping[str, Any]]) -> Figure:
 
     panels = {title: curves for title, curves in _panels(list(log_history)).items() if curves}
     if not panels:
-        raise ValueError("log_history holds neither a loss nor a retrieval measure; pass trainer.state.log_history")
+        raise ValueError("log_history must hold losses or retrieval measures; pass trainer.state.log_history")
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
     for axis, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
         axis.set_title(title)
@@ -57,14 +58,14 @@ def plot_training(log_history: Iterable[Mapping[str, Any]]) -> Figure:
 
 
 def _panels(logs: list[Mapping[str, Any]]) -> dict[str, _Curves]:
-    """Title of a panel -> name of a curve -> its points `(step, value)`."""
+    """Points `(step, value)` of each curve of each panel, by title."""
     points: _Curves = {}
     for entry in logs:
         for name, value in entry.items():
             if isinstance(value, (int, float)) and "step" in entry:
                 points.setdefault(name, []).append((entry["step"], value))
     losses = {"loss": "training", "eval_loss": "validation"}
-    # `eval_map`, the mean over languages, and `eval_ha_map`.
+    # Such as `eval_map`, the mean over languages, and `eval_ha_map`.
     measures = [name for name in points if name.startswith("eval_") and _measure(name).partition("@")[0] in PRINTED]
     means = {name: measure_label(_measure(name)) for name in measures if name == f"eval_{_measure(name)}"}
     first = next(map(_measure, measures), "")
@@ -91,7 +92,7 @@ def _measure(name: str) -> str:
 def _draw(axis: Axes, curves: _Curves) -> None:
     for slot, (label, points) in enumerate(curves.items()):
         steps, values = zip(*points, strict=True)
-        # A curve of many points needs no markers; one of a single point is nothing but its marker.
+        # A curve with many points needs no markers. A single point is visible only by its marker.
         marker = MARKERS[slot % len(MARKERS)] if len(points) <= 30 else "none"
         axis.plot(steps, values, label=label, color=COLOURS[slot % len(COLOURS)], marker=marker, clip_on=False)
     axis.set_xlim(left=0)

@@ -1,4 +1,4 @@
-"""Which token of a text belongs to which of its words."""
+"""Token vectors of a text, grouped by words."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..model.nearest_words import SPLIT, UNSPACED
 from ..retrieval import OpticalRetriever
 
 
-# Letters with their marks and digits, with apostrophes and hyphens inside a word; else a character as it is seen.
+# A run of letters, marks and digits, with apostrophes and hyphens inside a word, or else a single visible character.
 _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ‑-][\p{L}\p{M}\p{N}]+)*|(?!\s)\X")
 
 
 class ReadText(NamedTuple):
     """
-    A text as a model reads it, by words.
+    An encoded text with its words.
 
     Attributes:
-        vectors (`Tensor` of shape `(tokens, dim)`): of the tokens that are neither special nor skipped in matching.
-        ids (`Tensor` of shape `(tokens,)`): their ids.
-        words (`Tensor` of shape `(words, tokens)`): 1.0 where a token belongs to a word, which each does to one.
-        spans (`list[tuple[int, int]]`): where in the text each word begins and ends.
+        vectors (`Tensor` of shape `(tokens, dim)`): Vectors of the tokens, without special and skipped ones.
+        ids (`Tensor` of shape `(tokens,)`): Ids of the tokens.
+        words (`Tensor` of shape `(words, tokens)`): 1.0 where a token belongs to a word. Each token has one word.
+        spans (`list[tuple[int, int]]`): Start and end of each word in the text.
     """
 
     vectors: Tensor
@@ -37,30 +37,29 @@ class ReadText(NamedTuple):
 
 
 class NoWordError(ValueError):
-    """A text holds no word that takes part in matching."""
+    """Raised for a text without words that take part in matching."""
 
 
-def read_words(retriever: OpticalRetriever, text: str, role: str, language: str | None) -> ReadText:
+def read_words(retriever: OpticalRetriever, text: str, role: str, language: str) -> ReadText:
     """
-    Reads a text as `role`, `"query"` or `"document"`; a `language` of `None` is the bare base.
+    Encode a text as `role`, `"query"` or `"document"`. The `language` `"base"` is the bare base.
 
-    Words are those of the text as it was given, also where others were read in their place. Where a script puts no
-    spaces between words, each token stands for itself. Words that are cut off, or of which no token takes part in
-    matching, are left out.
+    Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
+    spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
 
     Raises:
-        KeyError: no pack for `language` is open.
-        NoWordError: the text holds no token that takes part.
-        ValueError: the tokenizer cannot tell where its tokens stand.
+        KeyError: If no pack for `language` is open.
+        NoWordError: If the text holds no token that takes part in matching.
+        ValueError: If the tokenizer gives no offsets.
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents
-    (vectors,) = encode([text], language=[language])
+    (vectors,) = encode([text], language=language)
     inputs = processor([text], role)
     ids, matched = inputs["input_ids"][0], inputs["token_mask"][0]
     special = special_ids(processor)
     places = _places(processor, text, role, set(special.tolist()))
-    # Ordinary tokens come in the order of the text, which may have been cut.
+    # The text may have been truncated, so there may be fewer tokens than places.
     ordinary = (~torch.isin(ids, special)).nonzero().flatten().tolist()
     found = [(at, place) for at, place in zip(ordinary, places, strict=False) if matched[at] and place is not None]
     if not found:
@@ -74,19 +73,19 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str 
 
 
 def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]) -> list[int | None]:
-    """Of each ordinary token, before a text is cut, the character of `text` where it begins; none in the prompt."""
+    """First character in `text` of each ordinary token before truncation; `None` for tokens of the prompt."""
     prompt = getattr(processor, f"{role}_prompt")
     read, origins = _nearest(processor, text)
     read = prompt + read
     try:
         encoding = processor.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     except NotImplementedError as error:
-        raise ValueError("the tokenizer cannot tell where its tokens stand; use a fast one") from error
+        raise ValueError("the tokenizer gives no offsets; use a fast tokenizer") from error
     places: list[int | None] = []
     for token, (start, _) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
         if token in special:
             continue
-        # Some tokenizers count the space before a word to its token.
+        # Some tokenizers include the space before a word in its token.
         while start < len(read) and read[start].isspace():
             start += 1
         places.append(origins[start - len(prompt)] if len(prompt) <= start < len(read) else None)
@@ -94,9 +93,13 @@ def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]
 
 
 def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
-    """What is read in place of `text`, and of each of its characters, where in `text` it comes from."""
-    parts, origins, end = [], [], 0
-    for piece, (start, stop) in SPLIT.pre_tokenize_str(text) if processor.nearest_words else []:
+    """The text with nearest words filled in, and the position in `text` that each of its characters comes from."""
+    if processor.nearest_words is None:
+        return text, list(range(len(text)))
+    parts: list[str] = []
+    origins: list[int] = []
+    end = 0
+    for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
         nearest = processor.nearest_words(piece)
         parts += [text[end:start], nearest]
         origins += [*range(end, start), *(range(start, stop) if nearest == piece else [start] * len(nearest))]
@@ -105,8 +108,8 @@ def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
 
 
 def _spans(text: str, starts: Sequence[int]) -> list[tuple[int, int]]:
-    """The words in which tokens begin."""
-    spans = []
+    """Spans of the words in which tokens start."""
+    spans: list[tuple[int, int]] = []
     for match in _WORD.finditer(text):
         inside = sorted({start for start in starts if match.start() <= start < match.end()})
         if inside and UNSPACED.search(match.group()):

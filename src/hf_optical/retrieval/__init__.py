@@ -1,6 +1,7 @@
 from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim
+from .reader import BASE
 from .reranking import rerank
 from .retriever import OpticalRetriever
 from .search import Hit, search
@@ -9,6 +10,7 @@ from .vectors import TokenVectors
 
 
 __all__ = [
+    "BASE",
     "BM25",
     "Hit",
     "LexiconTranslator",

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..checks import check_choice, check_number
 from ..model import OpticalModel, OpticalProcessor
-from ..model.texts import require_texts, text_list
+from ..model.texts import as_texts
+from .reader import LanguageReader
 from .vectors import TokenVectors
 
 
-@torch.no_grad()
+# Texts to tokenize at a time.
+_CHUNK = 256
+
+
 def encode_texts(
     model: OpticalModel,
     processor: OpticalProcessor,
@@ -23,57 +28,77 @@ def encode_texts(
     dtype: torch.dtype = torch.float32,
 ) -> TokenVectors:
     """
-    Encodes texts as `role`, longest first so that a batch holds texts of like length. Each is tokenized twice, first
-    to learn its length.
+    Encode texts as queries or documents.
+
+    Texts are encoded longest first, so that the texts of a batch have similar lengths. Dropout is off, whatever the
+    mode of the model.
 
     Args:
-        model ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
-        texts (iterable of `str`): the texts, such as a list or a data frame's column.
+        model ([`OpticalModel`]): The model.
+        processor ([`OpticalProcessor`]): The processor.
+        texts (iterable of `str`): The texts, such as a list or a data frame's column.
         role (`str`): `"query"` or `"document"`.
-        batch_size (`int`, defaults to 32): texts at a time.
-        show_progress (`bool`, defaults to `False`): whether to show a progress bar.
-        dtype (`torch.dtype`, defaults to `torch.float32`): type of the stored vectors.
+        batch_size (`int`, defaults to 32): Number of texts per batch.
+        show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        dtype (`torch.dtype`, defaults to `torch.float32`): Data type of the stored vectors.
 
     Returns:
-        [`TokenVectors`]: on the CPU, in the order of `texts`; tokens that take no part in matching are left out. Empty
-        if there are no texts.
+        [`TokenVectors`]: The vectors on the CPU, in the order of `texts`, without the tokens that are skipped in
+        matching. Empty if there are no texts.
 
     Raises:
-        TypeError: `texts` is one string, or holds something else than strings.
-        DataError: a text holds half a character.
-        ValueError: `batch_size` is below 1.
+        TypeError: If `texts` is a single string or holds something other than strings.
+        DataError: If a text holds an unpaired surrogate.
+        ValueError: If `role` is unknown or `batch_size` is below 1.
     """
-    texts = text_list(texts)
-    require_texts(texts)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    if not texts:
-        return TokenVectors(torch.empty(0, model.embedding_dim, dtype=dtype), torch.empty(0))
-    read, kept = _sizes(processor, texts, role)
-    order = read.argsort(descending=True, stable=True).tolist()
-    vectors = TokenVectors(torch.empty(int(kept.sum()), model.embedding_dim, dtype=dtype), kept)
+    texts = as_texts(texts)
+    check_choice("role", role, ("query", "document"))
+    check_number("batch_size", batch_size, at_least=1)
     was_training = model.training
     model.eval()
     try:
-        with tqdm(total=len(texts), desc=f"Encoding {role} texts", unit="text", disable=not show_progress) as progress:
-            for start in range(0, len(texts), batch_size):
-                batch = order[start : start + batch_size]
-                inputs = processor([texts[i] for i in batch], role)
-                output = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()})
-                found = output.embeddings[output.mask].to("cpu", dtype)
-                for i, rows in zip(batch, found.split(kept[batch].tolist()), strict=True):
-                    vectors[i].copy_(rows)
-                progress.update(len(batch))
+        return encode_checked(model, processor, texts, role, batch_size, show_progress, dtype)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def encode_checked(
+    model: OpticalModel | LanguageReader,
+    processor: OpticalProcessor,
+    texts: list[str],
+    role: str,
+    batch_size: int,
+    show_progress: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> TokenVectors:
+    """[`encode_texts`] with arguments that were checked before and a model in evaluation mode."""
+    if not texts:
+        return TokenVectors(torch.empty(0, model.embedding_dim, dtype=dtype), torch.empty(0))
+    inputs = _tokenize(processor, texts, role)
+    matched = torch.stack([own["token_mask"].sum() for own in inputs])
+    vectors = TokenVectors(torch.empty(int(matched.sum()), model.embedding_dim, dtype=dtype), matched)
+    order = sorted(range(len(texts)), key=lambda i: -inputs[i]["input_ids"].shape[1])
+    with tqdm(total=len(texts), desc=f"Encoding {role} texts", unit="text", disable=not show_progress) as progress:
+        for start in range(0, len(texts), batch_size):
+            batch = order[start : start + batch_size]
+            padded = processor.pad([inputs[i] for i in batch])
+            output = model(**{name: tensor.to(model.device) for name, tensor in padded.items()})
+            found = output.embeddings[output.mask].to("cpu", dtype)
+            for i, rows in zip(batch, found.split(matched[batch].tolist()), strict=True):
+                vectors[i].copy_(rows)
+            progress.update(len(batch))
     return vectors
 
 
-def _sizes(processor: OpticalProcessor, texts: Sequence[str], role: str) -> tuple[Tensor, Tensor]:
-    """Of each text the tokens that the model reads, and those of them that get a vector."""
-    read, kept = [], []
-    for start in range(0, len(texts), 256):
-        inputs = processor(texts[start : start + 256], role)
-        read.append((inputs["attention_mask"].bool() | inputs["token_mask"]).sum(1).clamp(min=1))
-        kept.append(inputs["token_mask"].sum(1))
-    return torch.cat(read), torch.cat(kept)
+def _tokenize(processor: OpticalProcessor, texts: list[str], role: str) -> list[dict[str, Tensor]]:
+    """Model inputs of each text, of shape `(1, tokens)`, without padding."""
+    inputs = []
+    for start in range(0, len(texts), _CHUNK):
+        chunk = processor.encode_checked(texts[start : start + _CHUNK], role)
+        lengths = (chunk["attention_mask"].bool() | chunk["token_mask"]).sum(1).tolist()
+        inputs += [
+            {name: tensor[i : i + 1, :length].clone() for name, tensor in chunk.items()}
+            for i, length in enumerate(lengths)
+        ]
+    return inputs

@@ -1,56 +1,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..languages.adapters import at_work, lock_of, require
+from ..languages.adapters import check_added, lock_of, use_language
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+
+
+# Name of the model without any pack, in place of a language.
+BASE = "base"
 
 
 class LanguageReader:
     """
-    A model that reads in one language, whichever is set; stands in for the model where texts are encoded.
+    A shared model that encodes in one language, whichever language is active in the model.
 
-    The language is at work, and other threads wait, for one batch at a time. So a short query does not wait for a
-    large corpus, and nothing that other threads set, open or close in between changes a vector.
+    The model is locked and the language active for one batch at a time. So a short query does not wait for a large
+    corpus, and nothing that other threads activate, open or close in between changes a vector. Batches are encoded in
+    evaluation mode.
 
     Args:
-        model ([`OpticalModel`]): the model.
-        language (`str`, *optional*): the language; `None` is the bare base.
-        processor_of (`Callable`): language -> the processor that belongs to its pack, a new one whenever it is opened.
+        model ([`OpticalModel`]): The model.
+        language (`str`): The language, or [`BASE`].
+        processor_of (`Callable`): Returns the processor for a language, a new object whenever its pack is opened.
 
     Attributes:
-        processor ([`OpticalProcessor`]): what cuts the texts.
+        processor ([`OpticalProcessor`]): The processor for `language`.
 
     Raises:
-        KeyError: no pack for `language` is open; and from a call, if it was closed since, even if opened again.
+        KeyError: If no pack for `language` is open. A call raises it too if the pack was closed since, even if it was
+            opened again.
     """
 
-    def __init__(
-        self, model: OpticalModel, language: str | None, processor_of: Callable[[str | None], OpticalProcessor]
-    ):
+    def __init__(self, model: OpticalModel, language: str, processor_of: Callable[[str], OpticalProcessor]):
         self.model, self.language, self._processor_of = model, language, processor_of
         with lock_of(model):
-            require(model, language)
+            check_added(model, pack_of(language))
             self.processor = processor_of(language)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
-    def train(self, mode: bool = True) -> LanguageReader:
-        """Does nothing: each batch is read in evaluation mode, and others may be training in between."""
-        return self
-
-    def eval(self) -> LanguageReader:
-        return self
+    @property
+    def embedding_dim(self) -> int:
+        return self.model.embedding_dim
 
     def __call__(self, **inputs: Tensor) -> OpticalOutput:
-        with at_work(self.model, self.language):
-            # Texts that were cut for another pack would be read as other words.
+        with use_language(self.model, pack_of(self.language)):
+            # Token ids of another pack stand for other words.
             if self._processor_of(self.language) is not self.processor:
-                raise KeyError(f"the pack for {self.language!r} was closed while texts were read; encode them again")
+                raise KeyError(f"the pack for {self.language!r} was closed during encoding; encode the texts again")
             was_training = self.model.training
             if was_training:
                 self.model.eval()
@@ -59,3 +61,10 @@ class LanguageReader:
             finally:
                 if was_training:
                     self.model.train()
+
+
+def pack_of(language: str) -> str | None:
+    """The language of the pack to activate in a model, `None` for [`BASE`]."""
+    if language is None:
+        raise ValueError(f"language must be the code of an open pack or {BASE!r}, got None")
+    return None if language == BASE else language

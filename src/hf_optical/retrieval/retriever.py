@@ -2,51 +2,58 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor
 
-from ..hub import write_card
-from ..hub.cards import FIGURE
+from ..checks import check_length, check_number
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
-from ..languages.adapters import adapter_name, lock_of
-from ..languages.pack import PACK_FILES, is_pack, nothing_saved_meanwhile
+from ..languages.adapters import lock_of
+from ..languages.pack import PACK_FILES, is_pack, pack_lock
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
-from ..model.texts import require_texts, text_list
-from ..storage.fetching import local_folder, packaged_copy
-from ..storage.json_files import misfits, read_json, write_json
-from ..storage.names import DENSE_FOLDER, ENCODER_CONFIG, NEAREST_WORDS, PACKS_FOLDER
+from ..model.texts import as_texts
+from ..storage.fetching import local_folder
+from ..storage.names import DENSE_FOLDER, NEAREST_WORDS, PACKS_FOLDER
 from ..storage.publishing import PushToHub
-from ..storage.staging import discard, staged_directory
-from .encoding import encode_texts
-from .reader import LanguageReader
+from ..storage.staging import staged_directory
+from .encoding import encode_checked
+from .reader import BASE, LanguageReader, pack_of
+from .retriever_folder import (
+    LANGUAGES_FILE,
+    check_unchanged,
+    open_base,
+    open_base_of_pack,
+    read_languages,
+    write_cards,
+    write_packs,
+)
 from .search import Hit, search
 from .vectors import TokenVectors
 
 
-# In the folder of a retriever: which packs are open, and which language is set.
-_LANGUAGES = "languages.json"
+_TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
 
 
 class OpticalRetriever(PushToHub):
     """
-    A model, its processor and its language packs, for people who search.
+    A model, its processor and its language packs, ready for search.
 
-    Documents are read by the bare base, so that an English index stays as it is; queries by the pack of their
-    language.
+    Documents are encoded by the bare base, so that an English index never changes. Queries are encoded with the pack
+    of their language.
 
-    Threads may share one: they take turns, a batch each, and packs are opened and closed in between. The language set
-    is the same for all of them; a thread with one of its own passes `language`.
+    The base is addressed as the language `"base"` ([`~retrieval.BASE`]).
+
+    Threads may share a retriever. They take turns batch by batch, and packs can be opened and closed in between. All
+    threads share the active language; pass `language` to use another one.
 
     Args:
-        model ([`OpticalModel`]): the base.
-        processor ([`OpticalProcessor`]): what cuts texts into tokens for it.
+        model ([`OpticalModel`]): The base.
+        processor ([`OpticalProcessor`]): Its processor.
 
     Example:
 
@@ -56,22 +63,22 @@ class OpticalRetriever(PushToHub):
     >>> retriever = OpticalRetriever.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
     >>> documents = ["The Nile is a river in Africa.", "Bread is baked from flour."]
     >>> vectors = retriever.encode_documents(documents)
-    >>> hits = retriever.search(retriever.encode_queries(["Which rivers are in Africa?"]), vectors, top_k=1)
-    >>> documents[hits[0][0].document]
+    >>> hits = retriever.search("Which rivers are in Africa?", vectors, top_k=1)
+    >>> documents[hits[0].document]
     'The Nile is a river in Africa.'
     ```
     """
 
-    # A pack that was there before would hide the base.
-    _optional_files = (_LANGUAGES, f"{PACKS_FOLDER}/*", f"{DENSE_FOLDER}/*", NEAREST_WORDS, *PACK_FILES)
+    # Files to delete from a folder if this save does not write them. A leftover pack would hide the base.
+    _optional_files = (LANGUAGES_FILE, f"{PACKS_FOLDER}/*", f"{DENSE_FOLDER}/*", NEAREST_WORDS, *PACK_FILES)
 
     def __init__(self, model: OpticalModel, processor: OpticalProcessor):
         self.model = model.eval()
         self.processor = processor
         self._processors: dict[str, OpticalProcessor] = {}
-        # The packs without their weights, which are in the model: where each comes from.
+        # Where the open packs come from. Their weights are in the model.
         self._packs: dict[str, LanguagePack] = {}
-        # The one, likewise, that is part of the model's own weights.
+        # The pack that `merge` folded into the weights, if any.
         self._merged: LanguagePack | None = None
 
     @classmethod
@@ -85,147 +92,79 @@ class OpticalRetriever(PushToHub):
         dtype: torch.dtype | str = torch.float32,
     ) -> OpticalRetriever:
         """
-        Opens a model, a language pack together with the base that it names, or what
-        [`~OpticalRetriever.save_pretrained`] wrote: the base with all its packs and the language that was set.
+        Open a model, a language pack with its base, or a saved retriever.
+
+        The language of a pack is active. A retriever saved by [`~OpticalRetriever.save_pretrained`] opens with all its
+        packs and its active language.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 Folder or Hub id of a model, a pack or a retriever.
             base_model (`str` or `os.PathLike`, *optional*):
-                For a pack: where its base is, if not where the pack says.
+                Folder or Hub id of the base of a pack. Defaults to the base that the pack names.
             revision (`str`, *optional*):
                 Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
-                Where to compute. Defaults to the first GPU, if there is one.
+                Device to compute on. Defaults to the first GPU, if there is one.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
-                Type of the base's weights, as in [`OpticalModel.from_pretrained`]. A pack opens on its base in the
-                type that it was trained on alone.
+                Data type of the base's weights, as in [`OpticalModel.from_pretrained`]. A pack only opens on a base of
+                the data type it was trained with.
 
         Raises:
-            OSError: no such model or pack, or the base of a pack is not where it says.
-            ValueError: the base is not the one that the pack was trained on, or `base_model` is given beside a model.
+            OSError: If there is no such model or pack, or the base of a pack is not found.
+            ValueError: If the base is not the one that the pack was trained on, or `base_model` is given for a model.
         """
         folder = local_folder(pretrained_model_name_or_path, revision)
-        with nothing_saved_meanwhile(folder):
+        with pack_lock(folder):
             if is_pack(folder):
-                retriever = cls._open_pack(folder, base_model, dtype)
+                pack = LanguagePack.from_pretrained(folder)
+                retriever = cls(*open_base_of_pack(pack, folder, base_model, dtype))
+                retriever.add_language(pack.language, pack)
+                retriever.set_language(pack.language)
             elif base_model is not None:
-                raise ValueError(f"{pretrained_model_name_or_path} is no language pack; leave base_model out")
+                raise ValueError(f"{pretrained_model_name_or_path} is not a language pack; leave out base_model")
             else:
-                retriever = cls._open(pretrained_model_name_or_path, revision, dtype)
-                codes, chosen = _read_languages(folder)
+                retriever = cls(*open_base(pretrained_model_name_or_path, revision, dtype))
+                codes, active = read_languages(folder)
                 for code in codes:
                     retriever.add_language(code, folder / PACKS_FOLDER / code)
-                retriever.set_language(chosen)
+                retriever.set_language(active or BASE)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return retriever
-
-    @classmethod
-    def _open(cls, name: str | os.PathLike, revision: str | None, dtype: torch.dtype | str) -> OpticalRetriever:
-        return cls(
-            OpticalModel.from_pretrained(name, revision=revision, dtype=dtype),
-            OpticalProcessor.from_pretrained(name, revision=revision),
-        )
-
-    @classmethod
-    def _open_pack(
-        cls, folder: Path, base_model: str | os.PathLike | None, dtype: torch.dtype | str
-    ) -> OpticalRetriever:
-        pack = LanguagePack.from_pretrained(folder)
-        packs = folder.absolute().parent
-        revision = None
-        if base_model is None and packs.name == PACKS_FOLDER and (packs.parent / ENCODER_CONFIG).is_file():
-            base_model = packs.parent
-        elif base_model is None:
-            base_model = pack.base_model
-            # A package with the same weights stands in for any commit; the fingerprint is looked at below.
-            revision = None if packaged_copy(base_model) else pack.base_revision
-        try:
-            retriever = cls._open(base_model, revision, dtype)
-        except OSError as error:
-            raise OSError(f"the base of {folder} could not be opened: {error}. Name it with base_model") from error
-        retriever.add_language(pack.language, pack)
         return retriever
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
-        Writes the base in its usual layout, which other libraries open too, and beside it every open pack, in
-        `language_packs/LANGUAGE`. Opened again, the same languages are open, the same one is set, and all vectors are
-        the same, to the last bit.
+        Save the base in its usual layout, which other libraries open too, and every open pack.
 
-        Packs that an earlier saving left in the folder, and that are not open, are deleted. Killed, or stopped by a
-        full disk, the folder holds the base and all packs of before, or those of now.
+        Packs are saved in `language_packs/LANGUAGE`. Opened again, the retriever has the same languages, the same
+        active language, and gives the same vectors to the last bit. Packs in the folder that are not open are deleted.
+        If saving is interrupted or the disk is full, the folder holds either the old files or the new ones.
 
         Args:
-            save_directory (`str` or `os.PathLike`): the folder.
+            save_directory (`str` or `os.PathLike`): The folder.
 
         Raises:
-            FileExistsError: the folder is that of a language pack.
-            ValueError: the base was changed since a pack was opened on it, as by `retriever.model.bfloat16()`.
-            OSError: the disk is full, or the folder cannot be written.
+            FileExistsError: If the folder holds a language pack.
+            ValueError: If the base was changed after a pack was opened on it, as by `retriever.model.bfloat16()`.
+            OSError: If the disk is full or the folder cannot be written.
         """
         folder = Path(save_directory)
         if is_pack(folder):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
         with lock_of(self.model):
             fingerprint = self.model.fingerprint()
-            self._require_base_of_packs(fingerprint)
-        # Others read again while the files are brought to the disk.
+            check_unchanged(self.model, self._packs, fingerprint)
+        # The inner lock is released first, so that other threads encode while the files are flushed to disk.
         with staged_directory(folder) as staged, lock_of(self.model):
             self.model.save_pretrained(staged)
             self.processor.save_pretrained(staged)
-            for language in self.languages:
-                fresh = LanguagePack.from_model(
-                    self.model,
-                    language,
-                    roles=self.processor_of(language).roles,
-                    base_fingerprint=fingerprint,
-                )
-                known = self._packs.get(language, fresh)
-                # The base is the folder around the pack, wherever that goes.
-                pack = replace(known, weights=fresh.weights, vocabulary=fresh.vocabulary).without_local_paths()
-                pack.save_pretrained(staged / PACKS_FOLDER / language)
-            if self.languages:
-                write_json(staged / _LANGUAGES, {"languages": self.languages, "language": self.language})
-            else:
-                discard(staged / _LANGUAGES)
-            for pack in (folder / PACKS_FOLDER).glob("*"):
-                if is_pack(pack) and pack.name not in self.languages:
-                    discard(staged / PACKS_FOLDER / pack.name)
-
-    def _require_base_of_packs(self, fingerprint: str) -> None:
-        changed = [language for language, pack in self._packs.items() if pack.base_fingerprint != fingerprint]
-        if changed:
-            raise ValueError(
-                f"the base was changed, by a cast to {self.model.dtype} or otherwise, since the packs for "
-                f"{', '.join(changed)} were opened, and they would not open on what is saved; open the retriever anew "
-                "and save it unchanged, or change what merge(LANGUAGE) gives, or close the packs with remove_language"
-            )
+            write_packs(self.model, self.processor_of, self._packs, fingerprint, folder, staged)
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         with lock_of(self.model):
             self.save_pretrained(folder)
             packs = dict(self._packs)
-        name, revision = self.model.name_or_path, self.model.revision
-        known = [*filter(None, [self._merged]), *packs.values()]
-        if not known and name and (Path(name) / "README.md").is_file():
-            for told in ("README.md", FIGURE):
-                if (Path(name) / told).is_file():
-                    shutil.copy(Path(name) / told, folder)
-            return
-        for language, pack in packs.items():
-            pack.write_card(folder / PACKS_FOLDER / language, repo_id)
-        if self._merged is not None:
-            name, revision = self._merged.base_model, self._merged.base_revision
-        write_card(
-            folder,
-            kind="model",
-            base_model=name,
-            base_revision=revision,
-            languages=list(dict.fromkeys(code for pack in known for code in pack.reads)),
-            details=_common([pack.details for pack in known]),
-            repo_id=repo_id,
-        )
+        write_cards(folder, self.model, packs, self._merged, repo_id)
 
     @property
     def languages(self) -> list[str]:
@@ -233,72 +172,80 @@ class OpticalRetriever(PushToHub):
         return languages(self.model)
 
     @property
-    def language(self) -> str | None:
-        """The language that queries are read in unless they say otherwise; `None` is the bare base."""
-        with lock_of(self.model):  # in the middle of a batch it would be that batch's
-            return active_language(self.model)
+    def language(self) -> str:
+        """The active language, in which queries are encoded by default. `"base"` is the bare base."""
+        with lock_of(self.model):  # during a batch, the language of that batch is active
+            return active_language(self.model) or BASE
 
     def add_language(self, language: str, pack: LanguagePack | str | os.PathLike) -> None:
         """
-        Opens a pack and makes its language the one that queries are read in.
+        Open a pack. The active language stays the same; pass `language=` or call [`~OpticalRetriever.set_language`].
 
         Args:
-            language (`str`): its code.
-            pack ([`LanguagePack`], `str` or `os.PathLike`): the pack, its folder or its Hub id.
+            language (`str`): Code of the language.
+            pack ([`LanguagePack`], `str` or `os.PathLike`): The pack, its folder or its Hub id.
 
         Raises:
-            ValueError: the pack is for another language or another base, or one for `language` is open already.
+            ValueError: If the pack is for another language or base, a pack for `language` is already open, or
+                `language` is `"base"`.
         """
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
-            raise ValueError(f"the pack is for language {pack.language!r}, not for {language!r}")
+            raise ValueError(f"the pack is for language {pack.language!r}, not {language!r}")
+        if language == BASE:
+            raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
         processor = self._processor_for(pack)
         with lock_of(self.model):
+            active = active_language(self.model)
             pack.attach(self.model)
+            activate(self.model, active)
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
-    def set_language(self, language: str | None) -> None:
+    def set_language(self, language: str) -> None:
         """
-        Chooses the language that queries are read in, `None` for the bare base.
+        Activate a language for all callers; `"base"` is the bare base.
 
         Raises:
-            KeyError: no pack for `language` is open.
+            KeyError: If no pack for `language` is open.
+            ValueError: If `language` is `None`.
         """
-        activate(self.model, language)
+        activate(self.model, pack_of(language))
 
     def remove_language(self, language: str) -> None:
         """
-        Closes the pack of a language. If it was the one set, the bare base reads queries from then on.
+        Close the pack of a language. If the language is active, the bare base becomes active.
 
         Raises:
-            KeyError: no pack for `language` is open.
+            KeyError: If no pack for `language` is open.
         """
         with lock_of(self.model):
             remove(self.model, language)
             self._processors.pop(language, None)
             self._packs.pop(language, None)
 
-    def processor_of(self, language: str | None) -> OpticalProcessor:
-        """What cuts texts into tokens for the pack of `language`; for `None`, and with no such pack, for the base."""
+    def processor_of(self, language: str) -> OpticalProcessor:
+        """The processor for `language`: that of its pack if one is open, else that of the base."""
         return self._processors.get(language, self.processor)
 
     def merge(self, language: str) -> OpticalRetriever:
         """
-        A plain retriever that reads every text as `language` is read here: the pack is folded into the weights and
-        the tokenizer. Saved, any library opens it. The packs open here, and the base, stay as they are.
+        Merge a pack into a copy of the base: a plain retriever that encodes every text as `language`.
 
-        Documents are then read by the merged model too. An index that the base made can still be searched with the
-        queries of the merged model; go on encoding its documents with the base.
+        Any library opens the result once it is saved. This retriever and its packs do not change.
+
+        The merged model encodes documents too. Its queries still match an index made by the base, so keep encoding
+        the documents of such an index with the base.
 
         Args:
-            language (`str`): the language of an open pack.
+            language (`str`): Language of an open pack.
 
         Returns:
-            [`OpticalRetriever`]: queries differ by float32's rounding (1e-5 at most) from those of the pack.
+            [`OpticalRetriever`]: The merged retriever. Queries differ from those of the pack by the rounding of
+            float32, at most 1e-5.
 
         Raises:
-            KeyError: no pack for `language` is open.
+            KeyError: If no pack for `language` is open.
         """
         with lock_of(self.model):
             merged = OpticalRetriever(merge_language(self.model, language), copy.deepcopy(self.processor_of(language)))
@@ -314,24 +261,25 @@ class OpticalRetriever(PushToHub):
         show_progress: bool = False,
     ) -> list[Tensor]:
         """
-        Encodes queries.
+        Encode queries.
 
         Args:
-            queries (iterable of `str`): the queries, such as a list or a data frame's column.
-            language (`str` or iterable of `str` or `None`, *optional*):
-                Their language, or that of each, where `None` stands for the bare base. Defaults to the one set.
-            batch_size (`int`, defaults to 32): queries at a time.
-            show_progress (`bool`, defaults to `False`): whether to show a progress bar.
+            queries (iterable of `str`): The queries, such as a list or a data frame's column.
+            language (`str` or iterable of `str`, *optional*):
+                The language of all queries, or one per query. `"base"` is the bare base. `None`, alone or for a query,
+                is the active language.
+            batch_size (`int`, defaults to 32): Number of queries per batch.
+            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
 
         Returns:
-            `list[Tensor]`: for each query a float32 tensor of shape `(tokens, dim)`, unit vectors, on the CPU.
+            `list[Tensor]`: A float32 tensor of shape `(tokens, dim)` per query, unit vectors, on the CPU.
 
         Raises:
-            KeyError: the pack of a language is not open, or was closed before all its queries were read.
-            TypeError: `queries` is one string, or holds something else than strings.
-            ValueError: the number of languages is not that of queries.
+            KeyError: If the pack of a language is not open, or was closed before all its queries were encoded.
+            TypeError: If `queries` is a single string or holds something other than strings.
+            DataError: If a query holds an unpaired surrogate.
+            ValueError: If the number of languages differs from the number of queries, or `batch_size` is below 1.
         """
-        language = self.language if language is None else language
         return self._encode(queries, "query", language, batch_size, show_progress)
 
     def encode_documents(
@@ -342,33 +290,58 @@ class OpticalRetriever(PushToHub):
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
-        """As [`~OpticalRetriever.encode_queries`], for documents; without `language` the bare base reads them."""
+        """Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the bare base."""
         return self._encode(documents, "document", language, batch_size, show_progress)
 
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, documents: _TextsOrVectors, top_k: int = 10, *, language: str | None = None, **kwargs
+    ) -> list[Hit]: ...
+
+    @overload
     def search(
         self,
-        queries: Iterable[Tensor] | Iterable[str] | TokenVectors,
-        documents: Iterable[Tensor] | Iterable[str] | TokenVectors,
+        queries: _TextsOrVectors,
+        documents: _TextsOrVectors,
         top_k: int = 10,
+        *,
+        language: str | Iterable[str | None] | None = None,
         **kwargs,
-    ) -> list[list[Hit]]:
+    ) -> list[list[Hit]]: ...
+
+    def search(self, queries, documents, top_k=10, *, language=None, **kwargs):
         """
-        Exact search by MaxSim, see [`~retrieval.search`] for what else can be passed.
+        Exact search with MaxSim. Further arguments are those of [`~retrieval.search`].
 
         Args:
-            queries (iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or iterable of `str`):
-                Vectors from [`~OpticalRetriever.encode_queries`], or texts, which are encoded first.
-            documents (likewise): vectors from [`~OpticalRetriever.encode_documents`], or texts.
-            top_k (`int`, defaults to 10): length of the rankings.
+            queries (`str`, iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
+                A query, several queries, or vectors from [`~OpticalRetriever.encode_queries`].
+            documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
+                Texts, which are encoded by the bare base, or vectors from [`~OpticalRetriever.encode_documents`].
+            top_k (`int`, defaults to 10): Length of the rankings.
+            language (`str` or iterable of `str`, *optional*):
+                Language of the queries, as in [`~OpticalRetriever.encode_queries`]. Only for texts.
 
         Returns:
-            `list[list[Hit]]`: for each query its hits `(document, score)`, best first.
+            `list[list[Hit]]`: The hits `(document, score)` of each query, best first. For a single `str`, `list[Hit]`.
+
+        Raises:
+            ValueError: If `language` is given for vectors, or an argument of [`~retrieval.search`] is invalid.
         """
-        queries = _encoded(queries, self.encode_queries)
-        documents = _encoded(documents, self.encode_documents)
-        return search(queries, documents, top_k, **kwargs)
+        single = isinstance(queries, str)
+        queries = [queries] if single else _sequence(queries)
+        if _holds_texts(queries):
+            queries = self.encode_queries(queries, language=language)
+        elif language is not None and len(queries):
+            raise ValueError("language applies to texts; these queries are vectors, so pass it to encode_queries")
+        documents = _sequence(documents)
+        if _holds_texts(documents):
+            documents = self.encode_documents(documents)
+        rankings = search(queries, documents, top_k, **kwargs)
+        return rankings[0] if single else rankings
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
+        """The base's processor with the settings and new words of a pack."""
         try:
             words = self.processor.nearest_words.words if self.processor.nearest_words else ()
             roles = {**self.processor.roles, **pack.roles}
@@ -381,7 +354,7 @@ class OpticalRetriever(PushToHub):
                     raise ValueError("its new words do not follow the vocabulary of the base's tokenizer")
         except (TypeError, ValueError) as error:
             with lock_of(self.model):
-                pack.check_base(self.model)  # the likelier reason
+                pack.check_base(self.model)  # a wrong base is the likelier cause
             raise ValueError(
                 f"the pack for {pack.language!r} does not fit the processor: {error}. Open it with the tokenizer and "
                 "the version of hf_optical that it was trained with"
@@ -396,60 +369,27 @@ class OpticalRetriever(PushToHub):
         batch_size: int,
         show_progress: bool,
     ) -> list[Tensor]:
-        texts = text_list(texts)
-        language = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
-        if len(language) != len(texts):
-            raise ValueError(
-                f"language has {len(language)} entries for {len(texts)} texts; pass one a text, or one code"
-            )
-        vectors: list[Tensor | None] = [None] * len(texts)
-        if len(set(language)) > 1:
-            require_texts(texts)  # here, where the position of a text is its own
-        for code in dict.fromkeys(language):
+        name = "queries" if role == "query" else "documents"
+        texts = as_texts(texts, name)
+        check_number("batch_size", batch_size, at_least=1)
+        codes = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
+        check_length("language", codes, len(texts), name)
+        if None in codes:
+            default = self.language if role == "query" else BASE
+            codes = [default if code is None else code for code in codes]
+        vectors: dict[int, Tensor] = {}
+        for code in dict.fromkeys(codes):
             reader = LanguageReader(self.model, code, self.processor_of)
-            group = [i for i, entry in enumerate(language) if entry == code]
-            encoded = encode_texts(
-                reader,
-                reader.processor,
-                texts if len(group) == len(texts) else [texts[i] for i in group],
-                role,
-                batch_size=batch_size,
-                show_progress=show_progress,
-            )
-            for i, tensor in zip(group, encoded.to_list(), strict=True):
-                vectors[i] = tensor
-        return vectors
+            group = [i for i, own in enumerate(codes) if own == code]
+            own_texts = [texts[i] for i in group]
+            encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress)
+            vectors.update(zip(group, encoded.to_list(), strict=True))
+        return [vectors[i] for i in range(len(texts))]
 
 
-def _encoded(given: Iterable, encode: Callable[[Iterable[str]], list[Tensor]]) -> Iterable:
-    """What was given, by `encode` if it is texts."""
-    if isinstance(given, str):
-        raise TypeError("one string was passed; pass a list of strings")
-    given = list(given) if isinstance(given, Iterator) else given
-    return encode(given) if isinstance(next(iter(given), None), str) else given
+def _sequence(given: Iterable) -> Iterable:
+    return list(given) if isinstance(given, Iterator) else given
 
 
-def _common(details: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is the same for all packs, and the results of each."""
-    common = {
-        name: value
-        for name, value in (details[0] if details else {}).items()
-        if all(own.get(name) == value for own in details)
-    }
-    results = {language: found for own in details for language, found in (own.get("results") or {}).items()}
-    return {**common, "results": results}
-
-
-def _read_languages(folder: Path) -> tuple[list[str], str | None]:
-    if not (folder / _LANGUAGES).is_file():
-        return [], None
-    saved = read_json(folder / _LANGUAGES)
-    codes, chosen = saved.get("languages"), saved.get("language")
-    try:
-        if misfits(codes, [str]) or chosen not in [None, *codes]:
-            raise ValueError("no list of languages with the one that is set")
-        for code in codes:
-            adapter_name(code)  # the names of folders
-    except ValueError as error:
-        raise OSError(f"{folder / _LANGUAGES} is damaged ({error}); fetch or save the retriever again") from error
-    return codes, chosen
+def _holds_texts(given: Iterable) -> bool:
+    return isinstance(next(iter(given), None), str)

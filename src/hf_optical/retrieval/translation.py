@@ -1,4 +1,4 @@
-"""Queries translated into the language of the documents: by a dictionary, or by a translation model."""
+"""Query translation into the language of the documents, with a dictionary or a translation model."""
 
 from __future__ import annotations
 
@@ -17,20 +17,22 @@ from transformers import (
 )
 
 from ..bitext import Dictionary
-from ..model.texts import require_texts, text_list
+from ..checks import check_number
+from ..model.texts import as_texts
 
 
-# Codes of NLLB, such as "hau_Latn", and of mBART, such as "sw_KE", are among the special tokens.
+# Language codes among the special tokens, such as "hau_Latn" for NLLB or "sw_KE" for mBART.
 _CODE = re.compile("[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
-_LONGEST = 512
+# Longer texts are truncated.
+_MAX_TOKENS = 512
 
 
 class LexiconTranslator:
     """
-    Translates word by word: each word that the dictionary holds becomes its likeliest translation, all else stays.
+    Word-by-word translation: each word in the dictionary is replaced by its most likely translation.
 
     Args:
-        dictionary ([`Dictionary`]): from the language of the texts.
+        dictionary ([`Dictionary`]): A dictionary from the language of the texts.
     """
 
     def __init__(self, dictionary: Dictionary):
@@ -38,36 +40,38 @@ class LexiconTranslator:
 
     def __call__(self, texts: Iterable[str]) -> list[str]:
         """
-        Translates texts.
+        Translate texts.
 
         Raises:
-            TypeError: `texts` is one string, or holds something else than strings.
-            DataError: a text holds half a character (an unpaired surrogate).
+            TypeError: If `texts` is a single string or holds something other than strings.
+            DataError: If a text holds an unpaired surrogate.
         """
-        return [self.dictionary.replace(text, lambda entries: entries[0][0]) for text in _checked(texts)]
+        texts = as_texts(texts)
+        return [self.dictionary.replace(text, lambda entries: entries[0][0]) for text in texts]
 
 
 class Seq2SeqTranslator:
     """
-    Translates by any sequence-to-sequence model of Transformers, with beam search.
+    Translation with any sequence-to-sequence model of transformers, by beam search.
 
-    Models that know their languages by codes (NLLB: `"hau_Latn"`, M2M100: `"ha"`, mBART-50: `"sw_KE"`) are told both
-    languages. Others (Marian's models of one pair) know them anyway and are told nothing; what they want written
-    before a text (`">>ibo<< "`, or `"<2en> "`) is the `prefix`.
+    Multilingual models with language codes need both languages (NLLB: `"hau_Latn"`, M2M100: `"ha"`, mBART-50:
+    `"sw_KE"`). Models of a single pair, such as Marian's, ignore them. If a model expects a tag before each text
+    (`">>ibo<< "`, or `"<2en> "`), pass it as `prefix`.
 
     Args:
-        model (`PreTrainedModel`): the model, where it is to run.
-        tokenizer (`PreTrainedTokenizerBase`): its tokenizer. Its source language is set anew before each use.
-        source_language (`str`, *optional*): code of the texts' language; must be given to a tokenizer with codes.
-        target_language (`str`, defaults to `"en"`): code of the language to translate into.
-        prefix (`str`, defaults to `""`): put before each text.
-        batch_size (`int`, defaults to 32): texts at a time.
-        num_beams (`int`, defaults to 4): beams.
-        max_length (`int`, defaults to 128): tokens of the longest translation. A text is cut at 512 tokens.
-        show_progress (`bool`, defaults to `False`): whether to show a progress bar.
+        model (`PreTrainedModel`): The model, on the device it should run on.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer. The source language is set before each use.
+        source_language (`str`, *optional*): Code of the language of the texts. Required if the tokenizer has codes.
+        target_language (`str`, defaults to `"en"`): Code of the language to translate into.
+        prefix (`str`, defaults to `""`): Text to put before each text.
+        batch_size (`int`, defaults to 32): Number of texts per batch.
+        num_beams (`int`, defaults to 4): Number of beams.
+        max_length (`int`, defaults to 128): Maximum number of tokens of a translation. Texts are truncated to 512
+            tokens.
+        show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
 
     Raises:
-        ValueError: a code is unknown to the tokenizer, or a number is below 1.
+        ValueError: If the tokenizer does not know a code, or a number is below 1.
     """
 
     def __init__(
@@ -84,12 +88,11 @@ class Seq2SeqTranslator:
         show_progress: bool = False,
     ):
         for name, value in (("batch_size", batch_size), ("num_beams", num_beams), ("max_length", max_length)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            check_number(name, value, at_least=1)
         self.model, self.tokenizer = model.eval(), tokenizer
         self.prefix, self.batch_size, self.show_progress = prefix, batch_size, show_progress
-        # `generate` takes from the model what is not set here, such as tokens never to write. A length of new tokens
-        # would be warned of beside the length that most models come with.
+        # `generate` takes all other settings from the model, such as suppressed tokens. `max_new_tokens` would cause a
+        # warning, because most models set `max_length`.
         self.generation_config = GenerationConfig(max_length=max_length, num_beams=num_beams, do_sample=False)
         codes = _language_codes(tokenizer)
         self.source_language = None
@@ -111,18 +114,18 @@ class Seq2SeqTranslator:
         **options,
     ) -> Seq2SeqTranslator:
         """
-        Loads model and tokenizer from the Hub or a folder.
+        Load model and tokenizer from the Hub or a folder.
 
         Args:
-            name (`str` or `os.PathLike`): such as `"facebook/nllb-200-distilled-600M"`.
-            source_language, target_language: as for the class.
-            device (`str` or `torch.device`, *optional*): where to run. Defaults to the GPU if there is one.
-            revision (`str`, *optional*): branch, tag or commit on the Hub.
-            options: the other arguments of the class.
+            name (`str` or `os.PathLike`): Hub id or folder, such as `"facebook/nllb-200-distilled-600M"`.
+            source_language, target_language: See the class.
+            device (`str` or `torch.device`, *optional*): Device to run on. Defaults to the GPU if there is one.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
+            options: The other arguments of the class.
 
         Raises:
-            OSError: the model is not there, or holds no weights.
-            ValueError: the model is no sequence-to-sequence model, or as for the class.
+            OSError: If the model does not exist or has no safetensors weights.
+            ValueError: If the model is not a sequence-to-sequence model, or an argument of the class is invalid.
         """
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         model = AutoModelForSeq2SeqLM.from_pretrained(
@@ -134,16 +137,16 @@ class Seq2SeqTranslator:
     @torch.no_grad()
     def __call__(self, texts: Iterable[str]) -> list[str]:
         """
-        Translates texts, longest first so that a batch holds texts of like length; an empty one stays empty.
+        Translate texts. Blank texts become empty ones.
 
         Raises:
-            TypeError: `texts` is one string, or holds something else than strings.
-            DataError: a text holds half a character (an unpaired surrogate).
+            TypeError: If `texts` is a single string or holds something other than strings.
+            DataError: If a text holds an unpaired surrogate.
         """
-        texts = _checked(texts)
+        texts = as_texts(texts)
         if self.source_language is not None:
             self.tokenizer.src_lang = self.source_language
-        # Asked to translate nothing, a model invents something.
+        # Longest first, so that the texts of a batch have similar lengths. For a blank text, a model invents one.
         order = sorted((i for i, text in enumerate(texts) if text.strip()), key=lambda i: -len(texts[i]))
         translations = [""] * len(texts)
         with tqdm(total=len(order), desc="Translating", unit="text", disable=not self.show_progress) as progress:
@@ -159,7 +162,7 @@ class Seq2SeqTranslator:
             [self.prefix + text for text in texts],
             padding=True,
             truncation=True,
-            max_length=min(self.tokenizer.model_max_length, _LONGEST),
+            max_length=min(self.tokenizer.model_max_length, _MAX_TOKENS),
             return_tensors="pt",
         )
         output = self.model.generate(
@@ -171,24 +174,18 @@ class Seq2SeqTranslator:
 
 
 def _language_codes(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Code -> token id; empty for a tokenizer that is told no language."""
+    """Token id of each language code. Empty for a tokenizer without a source language."""
     if not hasattr(tokenizer, "src_lang"):
         return {}
     if hasattr(tokenizer, "lang_code_to_id"):
         return tokenizer.lang_code_to_id
-    codes = [token for token in tokenizer.all_special_tokens if _CODE.fullmatch(token)]
-    return dict(zip(codes, tokenizer.convert_tokens_to_ids(codes), strict=True))
+    ids = tokenizer.get_vocab()
+    return {token: ids[token] for token in tokenizer.all_special_tokens if _CODE.fullmatch(token)}
 
 
 def _check_code(name: str, code: str | None, codes: dict[str, int]) -> None:
     if code in codes:
         return
-    alike = [known for known in sorted(codes) if code and known[:2] == code[:2]] or sorted(codes)
-    listed = ", ".join(alike[:5]) + (", ..." if len(alike) > 5 else "")
-    raise ValueError(f"{name} is {code!r}, which the tokenizer does not know; its codes are such as {listed}")
-
-
-def _checked(texts: Iterable[str]) -> list[str]:
-    texts = text_list(texts)
-    require_texts(texts)
-    return texts
+    similar = [known for known in sorted(codes) if code and known[:2] == code[:2]] or sorted(codes)
+    listed = ", ".join(similar[:5]) + (", ..." if len(similar) > 5 else "")
+    raise ValueError(f"{name} must be a code of the tokenizer, such as {listed}; got {code!r}")

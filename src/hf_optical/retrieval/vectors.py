@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checks import check_choice, check_shape
 from ..storage.staging import staged_directory
 
 
-# Names of types in a safetensors file.
+# Names of data types in a safetensors file.
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -40,109 +41,119 @@ class TokenVectors:
         values (`torch.Tensor` of shape `(total_tokens, dim)`):
             The vectors of the first text, then those of the second, and so on.
         lengths (`torch.Tensor` of shape `(texts,)`):
-            Tokens of each text. Kept on the CPU as int64, wherever `values` are.
+            Number of tokens of each text. Kept on the CPU as int64, whatever the device of `values`.
 
     Raises:
-        ValueError: `values` is not a matrix, or `lengths` do not add up to its rows.
+        ValueError: If `values` is not a matrix, or `lengths` does not add up to its number of rows.
     """
 
     def __init__(self, values: Tensor, lengths: Tensor):
-        if values.ndim != 2:
-            raise ValueError(f"values has shape {tuple(values.shape)}; pass a matrix (total_tokens, dim)")
+        check_shape("values", values.shape, ("total_tokens", "dim"))
         self.values = values
         self.lengths = lengths.to("cpu", torch.int64)
         if self.lengths.ndim != 1 or (self.lengths < 0).any() or self.lengths.sum() != len(values):
-            raise ValueError(f"lengths must be one count a text, adding up to the {len(values)} rows of values")
+            raise ValueError(f"lengths must be counts that add up to the {len(values)} rows of values, got {lengths}")
 
     @classmethod
-    def from_list(cls, vectors: Iterable[Tensor | np.ndarray]) -> TokenVectors:
+    def from_list(cls, vectors: Iterable[Tensor | np.ndarray], *, name: str = "vectors") -> TokenVectors:
         """
-        Packs one tensor a text. Tensors that lie end to end in memory, as those of `to_list` do, are not copied.
+        Pack one tensor per text.
+
+        Tensors that follow each other in memory, as those of [`~TokenVectors.to_list`] do, are not copied.
 
         Args:
             vectors (iterable of `torch.Tensor` or `numpy.ndarray` of shape `(tokens, dim)`):
-                At least one, all of one `dim`.
+                At least one, all with the same `dim`.
+            name (`str`, defaults to `"vectors"`): Name of the argument in error messages.
 
         Raises:
-            ValueError: `vectors` is empty, or an entry is not a matrix of the first one's `dim`. Names its position.
-            TypeError: an entry holds no numbers.
+            ValueError: If `vectors` is empty, or an entry is not a matrix with the `dim` of the first one.
+            TypeError: If an entry does not hold numbers.
         """
-        vectors = [_as_tensor(entry, position) for position, entry in enumerate(vectors)]
-        if not vectors:
-            raise ValueError("vectors is empty; pass at least one tensor (tokens, dim)")
-        for position, tensor in enumerate(vectors):
-            if tensor.ndim != 2 or tensor.shape[1] != vectors[0].shape[-1]:
-                raise ValueError(
-                    f"vectors[{position}] has shape {tuple(tensor.shape)} and vectors[0] {tuple(vectors[0].shape)}; "
-                    "every entry must be (tokens, dim) with one dim"
-                )
-        return cls(_end_to_end(vectors), torch.tensor([len(tensor) for tensor in vectors]))
+        tensors = [_as_tensor(entry, f"{name}[{position}]") for position, entry in enumerate(vectors)]
+        if not tensors:
+            raise ValueError(f"{name} is empty; pass at least one tensor of shape (tokens, dim)")
+        dim: int | str = "dim"
+        for position, tensor in enumerate(tensors):
+            check_shape(f"{name}[{position}]", tensor.shape, ("tokens", dim))
+            dim = tensor.shape[1]
+        return cls(_end_to_end(tensors), torch.tensor([len(tensor) for tensor in tensors]))
 
     @classmethod
-    def from_padded(cls, values: Tensor, mask: Tensor | None = None) -> TokenVectors:
+    def from_padded(cls, values: Tensor, mask: Tensor | None = None, *, name: str = "values") -> TokenVectors:
         """
-        Packs a padded batch.
+        Pack a padded batch.
 
         Args:
             values (`torch.Tensor` of shape `(texts, tokens, dim)`):
                 The batch.
             mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
-                Nonzero where a token takes part, in any pattern. Defaults to all of them.
+                Nonzero for the tokens to keep, in any pattern. Defaults to all tokens.
+            name (`str`, defaults to `"values"`): Name of `values` in error messages.
 
         Raises:
-            ValueError: the shapes are others.
+            ValueError: If a shape does not fit.
         """
-        if values.ndim != 3:
-            raise ValueError(f"values has shape {tuple(values.shape)}; pass a padded batch (texts, tokens, dim)")
-        if mask is None:
-            mask = values.new_ones(values.shape[:2], dtype=torch.bool)
-        elif mask.shape != values.shape[:2]:
-            raise ValueError(f"mask has shape {tuple(mask.shape)}; it must be {tuple(values.shape[:2])} like values")
-        mask = mask.bool()
+        check_shape(name, values.shape, ("texts", "tokens", "dim"))
+        mask = values.new_ones(values.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        check_shape(f"the mask of {name}", mask.shape, values.shape[:2])
         return cls(values[mask], mask.sum(1))
 
     @classmethod
     def cat(cls, parts: Sequence[TokenVectors]) -> TokenVectors:
-        """The texts of `parts` (at least one, of one `dim`), one after the other."""
+        """Concatenate `parts`, of which there is at least one and which share one `dim`."""
         return cls(torch.cat([part.values for part in parts]), torch.cat([part.lengths for part in parts]))
 
     @property
     def dim(self) -> int:
-        """Size of a vector."""
+        """Dimension of the vectors."""
         return self.values.shape[1]
 
     @cached_property
     def offsets(self) -> Tensor:
-        """Where each text begins in `values`, and, last, where the last one ends: int64 `(texts + 1,)`."""
+        """First row of each text in `values`, and the end of the last one: int64 of shape `(texts + 1,)`."""
         return torch.cat([self.lengths.new_zeros(1), self.lengths.cumsum(0)])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> TokenVectors: ...
+
     def __getitem__(self, index: int | slice) -> Tensor | TokenVectors:
-        """The vectors `(tokens, dim)` of one text, or a slice of the texts; a view unless the slice has a step."""
+        """Vectors `(tokens, dim)` of one text, or a slice of the texts. A view unless the slice has a step."""
         texts = range(len(self))[index]
         if isinstance(texts, int):
             return self.values[self.offsets[texts] : self.offsets[texts + 1]]
         if texts.step != 1:
-            return TokenVectors(torch.cat([self.values[:0], *(self[i] for i in texts)]), self.lengths[list(texts)])
+            return self.take(list(texts))
         stop = max(texts.start, texts.stop)
         return TokenVectors(
             self.values[self.offsets[texts.start] : self.offsets[stop]], self.lengths[texts.start : stop]
         )
 
+    def take(self, positions: list[int]) -> TokenVectors:
+        """Copy the texts at `positions`, in that order."""
+        rows = [self.values[self.offsets[i] : self.offsets[i + 1]] for i in positions]
+        return TokenVectors(torch.cat([self.values[:0], *rows]), self.lengths[positions])
+
     def save(self, path: str | os.PathLike) -> None:
         """
-        Writes a safetensors file of two tensors, `values` and `lengths`, so that a half-written one is never left.
+        Save to a safetensors file with two tensors, `values` and `lengths`.
+
+        The file is replaced as a whole: an interrupted save never leaves a partial file.
 
         Args:
-            path (`str` or `os.PathLike`): the file.
+            path (`str` or `os.PathLike`): The file.
 
         Raises:
-            ValueError: the values are of a type that is not read again.
+            ValueError: If the data type of the values is not supported; convert them first, for example with
+                `.to(torch.float16)`.
         """
-        if self.values.dtype not in _DTYPES.values():
-            raise ValueError(f"values are {self.values.dtype}; convert them first, as by `.to(torch.float16)`")
+        check_choice("the dtype of values", self.values.dtype, _DTYPES.values())
         path = Path(path)
         with staged_directory(path.parent) as staged:
             save_file({"values": self.values.detach().contiguous(), "lengths": self.lengths}, staged / path.name)
@@ -150,25 +161,26 @@ class TokenVectors:
     @classmethod
     def open(cls, path: str | os.PathLike) -> TokenVectors:
         """
-        Opens a file that [`~TokenVectors.save`] wrote. It may be larger than memory: `values` are mapped from the
-        disk, read as they are used, and must not be written to.
+        Open a file written by [`~TokenVectors.save`].
+
+        The file may be larger than memory: `values` is mapped from disk, read on use, and must not be written to.
 
         Args:
-            path (`str` or `os.PathLike`): the file.
+            path (`str` or `os.PathLike`): The file.
 
         Raises:
-            OSError: there is no such file, or it holds no token vectors.
+            OSError: If the file does not exist or does not hold token vectors.
         """
         try:
             with Path(path).open("rb") as file:
-                # safetensors itself maps a file for writing, which the system refuses for one larger than memory.
+                # safetensors maps files for writing, which the system refuses for a file larger than memory.
                 content = torch.from_numpy(np.asarray(_Mapped(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))))
             start = 8 + int.from_bytes(content[:8].numpy(), "little")
             header = json.loads(content[8:start].numpy().tobytes())
             values, lengths = (_tensor(content[start:], header[name]) for name in ("values", "lengths"))
             return cls(values, lengths.clone())
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise OSError(f"{path} holds no token vectors, or is damaged; save it again") from error
+            raise OSError(f"{path} does not hold token vectors or is damaged; save it again") from error
 
     def __repr__(self) -> str:
         return (
@@ -177,15 +189,15 @@ class TokenVectors:
         )
 
     def to(self, *args, **kwargs) -> TokenVectors:
-        """Moves or converts `values`; arguments as in `torch.Tensor.to`."""
+        """Move or convert `values`. Takes the arguments of `torch.Tensor.to`."""
         return TokenVectors(self.values.to(*args, **kwargs), self.lengths)
 
     def to_list(self) -> list[Tensor]:
-        """One tensor `(tokens, dim)` a text, views of `values`."""
+        """One tensor `(tokens, dim)` per text, as views of `values`."""
         return list(self.values.split(self.lengths.tolist()))
 
     def blocks(self, tokens: int) -> Iterator[tuple[int, int]]:
-        """Cuts the texts into runs `(start, stop)` of at most `tokens` tokens; a longer text is its own run."""
+        """Split the texts into runs `(start, stop)` of at most `tokens` tokens. A longer text is its own run."""
         start = 0
         while start < len(self):
             fitting = int(torch.searchsorted(self.offsets, self.offsets[start] + tokens, right=True)) - 1
@@ -198,41 +210,38 @@ def as_token_vectors(
     vectors: TokenVectors | Sequence[Tensor] | Tensor, mask: Tensor | None = None, name: str = "vectors"
 ) -> TokenVectors:
     """
-    Packs token vectors of any form.
+    Pack token vectors of any form.
 
     Args:
         vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of shape
-            `(texts, tokens, dim)`): the vectors.
+            `(texts, tokens, dim)`): The vectors.
         mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
-            Nonzero where a token takes part. Only for a padded tensor.
-        name (`str`):
-            What error messages call the argument.
+            Nonzero for the tokens to keep. Only for a padded tensor.
+        name (`str`, defaults to `"vectors"`): Name of the argument in error messages.
 
     Raises:
-        ValueError: a shape does not fit, or there is a mask beside vectors that are not padded.
+        ValueError: If a shape does not fit, or a mask is given for vectors that are not padded.
+        TypeError: If an entry does not hold numbers.
     """
-    try:
-        if isinstance(vectors, Tensor):
-            return TokenVectors.from_padded(vectors, mask)
-        if mask is not None:
-            raise ValueError("a mask goes with a padded tensor (texts, tokens, dim) only; leave it out")
-        return vectors if isinstance(vectors, TokenVectors) else TokenVectors.from_list(vectors)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    if isinstance(vectors, Tensor):
+        return TokenVectors.from_padded(vectors, mask, name=name)
+    if mask is not None:
+        raise ValueError(f"only a padded tensor (texts, tokens, dim) takes a mask; leave out the mask of {name}")
+    return vectors if isinstance(vectors, TokenVectors) else TokenVectors.from_list(vectors, name=name)
 
 
-def _as_tensor(entry: Tensor | np.ndarray, position: int) -> Tensor:
+def _as_tensor(entry: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(entry, Tensor):
         return entry
     try:
-        # Of memory that may not be written to, as that of a mapped file, torch would warn.
+        # torch warns about read-only memory, such as that of a mapped file.
         return torch.as_tensor(np.require(entry, requirements="W"))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"vectors[{position}] is {entry!r:.50}; it must be a tensor (tokens, dim)") from error
+        raise TypeError(f"{name} must be a tensor of shape (tokens, dim), got {entry!r:.50}") from error
 
 
 def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
-    """The rows of all tensors: a view where they follow each other in one storage, and otherwise a copy."""
+    """The rows of all tensors: a view where they follow each other in one storage, otherwise a copy."""
     first = vectors[0]
     places = accumulate((tensor.numel() for tensor in vectors), initial=first.storage_offset())
     memory = first.untyped_storage().data_ptr()
@@ -251,8 +260,9 @@ def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
 
 class _Mapped:
     """
-    The bytes of a file, told to be writable: of others torch warns, and to ask Python not to show a warning is to ask
-    it for all threads.
+    The bytes of a mapped file, declared writable.
+
+    torch warns about read-only memory, and Python can only silence a warning for all threads at once.
     """
 
     def __init__(self, file: mmap.mmap):
@@ -263,5 +273,5 @@ class _Mapped:
 def _tensor(content: Tensor, entry: dict[str, Any]) -> Tensor:
     first, last = entry["data_offsets"]
     if not 0 <= first <= last <= len(content):
-        raise ValueError("a tensor outside the file")
+        raise ValueError("a tensor lies outside the file")
     return content[first:last].view(_DTYPES[entry["dtype"]]).view(entry["shape"])

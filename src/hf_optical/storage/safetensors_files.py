@@ -58,14 +58,15 @@ def _check_index(path: Path, files: set[str]) -> None:
         )
 
 
-def read_weights(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
     """
-    The weights of these names in a safetensors file.
+    Read the weights with these names from a safetensors file, by default all.
 
     Raises:
         OSError: the file is cut short or damaged, or lacks one of them.
     """
     weights = _open(path)
+    names = weights.keys() if names is None else names
     missing = sorted(set(names) - set(weights.keys()))
     if missing:
         raise OSError(f"{path} has no weights {', '.join(missing)}; fetch or save the checkpoint again")

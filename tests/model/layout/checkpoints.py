@@ -1,4 +1,4 @@
-"""Checkpoints as other libraries write them, tiny, each in its own layout."""
+"""Tiny checkpoints in the layouts of other libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModel, BertTokenizer, set_seed
 
 
-# As PyLate writes it.
+# The settings that PyLate writes.
 PYLATE_SETTINGS = {
     "model_type": "ColBERT",
     "__version__": {"sentence_transformers": "5.3.0", "transformers": "5.3.0", "pytorch": "2.13.0"},
@@ -34,7 +34,7 @@ PYLATE_SETTINGS = {
 
 
 def pylate_checkpoint(folder: Path, architecture: str = "bert", **changes) -> Path:
-    """A checkpoint as PyLate writes it: markers with their space in the vocabulary, [MASK] for padding."""
+    """Write a checkpoint like PyLate: markers with their space in the vocabulary, [MASK] for padding."""
     settings, kind = ARCHITECTURES[architecture]
     tokenizer = tiny_tokenizer(kind)
     padding = tokenizer.pad_token_id
@@ -57,7 +57,7 @@ def pylate_checkpoint(folder: Path, architecture: str = "bert", **changes) -> Pa
     return folder
 
 
-# As that library writes it, among much more.
+# The settings that Stanford's ColBERT writes, besides many others.
 STANFORD_METADATA = {
     "query_maxlen": 16,
     "doc_maxlen": 30,
@@ -73,7 +73,7 @@ STANFORD_METADATA = {
 
 
 def stanford_checkpoint(folder: Path, architecture: str = "bert", metadata: dict | None = None, dim: int = 16) -> Path:
-    """A checkpoint as Stanford's library writes it: one file of weights, the encoder's under its own name."""
+    """Write a checkpoint like Stanford's ColBERT: one weight file, with the encoder's under its own name."""
     settings, kind = ARCHITECTURES[architecture]
     tokenizer = tiny_tokenizer(kind)
     if kind == "wordpiece":
@@ -94,7 +94,7 @@ def stanford_checkpoint(folder: Path, architecture: str = "bert", metadata: dict
     weights = {f"{encoder.base_model_prefix}.{name}": weight for name, weight in encoder.state_dict().items()}
     weights["linear.weight"] = torch.randn(dim, 32)
     if architecture == "bert":
-        # Of the time when this buffer was saved too.
+        # Older versions saved this buffer too.
         weights["bert.embeddings.position_ids"] = torch.arange(512)[None]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if metadata is not None:
@@ -113,7 +113,7 @@ def native_checkpoint(
     residual: bool = False,
     **reading,
 ) -> Path:
-    """A checkpoint that sentence-transformers wrote, with a layer for each of `dims`."""
+    """Write a checkpoint with sentence-transformers, with a layer for each of `dims`."""
     settings, kind = ARCHITECTURES[architecture]
     tokenizer = tiny_tokenizer(kind)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in added], special_tokens=True)

@@ -25,7 +25,7 @@ def checkpoint(projected, tmp_path):
     return tmp_path / "checkpoint"
 
 
-def test_a_plain_encoder_has_only_a_folder(checkpoint):
+def test_plain_encoder_needs_no_other_files(checkpoint):
     for name in ("modules.json", "sentence_bert_config.json"):
         (checkpoint / name).unlink()
     found = read_layout(checkpoint)
@@ -34,7 +34,7 @@ def test_a_plain_encoder_has_only_a_folder(checkpoint):
     assert found.roles(tokenizer) == {"document_length": 256, "query_prompt": "", "document_prompt": ""}
 
 
-def test_a_dense_layer_behind_a_pooling_layer_is_left_alone(checkpoint):
+def test_dense_layer_after_pooling_is_ignored(checkpoint):
     modules = read_json(checkpoint / "modules.json", list)
     modules.insert(1, {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
     (checkpoint / "modules.json").write_text(json.dumps(modules))
@@ -43,14 +43,14 @@ def test_a_dense_layer_behind_a_pooling_layer_is_left_alone(checkpoint):
 
 
 @pytest.mark.parametrize("kind", ["pylate.models.Dense.Dense", "sentence_transformers.base.modules.dense.Dense"])
-def test_the_class_path_of_other_libraries(checkpoint, kind):
+def test_class_paths_of_other_libraries_are_recognised(checkpoint, kind):
     modules = read_json(checkpoint / "modules.json", list)
     modules[1]["type"] = kind
     (checkpoint / "modules.json").write_text(json.dumps(modules))
     assert OpticalConfig.from_pretrained(checkpoint).projection_dim == 16
 
 
-def test_prompts_of_a_sentence_encoder(checkpoint):
+def test_prompts_of_a_sentence_encoder_are_kept(checkpoint):
     stored = {"prompts": {"query": "the question: ", "passage": "the text: "}, "similarity_fn_name": "cosine"}
     (checkpoint / "config_sentence_transformers.json").write_text(json.dumps(stored))
     processor = OpticalProcessor.from_pretrained(checkpoint)
@@ -61,7 +61,7 @@ def test_prompts_of_a_sentence_encoder(checkpoint):
     assert processor.queries(TEXTS)["input_ids"].tolist() == without.queries(asked)["input_ids"].tolist()
 
 
-def test_a_sentence_encoder_in_sentence_transformers(checkpoint):
+def test_sentence_encoder_equals_sentence_transformers(checkpoint):
     """Made a `MultiVectorEncoder` of there, it skips nothing and is as long as the encoder."""
     stored = {"model_type": "SentenceTransformer", "prompts": {"query": "the question: ", "document": "the text: "}}
     (checkpoint / "config_sentence_transformers.json").write_text(json.dumps(stored))

@@ -24,7 +24,7 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def checkpoint(written, tmp_path) -> Path:
-    """A copy that a test may change."""
+    """A copy for the test to change."""
     return shutil.copytree(written, tmp_path / "checkpoint")
 
 
@@ -43,7 +43,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("architecture", LATE)
-def test_ids_masks_and_vectors_are_those_of_sentence_transformers(tmp_path, architecture, case):
+def test_ids_masks_and_vectors_equal_sentence_transformers(tmp_path, architecture, case):
     native_checkpoint(tmp_path / "native", architecture, **CASES[case])
     assert peer_difference(tmp_path / "native") <= 1e-6
     model, processor = open_both(tmp_path / "native")
@@ -54,12 +54,12 @@ def test_ids_masks_and_vectors_are_those_of_sentence_transformers(tmp_path, arch
     assert peer_difference(tmp_path / "ours") <= 1e-6
 
 
-def test_opening_is_quiet(written, quiet):
+def test_opening_logs_no_warnings(written, quiet):
     open_both(written)
 
 
-def test_a_prompt_that_is_one_token_is_a_marker(tmp_path):
-    """PyLate inserts markers, but leaves prompts to the caller."""
+def test_prompt_of_one_token_is_a_marker(tmp_path):
+    """PyLate inserts markers and leaves prompts to the caller."""
     native_checkpoint(tmp_path, added=("[Q] ", "[D]"), prompts={"query": "[Q] ", "document": "[D] the text: "})
     processor = OpticalProcessor.from_pretrained(tmp_path)
     assert (processor.query_marker, processor.query_prompt) == ("[Q] ", "")
@@ -67,8 +67,8 @@ def test_a_prompt_that_is_one_token_is_a_marker(tmp_path):
     assert peer_difference(tmp_path) <= 1e-6
 
 
-def test_a_prompt_stays_text_where_a_marker_would_change_the_tokens(tmp_path):
-    """Behind "[Q]" and a space, byte-level tokenizers cut a word otherwise than at the head of a text."""
+def test_prompt_stays_text_if_a_marker_would_change_the_tokens(tmp_path):
+    """Byte-level tokenizers split a word differently after "[Q]" and a space than at the start of a text."""
     native_checkpoint(tmp_path, "modernbert", added=("[Q]", "[D]"), prompts=MARKERS)
     processor = OpticalProcessor.from_pretrained(tmp_path)
     assert (processor.query_marker, processor.query_prompt) == (None, "[Q] ")
@@ -76,7 +76,7 @@ def test_a_prompt_stays_text_where_a_marker_would_change_the_tokens(tmp_path):
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dims", [(48, 16), (32, 24, 8)], ids=str)
-def test_several_layers_are_read_as_one(tmp_path, dims, residual):
+def test_several_layers_are_combined(tmp_path, dims, residual):
     native_checkpoint(tmp_path, dims=dims, residual=residual)
     assert peer_difference(tmp_path) <= 1e-6
     model = OpticalModel.from_pretrained(tmp_path)
@@ -86,18 +86,18 @@ def test_several_layers_are_read_as_one(tmp_path, dims, residual):
     assert largest_difference(embed(tmp_path), embed(tmp_path / "ours")) == 0.0
 
 
-def test_an_expansion_by_name_of_the_mask_token(checkpoint):
+def test_expansion_may_name_the_mask_token(checkpoint):
     edit(checkpoint / "sentence_bert_config.json", query_expansion={**FIXED, "token": "[MASK]"})
     assert peer_difference(checkpoint) <= 1e-6
 
 
-def test_a_skip_list_for_no_task(checkpoint):
+def test_skip_list_without_tasks_skips_nothing(checkpoint):
     edit(checkpoint / "2_MultiVectorMask" / "config.json", skiplist_tasks=[])
     assert OpticalProcessor.from_pretrained(checkpoint).skip_tokens == []
     assert peer_difference(checkpoint) <= 1e-6
 
 
-def test_without_a_mask_module_nothing_is_skipped(checkpoint):
+def test_nothing_is_skipped_without_a_mask_module(checkpoint):
     modules = json.loads((checkpoint / "modules.json").read_text())
     (checkpoint / "modules.json").write_text(json.dumps([modules[0], modules[1], modules[3]]))
     edit(checkpoint / "sentence_bert_config.json", query_expansion=None)
@@ -105,7 +105,7 @@ def test_without_a_mask_module_nothing_is_skipped(checkpoint):
     assert peer_difference(checkpoint) <= 1e-6
 
 
-def test_lengths_that_are_not_stored(checkpoint):
+def test_missing_lengths_have_defaults(checkpoint):
     edit(checkpoint / "sentence_bert_config.json", query_expansion=None, document_length=None)
     edit(checkpoint / "tokenizer_config.json", model_max_length=33)
     processor = OpticalProcessor.from_pretrained(checkpoint)
@@ -113,7 +113,7 @@ def test_lengths_that_are_not_stored(checkpoint):
     assert peer_difference(checkpoint) <= 1e-6
 
 
-def test_a_tokenizer_that_knows_no_longest_text(checkpoint):
+def test_tokenizer_without_maximum_length(checkpoint):
     edit(checkpoint / "sentence_bert_config.json", query_expansion=None, query_length=None, document_length=None)
     edit(checkpoint / "tokenizer_config.json", model_max_length=None)
     processor = OpticalProcessor.from_pretrained(checkpoint)
@@ -122,7 +122,7 @@ def test_a_tokenizer_that_knows_no_longest_text(checkpoint):
     assert OpticalProcessor.from_pretrained(checkpoint).roles == processor.roles
 
 
-def test_texts_in_lower_case(tmp_path):
+def test_lowercasing_is_applied_and_saved(tmp_path):
     native_checkpoint(tmp_path, "modernbert")
     edit(tmp_path / "sentence_bert_config.json", do_lower_case=True)
     assert peer_difference(tmp_path) <= 1e-6
@@ -131,7 +131,7 @@ def test_texts_in_lower_case(tmp_path):
         processor.queries(["The River"])["input_ids"].tolist()
         == processor.queries(["the river"])["input_ids"].tolist()
     )
-    # Saved, it is part of the tokenizer.
+    # The saved tokenizer lowercases.
     OpticalModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "ours")
     processor.save_pretrained(tmp_path / "ours")
     assert peer_difference(tmp_path / "ours") <= 1e-6
@@ -159,7 +159,7 @@ READING, MASK = "sentence_bert_config.json", "2_MultiVectorMask/config.json"
     ],
     ids=str,
 )
-def test_what_this_library_does_not_do_is_refused_by_name(checkpoint, file, changes, named):
+def test_unsupported_settings_raise_with_their_names(checkpoint, file, changes, named):
     edit(checkpoint / file, **changes)
     for one in (OpticalModel, OpticalProcessor):
         with pytest.raises(ValueError) as caught:
@@ -168,9 +168,9 @@ def test_what_this_library_does_not_do_is_refused_by_name(checkpoint, file, chan
         assert str(caught.value).endswith("which this library does not have; use it there")
 
 
-def test_all_that_is_refused_is_named_at_once(checkpoint):
+def test_all_unsupported_settings_are_named_at_once(checkpoint):
     edit(checkpoint / MASK, skiplist_tasks=["query"], keep_only_token_ids=[5])
-    with pytest.raises(ValueError, match="skiplist_tasks that name queries and keep_only_token_ids, which"):
+    with pytest.raises(ValueError, match="skiplist_tasks for queries and keep_only_token_ids, not supported"):
         OpticalModel.from_pretrained(checkpoint)
 
 
@@ -185,27 +185,27 @@ def test_all_that_is_refused_is_named_at_once(checkpoint):
     ],
     ids=str,
 )
-def test_other_modules_are_refused_by_name(checkpoint, kinds, named):
+def test_unsupported_modules_raise_with_their_names(checkpoint, kinds, named):
     modules = [{"idx": i, "name": str(i), "path": "", "type": f"some.where.{kind}"} for i, kind in enumerate(kinds)]
     (checkpoint / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ValueError, match=f"with the modules .*{named}.*known are Transformer, any Dense, Normalize"):
+    with pytest.raises(ValueError, match=f"has the modules .*{named}.*supported: Transformer, any Dense, Normalize"):
         OpticalModel.from_pretrained(checkpoint)
 
 
-def test_an_expansion_that_nothing_lets_match_is_refused(checkpoint):
+def test_expansion_without_a_mask_module_raises(checkpoint):
     modules = json.loads((checkpoint / "modules.json").read_text())
     (checkpoint / "modules.json").write_text(json.dumps([modules[0], modules[1], modules[3]]))
-    with pytest.raises(ValueError, match="query expansion that no MultiVectorMask lets match"):
+    with pytest.raises(ValueError, match="query expansion without a MultiVectorMask"):
         OpticalModel.from_pretrained(checkpoint)
 
 
-def test_an_expansion_by_another_token_is_refused(checkpoint):
+def test_expansion_with_another_token_raises(checkpoint):
     edit(checkpoint / READING, query_expansion={**FIXED, "token": "[SEP]"})
-    with pytest.raises(ValueError, match=r"expands queries with '\[SEP\]'; only the mask token is read"):
+    with pytest.raises(ValueError, match=r"expanded with the mask token, got '\[SEP\]'"):
         OpticalProcessor.from_pretrained(checkpoint)
 
 
-def test_an_activation_is_refused(checkpoint):
+def test_activation_raises(checkpoint):
     edit(checkpoint / "1_Dense" / "config.json", activation_function="torch.nn.modules.activation.Tanh")
-    with pytest.raises(ValueError, match="Tanh; only a linear projection is read"):
+    with pytest.raises(ValueError, match="must be a linear projection, got .*Tanh"):
         OpticalModel.from_pretrained(checkpoint)

@@ -26,7 +26,7 @@ def written(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def checkpoint(written, tmp_path) -> Path:
-    """A copy that a test may change."""
+    """A copy for the test to change."""
     return shutil.copytree(written, tmp_path / "checkpoint")
 
 
@@ -50,13 +50,13 @@ def settings(folder: Path, without: tuple[str, ...] = (), **changes) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("architecture", LATE)
-def test_ids_masks_and_vectors_are_those_of_sentence_transformers(tmp_path, architecture, changes):
+def test_ids_masks_and_vectors_equal_sentence_transformers(tmp_path, architecture, changes):
     pylate_checkpoint(tmp_path, architecture, **changes)
     assert peer_difference(tmp_path) <= 1e-6
 
 
 @pytest.mark.parametrize("architecture", LATE)
-def test_saved_again_it_is_the_same(tmp_path, architecture, quiet):
+def test_saving_preserves_the_checkpoint(tmp_path, architecture, quiet):
     changes = {"prompts": {"query": "query: ", "document": ""}, "do_query_expansion": False}
     pylate_checkpoint(tmp_path / "pylate", architecture, **changes)
     model, processor = open_both(tmp_path / "pylate")
@@ -66,7 +66,7 @@ def test_saved_again_it_is_the_same(tmp_path, architecture, quiet):
     assert largest_difference(embed(tmp_path / "pylate"), embed(tmp_path / "ours")) == 0.0
 
 
-def test_a_marker_is_inserted_behind_the_opening_token(written):
+def test_marker_follows_the_opening_token(written):
     processor = OpticalProcessor.from_pretrained(written)
     assert (processor.query_marker, processor.document_marker) == ("[Q] ", "[D] ")
     tokenizer = AutoTokenizer.from_pretrained(written)
@@ -76,7 +76,7 @@ def test_a_marker_is_inserted_behind_the_opening_token(written):
         assert processor([("the river")], role)["input_ids"][0].tolist()[: len(expected)] == expected
 
 
-def test_a_prefix_and_a_prompt_stand_in_this_order(checkpoint):
+def test_prompt_follows_the_marker(checkpoint):
     settings(checkpoint, prompts={"query": "find the ", "document": "[D] a "}, do_query_expansion=False)
     processor = OpticalProcessor.from_pretrained(checkpoint)
     tokenizer = processor.tokenizer
@@ -84,12 +84,12 @@ def test_a_prefix_and_a_prompt_stand_in_this_order(checkpoint):
     marker = tokenizer.convert_tokens_to_ids("[Q] ")
     expected = [tokenizer.cls_token_id, marker, *words, tokenizer.sep_token_id]
     assert processor.queries(["river"])["input_ids"].tolist() == [expected]
-    # sentence-transformers takes a prompt that begins with the marker for the whole of it.
+    # sentence-transformers adds no marker to a prompt that starts with it.
     assert (processor.document_marker, processor.document_prompt) == ("[D] ", "a ")
     assert peer_difference(checkpoint) <= 1e-6
 
 
-def test_what_is_missing_is_as_in_pylate(checkpoint):
+def test_missing_settings_have_the_defaults_of_pylate(checkpoint):
     settings(checkpoint, without=tuple(set(PYLATE_SETTINGS) - {"query_prefix", "document_prefix"}))
     processor = OpticalProcessor.from_pretrained(checkpoint)
     assert processor.roles == {
@@ -106,16 +106,16 @@ def test_what_is_missing_is_as_in_pylate(checkpoint):
     assert OpticalModel.from_pretrained(checkpoint).embedding_dim == 16
 
 
-def test_null_is_as_missing(checkpoint):
+def test_null_settings_count_as_missing(checkpoint):
     settings(checkpoint, query_length=None, skiplist_words=None, do_query_expansion=None, query_prefix=None)
     processor = OpticalProcessor.from_pretrained(checkpoint)
     assert (processor.query_length, processor.query_expansion, processor.query_marker) == (32, True, None)
     assert {",", ";", "?"} < set(processor.skip_tokens) <= set(string.punctuation)
 
 
-def test_a_skip_list_with_special_tokens_is_refused(checkpoint):
+def test_skip_list_with_special_tokens_raises(checkpoint):
     settings(checkpoint, skiplist_words=[".", "[SEP]"])
-    with pytest.raises(ValueError, match=r"names \[SEP\]; special tokens are never skipped"):
+    with pytest.raises(ValueError, match=r"must not contain special tokens, got \[SEP\]"):
         OpticalProcessor.from_pretrained(checkpoint)
 
 
@@ -124,7 +124,7 @@ def test_a_skip_list_with_special_tokens_is_refused(checkpoint):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("architecture", LATE)
-def test_without_projection_the_identity_is_written(tmp_path, architecture, dtype, quiet):
+def test_model_without_projection_writes_the_identity(tmp_path, architecture, dtype, quiet):
     tiny_checkpoint(tmp_path / "first", architecture)
     model, processor = (one.from_pretrained(tmp_path / "first") for one in (OpticalModel, OpticalProcessor))
     model.to(dtype).save_pretrained(tmp_path)
@@ -140,13 +140,13 @@ def test_without_projection_the_identity_is_written(tmp_path, architecture, dtyp
 
 
 @pytest.mark.parametrize("architecture", LATE)
-def test_the_identity_in_sentence_transformers(tmp_path, architecture):
+def test_identity_projection_works_in_sentence_transformers(tmp_path, architecture):
     tiny_checkpoint(tmp_path, architecture)
     assert peer_difference(tmp_path) <= 1e-6
 
 
-def test_half_precision_in_sentence_transformers(tmp_path):
-    """In their own type: the largest difference is that of bfloat16."""
+def test_half_precision_works_in_sentence_transformers(tmp_path):
+    """Differences are those of bfloat16, the data type of the model."""
     for size in (None, 16):
         folder = tiny_checkpoint(tmp_path / str(size), projection_dim=size)
         OpticalModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
@@ -161,14 +161,14 @@ def test_half_precision_in_sentence_transformers(tmp_path):
         assert (found.float() - expected).abs().max() <= 0.05
 
 
-def test_a_square_projection_that_is_not_the_identity_stays(tmp_path):
+def test_square_projection_other_than_the_identity_is_kept(tmp_path):
     tiny_checkpoint(tmp_path, projection_dim=32)
     assert OpticalModel.from_pretrained(tmp_path).projection is not None
     config = OpticalConfig.from_pretrained(tmp_path)
     assert (config.projection_dim, config.projection_bias) == (32, False)
 
 
-def test_no_class_of_ours_is_named(tmp_path):
+def test_saved_files_name_no_class_of_this_library(tmp_path):
     tiny_checkpoint(tmp_path, projection_dim=16)
     modules = json.loads((tmp_path / "modules.json").read_text())
     assert [(module["path"], module["type"]) for module in modules] == [
@@ -180,7 +180,7 @@ def test_no_class_of_ours_is_named(tmp_path):
     assert stored["prompts"] == {}
 
 
-def test_prompts_are_written(tiny, tmp_path):
+def test_prompts_survive_saving(tiny, tmp_path):
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
     OpticalProcessor.from_pretrained(tiny, query_prompt="the question: ").save_pretrained(tmp_path)
     stored = json.loads((tmp_path / "config_sentence_transformers.json").read_text())

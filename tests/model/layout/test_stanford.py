@@ -21,25 +21,25 @@ def bert(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def checkpoint(bert, tmp_path) -> Path:
-    """A copy that a test may change."""
+    """A copy for the test to change."""
     return shutil.copytree(bert, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("changes", [{}, {"attend_to_mask_tokens": True, "mask_punctuation": False}], ids=str)
-def test_ids_masks_and_vectors_are_those_of_sentence_transformers(checkpoint, changes):
+def test_ids_masks_and_vectors_equal_sentence_transformers(checkpoint, changes):
     (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, **changes}))
     assert peer_difference(checkpoint) <= 1e-6
 
 
 @pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
-def test_other_architectures(tmp_path, architecture):
-    # Which tokens of punctuation are skipped is another matter there: see below.
+def test_other_architectures_equal_sentence_transformers(tmp_path, architecture):
+    # The skipped punctuation differs there, see below.
     stanford_checkpoint(tmp_path, architecture, {**STANFORD_METADATA, "mask_punctuation": False})
     assert peer_difference(tmp_path) <= 1e-6
 
 
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
-def test_saved_again_it_is_our_usual_layout(tmp_path, architecture, quiet):
+def test_saving_writes_the_layout_of_pylate(tmp_path, architecture, quiet):
     stanford_checkpoint(tmp_path / "stanford", architecture, STANFORD_METADATA)
     model, processor = open_both(tmp_path / "stanford")
     model.save_pretrained(tmp_path / "ours")
@@ -56,7 +56,7 @@ def test_saved_again_it_is_our_usual_layout(tmp_path, architecture, quiet):
         assert peer_difference(tmp_path / "ours") <= 1e-6
 
 
-def test_the_settings_are_taken_over(bert):
+def test_settings_are_kept(bert):
     roles = OpticalProcessor.from_pretrained(bert).roles
     assert roles.pop("skip_tokens") == list(string.punctuation)
     assert roles == {
@@ -72,7 +72,7 @@ def test_the_settings_are_taken_over(bert):
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"query_maxlen": null, "doc_token_id": null}'])
-def test_every_setting_may_be_missing(checkpoint, content):
+def test_missing_settings_have_defaults(checkpoint, content):
     (checkpoint / "artifact.metadata").unlink()
     if content is not None:
         (checkpoint / "artifact.metadata").write_text(content)
@@ -83,8 +83,8 @@ def test_every_setting_may_be_missing(checkpoint, content):
     assert processor.skip_tokens == list(string.punctuation)
 
 
-def test_the_vectors_by_hand(bert):
-    """Without another library: the marker is the second id, masks fill queries, punctuation is left out."""
+def test_vectors_equal_those_computed_by_hand(bert):
+    """Without another library: marker as second id, queries filled with masks, punctuation left out."""
     model, processor = open_both(bert)
     tokenizer, weights = processor.tokenizer, load_file(bert / "model.safetensors")
     ids = tokenizer(TEXTS[0], return_tensors="pt", truncation=True, max_length=29)["input_ids"]
@@ -97,9 +97,9 @@ def test_the_vectors_by_hand(bert):
     assert (output.embeddings - torch.nn.functional.normalize(hidden, dim=-1)).abs().max() <= 1e-6
 
 
-@pytest.mark.parametrize("architecture", ["bert", "modernbert"])  # the tiny XLM-R cuts ". " into two tokens
-def test_the_ids_are_those_of_the_library_that_wrote_it(tmp_path, architecture):
-    """It puts ". " before every text and a marker in the place of the dot; masks fill queries up."""
+@pytest.mark.parametrize("architecture", ["bert", "modernbert"])  # the tiny XLM-R splits ". " into two tokens
+def test_ids_equal_those_of_colbert(tmp_path, architecture):
+    """ColBERT puts ". " before texts, replaces the dot by a marker, and fills queries with masks."""
     processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, STANFORD_METADATA))
     tokenizer = processor.tokenizer
     expected = tokenizer([f". {text}" for text in TEXTS], truncation=True, max_length=16, padding="max_length")
@@ -113,7 +113,7 @@ def test_the_ids_are_those_of_the_library_that_wrote_it(tmp_path, architecture):
 
 
 @pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
-def test_of_each_symbol_the_first_token_is_skipped(tmp_path, architecture):
+def test_first_token_of_each_symbol_is_skipped(tmp_path, architecture):
     processor = OpticalProcessor.from_pretrained(stanford_checkpoint(tmp_path, architecture, STANFORD_METADATA))
     tokenizer = processor.tokenizer
     first = {tokenizer(symbol, add_special_tokens=False)["input_ids"][0] for symbol in string.punctuation}
@@ -123,20 +123,20 @@ def test_of_each_symbol_the_first_token_is_skipped(tmp_path, architecture):
     assert batch["token_mask"].tolist() == (torch.tensor(expected) & batch["attention_mask"].bool()).tolist()
 
 
-def test_half_precision(bert, tmp_path):
+def test_half_precision_opens(bert, tmp_path):
     model = OpticalModel.from_pretrained(bert, dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     model.save_pretrained(tmp_path)
     assert OpticalModel.from_pretrained(tmp_path, dtype=torch.bfloat16).fingerprint() == model.fingerprint()
 
 
-def test_damaged_metadata_is_named(checkpoint):
+def test_damaged_metadata_raises(checkpoint):
     (checkpoint / "artifact.metadata").write_text("{")
     with pytest.raises(OSError, match="artifact.metadata is not valid JSON"):
         OpticalModel.from_pretrained(checkpoint)
 
 
-def test_weights_without_projection_are_refused(checkpoint):
+def test_weights_without_projection_raise(checkpoint):
     weights = load_file(checkpoint / "model.safetensors")
     del weights["linear.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
@@ -144,24 +144,24 @@ def test_weights_without_projection_are_refused(checkpoint):
         OpticalModel.from_pretrained(checkpoint)
 
 
-def test_another_interaction_is_refused(checkpoint):
+def test_other_interactions_raise(checkpoint):
     (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, "interaction": "flipr"}))
-    with pytest.raises(ValueError, match="interaction='flipr'; only 'colbert' is read"):
+    with pytest.raises(ValueError, match="must be 'colbert', got 'flipr'"):
         OpticalModel.from_pretrained(checkpoint)
 
 
-def test_a_marker_that_is_no_token_is_refused(checkpoint):
+def test_marker_outside_the_vocabulary_raises(checkpoint):
     (checkpoint / "artifact.metadata").write_text(json.dumps({**STANFORD_METADATA, "query_token_id": "[Q]"}))
-    with pytest.raises(ValueError, match=r"query_marker='\[Q\]' is not a token"):
+    with pytest.raises(ValueError, match=r"query_marker must be a token .* got '\[Q\]'"):
         OpticalProcessor.from_pretrained(checkpoint)
 
 
-def test_pickles_alone_are_refused(checkpoint):
+def test_pickled_weights_raise_with_a_cure_that_works(checkpoint):
     torch.save(load_file(checkpoint / "model.safetensors"), checkpoint / "pytorch_model.bin")
     (checkpoint / "model.safetensors").unlink()
     with pytest.raises(OSError, match="no safetensors weights. Pickled weights can run code .*pytorch_model.bin"):
         OpticalModel.from_pretrained(checkpoint)
-    # What the message says to do.
+    # The cure in the message.
     there = torch.load(checkpoint / "pytorch_model.bin", weights_only=True)
     save_file(there, checkpoint / "model.safetensors")
     assert OpticalModel.from_pretrained(checkpoint).embedding_dim == 16

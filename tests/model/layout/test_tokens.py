@@ -17,7 +17,7 @@ def with_tokens(kind: str, *tokens: str):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_id_of_a_token(kind):
+def test_token_id_is_none_for_unknown_tokens(kind):
     tokenizer = tiny_tokenizer(kind)
     assert token_id(tokenizer.mask_token, tokenizer) == tokenizer.mask_token_id
     assert token_id(tokenizer.unk_token, tokenizer) == tokenizer.unk_token_id
@@ -25,7 +25,7 @@ def test_the_id_of_a_token(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_marker_is_taken_as_it_is_and_then_without_its_space(kind):
+def test_stored_marker_is_tried_with_and_without_its_space(kind):
     assert stored_marker("[Q] ", with_tokens(kind, "[Q] ")) == "[Q] "
     assert stored_marker("[Q] ", with_tokens(kind, "[Q]")) == "[Q]"
     assert stored_marker("[Q] ", with_tokens(kind, "[Q]", "[Q] ")) == "[Q] "
@@ -33,14 +33,14 @@ def test_a_marker_is_taken_as_it_is_and_then_without_its_space(kind):
         assert stored_marker(nothing, with_tokens(kind)) is None
 
 
-def test_who_reads_spaces():
+def test_reads_spaces_distinguishes_tokenizers():
     assert [reads_spaces(tiny_tokenizer(kind)) for kind in KINDS] == [False, True, True]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("prompt", ["[Q] ", "[Q] the question: ", "the question: ", "", " ", "[Q]", "the [Q] "])
 @pytest.mark.parametrize("tokens", [(), ("[Q]",), ("[Q] ",), ("[Q]", "[Q] ")], ids=str)
-def test_a_split_prompt_gives_the_same_tokens(kind, prompt, tokens):
+def test_split_prompt_preserves_tokens(kind, prompt, tokens):
     tokenizer = with_tokens(kind, *tokens)
     marker, rest = split_prompt(prompt, tokenizer)
     opening = [] if marker is None else [tokenizer.convert_tokens_to_ids(marker)]
@@ -50,7 +50,7 @@ def test_a_split_prompt_gives_the_same_tokens(kind, prompt, tokens):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_a_marker(kind):
+def test_split_prompt_finds_markers(kind):
     assert split_prompt("[Q] ", with_tokens(kind, "[Q] ")) == ("[Q] ", "")
     assert split_prompt("[Q] find: ", with_tokens(kind, "[Q] ")) == ("[Q] ", "find: ")
     assert split_prompt("[Q] ", with_tokens(kind)) == (None, "[Q] ")
@@ -58,8 +58,8 @@ def test_what_is_a_marker(kind):
     assert split_prompt("[Q] ", with_tokens(kind, "[Q]")) == ((None, "[Q] ") if spaces_matter else ("[Q]", ""))
 
 
-def test_a_skip_list_with_special_tokens_is_refused():
+def test_skip_list_with_special_tokens_raises():
     tokenizer = tiny_tokenizer("wordpiece")
     assert stored_skip_list((".", "no such token"), tokenizer) == [".", "no such token"]
-    with pytest.raises(ValueError, match=r"names \[CLS\], \[UNK\]; special tokens are never skipped here"):
+    with pytest.raises(ValueError, match=r"must not contain special tokens, got \[CLS\], \[UNK\]"):
         stored_skip_list([".", "[UNK]", "[CLS]"], tokenizer)

@@ -14,46 +14,49 @@ from .projection import LinearLayer
 
 Roles = Callable[[PreTrainedTokenizerBase], dict[str, Any]]
 
-# Tokens of a text, more than any encoder reads; and of a query, which may be filled up to it.
+# Possible numbers of tokens: more than any encoder can read. A query may be filled up to its length.
 LENGTH = range(2**24 + 1)
 QUERY_LENGTH = range(2**16 + 1)
 
-# What each setting of `OpticalProcessor` may be, whoever stored it and under whatever name, see `misfits`.
+# Types of the settings of `OpticalProcessor`, for `misfits`, whatever name they are stored under.
 ROLE_KINDS: dict[str, Any] = {
     **dict.fromkeys(("query_marker", "document_marker", "query_prompt", "document_prompt"), str),
     **{"query_length": QUERY_LENGTH, "document_length": LENGTH},
     **{"query_expansion": bool, "attend_to_expansion": bool, "skip_tokens": [str]},
 }
-_MAY_BE_NULL = ("query_marker", "document_marker")
+_OPTIONAL = ("query_marker", "document_marker")
 
 
-def unfit_roles(roles: dict[str, Any], place: str = "") -> list[str]:
+def invalid_roles(roles: dict[str, Any], place: str = "") -> list[str]:
     """
-    The settings of [`OpticalProcessor`] that are not what they may be.
+    Find settings of [`OpticalProcessor`] with a wrong type or value.
 
     Args:
-        roles (`dict`): some of them, by name. Other names are passed over.
-        place (`str`): where they are.
+        roles (`dict`): settings by name. Unknown names are ignored.
+        place (`str`): where the settings are, which the results begin with.
+
+    Returns:
+        `list[str]`: the places of at most five settings.
     """
-    # "punctuation" stands for a list.
-    kinds = ROLE_KINDS | ({"skip_tokens": str} if isinstance(roles.get("skip_tokens"), str) else {})
-    given = {name: roles[name] for name in kinds if name in roles}
-    null = [name for name, value in given.items() if value is None and name not in _MAY_BE_NULL]
-    return [f"{place}.{name}".lstrip(".") for name in null] or misfits(given, kinds, place) or unwritable(given, place)
+    given = {name: roles[name] for name in ROLE_KINDS if name in roles}
+    if given.get("skip_tokens") == "punctuation":  # stands for a list
+        del given["skip_tokens"]
+    null = [name for name, value in given.items() if value is None and name not in _OPTIONAL]
+    invalid = [f"{place}.{name}".lstrip(".") for name in null]
+    return (invalid or misfits(given, ROLE_KINDS, place) or unwritable(given, place))[:5]
 
 
 @dataclass
 class Layout:
     """
-    What was found in a checkpoint folder, whoever wrote it.
+    The contents of a checkpoint folder, whichever library wrote it.
 
     Attributes:
-        folder (`Path`): the folder on this machine; the encoder and the tokenizer lie at its root.
-        roles (callable): how texts are read. Given the tokenizer, it returns keyword arguments of
-            [`OpticalProcessor`].
-        projection (list of [`LinearLayer`]): what the encoder's token vectors go through, in this order.
-        lower_case (`bool`): whether texts are put into lower case, whatever the tokenizer does.
-        revision (`str`, *optional*): the commit, if it was asked of the Hub.
+        folder (`Path`): local folder, with the encoder and the tokenizer at its root.
+        roles (callable): how to tokenize texts. Maps the tokenizer to keyword arguments of [`OpticalProcessor`].
+        projection (list of [`LinearLayer`]): layers that the encoder's token vectors pass through, in this order.
+        lower_case (`bool`): whether texts are lowercased in addition to what the tokenizer does.
+        revision (`str`, *optional*): the commit, if the checkpoint came from the Hub.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""A text encoder: of transformers, or inside a sentence encoder of sentence-transformers."""
+"""Plain text encoders, of transformers or inside a sentence encoder of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from .projection import dense_layers, module_kind, read_modules
 from .pylate import ROLES_KINDS, stored_prompts
 
 
-# Longest document of an encoder that could read more: attention grows with the square of it.
+# Default even for encoders that can read more, since attention grows with the square of the length.
 DOCUMENT_LENGTH = 256
 
 
 def read_encoder(folder: Path) -> Layout:
     """
-    A dense layer behind a pooling layer belongs to the sentence vector and is left alone; one without projects the
-    tokens. Prompts of sentence encoders are taken over.
+    Read any encoder folder.
+
+    Dense layers project the tokens, unless there is a pooling layer: then they belong to the sentence vector and are
+    ignored. Prompts of sentence encoders are kept.
     """
     modules = read_modules(folder)
     pooled = any(module_kind(module) == "Pooling" for module in modules)
     prompts = stored_prompts(read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS))
-    reading = read_optional_json(folder / ENCODER_MODULE_CONFIG, {"max_seq_length": LENGTH})
-    longest = reading.get("max_seq_length") or DOCUMENT_LENGTH
+    settings = read_optional_json(folder / ENCODER_MODULE_CONFIG, {"max_seq_length": LENGTH})
+    longest = settings.get("max_seq_length") or DOCUMENT_LENGTH
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         return {

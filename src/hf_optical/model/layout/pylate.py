@@ -1,7 +1,7 @@
 """
-The layout of PyLate, which is the one that this library writes.
+The layout of PyLate, which this library writes too.
 
-The encoder's own files lie at the root, a linear projection in `1_Dense`, and how texts are read in
+The encoder's files are at the root, the linear projection in `1_Dense`, and the settings of tokenization in
 `config_sentence_transformers.json`. sentence-transformers opens it as a `MultiVectorEncoder`.
 """
 
@@ -23,7 +23,7 @@ from .tokens import stored_marker, stored_skip_list
 
 
 _MARKERS = {"query_marker": "query_prefix", "document_marker": "document_prefix"}
-# The setting of `OpticalProcessor` -> its name there, and what PyLate takes where it is missing.
+# Setting of `OpticalProcessor` -> its name in the file, and the default of PyLate.
 _SETTINGS = {
     "query_length": ("query_length", 32),
     "document_length": ("document_length", 180),
@@ -32,7 +32,7 @@ _SETTINGS = {
     "skip_tokens": ("skiplist_words", list(string.punctuation)),
 }
 _OWN = {*_MARKERS.values(), *(name for name, _ in _SETTINGS.values())}
-# Entries of `config_sentence_transformers.json`, whoever wrote it.
+# Types of the entries of `config_sentence_transformers.json`, whichever library wrote it.
 ROLES_KINDS = {
     **{"model_type": str, "similarity_fn_name": str, "prompts": {"query": str, "document": str}},
     **{key: ROLE_KINDS[name] for name, key in _MARKERS.items()},
@@ -41,33 +41,33 @@ ROLES_KINDS = {
 
 
 def read_pylate(folder: Path) -> Layout | None:
-    """`None` for a folder that neither PyLate nor this library wrote."""
+    """Read a folder written by PyLate or this library; return `None` for any other."""
     stored = read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS)
-    # Older versions of PyLate did not write `model_type`.
+    # Older versions of PyLate do not write `model_type`.
     if stored.get("model_type") != "ColBERT" and not (_OWN & stored.keys()):
         return None
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        found = {name: stored_marker(stored.get(key), tokenizer) for name, key in _MARKERS.items()}
+        settings = {name: stored_marker(stored.get(key), tokenizer) for name, key in _MARKERS.items()}
         for name, (key, default) in _SETTINGS.items():
-            found[name] = default if stored.get(key) is None else stored[key]
-        found["skip_tokens"] = stored_skip_list(found["skip_tokens"], tokenizer)
+            settings[name] = default if stored.get(key) is None else stored[key]
+        settings["skip_tokens"] = stored_skip_list(settings["skip_tokens"], tokenizer)
         for role, prompt in stored_prompts(stored).items():
-            # sentence-transformers puts the marker in front of the prompt, unless it is there already.
-            found[f"{role}_prompt"] = prompt.removeprefix(stored.get(f"{role}_prefix") or "")
-        return found
+            # sentence-transformers prepends the marker to the prompt, unless the prompt starts with it.
+            settings[f"{role}_prompt"] = prompt.removeprefix(stored.get(f"{role}_prefix") or "")
+        return settings
 
     return Layout(folder, roles, dense_layers(folder, read_modules(folder)))
 
 
 def stored_prompts(stored: dict[str, Any]) -> dict[str, str]:
-    """What `config_sentence_transformers.json` puts before queries and documents."""
+    """Return the prompts of queries and documents in the content of `config_sentence_transformers.json`."""
     prompts = stored.get("prompts") or {}
     return {role: prompts.get(role) or "" for role in ("query", "document")}
 
 
 def write_roles(folder: Path, roles: dict[str, Any]) -> None:
-    """Writes how texts are read: `roles` are keyword arguments of [`OpticalProcessor`]."""
+    """Write the settings of tokenization, given as keyword arguments of [`OpticalProcessor`]."""
     prompts = {role: roles[f"{role}_prompt"] for role in ("query", "document")}
     content = {
         "model_type": "ColBERT",
@@ -82,7 +82,7 @@ def write_roles(folder: Path, roles: dict[str, Any]) -> None:
 
 
 def write_modules(folder: Path, projection: dict[str, Any]) -> None:
-    """Writes `modules.json` and the shape of the projection: `in_features`, `out_features` and `bias`."""
+    """Write `modules.json` and the shape of the projection: `in_features`, `out_features` and `bias`."""
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate([("", "Transformer"), (DENSE_FOLDER, "Dense")])
@@ -93,9 +93,9 @@ def write_modules(folder: Path, projection: dict[str, Any]) -> None:
 
 def write_projection(folder: Path, weights: dict[str, Tensor]) -> None:
     """
-    Writes the weights of the projection: `weight`, and `bias` if there is one.
+    Write the weights of the projection: `weight`, and `bias` if there is one.
 
-    A model without projection writes the identity, since PyLate adds a random projection where it finds none.
+    Models without a projection write the identity, since PyLate would add a random projection if there were none.
     """
     named = {f"linear.{name}": weight for name, weight in weights.items()}
     save_file(named, folder / DENSE_FOLDER / WEIGHTS, metadata={"format": "pt"})

@@ -1,7 +1,7 @@
 """
-The layout of Stanford's ColBERT: encoder and projection in one file of weights, settings in `artifact.metadata`.
+The layout of Stanford's ColBERT: encoder and projection in one weight file, settings in `artifact.metadata`.
 
-Every setting may be missing; the defaults are those of `colbert.infra.config.settings`.
+Any setting may be missing. The defaults are those of `colbert.infra.config.settings`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _KINDS = {name: type(default) for name, default in _DEFAULTS.items()} | {
 
 
 def read_stanford(folder: Path) -> Layout | None:
-    """`None` for a folder that Stanford's library did not write."""
+    """Read a folder written by Stanford's ColBERT; return `None` for any other."""
     if "HF_ColBERT" not in (read_json(folder / ENCODER_CONFIG, {"architectures": [str]}).get("architectures") or []):
         return None
-    told = read_optional_json(folder / STANFORD_METADATA, _KINDS)
-    stored = {name: default if told.get(name) is None else told[name] for name, default in _DEFAULTS.items()}
+    stored = read_optional_json(folder / STANFORD_METADATA, _KINDS)
+    stored = _DEFAULTS | {name: value for name, value in stored.items() if value is not None}
     if stored["interaction"] != "colbert":
-        raise ValueError(f"{folder} matches by interaction={stored['interaction'][:200]!r}; only 'colbert' is read")
+        raise ValueError(f"the interaction of {folder} must be 'colbert', got {stored['interaction'][:200]!r}")
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        # The marker takes the place of the dot in ". " before the text; the space stays.
+        # ColBERT puts ". " before the text and then replaces the dot by the marker. The space stays.
         prompt = " " if reads_spaces(tokenizer) else ""
         return {
             "query_marker": stored_marker(stored["query_token_id"], tokenizer),
@@ -55,7 +55,7 @@ def read_stanford(folder: Path) -> Layout | None:
             "document_length": stored["doc_maxlen"],
             "query_expansion": True,
             "attend_to_expansion": stored["attend_to_mask_tokens"],
-            # Of each symbol the first token, as that library has it.
+            # The first token of each symbol, as in ColBERT.
             "skip_tokens": [
                 tokenizer.tokenize(symbol)[0] for symbol in (string.punctuation if stored["mask_punctuation"] else "")
             ],

@@ -1,4 +1,4 @@
-"""What other libraries store as text and mean as tokens: markers, prompts, skip lists."""
+"""Markers, prompts and skip lists, which other libraries store as text."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from transformers import PreTrainedTokenizerBase
 
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """
-    The id of a token; `None` for what the tokenizer would read as an unknown word.
+    Return the id of a token, or `None` if the tokenizer does not have it.
 
     Raises:
-        ValueError: the tokenizer has no token for unknown words where it says so, as no whole one has.
+        ValueError: the tokenizer is damaged: it lacks its own token for unknown words.
     """
     try:
         found = tokenizer.convert_tokens_to_ids(token)
-    except RecursionError as error:  # transformers looks up the unknown token in the place of an unknown token
-        raise ValueError(f"{tokenizer.unk_token!r}, for unknown words, is no token of this tokenizer") from error
+    except RecursionError as error:  # to look up a missing token, transformers looks up the unknown token
+        raise ValueError(f"the tokenizer lacks {tokenizer.unk_token!r}, its token for unknown words") from error
     return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
 
 
 def stored_marker(marker: str | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
-    The token that a stored marker means; `None` for an empty one.
+    Return the token that a stored marker stands for; `None` for an empty one.
 
-    PyLate adds `"[Q] "` to the vocabulary with its space. Elsewhere the space belongs to the text behind the marker.
+    PyLate adds `"[Q] "` to the vocabulary, with its space. Elsewhere the space belongs to the text after the marker.
     """
     if not marker:
         return None
@@ -33,29 +33,29 @@ def stored_marker(marker: str | None, tokenizer: PreTrainedTokenizerBase) -> str
 
 
 def reads_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a space at the head of a text changes its tokens."""
+    """Return whether a space at the start of a text changes its tokens."""
     bare, spaced = (tokenizer([text, f"{text}a"], add_special_tokens=False)["input_ids"] for text in ("", " "))
     return bare != spaced
 
 
 def stored_skip_list(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """
-    The tokens of a stored skip list.
+    Return the tokens of a stored skip list.
 
     Raises:
-        ValueError: it names special tokens, which take part in matching here whatever the list.
+        ValueError: the list contains special tokens, which always take part in matching in this library.
     """
     special = sorted(set(words).intersection(tokenizer.all_special_tokens))
     if special:
-        raise ValueError(f"the stored skip list names {', '.join(special)}; special tokens are never skipped here")
+        raise ValueError(f"the stored skip list must not contain special tokens, got {', '.join(special)}")
     return list(words)
 
 
 def split_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
     """
-    A prompt as a marker and the text behind it, if a text is cut into the same tokens both ways.
+    Split a prompt into a marker and the text after it, if that does not change the tokens of a text.
 
-    sentence-transformers keeps markers at the head of its prompts.
+    sentence-transformers stores markers at the start of its prompts.
     """
 
     def ids(text: str) -> list[int]:
