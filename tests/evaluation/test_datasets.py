@@ -154,7 +154,7 @@ def test_a_damaged_gzip_file_is_named(folder, damage):
 def test_a_file_that_is_not_gzip_is_named(folder, content):
     (folder / "corpus.jsonl").unlink()
     write(folder / "corpus.jsonl.gz", content)
-    fails("corpus.jsonl.gz is not a gz file", folder)
+    fails("corpus.jsonl.gz (cannot be read .Not a gzipped file|does not have)", folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -169,9 +169,9 @@ def test_a_file_without_permission_is_named(folder):
     [
         ("{not json", "line 4 cannot be read .Expecting property name"),
         ('["a list"]', r"line 4 cannot be read .expected an object, got \['a list'\]"),
-        ('{"text": "no id"}', "line 4: '_id' is None"),
-        ('{"_id": "", "text": "empty id"}', "line 4: '_id' is ''"),
-        ('{"_id": 7, "text": "number"}', "line 4: '_id' is 7"),
+        ('{"text": "no id"}', "line 4: '_id' must be a non-empty string, got None"),
+        ('{"_id": "", "text": "empty id"}', "line 4: '_id' must be a non-empty string, got ''"),
+        ('{"_id": 7, "text": "number"}', "line 4: '_id' must be a non-empty string, got 7"),
         ('{"_id": "%s", "text": "again"}', "line 4: the id '.*' is there already"),
         (b'{"_id": "new", "text": "\xff"}', "line 4 cannot be read .*can't decode"),
     ],
