@@ -87,6 +87,19 @@ def test_muse_files(tmp_path):
     assert list(read_muse(file, normalize=str)) == ["the", "The", "water", "café"]
 
 
+def test_phrases_are_replaced_before_their_words(tmp_path):
+    (tmp_path / "d.txt").write_text("new york\tnyuyoki\nnew\tmpya\nbread\u00a0 mkate\nl'eau\tmaji\n", encoding="utf-8")
+    dictionary = read_muse(tmp_path / "d.txt")
+    assert dictionary["bread"] == [("mkate", 1.0)]
+    for text, replaced in {
+        "New York: new bread, York, new-york": "nyuyoki: mpya mkate, York, mpya-york",
+        "L'eau new york": "maji nyuyoki",
+        "new": "mpya",
+    }.items():
+        assert dictionary.replace(text, likeliest) == replaced
+    assert dictionary.coverage(["new york is"]) == 0.5
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

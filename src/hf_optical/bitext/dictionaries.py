@@ -23,8 +23,8 @@ from .alignment import Lexicon, learn_lexicon, word_splitter
 from .loading import check_languages, iter_sentences, sample_evenly
 
 
-# Longest word, in characters, that is looked for in a script without spaces.
-_LONGEST = 24
+# Longest word, in characters, that is looked for in a script without spaces, and longest phrase, in words.
+_LONGEST, _LONGEST_PHRASE = 24, 8
 _RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
@@ -39,7 +39,8 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
     """
     Words and their translations: `dictionary[word]` is a list of `(translation, probability)`, the likeliest first.
 
-    The probabilities of the translations of a word sum to one. Words are compared after `normalize`.
+    The probabilities of the translations of a word sum to one. Words are compared after `normalize`. An entry may be a
+    phrase of several words (`"new york"`).
 
     Args:
         entries (mapping of `str` to iterables of `(str, float)`):
@@ -66,6 +67,8 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         self._entries = {word: _unit_sum(found) for word, found in weights.items() if found}
         if not self._entries:
             raise DataError("the dictionary has no translations; check its source, or lower min_probability")
+        sizes = (1 if word.isalpha() else sum(1 for _ in self._split(word)) for word in self._entries)
+        self._longest_phrase = min(max(sizes), _LONGEST_PHRASE)
 
     @classmethod
     def from_lexicon(
@@ -100,7 +103,8 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def replace(self, text: str, choose: Callable[[list[tuple[str, float]]], str | None]) -> str:
         """
-        Replace words in running text. Spacing, punctuation and unknown words stay as they are.
+        Replace words in running text. Spacing, punctuation and unknown words stay as they are. Where phrases of the
+        dictionary match, the longest is replaced.
 
         Scripts without spaces between words are matched with the longest word of the dictionary, from left to right,
         and spaces are put around the translation.
@@ -134,8 +138,21 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         return sum(held) / max(1, len(held))
 
     def _words(self, text: str) -> Iterator[tuple[int, int, bool]]:
-        """Yield the start and stop of each word, and whether it directly follows the word before."""
+        """Yield the start and stop of each word or known phrase, and whether it directly follows the word before."""
         require_text(text)
+        words = list(self._split(text))
+        first = 0
+        while first < len(words):
+            start, stop, adjoins = words[first]
+            for last in range(min(len(words), first + self._longest_phrase) - 1, first, -1):
+                if text[start : words[last][1]] in self:
+                    first, stop = last, words[last][1]
+                    break
+            yield start, stop, adjoins
+            first += 1
+
+    def _split(self, text: str) -> Iterator[tuple[int, int, bool]]:
+        """Yield the start and stop of each word, and whether it directly follows the word before."""
         for piece, (start, _) in SPLIT.pre_tokenize_str(text):
             if not any(character.isalpha() for character in piece):
                 continue
@@ -163,7 +180,8 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
     The two are separated by a tab or spaces. A word with several lines has several translations, equally likely.
 
     Args:
-        file (`str` or `os.PathLike`): UTF-8 text, compressed or not. Columns separated by a tab may contain spaces.
+        file (`str` or `os.PathLike`):
+            UTF-8 text, compressed or not. Columns separated by a tab may contain spaces, as in `new york\tnyuyoki`.
         normalize (function from `str` to `str`, defaults to [`fold_case`]): as in [`Dictionary`].
 
     Returns:
@@ -175,8 +193,8 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
     """
     entries: dict[str, dict[str, float]] = {}
     for place, line in read_lines(Path(file)):
-        line = line.strip(" \t")
-        columns = [column.strip(" ") for column in re.split("\t+" if "\t" in line else " +", line)]
+        line = line.strip()
+        columns = [column.strip() for column in (re.split("\t+", line) if "\t" in line else line.split())]
         if len(columns) != 2:
             raise DataError(f"{place}: expected a word and a translation separated by a tab, got {short_repr(line)}")
         entries.setdefault(columns[0], {})[columns[1]] = 1.0
