@@ -25,10 +25,25 @@ def test_triples_with_lists_single_negatives_and_tables(tmp_path):
     assert load_triples(table)["negatives"][:] == [["c"], []]
 
 
+def test_negatives_in_several_columns(tmp_path):
+    rows = [{"query": "a", "positive": "b"} | {f"negative_{i}": f"n{i}" for i in (2, 10, 1)} | {"negative_3": " "}]
+    assert load_triples(rows)[0]["negatives"] == ["n1", "n2", "n10"]
+    file = tmp_path / "a.tsv"
+    file.write_text("query\tpositive\tnegative_1\tnegative_2\na\tb\tc\td\n", encoding="utf-8")
+    assert load_triples(file)[0]["negatives"] == ["c", "d"]
+
+
+def test_triples_of_ids_are_refused(tmp_path):
+    for name, message in (("a.tsv", "row 0 has no column 'query'.*not ids"), ("a.jsonl", "line 1 .*got .1, 5, 7.")):
+        (tmp_path / name).write_text("[1, 5, 7]\n[2, 6, 8]\n", encoding="utf-8")
+        with pytest.raises(DataError, match=f"{name}.*{message}"):
+            load_triples(tmp_path / name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"query": "a"}', "row 0: 'positive' must be text and not blank, got None"),
+        ('{"query": "a"}', "row 0 has no column 'positive', only query; rows must hold texts, not ids"),
         ('{"query": "a", "positive": 3}', "row 0: 'positive' must be text and not blank, got 3"),
         ("[]", "has no rows"),
         ("3", "expected an object, got 3"),

@@ -130,7 +130,7 @@ def test_objects_are_read_with_their_places(tmp_path):
     file = write(tmp_path / "a", b'\n[\n{"a": 1},\n{"b": 2}, x]\n')
     with pytest.raises(DataError, match="a, line 4 cannot be read .Expecting"):
         list(read_objects(file, lists=True))
-    with pytest.raises(DataError, match="a, line 1 cannot be read .expected an object, got 3"):
+    with pytest.raises(DataError, match="a, line 1 cannot be read .expected an object, got .{}, 3."):
         list(read_objects(write(tmp_path / "a", b"[{}, 3]"), lists=True))
 
 

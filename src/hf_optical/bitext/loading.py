@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Value
 
-from ..errors import DataError, format_names, short_repr
+from ..errors import DataError, short_repr
 from ..model.texts import is_blank
-from .sources import build_dataset, read_rows, read_text
+from .sources import build_dataset, check_keys, read_rows, read_text, source_name
 
 
 _ROWS_AT_A_TIME = 10_000
@@ -32,7 +31,7 @@ class FilterCounts:
 
 
 def load_bitext(
-    name_or_file: str | os.PathLike,
+    name_or_file: Any,
     language: str,
     teacher_language: str = "en",
     *,
@@ -42,15 +41,23 @@ def load_bitext(
     revision: str | None = None,
 ) -> Dataset:
     """
-    Load sentence pairs from a file or a Hub dataset.
+    Load sentence pairs from a file, a Hub dataset or an object in memory.
 
     Args:
-        name_or_file (`str` or `os.PathLike`):
-            A file, a dataset folder or the id of a Hub dataset. File names end in `.jsonl`, `.json` (a list, or one
-            object a line), `.csv`, `.tsv` (both with a header) or `.parquet`, optionally followed by `.gz`, `.bz2` or
-            `.xz`.
+        name_or_file (`str`, `os.PathLike`, or rows in memory):
+            One of
+
+            - a file whose name ends in `.jsonl`, `.json` (a list, or one object a line), `.csv`, `.tsv` (both with a
+              header), `.parquet` or `.tmx`, optionally followed by `.gz`, `.bz2` or `.xz`;
+            - two aligned text files with a sentence a line (Moses, OPUS): the name of either, such as `train.sw` where
+              `train.en` is in the same folder, the name they share (`train`), or a tuple of both files, that of
+              `language` first;
+            - a `.zip` archive of one of these;
+            - a dataset folder, or the id of a Hub dataset;
+            - a `datasets.Dataset`, `IterableDataset` or `DatasetDict`, a list of dictionaries, or a data frame.
         language (`str`), teacher_language (`str`, defaults to `"en"`):
-            Language codes: the keys of the `translation` feature unless `columns` are given.
+            Language codes: the keys of the `translation` feature or, in rows without it, the names of the columns,
+            unless `columns` are given.
         config_name (`str`, *optional*), split (`str`, defaults to `"train"`), revision (`str`, *optional*):
             Configuration, split and revision of a dataset. A file is a single split.
         columns (`tuple[str, str]`, *optional*):
@@ -71,11 +78,13 @@ def load_bitext(
             "language and teacher_language must differ, and so must their two columns, "
             f"got {language!r}, {teacher_language!r} and columns={short_repr(columns)}"
         )
+    name = source_name(name_or_file)
     found: dict[str, None] = {}
+    rows = read_rows(name_or_file, config_name, split, revision, (language, teacher_language))
 
     def pairs() -> Iterator[tuple[dict[str, Any], int]]:
-        for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
-            place = f"{name_or_file}, row {index}"
+        for index, row in enumerate(rows):
+            place = f"{name}, row {index}"
             texts = row if columns else _translation(row, place)
             found.update(dict.fromkeys(texts))
             student, teacher = (read_text(texts.get(key), key, place) for key in keys)
@@ -88,8 +97,9 @@ def load_bitext(
         "index": Value("int64"),
         "length": Value("int64"),
     }
-    dataset = build_dataset(pairs(), Features(features), name_or_file)
-    _check_keys(found, keys, f"{name_or_file} has no {'column' if columns else 'language'}")
+    dataset = build_dataset(pairs(), Features(features), name)
+    cure = "" if columns else "; name the two text columns with `columns` if it has other names for them"
+    check_keys(found, keys, f"{name} has no {'column' if columns else 'language'}", cure)
     return dataset
 
 
@@ -139,7 +149,7 @@ def filter_bitext(
 
 def check_languages(pairs: Dataset, codes: Iterable[str]) -> None:
     """Raise `DataError` unless there are pairs and the first one has all languages."""
-    _check_keys((pairs[0].get("translation") or {}) if len(pairs) else {}, codes, "the pairs have no language")
+    check_keys((pairs[0].get("translation") or {}) if len(pairs) else {}, codes, "the pairs have no language")
 
 
 def iter_sentences(pairs: Dataset, language: str) -> Iterator[str]:
@@ -155,17 +165,13 @@ def sample_evenly(pairs: Dataset, most: int) -> Dataset:
     return pairs.select(np.linspace(0, len(pairs) - 1, most).astype(np.int64))
 
 
-def _check_keys(found: Iterable[str], keys: Iterable[str], problem: str) -> None:
-    missing = [key for key in keys if key not in found]
-    if missing:
-        raise DataError(f"{problem} {short_repr(missing[0])}, only {format_names(found) or 'empty rows'}")
-
-
-def _translation(row: dict[str, Any], place: str) -> dict[str, Any]:
-    texts = row.get("translation", row) or {}
-    if texts is row or not isinstance(texts, dict):
-        raise DataError(
-            f"{place} must have a `translation` that maps language codes to text, got {short_repr(texts)}; "
-            "name the two text columns with `columns` if it has them"
-        )
-    return texts
+def _translation(row: Any, place: str) -> Mapping[str, Any]:
+    """The texts of a row by language: its `translation`, of either feature of `datasets`, or else its columns."""
+    texts = row.get("translation", row) if isinstance(row, Mapping) else row
+    if not isinstance(texts, Mapping | None):
+        raise DataError(f"{place}: `translation` must map language codes to text, got {short_repr(texts)}")
+    codes, values = ((texts or {}).get(name) for name in ("language", "translation"))
+    if isinstance(codes, list) and isinstance(values, list):
+        # `TranslationVariableLanguages`, which may have several translations in one language: the first is taken.
+        return {code: text for code, text in zip(codes[::-1], values[::-1], strict=False) if isinstance(code, str)}
+    return texts or {}

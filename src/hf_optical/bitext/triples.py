@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Iterator
 from random import Random
 from typing import Any
@@ -11,14 +11,15 @@ from datasets import Dataset, Features, List, Value
 
 from ..errors import DataError, format_names
 from ..model.texts import is_blank
-from .sources import build_dataset, read_rows, read_text
+from .sources import build_dataset, check_keys, read_rows, read_text, source_name
 
 
+_NEGATIVES = re.compile(r"negatives?(_\d+)?")
 _FEATURES = Features(query=Value("string"), positive=Value("string"), negatives=List(Value("string")))
 
 
 def load_triples(
-    name_or_file: str | os.PathLike,
+    name_or_file: Any,
     *,
     config_name: str | None = None,
     split: str = "train",
@@ -28,9 +29,10 @@ def load_triples(
     Load queries, each with a relevant document and any number of irrelevant ones.
 
     Args:
-        name_or_file (`str` or `os.PathLike`):
-            A file, dataset folder or Hub dataset, as in [`load_bitext`], with the columns `query`, `positive` and
-            optionally `negative` (a text, or empty) or `negatives` (a list of texts).
+        name_or_file (`str`, `os.PathLike`, or rows in memory):
+            A file, dataset folder, Hub dataset or object in memory, as in [`load_bitext`], with the columns `query`,
+            `positive` and optionally `negative`, `negative_1`, `negative_2`, ... (a text each, or empty) or
+            `negatives` (a list of texts).
         config_name (`str`, *optional*), split (`str`, defaults to `"train"`), revision (`str`, *optional*):
             Configuration, split and revision of a dataset.
 
@@ -42,9 +44,12 @@ def load_triples(
             The message names the row.
     """
 
+    name = source_name(name_or_file)
+
     def triples() -> Iterator[tuple[dict[str, Any], int]]:
         for index, row in enumerate(read_rows(name_or_file, config_name, split, revision)):
-            place = f"{name_or_file}, row {index}"
+            place = f"{name}, row {index}"
+            check_keys(row, ["query", "positive"], f"{place} has no column", "; rows must hold texts, not ids")
             query, positive, *negatives = (
                 read_text(value, name, place, required=True)
                 for name, value in [("query", row.get("query")), ("positive", row.get("positive")), *_negatives(row)]
@@ -52,7 +57,7 @@ def load_triples(
             triple = {"query": query, "positive": positive, "negatives": negatives}
             yield triple, sum(map(len, [query, positive, *negatives]))
 
-    return build_dataset(triples(), _FEATURES, name_or_file)
+    return build_dataset(triples(), _FEATURES, name)
 
 
 def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
@@ -80,8 +85,12 @@ def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
 
 
 def _negatives(row: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The irrelevant documents of a row; an empty cell of a table stands for none."""
-    given = row.get("negatives") or row.get("negative") or []
-    if isinstance(given, str) and is_blank(given):
-        return []
-    return [("negatives", text) for text in (given if isinstance(given, list) else [given])]
+    """The irrelevant documents of a row, by column; an empty cell of a table stands for none."""
+    columns = sorted(filter(_NEGATIVES.fullmatch, row), key=lambda name: (len(name), name))
+    found = []
+    for name in columns:
+        given = row[name]
+        if not given or isinstance(given, str) and is_blank(given):
+            continue
+        found += [(name, text) for text in (given if isinstance(given, list) else [given])]
+    return found
