@@ -163,6 +163,8 @@ def test_tsv_files_without_quoting_rules(tmp_path):
     file.write_text("en\tsw\n" + "".join(f"{en}\t{sw}\r\n" for en, sw in rows), encoding="utf-8")
     expected = [*rows[:2], (rows[2][0], "Simama")]
     assert [tuple(pair.values()) for pair in translations(file)] == expected
+    file.write_text(f'en\tsw\n"{"a" * 200_000}"\tb\n', encoding="utf-8")
+    assert translations(file) == [{"en": "a" * 200_000, "sw": "b"}]
     file.write_text("en\tsw\nCome here.\tNjoo hapa.\nEat.\n", encoding="utf-8")
     with pytest.raises(DataError, match="a.tsv, line 3 cannot be read .fewer fields than the header"):
         translations(file)

@@ -121,8 +121,7 @@ def read_table(path: DataPath, separator: str, *, complete: bool = False) -> Ite
         DataError: as in [`read_lines`], or a row has more fields than the header (or fewer, if rows must be
             `complete`), more than ten million fields, or unbalanced quotation marks. The message names the line.
     """
-    # The limit holds for the whole process, so it is only raised. Its default of 128 KiB is too low for long texts.
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
+    _allow_long_fields()
     fields = _Limit(_MOST_VALUES, "fields in one row")
     with _open(path, "fields that hold a quotation mark or the separator must be quoted, in UTF-8") as file:
 
@@ -142,6 +141,11 @@ def read_table(path: DataPath, separator: str, *, complete: bool = False) -> Ite
             yield row
 
 
+def _allow_long_fields() -> None:
+    # The default of 128 KiB is too low for long texts. The limit holds for the whole process, so it is only raised.
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))
+
+
 def read_tsv(path: DataPath) -> Iterator[dict[str, Any]]:
     """
     Read the rows of a tab-separated table with a header.
@@ -154,9 +158,11 @@ def read_tsv(path: DataPath) -> Iterator[dict[str, Any]]:
     if not _has_row_per_line(path):
         yield from read_table(path, "\t", complete=True)
         return
+    _allow_long_fields()
     header: list[str] = []
     with _open(path, "it must be a table in UTF-8") as file:
         for line in file.lines():
+            _Limit(_MOST_VALUES, "fields in one row").add(line.count("\t"))
             fields = line.rstrip("\r\n").split("\t")
             with suppress(csv.Error, StopIteration):
                 unquoted = next(csv.reader([line], delimiter="\t", strict=True))
