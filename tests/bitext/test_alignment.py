@@ -12,7 +12,7 @@ from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 
 
 def naive_model_1(words, tokens, iterations):
-    """Brown et al. 1993, as the formula stands, with the empty word as `None`."""
+    """Compute the formulas of Brown et al. 1993 with plain loops; the empty word is `None`."""
     probability = defaultdict(lambda: 1.0)
     for _ in range(iterations):
         counts, totals = defaultdict(float), defaultdict(float)
@@ -27,7 +27,7 @@ def naive_model_1(words, tokens, iterations):
     return probability
 
 
-def test_it_is_model_1():
+def test_lexicon_equals_naive_model_1():
     rng = np.random.default_rng(0)
     words = [[f"w{i}" for i in rng.integers(0, 12, rng.integers(1, 7))] for _ in range(40)]
     tokens = [list(rng.integers(100, 115, rng.integers(1, 7))) for _ in range(40)]
@@ -45,7 +45,7 @@ def test_it_is_model_1():
         assert table[i] == pytest.approx(np.array(means) / sum(means), abs=1e-9)
 
 
-def test_it_finds_the_translations_of_frequent_words():
+def test_translations_of_frequent_words():
     tokenizer = tiny_tokenizer("wordpiece")
     split, pairs = word_splitter(tokenizer), demo_pairs()
     lexicon = learn_lexicon(
@@ -59,8 +59,8 @@ def test_it_finds_the_translations_of_frequent_words():
             assert english in best, (swahili, best)
 
 
-def test_a_rare_word_is_not_given_what_frequent_words_explain():
-    # "rare" stood once beside "the", which "frequent" translates a hundred times.
+def test_rare_words_do_not_explain_frequent_targets():
+    # "rare" occurs once together with "the", which translates "frequent" a hundred times.
     words = [["frequent", "other"]] * 50 + [["frequent"]] * 50 + [["frequent", "rare"]]
     targets = [["the", "dog"]] * 50 + [["the"]] * 50 + [["the", "cat"]]
     lexicon = learn_lexicon(words, targets)
@@ -69,7 +69,7 @@ def test_a_rare_word_is_not_given_what_frequent_words_explain():
     assert lexicon.top("never seen") == []
 
 
-def test_ten_pairs_are_enough_for_a_lexicon():
+def test_lexicon_from_ten_pairs():
     pairs = demo_pairs()[:10]
     split = word_splitter(tiny_tokenizer("wordpiece"))
     lexicon = learn_lexicon([split(pair["sw"]) for pair in pairs], [split(pair["en"]) for pair in pairs])
@@ -77,7 +77,7 @@ def test_ten_pairs_are_enough_for_a_lexicon():
     assert np.allclose(lexicon.probabilities.sum(axis=1), 1)
 
 
-def test_two_columns_of_muse(tmp_path):
+def test_save_muse(tmp_path):
     pairs = demo_pairs()
     split = word_splitter(tiny_tokenizer("wordpiece"))
     lexicon = learn_lexicon([split(pair["en"]) for pair in pairs], [split(pair["sw"]) for pair in pairs])
@@ -86,13 +86,13 @@ def test_two_columns_of_muse(tmp_path):
     assert len(rows) == lines > 100 and all(len(row) == 2 for row in rows)
     for english, swahili in rows[:50]:
         assert dict(lexicon.top(english, 2))[swahili] >= 0.2
-    with pytest.raises(ValueError, match="holds words"):
+    with pytest.raises(ValueError, match="not from token ids"):
         learn_lexicon([["a"]], [[7]]).save_muse(tmp_path / "ids.txt")
 
 
 def test_ten_thousand_pairs_take_less_than_a_minute():
     rng = np.random.default_rng(0)
-    # Words as rare as in a language: their ranks follow Zipf's law.
+    # Word frequencies follow Zipf's law, as in natural language.
     words = [[f"w{i}" for i in rng.zipf(1.3, 20) % 20_000] for _ in range(10_000)]
     tokens = [list(rng.zipf(1.3, 25) % 10_000) for _ in range(10_000)]
     start = time.process_time()
@@ -101,7 +101,7 @@ def test_ten_thousand_pairs_take_less_than_a_minute():
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
-def test_words_are_what_stands_between_spaces_and_punctuation(kind):
+def test_words_are_split_at_spaces_and_punctuation(kind):
     split = word_splitter(tiny_tokenizer(kind))
     found = split("Maji, 3 (watoto)  sokoni!")
     assert [word.lower() for word in found] == ["maji", "watoto", "sokoni"]
@@ -109,7 +109,7 @@ def test_words_are_what_stands_between_spaces_and_punctuation(kind):
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
-def test_scripts_without_spaces_are_cut_into_pieces_that_come_again(kind):
+def test_scripts_without_spaces_are_split_into_frequent_pieces(kind):
     tokenizer = tiny_tokenizer(kind)
     uncut, split = word_splitter(tokenizer), word_splitter(tokenizer, THAI)
     for text in [*THAI, "maji ครูดื่มน้ำ, maji"]:
@@ -119,19 +119,19 @@ def test_scripts_without_spaces_are_cut_into_pieces_that_come_again(kind):
     assert split("Leta maji, tafadhali") == uncut("Leta maji, tafadhali")
 
 
-def test_a_lexicon_from_nothing():
-    with pytest.raises(ValueError, match="pass pairs"):
+def test_lexicon_from_unsuitable_pairs():
+    with pytest.raises(ValueError, match="shorter"):
         learn_lexicon([["a"]], [])
-    with pytest.raises(ValueError, match="no pair of a word and a token"):
+    with pytest.raises(ValueError, match="no words to align"):
         learn_lexicon([[]], [[]])
 
 
 @pytest.mark.promise(
     "Text",
-    "Word alignment of thousands of long texts takes bounded memory, by reading fewer words of each; "
-    "fifty thousand ordinary pairs are read whole.",
+    "Word alignment takes bounded memory: with thousands of long texts, fewer words of each are aligned. Fifty "
+    "thousand ordinary pairs are aligned in full.",
 )
-def test_long_texts_by_the_thousand_are_cut_to_what_fits(monkeypatch):
+def test_many_long_texts_are_cut_to_fit_into_memory(monkeypatch):
     monkeypatch.setattr(alignment, "_MOST_CELLS", 1000)
     words, targets = [["w"] * 30, ["w"] * 3] * 5, [["t"] * 40, ["t"] * 30] * 5
     longest = alignment._longest(words, targets)
@@ -142,11 +142,11 @@ def test_long_texts_by_the_thousand_are_cut_to_what_fits(monkeypatch):
     learn_lexicon(words, targets)
     cells = [sum((len(one) + 1) * len(other) for one, other in zip(*sides[:2], strict=True)) for sides in read]
     assert longest == max(map(len, read[0][0])) == max(map(len, read[0][1])) == 11 and 800 < max(cells) <= 1000
-    # One item of each at least, however many pairs there are; and all of them where they fit.
+    # At least one item, however many pairs there are, and all items if they fit.
     assert alignment._longest([["w"] * 9] * 9999, [["t"] * 9] * 9999) == 1
     assert alignment._longest([["w"] * 20], [["t"] * 30]) == alignment._longest([], []) == 512
 
 
-def test_what_fifty_thousand_ordinary_pairs_hold_is_read_whole():
+def test_fifty_thousand_ordinary_pairs_are_not_cut():
     assert alignment._longest([["w"] * 20] * 50_000, [["t"] * 30] * 50_000) == 512
     assert alignment._longest([["w"] * 100] * 50_000, [["t"] * 100] * 50_000) == 31

@@ -19,11 +19,11 @@ TEXTS = st.lists(st.sampled_from(["the", "Water", "children", "go", ", ", " ", "
 
 
 @given(TEXTS)
-def test_never_and_always(text):
+def test_probability_zero_and_one(text):
     assert CodeSwitcher(DICTIONARY, 0)(text) == text
     always = CodeSwitcher(DICTIONARY, 1)(text)
     assert not {"the", "water", "children"} & set(always.lower().split())
-    # Translations put back, it is the text as it was.
+    # Replacing the translations by their words restores the text.
     for english, words in {"the": ["le"], "Water": ["Maji-maji", "maji"], "children": ["watoto"]}.items():
         for word in words:
             always = always.replace(word, english)
@@ -31,7 +31,7 @@ def test_never_and_always(text):
 
 
 @given(TEXTS, st.floats(0, 1), st.floats(0, 1), st.integers())
-def test_a_higher_probability_replaces_more_of_the_same(text, one, other, seed):
+def test_higher_probability_keeps_the_replacements_of_a_lower_one(text, one, other, seed):
     low, high = (CodeSwitcher(DICTIONARY, p, seed)(text).split() for p in sorted((one, other)))
     full = CodeSwitcher(DICTIONARY, 1.0, seed)(text).split()
     for word, less, more, most in zip(text.split(), low, high, full, strict=True):
@@ -39,7 +39,7 @@ def test_a_higher_probability_replaces_more_of_the_same(text, one, other, seed):
 
 
 @pytest.mark.parametrize("probability", [0.25, 0.5, 0.75])
-def test_the_share_of_replaced_words_and_of_their_translations(probability):
+def test_share_of_replaced_words_and_of_each_translation(probability):
     switcher = CodeSwitcher(DICTIONARY, probability, seed=3)
     switched = [word for i in range(200) for word in switcher(f"{i} " + "water " * 20).split()[1:]]
     replaced = [word for word in switched if word != "water"]
@@ -48,7 +48,7 @@ def test_the_share_of_replaced_words_and_of_their_translations(probability):
     assert replaced.count("maji") / len(replaced) == pytest.approx(0.75, abs=0.055)
 
 
-def test_a_text_is_switched_alike_whatever_stands_beside_it_and_otherwise_by_another_seed():
+def test_draw_depends_on_text_and_seed_only():
     switcher = CodeSwitcher(DICTIONARY, 0.5, seed=1)
     together = [switcher(text) for text in ENGLISH]
     assert [switcher(text) for text in reversed(ENGLISH)] == together[::-1]
@@ -65,13 +65,13 @@ print(json.dumps([switcher(text) for text in texts]))
 """
 
 
-def test_the_same_in_another_process():
+def test_draw_is_the_same_in_another_process():
     texts = ENGLISH[:50]
     here = [CodeSwitcher(DICTIONARY, 0.5, seed=7)(text) for text in texts]
     output = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input=json.dumps([dict(DICTIONARY), texts]),
-        # Text is hashed there otherwise than here.
+        # Use another hash seed than this process.
         env={**os.environ, "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"},
         capture_output=True,
         text=True,
@@ -80,8 +80,8 @@ def test_the_same_in_another_process():
     assert json.loads(output) == here
 
 
-def test_the_same_on_every_machine():
-    # Written down once: a change of the draw would change every run that is resumed or repeated.
+def test_draw_is_the_same_on_every_machine():
+    # Recorded output: a change of the draw would change every run that is resumed or repeated.
     text = "The children want water, the water. The children!"
     assert [CodeSwitcher(DICTIONARY, 0.5, seed)(text) for seed in range(3)] == [
         "le watoto want Maji-maji, le maji. The children!",
@@ -91,6 +91,6 @@ def test_the_same_on_every_machine():
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1, float("nan")])
-def test_no_probability(probability):
-    with pytest.raises(ValueError, match="must be from 0 to 1"):
+def test_invalid_probability(probability):
+    with pytest.raises(ValueError, match="probability must be between 0 and 1, got"):
         CodeSwitcher(DICTIONARY, probability)

@@ -147,14 +147,14 @@ def test_a_damaged_gzip_file_is_named(folder, damage):
     (folder / "corpus.jsonl").unlink()
     many = [{"_id": str(i), "text": f"{i * i}"} for i in range(2000)]
     write(folder / "corpus.jsonl.gz", damage(gzip.compress(lines(many).encode())))
-    fails(r"corpus.jsonl.gz(, line \d+: not JSON| cannot be read (after line \d+ )?)", folder)
+    fails(r"corpus.jsonl.gz(, line \d+)? cannot be read", folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"not gzip"])
 def test_a_file_that_is_not_gzip_is_named(folder, content):
     (folder / "corpus.jsonl").unlink()
     write(folder / "corpus.jsonl.gz", content)
-    fails("corpus.jsonl.gz is not a gz file", folder)
+    fails("corpus.jsonl.gz (cannot be read .Not a gzipped file|does not have)", folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -167,13 +167,13 @@ def test_a_file_without_permission_is_named(folder):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{not json", r"line 4: not JSON \("),
-        ('["a list"]', r"line 4: \['a list'\] in place of an object"),
-        ('{"text": "no id"}', "line 4: '_id' is None"),
-        ('{"_id": "", "text": "empty id"}', "line 4: '_id' is ''"),
-        ('{"_id": 7, "text": "number"}', "line 4: '_id' is 7"),
+        ("{not json", "line 4 cannot be read .Expecting property name"),
+        ('["a list"]', r"line 4 cannot be read .expected an object, got \['a list'\]"),
+        ('{"text": "no id"}', "line 4: '_id' must be a non-empty string, got None"),
+        ('{"_id": "", "text": "empty id"}', "line 4: '_id' must be a non-empty string, got ''"),
+        ('{"_id": 7, "text": "number"}', "line 4: '_id' must be a non-empty string, got 7"),
         ('{"_id": "%s", "text": "again"}', "line 4: the id '.*' is there already"),
-        (b'{"_id": "new", "text": "\xff"}', "line 4: not text in UTF-8"),
+        (b'{"_id": "new", "text": "\xff"}', "line 4 cannot be read .*can't decode"),
     ],
 )
 def test_a_bad_row_is_named_with_its_line(folder, file, row, message):
@@ -211,7 +211,7 @@ def test_a_bad_field_is_named(folder, file, row, message):
         (QRELS + "q1\td1\t1.0\n", "test.tsv, line 5: the score '1.0' is not an integer"),
         # Of a judgement of three thousand million the measures would make one of none.
         (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: the score '3000000000' is not an integer of at most four"),
-        (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' and document 'd1' are judged twice"),
+        (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' has two different scores for document 'd1'"),
         (QRELS[: QRELS.index("q1")], "test.tsv judges no document relevant"),
         (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "test.tsv judges no document relevant"),
         (QRELS + "q1\tx\t1\nq2\ty\t0\n", "test.tsv names 2 documents that .*corpus.jsonl does not have, .*'x', 'y'"),

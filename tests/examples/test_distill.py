@@ -185,14 +185,14 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--train_file": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
+        ({"--train_file": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
         ({"--language": "yo"}, "has no language 'yo'"),
         ({"--eval_split": "train"}, "train"),
         ({"--eval_dir": "nowhere"}, "nowhere"),
         ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
         ({"--side": "left"}, "side"),
         ({"--query_length": "1"}, "query_length must be at least 3"),
-        ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "there is no file nowhere.csv"),
+        ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "nowhere.csv cannot be read"),
         ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt cannot be read"),
         ({"--sampling_temperature": "-1"}, "sampling_temperature=-1.0 is not above 0"),
         ({"--license": "CC BY 4.0"}, "--license 'CC BY 4.0' is no identifier"),

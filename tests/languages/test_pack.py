@@ -250,7 +250,9 @@ SPOILED = {
         pack, lora_config=LoraConfig(target_modules=["nowhere"])
     ),
     "leave the word embeddings out": lambda pack, words: replace(pack, vocabulary=words.vocabulary),
-    "the new rows must have shape": lambda pack, words: replace(words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))),
+    "the new rows must have shape": lambda pack, words: replace(
+        words, vocabulary=Vocabulary(["a"], torch.zeros(1, 31))
+    ),
     "stop": lambda pack, words: words,
 }
 

@@ -14,10 +14,12 @@ import gzip
 import io
 import json
 import lzma
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +95,21 @@ def in_table(rows: list[list[str]], separator: str) -> bytes:
 def in_columns(rows: list[list[str]], separator: str) -> bytes:
     """As MUSE and the judgements of BEIR are written, without quotation marks."""
     return "".join(separator.join(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+
+
+def in_tmx(rows: list[Any]) -> bytes:
+    units = (
+        "".join(f'<tuv xml:lang="{code}"><seg>{escape(text)}</seg></tuv>' for code, text in row["translation"].items())
+        for row in rows
+    )
+    return f"<tmx><body>{''.join(f'<tu>{unit}</tu>' for unit in units)}</body></tmx>".encode()
+
+
+def in_zip(rows: list[Any]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jsonl", in_lines(rows))
+    return file.getvalue()
 
 
 def in_parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -258,6 +275,24 @@ LOADERS = {
     "csv": bitext_table(".csv", ","),
     "tsv": bitext_table(".tsv", "\t"),
     "parquet": bitext("a.parquet", in_parquet, columns),
+    "tmx": Loader(
+        [File("a.tmx", PAIRS, in_tmx, lambda data, rows: data.draw(mutated_bytes(in_tmx(rows))), tuple(COMPRESSORS))],
+        lambda folder: load_bitext(only(folder), "sw"),
+        check_pairs,
+    ),
+    "aligned": Loader(
+        [
+            File(f"a.{code}", [[row["translation"][code]] for row in PAIRS], lambda rows: in_columns(rows, " "), cells)
+            for code in ("en", "sw")
+        ],
+        lambda folder: load_bitext(folder / "a", "sw"),
+        check_pairs,
+    ),
+    "zip": Loader(
+        [File("a.zip", PAIRS, in_zip, lambda data, rows: data.draw(mutated_bytes(in_zip(rows))))],
+        lambda folder: load_bitext(only(folder), "sw"),
+        check_pairs,
+    ),
     "triples": Loader(
         [File("a.jsonl", TRIPLES, in_lines, objects, tuple(COMPRESSORS))],
         lambda folder: load_triples(only(folder)),

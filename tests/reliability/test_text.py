@@ -320,7 +320,7 @@ def test_half_a_character_in_a_file_is_refused_with_its_line(half, tmp_path):
         "muse.txt": read_muse,
     }
     for name, read in readers.items():
-        with pytest.raises(DataError, match=f"{name}, line 2: (half a character|not text in UTF-8)") as caught:
+        with pytest.raises(DataError, match=f"{name}, line 2 cannot .*(surrogates not|can't decode)") as caught:
             read(tmp_path / name)
         assert str(caught.value).encode()
 

@@ -93,7 +93,7 @@ SW = {"folder": "retrieval"}
         ({"tests": {"q": {"sw": {**SW, "split": "dev"}}}}, "1 data files are missing: .*dev.tsv"),
         ({"tests": {"q": {"yo": SW}}}, "no test set has the language 'sw'"),
         ({"languages": ["sw", "yo"], "tests": {"q": {"sw": SW, "yo": SW}}}, "no corpus has sentence pairs for yo"),
-        ({"languages": [False]}, "write it in quotes"),
+        ({"languages": [False]}, "quote it"),
         ({"languages": ["sw"], "language_sets": [["sw"]]}, "keep one"),
         ({"sizes": [0]}, "sizes: 0 is of no use"),
         ({"sizes": 500}, "500 in place of a list"),

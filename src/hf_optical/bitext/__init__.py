@@ -2,7 +2,7 @@ from .code_switching import CodeSwitcher
 from .dictionaries import Dictionary, learn_dictionary, read_muse
 from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
-from .ranking import load_triples
+from .triples import load_triples
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Word alignment from sentence pairs alone: what translates a word of the new language."""
+"""Word alignment: translations of words, learned from sentence pairs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from scipy import sparse
 from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import DataError
 from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 from ..storage.staging import write_text
 
 
-# Pieces that a script without spaces is cut into.
+# Vocabulary size of the unigram model for scripts without spaces.
 _PIECES = 8000
-# Words or tokens of a sentence that are aligned: the work grows with the product of a pair's two sides. Of all pairs
-# together, each product is of some 70 bytes: what 50,000 pairs of 20 words by 30 tokens take is left as it is, and
-# long texts by the thousand do not take all memory.
+# Words or tokens of a sentence that are aligned, and (word, token) cells of all pairs together. A cell takes about 70
+# bytes. 50,000 pairs of 20 words and 30 tokens stay below the limit, and thousands of long texts fit into memory.
 _LONGEST_SENTENCE, _MOST_CELLS = 512, 5 * 10**7
 _RUNS = re.compile(f"({UNSPACED.pattern})")
 
@@ -33,9 +33,9 @@ class Lexicon:
     Translations learned from sentence pairs: `p(target | word)`.
 
     Attributes:
-        words (`list[str]`): words of one language, normalised, the most frequent first.
-        counts (`list[int]`): how many sentences hold each word.
-        targets (`list`): what the columns stand for: words of the other language, or token ids of a tokenizer.
+        words (`list[str]`): normalised words of one language, the most frequent first.
+        counts (`list[int]`): number of sentences with each word.
+        targets (`list`): words of the other language, or token ids of a tokenizer, one a column.
         probabilities (`scipy.sparse.csr_array` of shape `(words, targets)`): rows that sum to one.
     """
 
@@ -51,7 +51,7 @@ class Lexicon:
         return len(self.words)
 
     def top(self, word: str, k: int = 5) -> list[tuple[Hashable, float]]:
-        """The `k` likeliest targets of a word, with their probabilities; none for a word that is not there."""
+        """Return the `k` likeliest targets of a word with their probabilities; none for an unknown word."""
         if word not in self._rows:
             return []
         table = self.probabilities
@@ -59,47 +59,57 @@ class Lexicon:
         order = np.argsort(-table.data[start:stop], kind="stable")[:k] + start
         return [(self.targets[table.indices[i]], float(table.data[i])) for i in order]
 
-    def save_muse(self, file: str | os.PathLike, *, translations: int = 3, min_probability: float = 0.1) -> int:
+    def translations(self, k: int = 3, min_probability: float = 0.1) -> dict[str, list[tuple[str, float]]]:
         """
-        Writes the lexicon in the two columns of MUSE (Conneau et al. 2018): a word and a translation a line, several
-        lines for a word with several translations, the likeliest first.
+        Return the translations of every word, the likeliest first.
 
         Args:
-            file (`str` or `os.PathLike`): where to.
-            translations (`int`, defaults to 3): at most so many for a word.
-            min_probability (`float`, defaults to 0.1): less likely ones are left out.
+            k (`int`, defaults to 3): maximum number of translations of a word.
+            min_probability (`float`, defaults to 0.1): less likely translations are left out.
+
+        Raises:
+            DataError: the targets are token ids.
+        """
+        if not all(isinstance(target, str) for target in self.targets):
+            raise DataError("the lexicon must be learned from words on both sides, not from token ids")
+        return {word: [entry for entry in self.top(word, k) if entry[1] >= min_probability] for word in self.words}
+
+    def save_muse(self, file: str | os.PathLike, *, translations: int = 3, min_probability: float = 0.1) -> int:
+        """
+        Save the lexicon in the format of MUSE (Conneau et al. 2018): a word and a translation a line.
+
+        A word with several translations has several lines, the likeliest first.
+
+        Args:
+            file (`str` or `os.PathLike`): path of the file.
+            translations (`int`, defaults to 3): maximum number of translations of a word.
+            min_probability (`float`, defaults to 0.1): less likely translations are left out.
 
         Returns:
             `int`: the number of lines.
 
         Raises:
-            ValueError: the targets are no words.
+            DataError: the targets are token ids.
         """
-        if not all(isinstance(target, str) for target in self.targets):
-            raise ValueError("the lexicon leads to token ids, and MUSE's format holds words; learn it from words")
-        lines = [
-            f"{word} {target}\n"
-            for word in self.words
-            for target, probability in self.top(word, translations)
-            if probability >= min_probability
-        ]
+        entries = self.translations(translations, min_probability)
+        lines = [f"{word} {target}\n" for word, targets in entries.items() for target, _ in targets]
         write_text(file, "".join(lines))
         return len(lines)
 
 
 def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ()) -> Callable[[str], list[str]]:
     """
-    How a tokenizer would cut a text into words before it looks them up: its normaliser, then spaces and punctuation.
+    Make a function that splits text into words as the tokenizer sees them: normalised, then split at spaces and
+    punctuation.
 
-    A tokenizer without a normaliser keeps the text as it is. Scripts without spaces between words are cut into the
-    pieces of a unigram model (Kudo 2018) that is learned from `texts`.
+    Scripts without spaces between words are split into the pieces of a unigram model (Kudo 2018) learned from `texts`.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer.
-        texts (iterable of `str`, *optional*): texts of the language; without them such scripts stay uncut.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer. Without a normaliser, text stays as it is.
+        texts (iterable of `str`, *optional*): texts of the language; without them such scripts are not split.
 
     Returns:
-        A function: text -> its words, those without any letter or with over a hundred characters left out.
+        A function from text to its words, without those that have no letter or more than a hundred characters.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
 
@@ -134,34 +144,33 @@ def learn_lexicon(
     min_probability: float = 1e-3,
 ) -> Lexicon:
     """
-    IBM model 1 (Brown et al. 1993): every target is the translation of one word of the sentence, or of none.
+    Learn a lexicon by IBM model 1 (Brown et al. 1993): every target translates one word of the sentence, or none.
 
-    Learned in both directions and joined, `p(t | w)` in proportion to the geometric mean of the two: a rare word must
-    not explain a frequent target merely because it stood beside it once. Linear in sentence pairs: a pass sums over
-    the products of the two sides' lengths. Of a sentence the first 512 items are read; fewer, the same number of each,
-    where these products would add up to over fifty million.
+    The model is learned in both directions, and `p(t | w)` is proportional to the geometric mean of the two. Otherwise
+    a rare word would explain a frequent target merely because the two occurred together once. Each pass takes time
+    proportional to the sum over pairs of the product of the lengths of the two sides. Sentences are cut to 512 items,
+    or to fewer where these products would exceed fifty million in total.
 
     Args:
         words (sequence of sequences of `str`): the words of each sentence.
-        targets (sequence of sequences): the words, or token ids, of its translation.
-        iterations (`int`, defaults to 8): passes of expectation maximisation.
-        symmetric (`bool`, defaults to `True`): whether both directions are joined; `False` is plain model 1.
-        min_probability (`float`, defaults to 1e-3): entries below it are dropped at the end.
+        targets (sequence of sequences): the words or token ids of its translation.
+        iterations (`int`, defaults to 8): iterations of expectation maximisation.
+        symmetric (`bool`, defaults to `True`): combine both directions; `False` is plain model 1.
+        min_probability (`float`, defaults to 1e-3): smaller entries are dropped at the end.
 
     Returns:
         [`Lexicon`]
 
     Raises:
-        ValueError: the two sides differ in number, or hold no pair of a word and a target.
+        DataError: there is no word or no target.
+        ValueError: the two sides have different lengths.
     """
-    if len(words) != len(targets):
-        raise ValueError(f"words has {len(words)} sentences and targets {len(targets)}; pass pairs")
     longest = _longest(words, targets)
     words, targets = ([sentence[:longest] for sentence in side] for side in (words, targets))
     vocabulary, counts, word_ids = _index(words)
     target_vocabulary, _, target_ids = _index(targets)
     if not vocabulary or not target_vocabulary:
-        raise ValueError("no pair of a word and a token is there to learn from; look at the sentence pairs")
+        raise DataError("the sentence pairs have no words to align; check the pairs")
     sizes = len(vocabulary), len(target_vocabulary)
     table = _model_1(word_ids, target_ids, sizes, iterations)
     if symmetric:
@@ -173,11 +182,12 @@ def learn_lexicon(
 
 
 def _longest(words: Sequence[Sequence[str]], targets: Sequence[Sequence[Hashable]]) -> int:
-    """How many items of a sentence may be read if all pairs are to stay within `_MOST_CELLS`; one at least."""
-    lengths = np.array([[len(sentence) for sentence in side] for side in (words, targets)], dtype=np.int64)
+    """Find the length to cut sentences to, at least 1, so that all pairs stay within `_MOST_CELLS`."""
+    pairs = [(len(sentence), len(other)) for sentence, other in zip(words, targets, strict=True)]
+    lengths = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     def cells(longest: int) -> int:
-        # Either side is aligned with the other and with none.
+        # Each side is aligned with the items of the other side and the empty item, in both directions.
         one, other = np.minimum(lengths, longest)
         return int(max(((one + 1) * other).sum(), (one * (other + 1)).sum()))
 
@@ -186,7 +196,7 @@ def _longest(words: Sequence[Sequence[str]], targets: Sequence[Sequence[Hashable
 
 
 def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], list[int], list[np.ndarray]]:
-    """The items, the most frequent first; in how many sentences each stands; the sentences in positions of items."""
+    """Return the items by falling frequency, their sentence counts, and the sentences as item positions."""
     counts = Counter(item for sentence in sentences for item in set(sentence))
     items = sorted(counts, key=lambda item: (-counts[item], item))
     positions = {item: position for position, item in enumerate(items)}
@@ -197,8 +207,8 @@ def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], lis
 def _model_1(
     sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], sizes: tuple[int, int], iterations: int
 ) -> sparse.csr_array:
-    """`p(target | source)` of shape `sizes`; what the empty source takes is left out."""
-    # One entry for every (target occurrence, source or none) of a pair; the last source id stands for none.
+    """Estimate `p(target | source)`, of shape `sizes`, without the row of the empty source."""
+    # One entry for every (target occurrence, source or empty source) of a pair; the last source id is the empty one.
     none, columns = sizes
     entry_source, entry_target, entry_occurrence, occurrences = [], [], [], 0
     for source, target in zip(sources, targets, strict=True):

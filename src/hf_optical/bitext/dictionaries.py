@@ -1,4 +1,4 @@
-"""Bilingual dictionaries: read from a file, or learned from sentence pairs; looked up in running text."""
+"""Bilingual dictionaries: read from a file or learned from sentence pairs, and looked up in running text."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from datasets import Dataset
 from tokenizers.normalizers import Normalizer
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import DataError
+from ..errors import DataError, short_repr
 from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 from ..model.texts import require_text
+from ..storage.data_files import read_lines
 from .alignment import Lexicon, learn_lexicon, word_splitter
-from .loading import require_languages, sentences, spread
-from .reading import read_lines, shown
+from .loading import check_languages, iter_sentences, sample_evenly
 
 
-# A word of a script without spaces is looked for in so many characters.
-_LONGEST = 24
+# Longest word, in characters, that is looked for in a script without spaces, and longest phrase, in words.
+_LONGEST, _LONGEST_PHRASE = 24, 8
 _RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
 def fold_case(word: str) -> str:
-    """A word without its case, its letters and accents composed: how a dictionary compares words by default."""
+    """Fold the case of a word and compose its accents (NFC): how a dictionary compares words by default."""
     folded = word.casefold()
-    # On what is no word composing may take minutes: it puts marks in order in quadratic time.
+    # Composing takes quadratic time in the number of combining marks, so text that cannot be a word is skipped.
     return unicodedata.normalize("NFC", folded) if len(folded) <= 10 * LONGEST_WORD else folded
 
 
@@ -39,17 +39,17 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
     """
     Words and their translations: `dictionary[word]` is a list of `(translation, probability)`, the likeliest first.
 
-    A word is found in whatever form `normalize` takes for the same. The probabilities of a word's translations sum to
-    one.
+    The probabilities of the translations of a word sum to one. Words are compared after `normalize`. An entry may be a
+    phrase of several words (`"new york"`).
 
     Args:
         entries (mapping of `str` to iterables of `(str, float)`):
-            Word to translations with their weights. Words that `normalize` makes one have the translations of both.
+            Translations of each word with their weights. Words that are equal after `normalize` are merged.
         normalize (function from `str` to `str`, defaults to [`fold_case`]):
             Applied to the words of `entries` and to each word that is looked up.
 
     Raises:
-        DataError: there is no word, or a weight is not above 0, or beyond all bounds.
+        DataError: there is no word, or the weights of a word are not positive with a finite sum.
     """
 
     def __init__(
@@ -59,15 +59,16 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         weights: dict[str, dict[str, float]] = {}
         for word, translations in entries.items():
             found = weights.setdefault(normalize(word), {})
-            for translation, weight in translations:
-                if not 0 < weight < inf:
-                    raise DataError(f"{word!r} has {translation!r} with weight {weight}; leave it out or weigh it > 0")
+            weighted = list(translations)
+            for translation, weight in weighted:
                 found[translation] = found.get(translation, 0.0) + weight
-            if sum(found.values()) == inf:
-                raise DataError(f"the weights of {word!r} are too large to be added; make them smaller")
+            if not all(weight > 0 for _, weight in weighted) or not sum(found.values()) < inf:
+                raise DataError(f"the weights of {word!r} must be positive with a finite sum, got {short_repr(found)}")
         self._entries = {word: _unit_sum(found) for word, found in weights.items() if found}
         if not self._entries:
-            raise DataError("the dictionary holds no word with a translation; look at what it was made of")
+            raise DataError("the dictionary has no translations; check its source, or lower min_probability")
+        sizes = (1 if word.isalpha() else sum(1 for _ in self._split(word)) for word in self._entries)
+        self._longest_phrase = min(max(sizes), _LONGEST_PHRASE)
 
     @classmethod
     def from_lexicon(
@@ -78,24 +79,18 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         normalize: Callable[[str], str] = fold_case,
     ) -> Dictionary:
         """
-        The likeliest translations of a learned lexicon.
+        Make a dictionary of the likeliest translations of a lexicon.
 
         Args:
-            lexicon ([`Lexicon`]): its targets are words.
-            translations (`int`, defaults to 3): at most so many for a word.
-            min_probability (`float`, defaults to 0.1): less likely ones are left out.
+            lexicon ([`Lexicon`]): learned from words on both sides.
+            translations (`int`, defaults to 3): maximum number of translations of a word.
+            min_probability (`float`, defaults to 0.1): less likely translations are left out.
             normalize (function from `str` to `str`, defaults to [`fold_case`]): as for the class.
 
         Raises:
-            DataError: the targets are no words, or no translation is likely enough.
+            DataError: the targets are token ids, or no translation is likely enough.
         """
-        if not all(isinstance(target, str) for target in lexicon.targets):
-            raise DataError("the lexicon leads to token ids, and a dictionary to words; learn it from words")
-        top = {word: lexicon.top(word, translations) for word in lexicon.words}
-        likely = {word: [entry for entry in found if entry[1] >= min_probability] for word, found in top.items()}
-        if not any(likely.values()):
-            raise DataError(f"no translation has a probability of {min_probability} or more; lower min_probability")
-        return cls(likely, normalize)
+        return cls(lexicon.translations(translations, min_probability), normalize)
 
     def __getitem__(self, word: str) -> list[tuple[str, float]]:
         return self._entries[self.normalize(word)]
@@ -108,21 +103,21 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def replace(self, text: str, choose: Callable[[list[tuple[str, float]]], str | None]) -> str:
         """
-        Replaces words in running text; spacing, punctuation and unknown words stay as they are.
+        Replace words in running text. Spacing, punctuation and unknown words stay as they are. Where phrases of the
+        dictionary match, the longest is replaced.
 
-        Scripts without spaces between words are cut by the longest word that the dictionary holds, from left to
-        right, and a translation is set off by spaces there.
+        Scripts without spaces between words are matched with the longest word of the dictionary, from left to right,
+        and spaces are put around the translation.
 
         Args:
             text (`str`): the text.
-            choose (function): is given the translations of a word of the text; returns what to put in its place, or
-                `None` to leave it.
+            choose (function): gets the translations of a word and returns its replacement, or `None` to keep it.
 
         Returns:
             `str`: the text with its words replaced.
 
         Raises:
-            DataError: the text holds half a character (an unpaired surrogate).
+            DataError: the text holds an unpaired surrogate.
         """
         parts, end, replaced = [], 0, False
         for start, stop, adjoins in self._words(text):
@@ -138,18 +133,27 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         return "".join([*parts, text[end:]])
 
     def coverage(self, texts: Iterable[str]) -> float:
-        """The share, from 0 to 1, of the words of texts that the dictionary holds; 0 where there are no words."""
+        """Return the share of the words of the texts that are in the dictionary, from 0 to 1; 0 without words."""
         held = [text[start:stop] in self for text in texts for start, stop, _ in self._words(text)]
         return sum(held) / max(1, len(held))
 
     def _words(self, text: str) -> Iterator[tuple[int, int, bool]]:
-        """Where each word begins and ends, and whether nothing, not even punctuation, parts it from the last."""
-        try:
-            pieces = SPLIT.pre_tokenize_str(text)
-        except (TypeError, UnicodeEncodeError):
-            require_text(text)
-            raise
-        for piece, (start, _) in pieces:
+        """Yield the start and stop of each word or known phrase, and whether it directly follows the word before."""
+        require_text(text)
+        words = list(self._split(text))
+        first = 0
+        while first < len(words):
+            start, stop, adjoins = words[first]
+            for last in range(min(len(words), first + self._longest_phrase) - 1, first, -1):
+                if text[start : words[last][1]] in self:
+                    first, stop = last, words[last][1]
+                    break
+            yield start, stop, adjoins
+            first += 1
+
+    def _split(self, text: str) -> Iterator[tuple[int, int, bool]]:
+        """Yield the start and stop of each word, and whether it directly follows the word before."""
+        for piece, (start, _) in SPLIT.pre_tokenize_str(text):
             if not any(character.isalpha() for character in piece):
                 continue
             begin = start
@@ -160,7 +164,7 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
                     begin += size
 
     def _cut(self, run: str) -> Iterator[int]:
-        """Lengths of the words of a run without spaces; what is not known goes by single characters."""
+        """Yield the lengths of the words of a run without spaces; unknown text is taken character by character."""
         start = 0
         while start < len(run):
             sizes = range(min(len(run) - start, _LONGEST), 0, -1)
@@ -171,31 +175,31 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
 def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_case) -> Dictionary:
     """
-    Reads a dictionary in the format of MUSE (Conneau et al. 2018): a word and a translation a line, between them a tab
-    or a space. Several lines of one word are several translations, equally likely.
+    Read a dictionary in the format of MUSE (Conneau et al. 2018): a word and a translation a line.
+
+    The two are separated by a tab or spaces. A word with several lines has several translations, equally likely.
 
     Args:
-        file (`str` or `os.PathLike`): text in UTF-8, compressed or not. Where a tab parts the columns, they may hold
-            spaces.
+        file (`str` or `os.PathLike`):
+            UTF-8 text, compressed or not. Columns separated by a tab may contain spaces, as in `new york\tnyuyoki`.
         normalize (function from `str` to `str`, defaults to [`fold_case`]): as in [`Dictionary`].
 
     Returns:
         [`Dictionary`]
 
     Raises:
-        DataError: the file is missing, empty or not UTF-8, or a line has not two columns. Names the line.
+        DataError: the file is missing, empty or not UTF-8, or a line does not have two columns. The message names the
+            line.
     """
     entries: dict[str, dict[str, float]] = {}
-    for where, line in read_lines(Path(file)):
-        line = line.strip(" \t")
-        columns = [column.strip(" ") for column in re.split("\t+" if "\t" in line else " +", line)]
+    for place, line in read_lines(Path(file)):
+        line = line.strip()
+        columns = [column.strip() for column in (re.split("\t+", line) if "\t" in line else line.split())]
         if len(columns) != 2:
-            raise DataError(
-                f"{where}: {len(columns)} columns in {shown(line)}; write a word and a translation, a tab between them"
-            )
+            raise DataError(f"{place}: expected a word and a translation separated by a tab, got {short_repr(line)}")
         entries.setdefault(columns[0], {})[columns[1]] = 1.0
     if not entries:
-        raise DataError(f"{file} is empty; write a word and a translation a line")
+        raise DataError(f"{file} is empty; write a word and a translation on each line")
     return Dictionary({word: translations.items() for word, translations in entries.items()}, normalize)
 
 
@@ -211,21 +215,20 @@ def learn_dictionary(
     min_probability: float = 0.1,
 ) -> Dictionary:
     """
-    Learns a dictionary from sentence pairs alone, by [`learn_lexicon`].
+    Learn a dictionary from sentence pairs with [`learn_lexicon`].
 
-    Words are in the form that the tokenizer's normaliser gives them, and the dictionary takes for the same what the
-    normaliser makes one, whatever its case.
+    Words are normalised as by the tokenizer, and compared without their case.
 
     Args:
         pairs (`datasets.Dataset`): from [`load_bitext`], with the column `translation`.
-        tokenizer (`PreTrainedTokenizerBase`): what will read the words.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the model that will read the words.
         language (`str`), teacher_language (`str`, defaults to `"en"`): language codes.
         reverse (`bool`, defaults to `False`):
-            `False`: words of `teacher_language` lead to words of `language`, as code switching needs it. `True`: the
-            other way, as the translation of queries needs it.
-        max_pairs (`int`, defaults to 50,000): sentence pairs to learn from, at even distances.
-        translations (`int`, defaults to 3): at most so many for a word.
-        min_probability (`float`, defaults to 0.1): less likely ones are left out.
+            `False`: from words of `teacher_language` to words of `language`, as for code switching. `True`: the other
+            way round, as for translating queries.
+        max_pairs (`int`, defaults to 50,000): maximum number of sentence pairs, taken at even distances.
+        translations (`int`, defaults to 3): maximum number of translations of a word.
+        min_probability (`float`, defaults to 0.1): less likely translations are left out.
 
     Returns:
         [`Dictionary`]
@@ -233,24 +236,20 @@ def learn_dictionary(
     Raises:
         DataError: a language is not in the pairs, or nothing could be learned from them.
     """
-    require_languages(pairs, (language, teacher_language))
-    pairs = spread(pairs, max_pairs)
+    check_languages(pairs, (language, teacher_language))
+    pairs = sample_evenly(pairs, max_pairs)
     source, target = (language, teacher_language) if reverse else (teacher_language, language)
     sides = []
     for code in (source, target):
-        split = word_splitter(tokenizer, sentences(pairs, code))
-        sides.append([split(text) for text in sentences(pairs, code)])
+        split = word_splitter(tokenizer, iter_sentences(pairs, code))
+        sides.append([split(text) for text in iter_sentences(pairs, code)])
     normalize = partial(_normalize, tokenizer.backend_tokenizer.normalizer)
-    # A word at the beginning of a sentence is the same word: words are looked up without their case, and each
-    # translation is written as it mostly is.
+    # Sentences begin with capitals, so words are compared without case and translations keep their most frequent form.
     words = [[fold_case(word) for word in sentence] for sentence in sides[0]]
     forms: dict[str, str] = {}
     for form, _ in Counter(form for sentence in sides[1] for form in sentence).most_common():
         forms.setdefault(fold_case(form), form)
-    try:
-        lexicon = learn_lexicon(words, [[forms[fold_case(form)] for form in sentence] for sentence in sides[1]])
-    except ValueError as error:
-        raise DataError(f"no dictionary from {source!r} to {target!r}: {error}") from error
+    lexicon = learn_lexicon(words, [[forms[fold_case(form)] for form in sentence] for sentence in sides[1]])
     return Dictionary.from_lexicon(lexicon, translations, min_probability, normalize)
 
 

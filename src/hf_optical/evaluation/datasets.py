@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bitext.reading import read_lines, read_objects, shown
-from ..errors import DataError
+from ..errors import DataError, short_repr
 from ..retrieval import Hit
+from ..storage.data_files import read_lines, read_objects
 
 
 _QRELS_HEADER = ["query-id", "corpus-id", "score"]
@@ -144,9 +144,9 @@ def read_rows(path: Path, id_field: str = "_id") -> Iterator[tuple[str, dict, st
     for row, where in read_objects(path):
         key = row.get(id_field)
         if not isinstance(key, str) or not key:
-            raise DataError(f"{where}: {id_field!r} is {shown(key)}; every row needs one, a string that is not empty")
+            raise DataError(f"{where}: {id_field!r} must be a non-empty string, got {short_repr(key)}")
         if key in seen:
-            raise DataError(f"{where}: the id {shown(key)} is there already, further up; ids must be unique")
+            raise DataError(f"{where}: the id {short_repr(key)} is there already, further up; ids must be unique")
         seen.add(key)
         yield key, row, where
 
@@ -154,7 +154,7 @@ def read_rows(path: Path, id_field: str = "_id") -> Iterator[tuple[str, dict, st
 def text_field(row: dict, name: str, where: str, default: str | None = None) -> str:
     value = default if row.get(name) is None else row[name]
     if not isinstance(value, str):
-        raise DataError(f"{where}: {name!r} is {shown(value)}; it must be a string")
+        raise DataError(f"{where}: {name!r} is {short_repr(value)}; it must be a string")
     return value
 
 
@@ -164,7 +164,7 @@ def translation_field(row: dict, where: str) -> str | None:
     if metadata is None:
         return None
     if not isinstance(metadata, dict):
-        raise DataError(f"{where}: 'metadata' is {shown(metadata)}; it must be an object")
+        raise DataError(f"{where}: 'metadata' is {short_repr(metadata)}; it must be an object")
     return text_field(metadata, "translation", where, default="") or None
 
 
@@ -182,7 +182,7 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         judgement = read_judgement(score, where)
         if qrels.setdefault(query, {}).setdefault(document, judgement) != judgement:
             raise DataError(
-                f"{where}: query {shown(query)} and document {shown(document)} are judged twice, with other scores"
+                f"{where}: query {short_repr(query)} has two different scores for document {short_repr(document)}"
             )
     if not any(judgement > 0 for judgements in qrels.values() for judgement in judgements.values()):
         raise DataError(f"{path} judges no document relevant (score above 0); there is nothing to measure")
@@ -191,14 +191,14 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
 
 def read_judgement(score: str, where: str) -> int:
     if not _JUDGEMENT.fullmatch(score):
-        raise DataError(f"{where}: the score {shown(score)} is not an integer of at most four digits")
+        raise DataError(f"{where}: the score {short_repr(score)} is not an integer of at most four digits")
     return int(score)
 
 
 def _require_known(kind: str, named: Iterable[str], known: dict, qrels_file: Path, file: Path) -> None:
     unknown = [key for key in named if key not in known]
     if unknown:
-        examples = ", ".join(shown(key) for key in unknown[:3])
+        examples = ", ".join(short_repr(key) for key in unknown[:3])
         raise DataError(
             f"{qrels_file} names {len(unknown)} {kind} that {file} does not have, such as {examples}; "
             "the two files do not belong together, or one is cut short"

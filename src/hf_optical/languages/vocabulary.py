@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
-from ..bitext.loading import sentences, spread
+from ..bitext.loading import iter_sentences, sample_evenly
 from ..model import OpticalModel, OpticalProcessor
 from ..model.nearest_words import UNSPACED, are_one_token
 
@@ -146,10 +146,10 @@ def learn_vocabulary(
         [`Vocabulary`]: the words, possibly none.
     """
     tokenizer = processor.tokenizer
-    pairs = spread(pairs, max_pairs)
-    english = list(sentences(pairs, teacher_language))
-    split = word_splitter(tokenizer, sentences(pairs, language))
-    words = [split(text) for text in sentences(pairs, language)]
+    pairs = sample_evenly(pairs, max_pairs)
+    english = list(iter_sentences(pairs, teacher_language))
+    split = word_splitter(tokenizer, iter_sentences(pairs, language))
+    words = [split(text) for text in iter_sentences(pairs, language)]
     lexicon = learn_lexicon(words, tokenizer(english, add_special_tokens=False)["input_ids"])
     alike = spelled_alike(words, map(split, english))
     chosen = [

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..bitext.frequency import inverse_document_frequency
-from ..bitext.loading import sentences
+from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalOutput
@@ -93,8 +93,8 @@ class Alignment(Method):
     def reader(self, data: LanguageData) -> Reader:
         if self.settings.marginals == "idf" and data.pairs is not None:
             self._weights[data.language] = (
-                inverse_document_frequency(data.student, sentences(data.pairs, data.language)),
-                inverse_document_frequency(data.teacher, sentences(data.pairs, data.teacher_language)),
+                inverse_document_frequency(data.student, iter_sentences(data.pairs, data.language)),
+                inverse_document_frequency(data.teacher, iter_sentences(data.pairs, data.teacher_language)),
             )
         return super().reader(data)
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from ..bitext.loading import sentences
+from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
@@ -169,7 +169,7 @@ class Method:
 
     def teacher_texts(self, texts: Dataset, teacher_language: str) -> dict[str, list[str]]:
         """Role -> the texts that the teacher reads in it, for the cache of its vectors."""
-        return {role: list(sentences(texts, teacher_language)) for role in self.settings.roles}
+        return {role: list(iter_sentences(texts, teacher_language)) for role in self.settings.roles}
 
     def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
         """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bitext.code_switching import CodeSwitcher
 from ..bitext.dictionaries import Dictionary, learn_dictionary, read_muse
-from ..bitext.loading import sentences
+from ..bitext.loading import iter_sentences
 from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..losses import RankingLoss
@@ -216,7 +216,7 @@ class CodeSwitchedRanking:
 def _ranked(texts: Dataset, teacher_language: str) -> tuple[list[str], list[str]]:
     """Queries and documents, of triples if there are any, otherwise of sentence pairs."""
     if "query" not in texts.column_names:
-        return (list(sentences(texts, teacher_language)),) * 2
+        return (list(iter_sentences(texts, teacher_language)),) * 2
     negatives = [negative for row in texts["negatives"] for negative in row]
     return list(texts["query"]), [*texts["positive"], *negatives]
 

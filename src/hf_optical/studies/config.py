@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..bitext.reading import told
-from ..errors import DataError
+from ..errors import DataError, error_summary
 from ..training import OTDistillationConfig
 
 
@@ -219,7 +218,7 @@ def read_yaml(file: Path) -> Any:
     # Nothing but the parser is at work here: a date of no calendar, or a tag that does not fit its value, ends there
     # in whatever its own line raises.
     except Exception as error:
-        raise DataError(f"{file} is no YAML in UTF-8: {told(error)}") from error
+        raise DataError(f"{file} is no YAML in UTF-8: {error_summary(error)}") from error
     return content
 
 

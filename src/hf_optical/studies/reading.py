@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..bitext.reading import shown, told
-from ..errors import DataError
+from ..errors import DataError, error_summary, short_repr
 from ..evaluation import retrieval_metrics
 from ..evaluation.perturbations import PERTURBATIONS
 from .config import (
@@ -114,14 +113,14 @@ class _Reader:
         """`value` if it is a mapping with no other keys than those allowed; nothing for `None`."""
         value = {} if value is None else value
         if not isinstance(value, Mapping):
-            self.fail(place, f"{shown(value)} in place of `key: value` lines")
+            self.fail(place, f"{short_repr(value)} in place of `key: value` lines")
         for key in value:
             if not isinstance(key, str):
-                self.fail(place, f"the key {shown(key)} is no text; write it in quotes")
+                self.fail(place, f"the key {short_repr(key)} is no text; write it in quotes")
             if key == "<<":
                 self.fail(place, "merge keys (<<) are not followed; write the settings out, or put them in `training`")
             if allowed is not None and key not in allowed:
-                self.unknown(place, f"key {shown(key)}", key, allowed)
+                self.unknown(place, f"key {short_repr(key)}", key, allowed)
         return dict(value)
 
     def unknown(self, place: str, what: str, name: str, allowed: Iterable[str]) -> None:
@@ -139,16 +138,16 @@ class _Reader:
 
     def sequence(self, value: Any, place: str) -> list[Any]:
         if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or isinstance(value, Mapping):
-            self.fail(place, f"{shown(value)} in place of a list such as [a, b]")
+            self.fail(place, f"{short_repr(value)} in place of a list such as [a, b]")
         return list(value)
 
     def codes(self, value: Any, place: str) -> list[str]:
         codes = self.sequence(value, place)
         for code in codes:
             if not isinstance(code, str):
-                self.fail(place, f"the code {shown(code)} is no text; write it in quotes (YAML reads no as false)")
+                self.fail(place, f"the code {short_repr(code)} is not text; quote it (YAML reads no as false)")
         if not codes or len(set(codes)) < len(codes):
-            self.fail(place, f"{shown(codes)} is empty or names a language twice")
+            self.fail(place, f"{short_repr(codes)} is empty or names a language twice")
         return codes
 
     def numbers(self, content: dict, key: str, default: list, kind: type, good, *, or_none: bool = False) -> list:
@@ -158,14 +157,16 @@ class _Reader:
                 continue
             right = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
             if not right or not good(value):
-                self.fail(key, f"{shown(value)} is of no use; pass " + _GOOD.get(key, "numbers above 0 and up to 1"))
+                self.fail(
+                    key, f"{short_repr(value)} is of no use; pass " + _GOOD.get(key, "numbers above 0 and up to 1")
+                )
         if not values:
             self.fail(key, "the list is empty; leave the key out or name one")
         return list(dict.fromkeys(values))
 
     def path(self, value: Any, place: str) -> Path:
         if not isinstance(value, str):
-            self.fail(place, f"{shown(value)} in place of a path")
+            self.fail(place, f"{short_repr(value)} in place of a path")
         return self.data_dir / value
 
     def model(self, name: Any) -> str:
@@ -176,13 +177,13 @@ class _Reader:
     def test(self, value: Any, place: str) -> TestSource:
         kinds = [kind for kind in _TEST_KEYS if isinstance(value, Mapping) and kind in value]
         if len(kinds) != 1:
-            self.fail(place, f"a test set has one of the keys {', '.join(_TEST_KEYS)}; it has {shown(value)}")
+            self.fail(place, f"a test set has one of the keys {', '.join(_TEST_KEYS)}; it has {short_repr(value)}")
         (kind,) = kinds
         value = self.mapping(value, place, _TEST_KEYS[kind])
         for key in ("pool", "queries"):
             number = value.get(key)
             if number is not None and (not isinstance(number, int) or number < 1):
-                self.fail(place, f"{key}: {shown(number)} is no number above 0")
+                self.fail(place, f"{key}: {short_repr(number)} is no number above 0")
         name = str(value[kind]) if kind == "benchmark" else str(self.path(value[kind], place))
         corpus = self.path(value["corpus"], place) if value.get("corpus") else None
         split = value.get("split", "test" if kind == "folder" else None)
@@ -201,7 +202,7 @@ class _Reader:
             if kind in trained_methods():
                 kind, settings = "trained", {"method": kind, **settings}
             if kind not in KINDS:
-                self.unknown(f"methods.{name}", f"kind {shown(kind)}", kind, [*KINDS, *trained_methods()])
+                self.unknown(f"methods.{name}", f"kind {short_repr(kind)}", kind, [*KINDS, *trained_methods()])
             self.mapping(settings, f"methods.{name}", KINDS[kind])
             methods[name] = Method(name, kind, self.method_settings(kind, settings, f"methods.{name}"))
         return methods
@@ -210,10 +211,10 @@ class _Reader:
         if kind == "translation" and not settings.get("model"):
             self.fail(place, "'model' is missing: the folder or Hub id of a seq2seq model")
         if kind == "bm25" and settings.get("translated") not in (None, "human", "lexicon"):
-            found = shown(settings["translated"])
+            found = short_repr(settings["translated"])
             self.fail(place, f"translated: {found}; choose human or lexicon, or name a translator")
         if kind == "bm25" and settings.setdefault("stemmer", "english") not in ("english", "none"):
-            self.fail(place, f"stemmer: {shown(settings['stemmer'])}; choose english or none")
+            self.fail(place, f"stemmer: {short_repr(settings['stemmer'])}; choose english or none")
         for key in ("model", "translator"):
             if key in settings:
                 settings[key] = self.model(settings[key])
@@ -245,10 +246,10 @@ class _Reader:
         for name, codes in config.groups.items():
             for code in codes:
                 if code not in config.languages:
-                    self.unknown(f"groups.{name}", f"language {shown(code)}", code, config.languages)
+                    self.unknown(f"groups.{name}", f"language {short_repr(code)}", code, config.languages)
         for code in config.languages:
             if not any(code in sources for sources in config.tests.values()):
-                self.fail("", f"no test set has the language {shown(code)}; add one, or leave the language out")
+                self.fail("", f"no test set has the language {short_repr(code)}; add one, or leave the language out")
         trained = [method for method in config.methods.values() if method.reads_pairs]
         for codes in config.language_sets if trained else []:
             if not any(set(codes) <= files.keys() for files in config.corpora.values()):
@@ -261,7 +262,7 @@ class _Reader:
     def check_perturbations(self, config: StudyConfig) -> None:
         for kind in config.perturbations:
             if kind not in PERTURBATIONS:
-                self.unknown("perturbations", f"kind {shown(kind)}", kind, PERTURBATIONS)
+                self.unknown("perturbations", f"kind {short_repr(kind)}", kind, PERTURBATIONS)
 
     def check_files(self, config: StudyConfig) -> None:
         files = [path for own in config.corpora.values() for path in own.values()]
@@ -278,14 +279,14 @@ class _Reader:
         settings, place = config.training_settings(method), f"methods.{method.name} with training"
         for key in _MAPPINGS:
             if not isinstance(settings.get(key, {}), (Mapping, type(None))):
-                self.fail(place, f"{key}: {shown(settings[key])} in place of `key: value` lines; write them here")
+                self.fail(place, f"{key}: {short_repr(settings[key])} in place of `key: value` lines; write them here")
         for languages in config.language_sets:
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     training_arguments(settings, languages, output_dir=folder)
                 # There is no class for all that transformers raises on a setting that is not what it should be.
                 except Exception as error:
-                    self.fail(place, told(error))
+                    self.fail(place, error_summary(error))
 
 
 def _text(value: Any) -> str:

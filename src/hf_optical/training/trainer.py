@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
-from ..bitext.ranking import join_triples
+from ..bitext.triples import join_triples
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets import DownloadManager
 
-from ...bitext.reading import read_lines, read_objects, shown
-from ...errors import DataError
+from ...errors import DataError, short_repr
+from ...storage.data_files import read_lines, read_objects
 from ..datasets import Document, Query, read_judgement, read_rows, text_field
 from .derived import RawBenchmark
 
@@ -59,7 +59,7 @@ def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLi
                 document = documents.setdefault(passage, f"{pivot}-{len(documents)}")
                 if path == asked:
                     if not isinstance(row.get("id"), (int, str)):
-                        raise DataError(f"{where}: 'id' is {shown(row.get('id'))}; it must be a string or a number")
+                        raise DataError(f"{where}: 'id' must be a string or a number, got {short_repr(row.get('id'))}")
                     query = f"{split}-{row['id']}"
                     queries[query] = Query(row["question_lang"], text_field(row, "question_translated", where))
                     qrels[query] = {document: 1}
