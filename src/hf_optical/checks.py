@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,12 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], reason: str = ""
         expected = ("one of " if len(choices) > 1 else "") + ", ".join(map(repr, choices))
         message = f"{name} must be {expected}, got {value!r}"
         raise ValueError(f"{message}; {reason}" if reason else message)
+
+
+def check_not_empty(name: str, values: Sized) -> None:
+    """Raise `ValueError` if `values` has no entries."""
+    if len(values) == 0:
+        raise ValueError(f"{name} must not be empty")
 
 
 def check_number(
