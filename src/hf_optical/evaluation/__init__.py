@@ -1,5 +1,5 @@
 from .benchmarks import benchmark_names, from_bitext, load_benchmark, sample_pool
-from .datasets import Document, Query, RetrievalDataset, load_beir
+from .datasets import Document, Query, RetrievalDataset, build_dataset, load_beir
 from .evaluate_module import evaluate_module_path, evaluate_rows
 from .evaluator import RetrievalEvaluator
 from .language_gap import LanguageDispersion, LanguageGap, gap_closed, language_dispersion, language_gap
@@ -34,6 +34,7 @@ __all__ = [
     "area_under_curve",
     "benchmark_names",
     "bootstrap_interval",
+    "build_dataset",
     "compare_systems",
     "correct_together",
     "evaluate_module_path",
