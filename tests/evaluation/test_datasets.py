@@ -219,8 +219,8 @@ def test_malformed_field_raises(folder, file, row, message):
         # The measures would overflow.
         (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: a judgement must have .* at most four digits"),
         (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' and document 'd1' have two different scores"),
-        ("", "test.tsv.* must judge at least one document of the corpus relevant"),
-        (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "must judge at least one document of the corpus relevant"),
+        ("", "test.tsv.* has 0 relevant judgements, 0 for missing queries or documents .none.; choose"),
+        (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "has 0 relevant judgements"),
     ],
 )
 def test_malformed_judgements_raise(folder, qrels, message):
@@ -240,14 +240,16 @@ def test_few_missing_judgements_warn_and_many_raise():
     with pytest.warns(UserWarning) as caught:
         dataset = build_dataset("set", corpus, queries, faulty, origin="a file")
     (warning,) = caught
-    assert re.match(
-        r"set \(read from a file\): 3 of 43 .* such as 'gone', 'absent', 'lost'; .* left out", str(warning.message)
+    expected = (
+        r"set .read from a file.: 3 of 43 judgements .* .such as 'gone', 'absent', 'lost'.. The queries are left"
     )
+    assert re.match(expected, str(warning.message))
     assert list(dataset.queries) == list(queries) and dataset.qrels == {**qrels, "q0": faulty["q0"]}
     for cut in ({"corpus": dict(list(corpus.items())[:37])}, {"queries": dict(list(queries.items())[:37])}):
         parts = {"corpus": corpus, "queries": queries} | cut
         with pytest.raises(
-            DataError, match="set: 3 of 40 judgements name .* missing, such as '.37', .*; a file is cut"
+            DataError,
+            match="set has 40 relevant judgements, 3 for missing .* .such as '.37', .* check that no file is cut",
         ):
             build_dataset("set", parts["corpus"], parts["queries"], qrels)
 
@@ -266,6 +268,12 @@ def test_columns_may_be_separated_by_spaces(folder, change):
 )
 def test_judgements_in_trec_format_or_without_header_are_read(folder, qrels):
     write(folder / "qrels" / "test.tsv", qrels)
+    check(load_beir(folder))
+
+
+def test_judgements_may_be_in_a_txt_file(folder):
+    (folder / "qrels" / "test.tsv").unlink()
+    write(folder / "qrels" / "test.txt", "q1 0 d2 2\nq1 0 d3 0\nq2 0 d1 1\n")
     check(load_beir(folder))
 
 

@@ -101,16 +101,7 @@ class BenchmarkParts:
 
     def build(self, documents: int | None = None, seed: int = 0) -> RetrievalDataset:
         """Build the test set with [`build_dataset`]."""
-        return build_dataset(
-            self.name,
-            self.documents,
-            self.queries,
-            self.qrels,
-            ignore_identical_ids=self.ignore_identical_ids,
-            pool=documents,
-            seed=seed,
-            origin=self.origin,
-        )
+        return build_dataset(**vars(self), pool=documents, seed=seed)
 
 
 def build_dataset(
@@ -149,44 +140,37 @@ def build_dataset(
 
     Raises:
         ValueError: `pool` is below 1.
-        DataError: no judged query has a relevant document in the corpus, more than 5 % of the relevant judgements name
-            a query or a document that is missing, or more than `pool` documents are judged.
+        DataError: no document is judged relevant, more than 5 % of the relevant judgements are for missing queries or
+            documents, or more than `pool` documents are judged.
     """
     source = f"{name} (read from {origin})" if origin else name
     queries = {key: query for key, query in queries.items() if key in qrels}
     judged = {key: dict(qrels[key]) for key in queries}
     pairs = documents.items() if isinstance(documents, Mapping) else documents
     name, corpus = sample_documents(name, pairs, judged, pool, seed)
-    if not any(score > 0 and key in corpus for own in judged.values() for key, score in own.items()):
-        raise DataError(
-            f"{source} must judge at least one document of the corpus relevant to one of the queries; choose another "
-            "split or language, or check that the files belong together"
-        )
-    _check_complete(source, qrels, queries, corpus)
-    return RetrievalDataset(name, corpus, queries, judged, ignore_identical_ids)
-
-
-def _check_complete(
-    source: str, qrels: Mapping[str, Mapping[str, int]], queries: Mapping[str, Query], corpus: Mapping[str, Document]
-) -> None:
-    """Warn about judgements of missing queries or documents. Raise if a file seems to be cut short."""
     missing = {
         (query, document): score
         for query, own in qrels.items()
         for document, score in own.items()
         if query not in queries or document not in corpus
     }
-    if not missing:
-        return
-    names = dict.fromkeys(document if query in queries else query for query, document in missing)
-    message = (
-        f"{source}: {len(missing)} of {sum(map(len, qrels.values()))} judgements name a query or document that is "
-        f"missing, such as {', '.join(map(shown, islice(names, 3)))}"
-    )
     relevant = sum(score > 0 for own in qrels.values() for score in own.values())
-    if sum(score > 0 for score in missing.values()) > _MISSING_SHARE * relevant:
-        raise DataError(f"{message}; a file is cut short, or the files do not belong together")
-    warnings.warn(f"{message}; the queries are left out, and the documents count as not found", stacklevel=4)
+    lost = sum(score > 0 for score in missing.values())
+    names = dict.fromkeys(document if query in queries else query for query, document in missing)
+    examples = f"such as {', '.join(map(shown, islice(names, 3)))}" if missing else "none"
+    if relevant == 0 or lost > _MISSING_SHARE * relevant:
+        raise DataError(
+            f"{source} has {relevant} relevant judgements, {lost} for missing queries or documents ({examples}); "
+            "choose another split or language, or check that no file is cut short"
+        )
+    if missing:
+        total = sum(map(len, qrels.values()))
+        warnings.warn(
+            f"{source}: {len(missing)} of {total} judgements are for missing queries or documents ({examples}). The "
+            "queries are left out, and the documents count as not found.",
+            stacklevel=3,
+        )
+    return RetrievalDataset(name, corpus, queries, judged, ignore_identical_ids)
 
 
 def load_beir(
@@ -196,8 +180,9 @@ def load_beir(
     Load a test set in the layout of BEIR (Thakur et al. 2021).
 
     The folder contains `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`, and optionally a human
-    translation in `metadata.translation`) and `qrels/SPLIT.tsv` (header `query-id`, `corpus-id`, `score`). Files may
-    be gzipped, with `.gz` appended to their names; a plain file takes precedence. Queries without judgements in the
+    translation in `metadata.translation`) and `qrels/SPLIT.tsv` (header `query-id`, `corpus-id`, `score`). The
+    judgements may also be in TREC format, as `.tsv` or `.txt`. Files may be gzipped, with `.gz` appended to their
+    names; a plain file takes precedence. Queries without judgements in the
     split are left out.
 
     Args:
@@ -224,9 +209,9 @@ def read_beir(
     """Read the parts of a test set in BEIR layout, see [`load_beir`]."""
     folder = Path(folder)
     splits = {
-        name.removesuffix(".gz").removesuffix(".tsv"): name
-        for pattern in ("*.tsv.gz", "*.tsv")
-        for name in sorted(glob(pattern, root_dir=folder / "qrels"))
+        name.removesuffix(".gz")[:-4]: name
+        for ending in (".txt.gz", ".txt", ".tsv.gz", ".tsv")
+        for name in sorted(glob(f"*{ending}", root_dir=folder / "qrels"))
     }
     if split not in splits:
         found = ", ".join(splits) or "none"
