@@ -182,8 +182,7 @@ def load_beir(
     The folder contains `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`, and optionally a human
     translation in `metadata.translation`) and `qrels/SPLIT.tsv` (header `query-id`, `corpus-id`, `score`). The
     judgements may also be in TREC format, as `.tsv` or `.txt`. Files may be gzipped, with `.gz` appended to their
-    names; a plain file takes precedence. Queries without judgements in the
-    split are left out.
+    names; a plain file takes precedence. Queries without judgements in the split are left out.
 
     Args:
         folder (`str` or `os.PathLike`):

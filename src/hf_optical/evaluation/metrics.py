@@ -77,8 +77,9 @@ def run_from_hits(hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, floa
     """
     run: dict[str, dict[str, float]] = {}
     for query, ranking in hits.items():
-        run[query] = {hit.document: -float(rank) for rank, hit in enumerate(ranking)}
-        if len(run[query]) < len(ranking) or not all(isinstance(document, str) for document in run[query]):
+        ids = [hit.document for hit in ranking if isinstance(hit.document, str)]
+        run[query] = {document: -float(rank) for rank, document in enumerate(ids)}
+        if len(run[query]) < len(ranking):
             raise ValueError(f"hits of query {query!r} must have unique document ids; pass `document_ids` to `search`")
     return run
 

@@ -33,7 +33,7 @@ def over_languages(results: dict[str, dict[str, float | None]], prefix: str = ""
 
 def of_language(results: dict[str, float | None], language: str) -> dict[str, float | None]:
     """Extract the results of one language from the output of [`over_languages`], under their plain names."""
-    own = {}
+    own: dict[str, float | None] = {}
     for prefix in _PREFIXES:
         start = f"{prefix}{language}_"
         own |= {prefix + name.removeprefix(start): value for name, value in results.items() if name.startswith(start)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from scipy import stats
@@ -14,7 +15,8 @@ from ..checks import check_choice, check_number
 
 # Values of one system: one per query, in the same order for all systems; or query id -> value; or, if queries come in
 # groups such as languages, group -> either of the two.
-Values = Sequence[float] | np.ndarray | Mapping[str, float] | Mapping[str, Sequence[float] | Mapping[str, float]]
+Group = Sequence[float] | np.ndarray | Mapping[str, float]
+Values = Group | Mapping[str, Group]
 
 # Random numbers held in memory at once (about 16 MB), for any number of queries and permutations.
 _BLOCK = 1 << 21
@@ -268,14 +270,14 @@ def correct_together(comparisons: Sequence[Comparison], alpha: float = 0.05) -> 
     ]
 
 
-def _groups(values: Values) -> Mapping[str, Sequence[float] | Mapping[str, float]]:
+def _groups(values: Values) -> Mapping[str, Group]:
     """Group -> values; without groups, all queries form one group."""
     if isinstance(values, Mapping) and values and not any(np.isscalar(value) for value in values.values()):
-        return values
-    return {"all queries": values}
+        return cast(Mapping[str, Group], values)
+    return {"all queries": cast(Group, values)}
 
 
-def _array(values: Sequence[float] | np.ndarray | Mapping[str, float]) -> np.ndarray:
+def _array(values: Group) -> np.ndarray:
     array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
         raise ValueError("values must be finite numbers, one per query, for at least one query")
@@ -290,14 +292,12 @@ def _differences(a: Values, b: Values) -> list[np.ndarray]:
     return [_difference(group, own, theirs[group]) for group, own in ours.items()]
 
 
-def _difference(
-    group: str, a: Sequence[float] | Mapping[str, float], b: Sequence[float] | Mapping[str, float]
-) -> np.ndarray:
-    queries = [list(values) if isinstance(values, Mapping) else list(range(len(values))) for values in (a, b)]
-    if set(queries[0]) != set(queries[1]):
-        alone = sorted(set(queries[0]) ^ set(queries[1]), key=str)[0]
+def _difference(group: str, a: Group, b: Group) -> np.ndarray:
+    ours, theirs = (dict(values if isinstance(values, Mapping) else enumerate(values)) for values in (a, b))
+    if ours.keys() != theirs.keys():
+        alone = sorted(ours.keys() ^ theirs.keys(), key=str)[0]
         raise ValueError(f"{group}: a and b must have the same queries, but only one of them has {alone!r}")
-    return _array([a[query] for query in queries[0]]) - _array([b[query] for query in queries[0]])
+    return _array(list(ours.values())) - _array([theirs[query] for query in ours])
 
 
 def _all_swaps(queries: int) -> Iterator[np.ndarray]:
