@@ -144,7 +144,7 @@ def fails(message, *arguments, **options):
 def test_unknown_languages_and_splits_raise(afriqa, ciral):
     fails("language of afriqa must be one of .*'hau'.*'ha'.*, got None", "afriqa")
     fails("language of afriqa must be one of .*, got 'wo'", "afriqa", language="wo")
-    fails("split of afriqa in sw must be one of 'test', got 'dev'", "afriqa", language="sw", split="dev")
+    fails("split of afriqa in sw must be 'test', got 'dev'", "afriqa", language="sw", split="dev")
     fails("language of ciral must be one of 'hausa', .*, got 'ig'", "ciral", language="ig")
     fails(
         "split of ciral must be one of 'dev', 'test-a', 'test-a-pools', 'test-b', got 'test'",
