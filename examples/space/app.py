@@ -35,7 +35,7 @@ from hf_optical import (
     load_bitext,
 )
 from hf_optical.bitext import inverse_document_frequency
-from hf_optical.evaluation.datasets import Document, read_rows, text_field, translation_field
+from hf_optical.evaluation.datasets import Document, field, read_documents, read_rows, translation_of
 from hf_optical.plots import align_words, match_words, plot_alignment
 from hf_optical.retrieval import TokenVectors
 
@@ -71,10 +71,7 @@ class Collection:
 
     @classmethod
     def read(cls, file: Path, retriever: OpticalRetriever) -> Collection:
-        documents = [
-            Document(text_field(row, "title", where, default="").strip(), text_field(row, "text", where).strip())
-            for _, row, where in read_rows(file)
-        ]
+        documents = [Document(each.title.strip(), each.text.strip()) for _, each in read_documents(file)]
         texts = [passage_of(document) for document in documents]
         queries = file.with_name("queries.jsonl")
         rows = [(row, where) for _, row, where in read_rows(queries)] if queries.is_file() else []
@@ -82,7 +79,7 @@ class Collection:
             documents,
             TokenVectors.from_list(retriever.encode_documents(texts, show_progress=True)),
             inverse_document_frequency(retriever.processor, texts),
-            {text_field(row, "text", where): translation_field(row, where) or "" for row, where in rows},
+            {field(row, "text", where, str): translation_of(row, where) or "" for row, where in rows},
         )
 
 

@@ -20,6 +20,12 @@ def check_choice(name: str, value: Any, choices: Iterable[Any], reason: str = ""
         raise ValueError(f"{message}; {reason}" if reason else message)
 
 
+def check_not_empty(name: str, values: Sized) -> None:
+    """Raise `ValueError` if `values` has no entries."""
+    if len(values) == 0:
+        raise ValueError(f"{name} must not be empty")
+
+
 def check_number(
     name: str,
     value: float,

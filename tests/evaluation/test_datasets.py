@@ -6,7 +6,7 @@ import re
 import pytest
 
 from hf_optical.errors import DataError
-from hf_optical.evaluation.datasets import Document, Query, load_beir
+from hf_optical.evaluation.datasets import Document, Query, build_dataset, load_beir
 
 
 CORPUS = [
@@ -62,12 +62,12 @@ def check(dataset, name="ha/test"):
     ]
 
 
-def test_plain_files(folder):
+def test_plain_files_are_read(folder):
     check(load_beir(folder))
     check(load_beir(str(folder)))
 
 
-def test_gzipped_files_are_found_by_themselves(tmp_path):
+def test_gzipped_files_are_found(tmp_path):
     folder = tmp_path / "yo"
     write(folder / "corpus.jsonl", lines(CORPUS), zipped=True)
     write(folder / "queries.jsonl", lines(QUERIES), zipped=True)
@@ -75,30 +75,30 @@ def test_gzipped_files_are_found_by_themselves(tmp_path):
     check(load_beir(folder, "dev"), "yo/dev")
 
 
-def test_the_corpus_may_stand_elsewhere(folder, tmp_path):
+def test_corpus_file_can_be_elsewhere(folder, tmp_path):
     (folder / "corpus.jsonl").unlink()
     shared = write(tmp_path / "shared" / "passages.jsonl", lines(CORPUS), zipped=True)
     check(load_beir(folder, corpus=shared))
     check(load_beir(folder, corpus=shared.with_suffix("")))
 
 
-def test_the_name_of_a_relative_folder(folder, monkeypatch):
+def test_relative_folder_has_its_real_name(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert load_beir(".").name == "ha/test"
 
 
-def test_windows_line_ends_byte_order_mark_blank_lines_and_no_last_newline(folder):
+def test_line_ends_byte_order_mark_and_blank_lines_are_ignored(folder):
     write(folder / "corpus.jsonl", b"\xef\xbb\xbf" + lines(CORPUS).replace("\n", "\r\n\r\n").encode())
     write(folder / "qrels" / "test.tsv", b"\xef\xbb\xbf" + QRELS.replace("\n", "\r\n").rstrip().encode())
     check(load_beir(folder))
 
 
-def test_a_gzipped_file_with_a_plain_name_is_read(folder):
+def test_gzipped_file_with_a_plain_name_is_read(folder):
     write(folder / "corpus.jsonl", gzip.compress(lines(CORPUS).encode()))
     check(load_beir(folder))
 
 
-def test_the_same_judgement_twice_is_one(folder):
+def test_repeated_judgements_count_once(folder):
     write(folder / "qrels" / "test.tsv", QRELS + "q2\td1\t1\n")
     check(load_beir(folder))
 
@@ -109,25 +109,25 @@ def fails(message, *arguments, **options):
     assert re.search(message, str(caught.value)), str(caught.value)
 
 
-def test_missing_files_are_named(folder, tmp_path):
-    fails("there is no folder .*nowhere", tmp_path / "nowhere")
-    fails("there is no folder xxx", "x" * 5000)
-    fails("split 'xxx.*' not found", folder, split="x" * 5000)
-    fails("there is no file .*else.jsonl, nor else.jsonl.gz", folder, corpus=tmp_path / "else.jsonl")
-    (folder / "queries.jsonl").unlink()
-    fails("there is no file .*queries.jsonl, nor queries.jsonl.gz", folder)
+def test_missing_files_raise(folder, tmp_path):
+    fails("nowhere must be a folder in BEIR layout", tmp_path / "nowhere")
+    fails("xxx must be a folder in BEIR layout", "x" * 5000)
+    fails("with qrels/xxx.*; splits found: test", folder, split="x" * 5000)
+    fails("else.jsonl cannot be read .*No such file", folder, corpus=tmp_path / "else.jsonl")
     (folder / "corpus.jsonl").unlink()
-    fails("there is no file .*corpus.jsonl, nor corpus.jsonl.gz", folder)
+    fails("corpus.jsonl cannot be read .*No such file", folder)
+    (folder / "queries.jsonl").unlink()
+    fails("queries.jsonl cannot be read .*No such file", folder)
 
 
-def test_a_missing_split_names_those_that_exist(folder):
+def test_missing_split_lists_available_splits(folder):
     write(folder / "qrels" / "train.tsv", QRELS, zipped=True)
-    fails(r"split 'dev' not found: .*qrels.dev.tsv\[.gz\]; the splits in .*qrels are test, train$", folder, "dev")
+    fails(r"with qrels/dev.tsv\[.gz\]; splits found: (train, test|test, train)$", folder, "dev")
     for path in (folder / "qrels").iterdir():
         path.unlink()
-    fails("split 'test' not found: .*holds no split at all", folder)
+    fails("splits found: none", folder)
     (folder / "qrels").rmdir()
-    fails("split 'test' not found: .*holds no split at all", folder)
+    fails("splits found: none", folder)
 
 
 def damage_truncated(packed):
@@ -143,7 +143,7 @@ def damage_checksum(packed):
 
 
 @pytest.mark.parametrize("damage", [damage_truncated, damage_flipped, damage_checksum])
-def test_a_damaged_gzip_file_is_named(folder, damage):
+def test_damaged_gzip_file_raises(folder, damage):
     (folder / "corpus.jsonl").unlink()
     many = [{"_id": str(i), "text": f"{i * i}"} for i in range(2000)]
     write(folder / "corpus.jsonl.gz", damage(gzip.compress(lines(many).encode())))
@@ -151,14 +151,14 @@ def test_a_damaged_gzip_file_is_named(folder, damage):
 
 
 @pytest.mark.parametrize("content", [b"", b"not gzip"])
-def test_a_file_that_is_not_gzip_is_named(folder, content):
+def test_file_that_is_not_gzip_raises(folder, content):
     (folder / "corpus.jsonl").unlink()
     write(folder / "corpus.jsonl.gz", content)
     fails("corpus.jsonl.gz (cannot be read .Not a gzipped file|does not have)", folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_named(folder):
+def test_file_without_permission_raises(folder):
     (folder / "corpus.jsonl").chmod(0)
     fails("corpus.jsonl cannot be read .*Permission", folder)
 
@@ -169,14 +169,14 @@ def test_a_file_without_permission_is_named(folder):
     [
         ("{not json", "line 4 cannot be read .Expecting property name"),
         ('["a list"]', r"line 4 cannot be read .expected an object, got \['a list'\]"),
-        ('{"text": "no id"}', "line 4: '_id' must be a non-empty string, got None"),
-        ('{"_id": "", "text": "empty id"}', "line 4: '_id' must be a non-empty string, got ''"),
-        ('{"_id": 7, "text": "number"}', "line 4: '_id' must be a non-empty string, got 7"),
-        ('{"_id": "%s", "text": "again"}', "line 4: the id '.*' is there already"),
+        ('{"text": "no id"}', "line 4: '_id' must be str, got None"),
+        ('{"_id": "", "text": "empty id"}', "line 4: '_id' must be unique and not empty, got ''"),
+        ('{"_id": 7, "text": "number"}', "line 4: '_id' must be str, got 7"),
+        ('{"_id": "%s", "text": "again"}', "line 4: '_id' must be unique and not empty, got '..'"),
         (b'{"_id": "new", "text": "\xff"}', "line 4 cannot be read .*can't decode"),
     ],
 )
-def test_a_bad_row_is_named_with_its_line(folder, file, row, message):
+def test_malformed_row_raises_with_its_line(folder, file, row, message):
     first = (folder / file).read_bytes()
     if isinstance(row, str):
         row = row.replace("%s", "d1" if file == "corpus.jsonl" else "q3").encode()
@@ -187,15 +187,23 @@ def test_a_bad_row_is_named_with_its_line(folder, file, row, message):
 @pytest.mark.parametrize(
     ("file", "row", "message"),
     [
-        ("corpus.jsonl", {"_id": "d4"}, "corpus.jsonl, line 1: 'text' is None"),
-        ("corpus.jsonl", {"_id": "d4", "text": 3}, "corpus.jsonl, line 1: 'text' is 3"),
-        ("corpus.jsonl", {"_id": "d4", "text": "", "title": []}, r"corpus.jsonl, line 1: 'title' is \[\]"),
-        ("queries.jsonl", {"_id": "q1"}, "queries.jsonl, line 1: 'text' is None"),
-        ("queries.jsonl", {"_id": "q1", "text": "", "metadata": 1}, "line 1: 'metadata' is 1"),
-        ("queries.jsonl", {"_id": "q1", "text": "", "metadata": {"translation": 1}}, "line 1: 'translation' is 1"),
+        ("corpus.jsonl", {"_id": "d4"}, "corpus.jsonl, line 1: 'text' must be str, got None"),
+        ("corpus.jsonl", {"_id": "d4", "text": 3}, "corpus.jsonl, line 1: 'text' must be str, got 3"),
+        (
+            "corpus.jsonl",
+            {"_id": "d4", "text": "", "title": []},
+            r"corpus.jsonl, line 1: 'title' must be str, got \[\]",
+        ),
+        ("queries.jsonl", {"_id": "q1"}, "queries.jsonl, line 1: 'text' must be str, got None"),
+        ("queries.jsonl", {"_id": "q1", "text": "", "metadata": 1}, "line 1: 'metadata' must be dict, got 1"),
+        (
+            "queries.jsonl",
+            {"_id": "q1", "text": "", "metadata": {"translation": 1}},
+            "line 1: 'translation' must be str, got 1",
+        ),
     ],
 )
-def test_a_bad_field_is_named(folder, file, row, message):
+def test_malformed_field_raises(folder, file, row, message):
     write(folder / file, lines([row]))
     fails(message, folder)
 
@@ -205,10 +213,10 @@ def test_a_bad_field_is_named(folder, file, row, message):
     [
         ("", "test.tsv: the header .* is missing"),
         ("q1\td2\t1\n", "test.tsv, line 1: the header .* is missing"),
-        (QRELS.replace("\t", " "), "test.tsv, line 1: the header .* separated by tabs, is missing"),
-        (QRELS + "q1 d1 1\n", "test.tsv, line 5: 1 fields"),
-        (QRELS + "q1\t0\td1\t1\n", "test.tsv, line 5: 4 fields"),
-        (QRELS + "q1\td1\t1.0\n", "test.tsv, line 5: the score '1.0' is not an integer"),
+        (QRELS + "q1 d1 1 1\n", "test.tsv, line 5: a judgement must have .*, got 'q1 d1 1 1'"),
+        (QRELS + "q1\t0\td1\t1\n", "test.tsv, line 5: a judgement must have"),
+        (QRELS + "q1\td1\t1.5\n", "test.tsv, line 5: a judgement must have"),
+        # The measures would overflow.
         # Of a judgement of three thousand million the measures would make one of none.
         (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: the score '3000000000' is not an integer of at most four"),
         (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' has two different scores for document 'd1'"),
@@ -221,6 +229,60 @@ def test_a_bad_field_is_named(folder, file, row, message):
         ),
     ],
 )
-def test_bad_judgements_are_named(folder, qrels, message):
+def test_malformed_judgements_raise(folder, qrels, message):
     write(folder / "qrels" / "test.tsv", qrels)
     fails(message, folder)
+
+
+@pytest.mark.promise(
+    "Numbers",
+    "A test set with a few judgements of missing queries or documents opens with one warning that counts them; one "
+    "that is cut short raises an error.",
+)
+def test_few_missing_judgements_warn_and_many_raise():
+    corpus, queries = {f"d{i}": Document("", "x") for i in range(40)}, {f"q{i}": Query("x") for i in range(40)}
+    qrels = {f"q{i}": {f"d{i}": 1} for i in range(40)}
+    faulty = {**qrels, "q0": {"d0": 1, "gone": 1, "absent": 0}, "lost": {"d1": 1}}
+    with pytest.warns(UserWarning) as caught:
+        dataset = build_dataset("set", corpus, queries, faulty, origin="a file")
+    (warning,) = caught
+    expected = (
+        r"set .read from a file.: 3 of 43 judgements .* .such as 'gone', 'absent', 'lost'.. The queries are left"
+    )
+    assert re.match(expected, str(warning.message))
+    assert list(dataset.queries) == list(queries) and dataset.qrels == {**qrels, "q0": faulty["q0"]}
+    for cut in ({"corpus": dict(list(corpus.items())[:37])}, {"queries": dict(list(queries.items())[:37])}):
+        parts = {"corpus": corpus, "queries": queries} | cut
+        with pytest.raises(
+            DataError,
+            match="set has 40 relevant judgements, 3 for missing .* .such as '.37', .* check that no file is cut",
+        ):
+            build_dataset("set", parts["corpus"], parts["queries"], qrels)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: text.replace("\t", " "), lambda text: text.replace("\t", "  \t").replace("\n", "\r\n")]
+)
+def test_columns_may_be_separated_by_spaces(folder, change):
+    write(folder / "qrels" / "test.tsv", change(QRELS))
+    check(load_beir(folder))
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    ["q1 0 d2 2\nq1 0 d3 0\nq2 0 d1 1\n", "q1\tQ0\td2\t2\nq1\tQ0\td3\t0\nq2\tQ0\td1\t1\n", QRELS[QRELS.index("q1") :]],
+)
+def test_judgements_in_trec_format_or_without_header_are_read(folder, qrels):
+    write(folder / "qrels" / "test.tsv", qrels)
+    check(load_beir(folder))
+
+
+def test_judgements_may_be_in_a_txt_file(folder):
+    (folder / "qrels" / "test.tsv").unlink()
+    write(folder / "qrels" / "test.txt", "q1 0 d2 2\nq1 0 d3 0\nq2 0 d1 1\n")
+    check(load_beir(folder))
+
+
+def test_whole_numbers_may_be_written_as_floats(folder):
+    write(folder / "qrels" / "test.tsv", QRELS.replace("\t2\n", "\t2.0\n").replace("\t0\n", "\t0.00\n"))
+    check(load_beir(folder))

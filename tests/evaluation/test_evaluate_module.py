@@ -15,7 +15,7 @@ QRELS = {"q1": {"d1": 1, "d4": 2, "d9": 0}, "q2": {"d2": 1}, "q3": {"d3": 1, "d1
 RUN = {"q1": {"d1": 2.5, "d2": 3.5, "d4": 1.0, "d9": 2.0}, "q3": {"d3": 0.0, "d2": -1.0}}
 NAMES = ["AP", "RR@10", "nDCG@10", "R@100", "P@5"]
 
-# `evaluate` reads its settings when it is imported; here nothing of it is left behind.
+# In a process of its own, because `evaluate` reads its settings on import.
 SCRIPT = """
 import json, sys
 import evaluate
@@ -35,7 +35,7 @@ print(json.dumps([*answers, module.compute(measures=calls[0]["measures"])]))
 """
 
 
-def test_it_loads_offline_and_measures_as_ir_measures_does(tmp_path):
+def test_module_loads_offline_and_agrees_with_ir_measures(tmp_path):
     predictions, references = evaluate_rows(QRELS, RUN)
     assert predictions[1] == {"documents": [], "scores": []}
     assert references[1] == {"documents": ["d2"], "judgements": [1]}
@@ -67,6 +67,6 @@ def test_it_loads_offline_and_measures_as_ir_measures_does(tmp_path):
     assert list(named) == NAMES and added == named
     assert list(default) == ["map", "mrr@10", "ndcg@10", "recall@100"]
     assert tied == {"RR": 1.0, "map": 1.0}
-    assert lengths == "predictions[0] has 1 documents and 0 scores; pass one for each"
-    assert twice == "predictions[0] names a document twice; list each once"
+    assert lengths == "predictions[0] must have unique documents, and as many scores, got ['d2'] and []"
+    assert twice == "predictions[0] must have unique documents, and as many scores, got ['d2', 'd2'] and [1.0, 2.0]"
     assert unknown.startswith("unknown measure 'f1'; use map")

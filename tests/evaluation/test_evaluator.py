@@ -54,7 +54,7 @@ def brute_force(dataset, teacher, student, texts):
 
 
 @pytest.mark.parametrize("translated", [False, True])
-def test_agrees_with_ir_measures_on_brute_force(dataset, evaluator, tiny_model, tiny_processor, student, translated):
+def test_evaluator_agrees_with_brute_force(dataset, evaluator, tiny_model, tiny_processor, student, translated):
     texts = [query.translation if translated else query.text for query in dataset.queries.values()]
     run = brute_force(dataset, (tiny_model, tiny_processor), student, texts)
     found = evaluator(*student, translated=translated)
@@ -68,13 +68,13 @@ def test_agrees_with_ir_measures_on_brute_force(dataset, evaluator, tiny_model, 
 
     measures = {"map": AP, "mrr@10": RR @ 10, "ndcg@10": nDCG @ 10, "recall@100": R @ 100}
     assert list(found) == list(measures)
-    # Beside a run of the same order, and the scores themselves, where rounding may swap two documents.
+    # Compare with a run in the same order, and with the scores themselves, where rounding may swap documents.
     for reference, tolerance in ((best, 1e-9), (run, 0.05)):
         expected = ir_measures.calc_aggregate(list(measures.values()), dataset.qrels, reference)
         assert found == pytest.approx({name: expected[each] for name, each in measures.items()}, abs=tolerance)
 
 
-def test_documents_are_encoded_once_and_only_when_needed(evaluator, student, monkeypatch):
+def test_documents_are_encoded_once_and_lazily(evaluator, student, monkeypatch):
     roles = []
     real = evaluator_module.encode_texts
 
@@ -91,14 +91,14 @@ def test_documents_are_encoded_once_and_only_when_needed(evaluator, student, mon
     assert roles.count("query") == 4
 
 
-def test_vectors_given_are_used(dataset, evaluator, student):
+def test_precomputed_document_vectors_are_used(dataset, evaluator, student):
     given = RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors)
     assert given(*student) == evaluator(*student)
-    with pytest.raises(ValueError, match=f"document_vectors has 3 entries for {len(dataset.corpus)} documents"):
+    with pytest.raises(ValueError, match=f"one entry for each of the {len(dataset.corpus)} documents, got 3"):
         RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors[:3])
 
 
-def test_measures_and_depth(dataset, tiny_model, tiny_processor, student):
+def test_measures_and_depth_are_configurable(dataset, tiny_model, tiny_processor, student):
     evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor, measures=("p@3", "map"), depth=3)
     found = evaluator(*student)
     assert list(found) == ["p@3", "map"]
@@ -107,17 +107,17 @@ def test_measures_and_depth(dataset, tiny_model, tiny_processor, student):
     assert found == retrieval_metrics(dataset.qrels, run, ("p@3", "map"))
 
 
-def test_translations_that_are_not_there(tiny_model, tiny_processor):
+def test_missing_translations_raise(tiny_model, tiny_processor):
     queries = {"q1": Query("basi", "the bus"), "q2": Query("dereva")}
     dataset = RetrievalDataset("two", {"d": Document("", "bus")}, queries, {"q1": {"d": 1}, "q2": {"d": 1}})
     evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor)
     assert not evaluator.has_translations
     assert evaluator(tiny_model, tiny_processor)["map"] == 1.0
-    with pytest.raises(ValueError, match="query 'q2' of two has no translation; leave translated at False"):
+    with pytest.raises(ValueError, match=r"translations of the dataset must cover every query, but lacks \['q2'\]"):
         evaluator(tiny_model, tiny_processor, translated=True)
 
 
-def test_only_the_queries_asked_need_translations(tiny_model, tiny_processor):
+def test_only_selected_queries_need_translations(tiny_model, tiny_processor):
     queries = {"q1": Query("basi", "the bus"), "q2": Query("dereva")}
     dataset = RetrievalDataset("two", {"d": Document("", "bus")}, queries, {"q1": {"d": 1}, "q2": {"d": 1}})
     evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor)
@@ -125,10 +125,10 @@ def test_only_the_queries_asked_need_translations(tiny_model, tiny_processor):
     assert [hit.document for hit in found["q1"]] == ["d"]
 
 
-def test_other_texts_may_be_asked(dataset, evaluator, student):
+def test_query_texts_can_be_replaced(dataset, evaluator, student):
     translations = {key: query.translation for key, query in dataset.queries.items()}
     assert evaluator(*student, queries=translations) == evaluator(*student, translated=True)
-    # The texts go by their ids and not by their order; those that are not asked may stay.
+    # Texts are matched by id, not by order. Extra ones are allowed.
     backwards = dict(reversed(translations.items()))
     asked = list(dataset.queries)[3:6]
     some = evaluator.search(*student, queries=backwards, query_ids=asked)
@@ -136,9 +136,9 @@ def test_other_texts_may_be_asked(dataset, evaluator, student):
     assert evaluator(*student, queries=backwards) != evaluator(*student)
 
 
-def test_a_first_stage_is_reranked(dataset, evaluator, student):
+def test_candidates_are_reranked(dataset, evaluator, student):
     everything = evaluator.search(*student)
-    # Another model's best five; what they score there is not looked at.
+    # The best five of another model; their scores there do not matter.
     first = evaluator.search(evaluator.teacher, evaluator.processor, top_k=5, translated=True)
     again = evaluator.search(*student, candidates=dict(reversed(first.items())))
     assert list(again) == list(everything)
@@ -153,33 +153,33 @@ def test_a_first_stage_is_reranked(dataset, evaluator, student):
     assert evaluator(*student, candidates=first) == evaluator.measure(again)
 
 
-def test_texts_and_candidates_that_do_not_fit(dataset, evaluator, student):
+def test_unknown_or_missing_queries_raise(dataset, evaluator, student):
     first, *others = dataset.queries
     texts = dict.fromkeys(others, "basi")
-    with pytest.raises(ValueError, match=f"queries has no entry for query '{first}'; pass one for each, or narrow"):
+    with pytest.raises(ValueError, match=rf"queries must cover every query, but lacks \['{first}'\]"):
         evaluator.search(*student, queries=texts)
-    with pytest.raises(ValueError, match="queries names 1 queries that demo does not have, such as 'new'"):
+    with pytest.raises(ValueError, match=r"queries must name queries of demo, got others: \['new'\]"):
         evaluator.search(*student, queries=texts | {first: "basi", "new": "basi"})
-    with pytest.raises(ValueError, match=f"candidates has no entry for query '{first}'"):
+    with pytest.raises(ValueError, match=rf"candidates must cover every query, but lacks \['{first}'\]"):
         evaluator.search(*student, candidates={key: [] for key in others})
-    with pytest.raises(ValueError, match="query_ids names 1 queries that demo does not have, such as 'new'"):
+    with pytest.raises(ValueError, match=r"query_ids must name queries of demo, got others: \['new'\]"):
         evaluator.search(*student, query_ids=["new", first])
     with pytest.raises(ValueError, match="translated and queries both replace"):
         evaluator.search(*student, translated=True, queries=texts)
 
 
-def test_a_document_with_the_id_of_its_query_may_be_passed_over():
+def test_identical_ids_can_be_ignored():
     found = {"d1": [Hit("d1", 3.0), Hit("d2", 2.0), Hit("d3", 1.0)], "d2": [Hit("d1", 2.0), Hit("d2", 1.0)]}
     corpus = {key: Document("", key) for key in ("d1", "d2", "d3")}
     queries = {key: Query(key) for key in found}
     own = RetrievalDataset("own", corpus, queries, {"d1": {"d2": 1}, "d2": {"d1": 1}})
     for ignored, expected in ((False, {"d1": 0.5, "d2": 1.0}), (True, {"d1": 1.0, "d2": 1.0})):
-        told = RetrievalEvaluator(replace(own, ignore_identical_ids=ignored), None, None, measures=["RR"])
-        assert told.measure_each(found) == {"RR": expected}
-        assert told.measure(found) == {"RR": sum(expected.values()) / 2}
+        evaluator = RetrievalEvaluator(replace(own, ignore_identical_ids=ignored), None, None, measures=["RR"])
+        assert evaluator.measure_each(found) == {"RR": expected}
+        assert evaluator.measure(found) == {"RR": sum(expected.values()) / 2}
 
 
-def test_values_of_each_query_have_the_mean(dataset, evaluator, student):
+def test_per_query_values_average_to_the_mean(dataset, evaluator, student):
     hits = evaluator.search(*student)
     each = evaluator.measure_each(hits)
     assert all(list(values) == list(dataset.queries) for values in each.values())

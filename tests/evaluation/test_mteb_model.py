@@ -55,13 +55,13 @@ def expected(retriever, teacher=None, dataset=DATASET):
     return evaluator(retriever.model, retriever.processor)
 
 
-def test_it_is_a_search_model_and_no_other(retriever):
+def test_model_implements_only_the_search_protocol(retriever):
     model = OpticalMtebModel(retriever)
     assert isinstance(model, SearchProtocol)
     assert not isinstance(model, (EncoderProtocol, CrossEncoderProtocol))
 
 
-def test_mteb_measures_what_our_evaluator_measures(retriever):
+def test_scores_agree_with_the_evaluator(retriever):
     ours, theirs = expected(retriever), scores(OpticalMtebModel(retriever))
     assert 0.05 < ours["ndcg@10"] < 0.95
     assert theirs["map_at_1000"] == pytest.approx(ours["AP@1000"], abs=1e-5)
@@ -70,7 +70,7 @@ def test_mteb_measures_what_our_evaluator_measures(retriever):
     assert theirs["mrr_at_10"] == pytest.approx(ours["mrr@10"], abs=1e-5)
 
 
-def test_identical_ids_are_passed_over_as_mteb_does(retriever):
+def test_identical_ids_are_ignored_as_in_mteb(retriever):
     # Every query is a document too.
     names = dict(zip(DATASET.queries, DATASET.corpus, strict=False))
     asked = RetrievalDataset(
@@ -92,7 +92,7 @@ def test_identical_ids_are_passed_over_as_mteb_does(retriever):
         assert scores(OpticalMtebModel(retriever), task)["ndcg_at_10"] == pytest.approx(ours["ndcg@10"], abs=1e-5)
 
 
-def test_a_student_asks_the_index_of_its_teacher(retriever, tiny, tiny_processor):
+def test_student_searches_the_index_of_its_teacher(retriever, tiny, tiny_processor):
     student = OpticalModel.from_pretrained(tiny)
     with torch.no_grad():
         for weight in student.parameters():
@@ -103,7 +103,7 @@ def test_a_student_asks_the_index_of_its_teacher(retriever, tiny, tiny_processor
     assert theirs["ndcg_at_10"] != pytest.approx(scores(OpticalMtebModel(student))["ndcg_at_10"], abs=1e-5)
 
 
-def test_a_language_pack_reads_the_queries_and_the_base_the_documents(retriever, tiny):
+def test_language_pack_encodes_queries_only(retriever, tiny):
     retriever.add_language("ha", make_pack(tiny, "ha", seed=3))
     base, pack = scores(OpticalMtebModel(retriever)), scores(OpticalMtebModel(retriever, language="ha"))
     assert pack["ndcg_at_10"] != base["ndcg_at_10"]
@@ -116,7 +116,7 @@ def test_a_language_pack_reads_the_queries_and_the_base_the_documents(retriever,
     assert pack["map_at_1000"] == pytest.approx(ours["map"], abs=1e-5)
 
 
-def test_the_instruction_of_a_query_is_read_after_it(retriever):
+def test_instructions_follow_the_query(retriever):
     task = OfflineRetrieval()
     task.instruction = "green house"
     asked = RetrievalDataset(
@@ -130,7 +130,7 @@ def test_the_instruction_of_a_query_is_read_after_it(retriever):
     )
 
 
-def test_candidates_are_ranked_and_nothing_else(retriever):
+def test_only_candidates_are_ranked(retriever):
     task = OfflineRetrieval()
     task.top_ranked = {key: [f"d{3 * i}", f"d{(i + 20) % 40}"] for i, key in enumerate(DATASET.queries)}
     model = OpticalMtebModel(retriever)
@@ -152,7 +152,7 @@ def test_candidates_are_ranked_and_nothing_else(retriever):
     assert some == {**found, first: {}}
 
 
-def test_results_are_filed_by_what_the_model_is(retriever, tiny_model):
+def test_revision_changes_with_weights_and_settings(retriever, tiny_model):
     model = OpticalMtebModel(retriever, name="us/ours")
     before = model.mteb_model_meta
     assert before.name == "us/ours"
@@ -167,7 +167,7 @@ def test_results_are_filed_by_what_the_model_is(retriever, tiny_model):
     assert model.mteb_model_meta.revision != before.revision
 
 
-def test_the_words_of_a_pack_are_part_of_what_the_model_is(retriever, tiny):
+def test_revision_changes_with_the_vocabulary_of_a_pack(retriever, tiny):
     pack = make_pack(tiny, "ha", seed=3, words=["mzuqo", "kitxbu"])
 
     def revision(pack):
@@ -181,7 +181,7 @@ def test_the_words_of_a_pack_are_part_of_what_the_model_is(retriever, tiny):
     assert revision(replace(pack, roles={"query_length": 5})) != revision(pack)
 
 
-def test_nearest_words_are_part_of_what_the_model_is(tiny_model, tiny_processor):
+def test_revision_changes_with_nearest_words(tiny_model, tiny_processor):
     def revision(words):
         processor = OpticalProcessor(tiny_processor.tokenizer, nearest_words=words, **tiny_processor.roles)
         return OpticalMtebModel(OpticalRetriever(tiny_model, processor)).mteb_model_meta.revision
@@ -196,16 +196,16 @@ def test_weights_are_hashed_once(retriever, monkeypatch):
     monkeypatch.setattr(mteb_model, "_hash_into", lambda *arguments: calls.append(real(*arguments)))
     model = OpticalMtebModel(retriever)
     assert model.mteb_model_meta.revision == model.mteb_model_meta.revision
-    assert len(calls) == 2  # what reads the queries, and what reads the documents
+    assert len(calls) == 2  # one for queries and one for documents
 
 
-def test_errors(retriever, monkeypatch):
+def test_missing_index_and_conversations_raise(retriever, monkeypatch):
     model = OpticalMtebModel(retriever)
     arguments = {"task_metadata": OfflineRetrieval.metadata, "top_k": 5, "encode_kwargs": {}}
     with pytest.raises(RuntimeError, match="call `index` first"):
         model.search(Dataset.from_list([{"id": "q", "text": "the river"}]), **arguments)
     model.index(Dataset.from_list([{"id": "d", "text": "the river"}]), encode_kwargs={})
-    with pytest.raises(DataError, match="OfflineRetrieval asks with conversations"):
+    with pytest.raises(DataError, match="OfflineRetrieval must have plain text queries, got conversations"):
         model.search(Dataset.from_list([{"id": "q", "text": ["the river", "bread"]}]), **arguments)
     monkeypatch.setitem(sys.modules, "mteb.models.model_meta", None)
     with pytest.raises(ImportError, match=r'pip install "hf_optical\[benchmarks\]"'):

@@ -8,11 +8,11 @@ from hf_optical.evaluation.results import of_language, over_languages
 HAUSA, LAO = {"map": 0.4, "mrr@10": 0.5}, {"map": 0.2, "mrr@10": 0.1}
 
 
-def test_one_language_goes_by_the_plain_names():
+def test_one_language_has_plain_names():
     assert over_languages({"ha": HAUSA}, "eval_") == {"eval_map": 0.4, "eval_mrr@10": 0.5}
 
 
-def test_several_have_means_and_a_name_each():
+def test_several_languages_have_means_and_prefixed_names():
     found = over_languages({"ha": HAUSA, "lo": LAO}, "zero_shot_")
     assert found.pop("zero_shot_map") == pytest.approx(0.3)
     assert found.pop("zero_shot_mrr@10") == pytest.approx(0.3)
@@ -22,13 +22,13 @@ def test_several_have_means_and_a_name_each():
     }
 
 
-def test_the_mean_is_over_those_that_have_a_value():
+def test_mean_ignores_missing_values():
     found = over_languages({"ha": {"gap_closed": None, "loss": 1.0}, "lo": {"gap_closed": 0.5}, "yo": {"p": None}})
     assert (found["gap_closed"], found["loss"], found["p"]) == (0.5, 1.0, None)
     assert found["ha_gap_closed"] is None and found["lo_gap_closed"] == 0.5
 
 
-def test_what_was_joined_comes_apart_again():
+def test_of_language_inverts_over_languages():
     together = {"eval_runtime": 3.0}
     for prefix in ("eval_", "zero_shot_", "ceiling_", ""):
         together |= over_languages({"ha": HAUSA, "lo": LAO}, prefix)

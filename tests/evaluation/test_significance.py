@@ -28,7 +28,7 @@ def system(seed, queries=40, shift=0.0):
 
 
 def by_enumeration(groups):
-    """The definition: the share of all ways to swap whose mean of means is as large. Groups of (a, b) pairs."""
+    """Share of all ways to swap whose mean of means is at least as large, for groups of (a, b) pairs."""
 
     def statistic(signs):
         signs = iter(signs)
@@ -40,19 +40,19 @@ def by_enumeration(groups):
 
 @settings(max_examples=50, deadline=None)
 @given(pairs)
-def test_randomisation_of_few_queries_is_exact(rows):
+def test_randomisation_is_exact_for_few_queries(rows):
     a, b = zip(*rows, strict=True)
     assert paired_randomisation_test(a, b) == pytest.approx(by_enumeration([rows]), abs=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
 @given(pairs.map(lambda rows: rows[:4]), pairs.map(lambda rows: rows[:5]))
-def test_randomisation_within_groups_is_exact(first, second):
+def test_randomisation_is_exact_within_groups(first, second):
     a, b = ({"ha": [row[side] for row in first], "yo": [row[side] for row in second]} for side in (0, 1))
     assert paired_randomisation_test(a, b) == pytest.approx(by_enumeration([first, second]), abs=1e-12)
 
 
-def test_many_queries_are_drawn_and_agree_with_scipy():
+def test_sampled_randomisation_agrees_with_scipy():
     a, b = system(1), system(2, shift=0.1)
     theirs = stats.permutation_test(
         (a - b,), lambda x, axis: x.mean(axis), permutation_type="samples", vectorized=True, n_resamples=20_000
@@ -63,7 +63,7 @@ def test_many_queries_are_drawn_and_agree_with_scipy():
     assert ours == pytest.approx(theirs.pvalue, abs=4 * math.sqrt(2 * ours * (1 - ours) / 20_000))
 
 
-def test_drawing_and_enumerating_agree():
+def test_sampling_agrees_with_enumeration():
     a, b = system(3, 12), system(4, 12, shift=0.2)
     exact = paired_randomisation_test(a, b, permutations=2**12)
     drawn = paired_randomisation_test(a, b, permutations=2**12 - 1)
@@ -71,12 +71,12 @@ def test_drawing_and_enumerating_agree():
     assert paired_randomisation_test(np.ones(100), np.zeros(100), permutations=999) == 1 / 1000
 
 
-def test_queries_without_a_difference_take_no_part():
+def test_queries_without_a_difference_do_not_count():
     a, b = np.r_[system(1, 6), np.full(2000, 0.3)], np.r_[system(2, 6), np.full(2000, 0.3)]
     assert paired_randomisation_test(a, b) == by_enumeration([list(zip(a[:6], b[:6], strict=True))])
 
 
-def test_the_size_of_blocks_changes_nothing_but_memory(monkeypatch):
+def test_block_size_does_not_change_results(monkeypatch):
     a, b = system(1), system(2)
     groups = {"ha": a[:15], "yo": a[15:]}
     before = paired_randomisation_test(a[:10], b[:10]), bootstrap_interval(groups, resamples=500)
@@ -89,7 +89,7 @@ def test_the_size_of_blocks_changes_nothing_but_memory(monkeypatch):
 @pytest.mark.parametrize("test", [paired_randomisation_test, paired_t_test])
 @settings(max_examples=50, deadline=None)
 @given(rows=pairs)
-def test_tests_are_symmetric_and_give_probabilities(test, rows):
+def test_p_values_are_symmetric_probabilities(test, rows):
     a, b = zip(*rows, strict=True)
     assert 0 <= test(a, b) <= 1
     assert test(a, b) == pytest.approx(test(b, a), abs=1e-9)
@@ -97,14 +97,14 @@ def test_tests_are_symmetric_and_give_probabilities(test, rows):
 
 
 @pytest.mark.parametrize("test", [lambda a, b: paired_randomisation_test(a, b, permutations=400), paired_t_test])
-def test_p_is_uniform_where_nothing_differs(test):
+def test_p_values_are_uniform_under_the_null_hypothesis(test):
     generator = np.random.default_rng(0)
     p_values = [test(*generator.random((2, 30))) for _ in range(400)]
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
 @pytest.mark.parametrize("test", [lambda a, b: paired_randomisation_test(a, b, permutations=400), paired_t_test])
-def test_p_is_uniform_with_groups_of_unequal_size_and_noise(test):
+def test_p_values_are_uniform_for_groups_of_unequal_size_and_noise(test):
     generator = np.random.default_rng(1)
     p_values = []
     for _ in range(400):
@@ -113,7 +113,7 @@ def test_p_is_uniform_with_groups_of_unequal_size_and_noise(test):
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
 
 
-def test_a_difference_of_many_queries_is_found_and_one_of_few_is_not():
+def test_power_grows_with_the_number_of_queries():
     better = system(1, 500) + 0.05
     noise = np.random.default_rng(9).normal(scale=0.2, size=500)
     for test in (paired_randomisation_test, paired_t_test):
@@ -121,7 +121,7 @@ def test_a_difference_of_many_queries_is_found_and_one_of_few_is_not():
         assert test((better + noise)[:10], (better - 0.05)[:10]) > 0.05
 
 
-def test_the_t_test_is_that_of_scipy():
+def test_t_test_agrees_with_scipy():
     a, b = system(1), system(2, shift=0.1)
     assert paired_t_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue, rel=1e-12)
     # The mean of two groups' differences is, with the sign of one turned, Welch's difference of two means.
@@ -130,13 +130,13 @@ def test_the_t_test_is_that_of_scipy():
     assert ours == pytest.approx(stats.ttest_ind(d[:10], -d[10:], equal_var=False).pvalue, rel=1e-12)
 
 
-def test_a_t_test_without_variance():
+def test_t_test_without_variance():
     assert paired_t_test([1.0, 2.0, 3.0], [0.0, 1.0, 2.0]) == 0.0
     assert paired_t_test([1.0], [0.0]) == 1.0
     assert paired_t_test({"ha": [1.0], "yo": [1.0, 0.0, 1.0]}, {"ha": [0.0], "yo": [0.0, 0.0, 0.5]}) == 1.0
 
 
-def test_the_bootstrap_is_that_of_scipy():
+def test_bootstrap_agrees_with_scipy():
     a = system(1) ** 2
     theirs = stats.bootstrap((a,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(1))
     assert bootstrap_interval(a) == pytest.approx(tuple(theirs.confidence_interval), abs=0.004)
@@ -144,27 +144,27 @@ def test_the_bootstrap_is_that_of_scipy():
     assert wide[0] < narrow[0] < a.mean() < narrow[1] < wide[1]
 
 
-def test_the_bootstrap_of_groups_has_the_spread_of_a_mean_of_means():
+def test_bootstrap_of_groups_has_the_standard_error_of_a_mean_of_means():
     groups = {"ha": system(1, 200), "yo": system(2, 50, shift=0.5)}
     mean = np.mean([group.mean() for group in groups.values()])
     error = math.sqrt(sum(group.var() / len(group) for group in groups.values())) / 2
     assert bootstrap_interval(groups) == pytest.approx((mean - 1.96 * error, mean + 1.96 * error), abs=0.004)
 
 
-def test_the_bootstrap_of_a_difference():
+def test_bootstrap_of_a_difference():
     a, b = system(1), system(2, shift=0.1)
     assert bootstrap_interval(a, baseline=b) == bootstrap_interval(a - b)
     assert bootstrap_interval(a, baseline=a) == (0.0, 0.0)
 
 
-def test_intervals_cover_as_often_as_they_say():
+def test_intervals_have_nominal_coverage():
     generator = np.random.default_rng(0)
     draws = (bootstrap_interval(generator.random(60), 0.9, resamples=400) for _ in range(300))
     covered = sum(low <= 0.5 <= high for low, high in draws) / 300
     assert 0.84 < covered < 0.95
 
 
-def test_queries_are_paired_by_their_ids():
+def test_queries_are_paired_by_id():
     a, b = {"q1": 0.1, "q2": 0.9, "q3": 0.4}, {"q3": 0.5, "q1": 0.0, "q2": 0.2}
     lined_up = [0.1, 0.9, 0.4], [0.0, 0.2, 0.5]
     for test in (paired_randomisation_test, paired_t_test):
@@ -172,7 +172,7 @@ def test_queries_are_paired_by_their_ids():
     assert bootstrap_interval(a, baseline=b) == bootstrap_interval(lined_up[0], baseline=lined_up[1])
 
 
-def test_groups_count_alike_whatever_their_size():
+def test_groups_have_equal_weight():
     a = {"ha": np.full(4, 0.4), "yo": np.full(100, 0.1)}
     b = {"yo": np.full(100, 0.2), "ha": np.full(4, 0.1)}
     (found,) = compare_systems({"a": a, "b": b})
@@ -180,14 +180,14 @@ def test_groups_count_alike_whatever_their_size():
     assert found.interval == pytest.approx((0.1, 0.1))
 
 
-def test_holm_by_hand():
+def test_holm_corrects_p_values():
     # 4 x .005, 3 x .01, then 2 x .03 = .06, which 1 x .04 may not fall below.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == [] and holm([0.2]) == [0.2] and holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
-def test_holm_steps_down(p_values):
+def test_holm_agrees_with_the_step_down_procedure(p_values):
     adjusted = holm(p_values)
     assert all(p <= q <= min(1.0, p * len(p_values)) + 1e-12 for p, q in zip(p_values, adjusted, strict=True))
     for alpha in (0.01, 0.05, 0.3):
@@ -207,7 +207,7 @@ def systems():
     return {"ot": base + 0.1 + noise[0], "greedy": base + noise[1], "same": base.copy(), "none": base}
 
 
-def test_all_pairs_or_a_baseline(systems):
+def test_compares_all_pairs_or_with_a_baseline(systems):
     every = compare_systems(systems)
     assert [(each.system, each.baseline) for each in every] == list(itertools.combinations(systems, 2))
     against = compare_systems(systems, "greedy")
@@ -216,7 +216,7 @@ def test_all_pairs_or_a_baseline(systems):
     assert reverse.difference == -first.difference and reverse.p_randomisation == first.p_randomisation
 
 
-def test_a_comparison_carries_the_tests_and_their_correction(systems):
+def test_comparison_has_raw_and_corrected_p_values(systems):
     found = compare_systems(systems, permutations=999, resamples=500, seed=3)
     for each in found:
         a, b = systems[each.system], systems[each.baseline]
@@ -228,7 +228,7 @@ def test_a_comparison_carries_the_tests_and_their_correction(systems):
     assert [each.adjusted_t for each in found] == holm([each.p_t for each in found])
 
 
-def test_no_winner_without_significance(systems):
+def test_winner_requires_significance(systems):
     found = {(each.system, each.baseline): each for each in compare_systems(systems)}
     assert found["ot", "greedy"].winner == "ot"
     assert str(found["ot", "greedy"]).endswith("(t): ot is better")
@@ -241,7 +241,7 @@ def test_no_winner_without_significance(systems):
     assert all(each.p_randomisation == 2 / 128 and each.winner is None for each in few)
 
 
-def test_calls_are_corrected_together(systems):
+def test_correct_together_covers_several_calls(systems):
     first, second = compare_systems(systems, "none"), compare_systems(systems, "greedy")
     together = correct_together([*first, *second])
     assert [each.adjusted_t for each in together] == holm([each.p_t for each in (*first, *second)])
@@ -252,20 +252,20 @@ def test_calls_are_corrected_together(systems):
 @pytest.mark.parametrize(
     ("a", "b", "message"),
     [
-        ([], [], "finite numbers, one a query, for at least one query"),
+        ([], [], "finite numbers, one per query, for at least one query"),
         ({}, {}, "finite numbers"),
         ({"ha": []}, {"ha": []}, "finite numbers"),
         ([1.0, math.nan], [1.0, 1.0], "finite numbers"),
         ([[1.0]], [[1.0]], "finite numbers"),
-        ([1.0], [1.0, 2.0], "1 values in a and 2 in b; measure both on the same queries"),
-        ({"q1": 1.0}, {"q2": 1.0}, "only one of a and b has query 'q"),
-        ({"q1": 1.0}, [1.0], "name those of both"),
-        ({"ha": [1.0]}, {"yo": [1.0]}, "a has groups ha and b yo"),
-        ({"ha": [1.0]}, [1.0], "a has groups ha and b all queries"),
-        ({"ha": [1.0, 2.0]}, {"ha": [1.0]}, "ha: 2 values in a and 1 in b"),
+        ([1.0], [1.0, 2.0], "same queries, but only one of them has 1"),
+        ({"q1": 1.0}, {"q2": 1.0}, "same queries, but only one of them has 'q1'"),
+        ({"q1": 1.0}, [1.0], "same queries, but only one of them has 0"),
+        ({"ha": [1.0]}, {"yo": [1.0]}, r"same groups, got \['ha'\] and \['yo'\]"),
+        ({"ha": [1.0]}, [1.0], r"same groups, got \['ha'\] and \['all queries'\]"),
+        ({"ha": [1.0, 2.0]}, {"ha": [1.0]}, "ha: a and b must have the same queries, but only one of them has 1"),
     ],
 )
-def test_systems_that_cannot_be_paired(a, b, message):
+def test_systems_with_different_queries_raise(a, b, message):
     for test in (paired_randomisation_test, paired_t_test, lambda a, b: bootstrap_interval(a, baseline=b)):
         with pytest.raises(ValueError, match=message):
             test(a, b)
@@ -273,20 +273,20 @@ def test_systems_that_cannot_be_paired(a, b, message):
         compare_systems({"one": a, "two": b})
 
 
-def test_bad_settings():
-    with pytest.raises(ValueError, match="permutations is 0"):
+def test_invalid_settings_raise():
+    with pytest.raises(ValueError, match="permutations must be at least 1, got 0"):
         paired_randomisation_test([1.0], [0.0], permutations=0)
-    with pytest.raises(ValueError, match="resamples is 0"):
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
         bootstrap_interval([1.0], resamples=0)
-    with pytest.raises(ValueError, match="level is 95; it must be between 0 and 1"):
+    with pytest.raises(ValueError, match="level must be between 0 and 1, got 95"):
         bootstrap_interval([1.0], 95)
-    with pytest.raises(ValueError, match="alpha is 5; it must be between 0 and 1"):
+    with pytest.raises(ValueError, match="alpha must be between 0 and 1, got 5"):
         compare_systems({"a": [1.0], "b": [0.0]}, alpha=5)
-    with pytest.raises(ValueError, match="values holds 1 systems"):
+    with pytest.raises(ValueError, match="the number of systems in values must be at least 2, got 1"):
         compare_systems({"a": [1.0]})
-    with pytest.raises(ValueError, match="baseline 'c' is not in values; the systems are a, b"):
+    with pytest.raises(ValueError, match="baseline must be one of 'a', 'b', got 'c'"):
         compare_systems({"a": [1.0], "b": [0.0]}, "c")
-    with pytest.raises(ValueError, match="p_values holds something that is not between 0 and 1"):
+    with pytest.raises(ValueError, match="a p-value must be between 0 and 1, got 1.5"):
         holm([0.5, 1.5])
-    with pytest.raises(ValueError, match="p_values holds"):
+    with pytest.raises(ValueError, match="a p-value must be between 0 and 1, got nan"):
         holm([math.nan])

@@ -407,6 +407,7 @@ def test_what_is_whole_is_read(name, tmp_path):
     "Damaged or hostile files of sentence pairs, triples, dictionaries, BEIR folders, AfriQA and CIRAL "
     "are read whole or refused by an error that names the file, within 4 GB more memory.",
 )
+@pytest.mark.filterwarnings("ignore:.* judgements are for missing:UserWarning")
 @pytest.mark.parametrize("name", LOADERS)
 def test_damaged_files_give_clear_errors(name, tmp_path):
     check, outcomes = checked(name, tmp_path)
@@ -416,6 +417,7 @@ def test_damaged_files_give_clear_errors(name, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
+@pytest.mark.filterwarnings("ignore:.* judgements are for missing:UserWarning")
 @pytest.mark.parametrize("name", LOADERS)
 def test_damaged_files_give_clear_errors_for_long(name, tmp_path, record_property):
     check, outcomes = checked(name, tmp_path)

@@ -1,8 +1,8 @@
 from .benchmarks import benchmark_names, from_bitext, load_benchmark, sample_pool
-from .datasets import Document, Query, RetrievalDataset, load_beir
+from .datasets import Document, Query, RetrievalDataset, build_dataset, load_beir
 from .evaluate_module import evaluate_module_path, evaluate_rows
 from .evaluator import RetrievalEvaluator
-from .language_gap import LanguageGap, Spread, gap_closed, language_gap, spread
+from .language_gap import LanguageDispersion, LanguageGap, gap_closed, language_dispersion, language_gap
 from .metrics import DEFAULT_MEASURES, measure_name, per_query_metrics, retrieval_metrics, run_from_hits
 from .mteb_model import OpticalMtebModel
 from .perturbations import PERTURBATIONS, perturb, perturb_queries
@@ -23,6 +23,7 @@ __all__ = [
     "PERTURBATIONS",
     "Comparison",
     "Document",
+    "LanguageDispersion",
     "LanguageGap",
     "OpticalMtebModel",
     "Query",
@@ -30,10 +31,10 @@ __all__ = [
     "RetrievalEvaluator",
     "Robustness",
     "RobustnessGap",
-    "Spread",
     "area_under_curve",
     "benchmark_names",
     "bootstrap_interval",
+    "build_dataset",
     "compare_systems",
     "correct_together",
     "evaluate_module_path",
@@ -41,6 +42,7 @@ __all__ = [
     "from_bitext",
     "gap_closed",
     "holm",
+    "language_dispersion",
     "language_gap",
     "load_beir",
     "load_benchmark",
@@ -55,5 +57,4 @@ __all__ = [
     "robustness_gap",
     "run_from_hits",
     "sample_pool",
-    "spread",
 ]

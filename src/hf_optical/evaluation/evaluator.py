@@ -16,29 +16,28 @@ T = TypeVar("T")
 
 class RetrievalEvaluator:
     """
-    Searches one set of document vectors with the queries of any model, and measures what is found.
+    Search a fixed document index with the queries of any model, and measure the results.
 
-    The documents are encoded once, when they are first needed, by the model whose index is to be kept; students only
-    ever encode queries.
+    The teacher encodes the documents once, when they are first needed. Students only encode queries.
 
     Args:
         dataset ([`RetrievalDataset`]):
             Queries, documents and judgements.
         teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]):
-            What encodes the documents. Not the very object that is being trained: its index would change under it.
+            Encode the documents. Don't pass the model object that is being trained: the index must not change.
         document_vectors ([`TokenVectors`], *optional*):
-            The documents encoded already, in the order of `dataset.corpus`.
+            Precomputed document vectors, in the order of `dataset.corpus`.
         measures (sequence of `str`, *optional*):
             As in [`retrieval_metrics`].
         depth (`int`, defaults to 1000):
-            Length of the rankings measured (TREC's custom).
+            Length of the rankings that are measured (1000 is customary at TREC).
         batch_size (`int`, defaults to 32):
-            Texts encoded at a time.
+            Number of texts per batch.
         show_progress (`bool`, defaults to `False`):
-            Whether to show progress bars while documents are encoded and searched.
+            Whether to show progress bars while encoding and searching the documents.
 
     Raises:
-        ValueError: the number of document vectors is not that of the documents.
+        ValueError: the number of document vectors differs from the number of documents.
     """
 
     def __init__(
@@ -55,8 +54,8 @@ class RetrievalEvaluator:
     ):
         if document_vectors is not None and len(document_vectors) != len(dataset.corpus):
             raise ValueError(
-                f"document_vectors has {len(document_vectors)} entries for {len(dataset.corpus)} documents; encode "
-                "`dataset.document_texts()`"
+                f"document_vectors must have one entry for each of the {len(dataset.corpus)} documents, got "
+                f"{len(document_vectors)}; encode `dataset.document_texts()`"
             )
         self.dataset = dataset
         self.teacher = teacher
@@ -69,7 +68,7 @@ class RetrievalEvaluator:
 
     @property
     def document_vectors(self) -> TokenVectors:
-        """One entry a document, in the order of `dataset.corpus`."""
+        """Token vectors of the documents, in the order of `dataset.corpus`."""
         if self._document_vectors is None:
             self._document_vectors = encode_texts(
                 self.teacher,
@@ -83,7 +82,7 @@ class RetrievalEvaluator:
 
     @property
     def has_translations(self) -> bool:
-        """Whether every query carries a human translation."""
+        """Whether every query has a human translation."""
         return all(query.translation for query in self.dataset.queries.values())
 
     def search(
@@ -98,32 +97,33 @@ class RetrievalEvaluator:
         candidates: Mapping[str, Sequence[Hit]] | None = None,
     ) -> dict[str, list[Hit]]:
         """
-        The best documents for every query: query id -> hits, best first.
+        Retrieve the best documents for every query.
 
         Args:
             model ([`OpticalModel`]), processor ([`OpticalProcessor`]):
-                What encodes the queries.
+                Encode the queries.
             top_k (`int`, *optional*):
                 Length of the rankings. Defaults to `depth`.
             translated (`bool`, defaults to `False`):
-                Whether to ask the human translations of the queries in their place.
+                Whether to search with the human translations of the queries.
             query_ids (sequence of `str`, *optional*):
-                The queries to ask. All by default.
+                The queries to search with. Defaults to all.
             queries (mapping of query id to `str`, *optional*):
-                Other texts to ask in place of those of the dataset: translated by a machine, or perturbed. One for
-                every query that is asked.
+                Texts that replace those of the dataset, such as machine translations or perturbed queries. Must have
+                an entry for every query in `query_ids`.
             candidates (mapping of query id to sequence of [`Hit`], *optional*):
-                What a first stage found for every query that is asked. Only these are scored (reranking); by default
-                all documents are.
+                Hits of a first stage to rerank, for every query in `query_ids`. By default all documents are scored.
+
+        Returns:
+            `dict[str, list[Hit]]`: query id -> hits, best first.
 
         Raises:
-            ValueError: `translated`, and a query has no translation, or there are `queries` beside it; a query of
-                `query_ids`, `queries` or `candidates` is unknown; a query has no text in `queries` or no entry in
-                `candidates`.
+            ValueError: `translated` is set together with `queries` or a query has no translation; `query_ids`,
+                `queries` or `candidates` has an unknown query; `queries` or `candidates` lacks a query.
         """
-        asked = list(self.dataset.queries if query_ids is None else query_ids)
-        self._require_known("query_ids", asked)
-        texts = self._texts(asked, translated, queries)
+        query_ids = list(self.dataset.queries if query_ids is None else query_ids)
+        self._check_known("query_ids", query_ids)
+        texts = self._texts(query_ids, translated, queries)
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
         top_k, document_ids = top_k or self.depth, list(self.dataset.corpus)
         if candidates is None:
@@ -135,7 +135,7 @@ class RetrievalEvaluator:
                 show_progress=self.show_progress,
             )
         else:
-            first_stage = self._of_each("candidates", candidates, asked)
+            first_stage = self._select("candidates", candidates, query_ids)
             hits = rerank(
                 vectors,
                 self.document_vectors,
@@ -144,17 +144,18 @@ class RetrievalEvaluator:
                 top_k=top_k,
                 show_progress=self.show_progress,
             )
-        return dict(zip(asked, hits, strict=True))
+        return dict(zip(query_ids, hits, strict=True))
 
     def measure(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, float]:
         """
-        Mean of every measure over the queries, for what a search found; a query that `hits` lacks counts as 0, and
-        what the dataset's `ignore_identical_ids` passes over is not looked at.
+        Compute the mean of every measure over the queries.
+
+        Queries that are missing from `hits` count as 0. Hits that `ignore_identical_ids` excludes are not counted.
         """
         return retrieval_metrics(self.dataset.qrels, self._run(hits), self.measures)
 
     def measure_each(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
-        """As [`~RetrievalEvaluator.measure`], before the mean: measure -> query id -> value."""
+        """As [`~RetrievalEvaluator.measure`], per query: measure -> query id -> value."""
         return per_query_metrics(self.dataset.qrels, self._run(hits), self.measures)
 
     def __call__(
@@ -166,39 +167,34 @@ class RetrievalEvaluator:
         queries: Mapping[str, str] | None = None,
         candidates: Mapping[str, Sequence[Hit]] | None = None,
     ) -> dict[str, float]:
-        """Mean of every measure over the queries: `{"map": 0.42, ...}`. Arguments as in `search`."""
+        """Search, and return the mean of every measure: `{"map": 0.42, ...}`. Arguments as in `search`."""
         return self.measure(
             self.search(model, processor, translated=translated, queries=queries, candidates=candidates)
         )
 
     def _run(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
-        return run_from_hits(self.dataset.counted(hits))
+        return run_from_hits(self.dataset.drop_identical_ids(hits))
 
-    def _texts(self, asked: list[str], translated: bool, queries: Mapping[str, str] | None) -> list[str]:
-        if translated and queries is not None:
-            raise ValueError("translated and queries both replace the texts of the dataset; pass one of them")
+    def _texts(self, query_ids: list[str], translated: bool, queries: Mapping[str, str] | None) -> list[str]:
         if queries is not None:
-            return self._of_each("queries", queries, asked)
-        own = [self.dataset.queries[key] for key in asked]
+            if translated:
+                raise ValueError("translated and queries both replace the texts of the dataset; pass one of them")
+            return self._select("queries", queries, query_ids)
+        own = [self.dataset.queries[key] for key in query_ids]
         if not translated:
             return [query.text for query in own]
-        for key, query in zip(asked, own, strict=True):
-            if not query.translation:
-                raise ValueError(f"query {key!r} of {self.dataset.name} has no translation; leave translated at False")
-        return [query.translation for query in own]
+        translations = {key: query.translation for key, query in zip(query_ids, own, strict=True) if query.translation}
+        return self._select("the translations of the dataset", translations, query_ids)
 
-    def _of_each(self, name: str, given: Mapping[str, T], asked: list[str]) -> list[T]:
-        """What a mapping holds for each query that is asked."""
-        self._require_known(name, given)
-        for key in asked:
-            # To ask the others only would score this one 0 without a word.
-            if key not in given:
-                raise ValueError(f"{name} has no entry for query {key!r}; pass one for each, or narrow query_ids")
-        return [given[key] for key in asked]
+    def _select(self, name: str, values: Mapping[str, T], query_ids: list[str]) -> list[T]:
+        """Values of the queries in `query_ids`. A missing one is an error: leaving it out would score it 0."""
+        self._check_known(name, values)
+        missing = [key for key in query_ids if key not in values]
+        if missing:
+            raise ValueError(f"{name} must cover every query, but lacks {missing[:3]}")
+        return [values[key] for key in query_ids]
 
-    def _require_known(self, name: str, keys: Iterable[str]) -> None:
-        unknown = [key for key in keys if key not in self.dataset.queries]
+    def _check_known(self, name: str, query_ids: Iterable[str]) -> None:
+        unknown = [key for key in query_ids if key not in self.dataset.queries]
         if unknown:
-            raise ValueError(
-                f"{name} names {len(unknown)} queries that {self.dataset.name} does not have, such as {unknown[0]!r}"
-            )
+            raise ValueError(f"{name} must name queries of {self.dataset.name}, got others: {unknown[:3]}")

@@ -1,4 +1,4 @@
-"""How unequally languages are served, and how much of that training mends."""
+"""Differences in retrieval quality between languages, and the share of the gap that training closes."""
 
 from __future__ import annotations
 
@@ -6,26 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 
+from ..checks import check_not_empty
+
 
 @dataclass(frozen=True)
-class Spread:
+class LanguageDispersion:
     """
-    How a measure spreads over languages.
+    Dispersion of a measure over languages.
 
     Args:
         mean (`float`):
-            Over the languages.
+            Mean over the languages.
         range (`float`):
             Best language minus worst.
         std (`float`):
-            Standard deviation over the languages (of these, not an estimate for others).
+            Population standard deviation over the languages.
         worst (`str`), best (`str`):
-            The languages of lowest and of highest value; the first of equal ones.
-        groups (`dict[str, Spread]`):
+            The languages with the lowest and the highest value; the first one in a tie.
+        groups (`dict[str, LanguageDispersion]`):
             The same within each named group of languages.
         group_gap (`float` or `None`):
-            Mean of the first group minus mean of the last: what low-resource languages lack, if the groups are named
-            from high to low. `None` with fewer than two groups.
+            Mean of the first group minus mean of the last: the deficit of low-resource languages if the groups are
+            ordered from high- to low-resource. `None` with fewer than two groups.
     """
 
     mean: float
@@ -33,72 +35,78 @@ class Spread:
     std: float
     worst: str
     best: str
-    groups: dict[str, Spread]
+    groups: dict[str, LanguageDispersion]
     group_gap: float | None
 
 
 @dataclass(frozen=True)
 class LanguageGap:
     """
-    What [`language_gap`] finds.
+    Result of [`language_gap`].
 
     Args:
         gap_closed (`dict[str, float | None]`):
-            Of each language, as in [`gap_closed`].
+            Language -> share of its gap that is closed, see [`gap_closed`].
         mean_gap_closed (`float` or `None`):
-            Over the languages that have a gap. `None` if none has.
+            Mean over the languages that have a gap. `None` if none has.
         share_of_ceiling (`dict[str, float | None]`):
-            Trained over ceiling, which test sets of unequal difficulty do not distort. `None` where the ceiling is 0.
-        zero_shot (`Spread`), trained (`Spread`), ceiling (`Spread`):
-            Of the measure itself.
+            Trained divided by ceiling, which is comparable across test sets of unequal difficulty. `None` if the
+            ceiling is 0.
+        zero_shot (`LanguageDispersion`), trained (`LanguageDispersion`), ceiling (`LanguageDispersion`):
+            Dispersion of the measure itself.
     """
 
     gap_closed: dict[str, float | None]
     mean_gap_closed: float | None
     share_of_ceiling: dict[str, float | None]
-    zero_shot: Spread
-    trained: Spread
-    ceiling: Spread
+    zero_shot: LanguageDispersion
+    trained: LanguageDispersion
+    ceiling: LanguageDispersion
 
 
 def gap_closed(zero_shot: float, trained: float, ceiling: float) -> float | None:
     """
-    Share of the gap between the untrained student and the ceiling that training closed.
+    Compute the share of the gap between the untrained student and the ceiling that training closed.
 
     Args:
-        zero_shot (`float`): a measure, for the untrained student.
-        trained (`float`): the same, for the trained one.
-        ceiling (`float`): the same, for the teacher on human translations of the queries.
+        zero_shot (`float`): value of the measure for the untrained student.
+        trained (`float`): value for the trained student.
+        ceiling (`float`): value for the teacher on human translations of the queries.
 
     Returns:
-        `float` or `None`: `(trained - zero_shot) / (ceiling - zero_shot)`: 0 is no better than untrained, 1 is as good
-        as the ceiling, and below 0 or above 1 is possible. `None` where there is no gap: `ceiling <= zero_shot`.
+        `float` or `None`: `(trained - zero_shot) / (ceiling - zero_shot)`. 0 is no better than untrained, 1 is as good
+        as the ceiling; values below 0 and above 1 are possible. `None` if there is no gap: `ceiling <= zero_shot`.
     """
     return (trained - zero_shot) / (ceiling - zero_shot) if ceiling > zero_shot else None
 
 
-def spread(values: Mapping[str, float], groups: Mapping[str, Sequence[str]] | None = None) -> Spread:
+def language_dispersion(
+    values: Mapping[str, float], groups: Mapping[str, Sequence[str]] | None = None
+) -> LanguageDispersion:
     """
-    How a measure spreads over languages.
+    Measure how much a value differs between languages.
 
     Args:
         values (mapping of language to `float`):
-            The measure.
+            Language -> value of the measure.
         groups (mapping of `str` to sequence of `str`, *optional*):
             Group -> its languages, from high- to low-resource.
 
     Returns:
-        [`Spread`]
+        [`LanguageDispersion`]
 
     Raises:
-        ValueError: there is no language, or a group is empty or names a language that `values` lacks.
+        ValueError: there is no language, or a group is empty or names a language that is not in `values`.
     """
-    if not values:
-        raise ValueError("values is empty; a spread needs at least one language")
-    within = {name: _spread_within(name, languages, values) for name, languages in (groups or {}).items()}
+    check_not_empty("values", values)
+    within = {}
+    for group, languages in (groups or {}).items():
+        if not languages or not values.keys() >= set(languages):
+            raise ValueError(f"group {group!r} must name some of the languages {list(values)}, got {list(languages)}")
+        within[group] = language_dispersion({language: values[language] for language in languages})
     means = [group.mean for group in within.values()]
     worst, best = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
-    return Spread(
+    return LanguageDispersion(
         mean=fmean(values.values()),
         range=values[best] - values[worst],
         std=pstdev(values.values()),
@@ -116,42 +124,31 @@ def language_gap(
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> LanguageGap:
     """
-    How far training brings languages to their ceilings, and to each other.
+    Measure how close training brings languages to their ceilings, and to each other.
 
     Args:
-        zero_shot (mapping of language to `float`): a measure, for the untrained student.
-        trained (mapping of language to `float`): the same, for the trained one.
-        ceiling (mapping of language to `float`): the same, for the teacher on human translations of the queries.
-        groups (mapping of `str` to sequence of `str`, *optional*): as in [`spread`].
+        zero_shot (mapping of language to `float`): value of the measure for the untrained student.
+        trained (mapping of language to `float`): value for the trained student.
+        ceiling (mapping of language to `float`): value for the teacher on human translations of the queries.
+        groups (mapping of `str` to sequence of `str`, *optional*): see [`language_dispersion`].
 
     Returns:
         [`LanguageGap`]
 
     Raises:
-        ValueError: there is no language, the three do not have the same languages, or a group is empty or names
-            another language.
+        ValueError: there is no language, the three arguments have different languages, or a group is empty or names
+            an unknown language.
     """
-    for name, other in (("zero_shot", zero_shot), ("ceiling", ceiling)):
-        if other.keys() != trained.keys():
-            raise ValueError(
-                f"{name} has the languages {', '.join(other) or 'none'} and trained {', '.join(trained) or 'none'}; "
-                "pass the same for each"
-            )
+    if not zero_shot.keys() == trained.keys() == ceiling.keys():
+        languages = {"zero_shot": list(zero_shot), "trained": list(trained), "ceiling": list(ceiling)}
+        raise ValueError(f"zero_shot, trained and ceiling must have the same languages, got {languages}")
     closed = {language: gap_closed(zero_shot[language], trained[language], ceiling[language]) for language in trained}
     gaps = [share for share in closed.values() if share is not None]
     return LanguageGap(
         gap_closed=closed,
         mean_gap_closed=fmean(gaps) if gaps else None,
         share_of_ceiling={key: value / ceiling[key] if ceiling[key] else None for key, value in trained.items()},
-        zero_shot=spread(zero_shot, groups),
-        trained=spread(trained, groups),
-        ceiling=spread(ceiling, groups),
+        zero_shot=language_dispersion(zero_shot, groups),
+        trained=language_dispersion(trained, groups),
+        ceiling=language_dispersion(ceiling, groups),
     )
-
-
-def _spread_within(group: str, languages: Sequence[str], values: Mapping[str, float]) -> Spread:
-    missing = [language for language in languages if language not in values]
-    if missing or not languages:
-        lack = f"names {missing[0]!r}, which is not measured" if missing else "is empty"
-        raise ValueError(f"group {group!r} {lack}; the languages are {', '.join(values)}")
-    return spread({language: values[language] for language in languages})

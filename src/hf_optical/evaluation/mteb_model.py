@@ -12,7 +12,7 @@ from ..retrieval import Hit, OpticalRetriever, TokenVectors, search
 from ..retrieval.reranking import rerank
 from ..retrieval.vectors import as_token_vectors
 from .benchmarks.libraries import import_library, mteb_texts
-from .datasets import Document, RetrievalDataset
+from .datasets import Document
 
 
 if TYPE_CHECKING:
@@ -22,23 +22,27 @@ if TYPE_CHECKING:
 
 class OpticalMtebModel:
     """
-    A retriever as a model of `mteb`: `mteb.evaluate(OpticalMtebModel(retriever, language="ha"), tasks)`.
+    Adapter that evaluates a retriever with `mteb`.
 
-    It fits mteb's `SearchProtocol`: encoding and exact search are ours, data and measures are mteb's. Where a task
-    gives candidates to rank again, those alone are scored.
+    It implements mteb's `SearchProtocol`: the retriever encodes and searches exactly, mteb supplies data and measures.
+    If a task has candidates to rerank, only those are scored.
 
     Args:
         retriever ([`OpticalRetriever`]):
-            What reads the queries, and the documents too unless `document_retriever` is given. For a bare model and
-            processor: `OpticalRetriever(model, processor)`.
+            Encodes the queries, and the documents unless `document_retriever` is given. Wrap a bare model and
+            processor with `OpticalRetriever(model, processor)`.
         document_retriever ([`OpticalRetriever`], *optional*):
-            What reads the documents, for a student whose teacher made the index.
+            Encodes the documents, for a student that searches the index of its teacher.
         language (`str`, *optional*):
-            Language pack that reads the queries. Defaults to the one set in `retriever`.
+            Language pack for the queries. Defaults to the active one of `retriever`.
         name (`str`, defaults to `"hf_optical/retriever"`):
-            What results are filed under, as `organization/name`. The revision beside it is a hash of weights,
-            vocabulary and settings, so that mteb never answers with the stored results of another model. Change
-            weights in place or by `load_state_dict`, as optimizers do; what is written to `.data` goes unseen.
+            Name of the results, as `organization/name`. The revision is a hash of weights, vocabulary and settings,
+            so that mteb never returns cached results of another model. Change weights in place or with
+            `load_state_dict`, as optimizers do; changes through `.data` are not detected.
+
+    Example:
+
+        >>> mteb.evaluate(OpticalMtebModel(retriever, language="ha"), tasks)
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class OpticalMtebModel:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb writes beside the results."""
+        """Model metadata that mteb stores with the results."""
         library = import_library("mteb.models.model_meta")
         return library.ModelMeta.create_empty(
             {
@@ -75,18 +79,18 @@ class OpticalMtebModel:
 
     def index(self, corpus: Any, *, encode_kwargs: Mapping[str, Any], **kwargs: Any) -> None:
         """
-        Encodes the corpus of a task.
+        Encode the corpus of a task.
 
         Args:
-            corpus (`datasets.Dataset`): rows with `id`, `text` and perhaps `title`.
-            encode_kwargs (mapping): of these, `batch_size` is heeded.
-            kwargs: what else mteb passes: the task, split and subset.
+            corpus (`datasets.Dataset`): rows with `id`, `text` and optionally `title`.
+            encode_kwargs (mapping): only `batch_size` is used.
+            kwargs: further arguments of mteb, which are ignored.
         """
-        rows = {row["id"]: Document(row.get("title") or "", row["text"]) for row in corpus}
-        self._document_ids = list(rows)
+        texts = {row["id"]: Document(row.get("title") or "", row["text"]).full_text for row in corpus}
+        self._document_ids = list(texts)
         self._documents = as_token_vectors(
             self.document_retriever.encode_documents(
-                RetrievalDataset("", rows, {}, {}).document_texts(), batch_size=encode_kwargs.get("batch_size", 32)
+                list(texts.values()), batch_size=encode_kwargs.get("batch_size", 32)
             )
         )
 
@@ -101,27 +105,27 @@ class OpticalMtebModel:
         **kwargs: Any,
     ) -> dict[str, dict[str, float]]:
         """
-        Searches the corpus that was indexed last.
+        Search the corpus that was indexed last.
 
         Args:
             queries (`datasets.Dataset`): rows with `id` and `text`.
-            task_metadata (`TaskMetadata`): the task, for messages.
+            task_metadata (`TaskMetadata`): metadata of the task, for error messages.
             top_k (`int`): length of the rankings.
-            encode_kwargs (mapping): of these, `batch_size` is heeded.
-            top_ranked (mapping of query id to sequence of document ids, *optional*): the candidates to rank;
-                for a query without any, nothing is found.
-            kwargs: what else mteb passes: split and subset.
+            encode_kwargs (mapping): only `batch_size` is used.
+            top_ranked (mapping of query id to sequence of document ids, *optional*): candidates to rerank;
+                a query without candidates gets no results.
+            kwargs: further arguments of mteb, which are ignored.
 
         Returns:
-            `dict[str, dict[str, float]]`: query id -> document id -> MaxSim score; equal scores are told apart by
-            float32's smallest step.
+            `dict[str, dict[str, float]]`: query id -> document id -> MaxSim score. Ties are broken by the
+            smallest float32 step.
 
         Raises:
-            RuntimeError: no corpus was indexed.
-            DataError: the task asks with conversations.
+            RuntimeError: no corpus has been indexed.
+            DataError: the queries of the task are conversations.
         """
         if self._documents is None:
-            raise RuntimeError("there is no corpus to search; call `index` first")
+            raise RuntimeError("no corpus has been indexed; call `index` first")
         vectors = self.retriever.encode_queries(
             mteb_texts(queries, task_metadata.name),
             language=self.language,
@@ -141,7 +145,7 @@ class OpticalMtebModel:
             (self.retriever.model, self.retriever.processor_of(language)),
             (self.document_retriever.model, self.document_retriever.processor),
         )
-        # mteb asks many times. A tensor's version counts the changes made to it.
+        # mteb reads the revision many times. The version of a tensor counts in-place changes.
         state = [language]
         for model, processor in parts:
             state += [repr(processor), [(name, w.data_ptr(), w._version) for name, w in model.state_dict().items()]]
@@ -163,7 +167,7 @@ def _hash_into(digest: Any, model: OpticalModel, processor: OpticalProcessor) ->
 
 
 def _strictly_ranked(hits: Sequence[Hit]) -> dict[str, float]:
-    """Scores that fall from hit to hit: mteb's measures would put equal ones in an order of their own."""
+    """Strictly decreasing scores, because mteb's measures reorder ties."""
     scores: dict[str, float] = {}
     last = np.float32(np.inf)
     for hit in hits:

@@ -1,29 +1,31 @@
-"""How a retrieval measure falls as queries are perturbed, and how unequally it falls over languages."""
+"""Robustness of a retrieval measure to perturbed queries, and differences in robustness between languages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from .language_gap import Spread, spread
+from scipy.integrate import trapezoid
+
+from ..checks import check_not_empty, check_number
+from .language_gap import LanguageDispersion, language_dispersion
 
 
 @dataclass(frozen=True)
 class Robustness:
     """
-    What [`robustness_curve`] finds.
+    Result of [`robustness_curve`].
 
     Args:
         curve (`dict[float, float]`):
             Strength -> value of the measure, from strength 0 up.
         relative_drop (`dict[float, float]` or `None`):
-            Strength -> share of the unperturbed value that is lost: 0 where nothing is, 1 where all is, and below 0
-            where the perturbation helps. `None` where the unperturbed value is 0.
+            Strength -> share of the unperturbed value that is lost: 0 if nothing is lost, 1 if everything is, below 0
+            if the perturbation helps. `None` if the unperturbed value is 0.
         area (`float`):
-            Area under the curve over the range of strengths: the mean value between no perturbation and the strongest.
+            Area under the curve divided by the range of strengths: the mean value of the measure over that range.
         relative_area (`float` or `None`):
-            The area over the unperturbed value: 1 for a system that does not mind. `None` where that value is 0.
+            The area divided by the unperturbed value: 1 for a system that is not affected. `None` if that value is 0.
     """
 
     curve: dict[float, float]
@@ -35,58 +37,53 @@ class Robustness:
 @dataclass(frozen=True)
 class RobustnessGap:
     """
-    What [`robustness_gap`] finds.
+    Result of [`robustness_gap`].
 
     Args:
         languages (`dict[str, Robustness]`):
-            Of each language.
-        relative_area (`Spread` or `None`):
-            Of the relative areas over the languages: `range` is the robustness gap between the best and the worst, and
-            `group_gap` that between the groups. `None` where a language has no relative area.
+            Language -> its robustness.
+        relative_area (`LanguageDispersion` or `None`):
+            Dispersion of the relative areas: `range` is the robustness gap between the best and the worst language,
+            and `group_gap` that between the groups. `None` if a language has no relative area.
     """
 
     languages: dict[str, Robustness]
-    relative_area: Spread | None
+    relative_area: LanguageDispersion | None
 
 
 def area_under_curve(scores: Mapping[float, float]) -> float:
     """
-    Mean height of a curve of straight lines between its points (trapezoidal rule).
+    Compute the mean height of a piecewise linear curve with the trapezoidal rule.
 
     Args:
-        scores (mapping of `float` to `float`): strength -> value of the measure, two strengths or more.
+        scores (mapping of `float` to `float`): strength -> value of the measure, for at least two strengths.
 
     Returns:
-        `float`: the area under the curve over the distance between its first and last strength.
+        `float`: the area under the curve divided by the distance between its first and last strength.
 
     Raises:
         ValueError: there are fewer than two strengths.
     """
-    points = sorted(scores.items())
-    if len(points) < 2:
-        raise ValueError(f"scores has {len(points)} strengths; an area needs two or more")
-    area = sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
-    return area / (points[-1][0] - points[0][0])
+    check_number("the number of strengths in scores", len(scores), at_least=2)
+    strengths, values = zip(*sorted(scores.items()), strict=True)
+    return float(trapezoid(values, strengths)) / (strengths[-1] - strengths[0])
 
 
 def robustness_curve(scores: Mapping[float, float]) -> Robustness:
     """
-    How a measure falls with the strength of a perturbation.
+    Measure how retrieval quality falls with the strength of a perturbation.
 
     Args:
-        scores (mapping of `float` to `float`): strength -> value of the measure, one of them at strength 0.
+        scores (mapping of `float` to `float`): strength -> value of the measure, with strength 0 included.
 
     Returns:
         [`Robustness`]
 
     Raises:
-        ValueError: strength 0 is missing, or stands alone.
+        ValueError: strength 0 is missing, or is the only one.
     """
     if 0 not in scores:
-        raise ValueError(
-            f"scores has no strength 0 (it has {', '.join(map(str, sorted(scores))) or 'none'}); measure the "
-            "unperturbed queries too"
-        )
+        raise ValueError(f"scores must include strength 0, got {sorted(scores)}; measure the unperturbed queries too")
     curve = dict(sorted(scores.items()))
     area, clean = area_under_curve(curve), curve[0]
     return Robustness(
@@ -101,32 +98,27 @@ def robustness_gap(
     scores: Mapping[str, Mapping[float, float]], groups: Mapping[str, Sequence[str]] | None = None
 ) -> RobustnessGap:
     """
-    How unequally a perturbation hits languages.
+    Compare how much a perturbation affects each language.
 
-    Relative areas are compared, since the measure itself differs with languages and their test sets.
+    Relative areas are compared, because the measure itself differs between languages and their test sets.
 
     Args:
-        scores (mapping of language to mapping of `float` to `float`): strength -> value of the measure, the same
-            strengths for every language, 0 among them.
+        scores (mapping of language to mapping of `float` to `float`): strength -> value of the measure, with the same
+            strengths for every language, including 0.
         groups (mapping of `str` to sequence of `str`, *optional*): group -> its languages, from high- to low-resource.
 
     Returns:
         [`RobustnessGap`]
 
     Raises:
-        ValueError: there is no language, the strengths differ or lack 0, or a group is empty or names another
-            language.
+        ValueError: there is no language, the strengths differ or do not include 0, or a group is empty or names an
+            unknown language.
     """
-    if not scores:
-        raise ValueError("scores is empty; a gap needs at least one language")
-    first, *others = scores
-    for language in others:
-        if scores[language].keys() != scores[first].keys():
-            raise ValueError(
-                f"{language} is measured at strengths {sorted(scores[language])} and {first} at "
-                f"{sorted(scores[first])}; measure both at the same"
-            )
+    check_not_empty("scores", scores)
+    if len({frozenset(own) for own in scores.values()}) > 1:
+        strengths = {language: sorted(own) for language, own in scores.items()}
+        raise ValueError(f"scores must have the same strengths for every language, got {strengths}")
     languages = {language: robustness_curve(own) for language, own in scores.items()}
     areas = {language: found.relative_area for language, found in languages.items()}
     known = {language: area for language, area in areas.items() if area is not None}
-    return RobustnessGap(languages, spread(known, groups) if len(known) == len(areas) else None)
+    return RobustnessGap(languages, language_dispersion(known, groups) if len(known) == len(areas) else None)

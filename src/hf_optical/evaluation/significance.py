@@ -1,41 +1,45 @@
-"""Whether one system is better than another, or was only luckier with the queries."""
+"""Significance tests for the difference of two systems on the same queries."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from scipy import stats
 
+from ..checks import check_choice, check_number
 
-# Values of one system: one a query, in any order that all systems share; or query id -> value; or, where queries come
-# in groups such as languages, group -> either of the two.
-Values = Sequence[float] | np.ndarray | Mapping[str, float] | Mapping[str, Sequence[float] | Mapping[str, float]]
 
-# Random numbers held at once: some 16 MB, however many queries and permutations.
+# Values of one system: one per query, in the same order for all systems; or query id -> value; or, if queries come in
+# groups such as languages, group -> either of the two.
+Group = Sequence[float] | np.ndarray | Mapping[str, float]
+Values = Group | Mapping[str, Group]
+
+# Random numbers held in memory at once (about 16 MB), for any number of queries and permutations.
 _BLOCK = 1 << 21
 
 
 @dataclass(frozen=True)
 class Comparison:
     """
-    Two systems on the same queries.
+    Comparison of two systems on the same queries.
 
     Args:
         system (`str`), baseline (`str`):
-            Their names.
+            Names of the two systems.
         difference (`float`):
             Mean of `system` minus mean of `baseline`.
         interval (`tuple[float, float]`):
-            Bootstrap interval of the difference, for this comparison alone.
+            Bootstrap interval of the difference, not corrected for multiple comparisons.
         p_randomisation (`float`), p_t (`float`):
-            From [`paired_randomisation_test`] and [`paired_t_test`], for this comparison alone.
+            P-values of [`paired_randomisation_test`] and [`paired_t_test`], not corrected.
         adjusted_randomisation (`float`), adjusted_t (`float`):
-            The same after Holm's correction over all comparisons made.
+            The same p-values after Holm's correction over all comparisons.
         significant (`bool`):
-            Whether both corrected tests stay below the level asked for.
+            Whether both corrected p-values are below the significance level.
     """
 
     system: str
@@ -50,7 +54,7 @@ class Comparison:
 
     @property
     def winner(self) -> str | None:
-        """Name of the better system, or `None` if the difference may be chance."""
+        """Name of the better system, or `None` if the difference is not significant."""
         if not self.significant:
             return None
         return self.system if self.difference > 0 else self.baseline
@@ -66,59 +70,59 @@ class Comparison:
 
 def paired_randomisation_test(a: Values, b: Values, permutations: int = 10_000, seed: int = 0) -> float:
     r"""
-    Fisher's randomisation test of the difference of two means over the same queries (Smucker et al. 2007), two-sided.
+    Run Fisher's two-sided randomisation test on paired values (Smucker et al. 2007).
 
-    If the systems were alike, each query's two values could as well have stood the other way round: p is how often
-    swapping them at random makes a difference at least as large as the one observed. With groups of queries the mean
-    is that over the groups of their means, and values are swapped within each group. All ways to swap are counted
-    where there are no more than `permutations`; else as many are drawn, and p is at least `1 / (permutations + 1)`.
+    Under the null hypothesis the two values of each query are exchangeable: p is the share of random swaps that make a
+    difference at least as large as the observed one. With groups of queries, the statistic is the mean of the group
+    means, and values are swapped within each group. If there are at most `permutations` ways to swap, all of them are
+    counted; otherwise `permutations` are drawn, and p is at least `1 / (permutations + 1)`.
 
     Args:
         a (`Values`), b (`Values`):
-            The two systems: a value a query in the same order, query id -> value, or group -> either of these.
+            The two systems: one value per query in the same order, query id -> value, or group -> either of these.
         permutations (`int`, defaults to 10000):
-            Ways to swap.
+            Number of swaps.
         seed (`int`, defaults to 0):
-            Of the draw.
+            Seed of the random swaps.
 
     Returns:
-        `float`: the p-value; 1 where no query differs.
+        `float`: the p-value; 1 if no query differs.
 
     Raises:
         ValueError: there are no values, a value is not a finite number, `permutations` is below 1, or `a` and `b` do
-            not hold the same queries.
+            not have the same queries.
     """
-    _at_least_one("permutations", permutations)
+    check_number("permutations", permutations, at_least=1)
     groups = _differences(a, b)
-    # What each query adds to the mean of means.
+    # The contribution of each query to the mean of means.
     shares = np.concatenate([group / (len(group) * len(groups)) for group in groups])
     shares = shares[shares != 0]
     if len(shares) == 0:
         return 1.0
-    # Sums that are equal on paper differ in their last bits.
+    # Mathematically equal sums differ in their last bits.
     observed = abs(shares.sum()) - 1e-12 * np.abs(shares).sum()
     exact = len(shares) < 63 and 2 ** len(shares) <= permutations
     blocks = _all_swaps(len(shares)) if exact else _random_swaps(len(shares), permutations, seed)
     as_large = sum(int((np.abs(shares.sum() - 2 * (swaps @ shares)) >= observed).sum()) for swaps in blocks)
-    # The order observed is one of those possible, and counted among them: p is never 0 (Phipson & Smyth 2010).
+    # The observed order counts as one of the permutations, so p is never 0 (Phipson & Smyth 2010).
     return as_large / 2 ** len(shares) if exact else (as_large + 1) / (permutations + 1)
 
 
 def paired_t_test(a: Values, b: Values) -> float:
     """
-    Student's t-test of the difference of two means over the same queries, two-sided.
+    Run Student's two-sided t-test on paired values.
 
-    With groups of queries the mean is that over the groups of their means; their variances are estimated apart, and
-    the degrees of freedom are those of Welch and Satterthwaite.
+    With groups of queries, the statistic is the mean of the group means. Variances are estimated per group, and the
+    degrees of freedom follow Welch and Satterthwaite.
 
     Args:
         a (`Values`), b (`Values`): as in [`paired_randomisation_test`].
 
     Returns:
-        `float`: the p-value; 1 where no query differs, or where a group has one query, which tells no variance.
+        `float`: the p-value; 1 if no query differs, or if a group has a single query and therefore no variance.
 
     Raises:
-        ValueError: there are no values, a value is not a finite number, or `a` and `b` do not hold the same queries.
+        ValueError: there are no values, a value is not a finite number, or `a` and `b` do not have the same queries.
     """
     groups = _differences(a, b)
     difference = np.mean([group.mean() for group in groups])
@@ -136,31 +140,31 @@ def bootstrap_interval(
     values: Values, level: float = 0.95, resamples: int = 10_000, seed: int = 0, *, baseline: Values | None = None
 ) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of a mean over queries (Efron 1979), or of the difference of two.
+    Compute a percentile bootstrap interval (Efron 1979) of a mean over queries, or of a difference.
 
-    With groups of queries the mean is that over the groups of their means, and queries are drawn within each group.
+    With groups of queries, the statistic is the mean of the group means, and queries are resampled within each group.
 
     Args:
         values (`Values`):
-            A value a query, as in [`paired_randomisation_test`].
+            One value per query, as in [`paired_randomisation_test`].
         level (`float`, defaults to 0.95):
-            Share of the resampled means that lie within.
+            Share of the resampled means that lie within the interval.
         resamples (`int`, defaults to 10000):
-            How often queries are drawn, with replacement.
+            Number of resamples, drawn with replacement.
         seed (`int`, defaults to 0):
-            Of the draw.
+            Seed of the resampling.
         baseline (`Values`, *optional*):
-            Another system on the same queries: the interval is then of the mean of `values` minus its mean.
+            Another system on the same queries. The interval is then that of the mean of `values` minus its mean.
 
     Returns:
-        `tuple[float, float]`: lower and upper end.
+        `tuple[float, float]`: lower and upper bound.
 
     Raises:
         ValueError: `level` is not between 0 and 1, `resamples` is below 1, there are no values, a value is not a
-            finite number, or `values` and `baseline` do not hold the same queries.
+            finite number, or `values` and `baseline` do not have the same queries.
     """
-    _between_0_and_1("level", level)
-    _at_least_one("resamples", resamples)
+    check_number("level", level, at_least=0, at_most=1)
+    check_number("resamples", resamples, at_least=1)
     if baseline is None:
         groups = [_array(group) for group in _groups(values).values()]
     else:
@@ -177,13 +181,13 @@ def bootstrap_interval(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """
-    Holm's correction (1979) for making several comparisons.
+    Apply Holm's correction for multiple comparisons (1979).
 
-    The chance of any false finding among all of them is then at most the level that the corrected values are held
-    against.
+    The probability of any false positive among all comparisons is then at most the level that the corrected values
+    are compared with.
 
     Args:
-        p_values (sequence of `float`): one a comparison.
+        p_values (sequence of `float`): one per comparison.
 
     Returns:
         `list[float]`: corrected, in the same order, at most 1.
@@ -191,9 +195,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Raises:
         ValueError: a p-value is not between 0 and 1.
     """
+    for p in p_values:
+        check_number("a p-value", p, at_least=0, at_most=1)
     values = np.asarray(p_values, dtype=np.float64)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("p_values holds something that is not between 0 and 1")
     order = np.argsort(values, kind="stable")
     corrected = np.empty_like(values)
     corrected[order] = np.maximum.accumulate(np.minimum(values[order] * np.arange(len(values), 0, -1), 1.0))
@@ -210,40 +214,38 @@ def compare_systems(
     seed: int = 0,
 ) -> list[Comparison]:
     """
-    Compares systems two by two on the same queries, with Holm's correction over all comparisons.
+    Compare systems pairwise on the same queries, with Holm's correction over all comparisons.
 
-    Comparisons that one report makes in several calls belong together: correct them with [`correct_together`].
+    If one report makes comparisons in several calls, correct them together with [`correct_together`].
 
-    The queries are what is drawn: intervals and p-values say what other queries might have shown, and nothing of what
-    another training run (another seed) would give.
+    Intervals and p-values describe the variation between queries. They do not cover the variation between training
+    runs (seeds).
 
     Args:
         values (mapping of `str` to `Values`):
-            System -> its values, as in [`paired_randomisation_test`]. Of several seeds, the mean a query.
+            System -> its values, as in [`paired_randomisation_test`]. With several seeds, pass the mean per query.
         baseline (`str`, *optional*):
-            The system that each other one is compared with. By default all pairs are compared.
+            The system that every other one is compared with. By default all pairs are compared.
         alpha (`float`, defaults to 0.05):
-            Level of significance; intervals hold `1 - alpha`.
+            Significance level; intervals cover `1 - alpha`.
         permutations (`int`, defaults to 10000), resamples (`int`, defaults to 10000), seed (`int`, defaults to 0):
-            Of the randomisation test and the bootstrap. For `m` comparisons no corrected p of a drawn permutation test
-            is below `m / (permutations + 1)`: raise `permutations` where there are hundreds.
+            Options of the randomisation test and the bootstrap. With `m` comparisons, no corrected p of a sampled
+            permutation test is below `m / (permutations + 1)`: raise `permutations` for hundreds of comparisons.
 
     Returns:
         `list[Comparison]`: in the order of `values`.
 
     Raises:
         ValueError: there are fewer than two systems, `baseline` is not one of them, `alpha` is not between 0 and 1,
-            or two systems do not hold the same queries.
+            or two systems do not have the same queries.
     """
-    if len(values) < 2:
-        raise ValueError(f"values holds {len(values)} systems; there must be at least two to compare")
+    check_number("the number of systems in values", len(values), at_least=2)
+    check_number("alpha", alpha, at_least=0, at_most=1)
     if baseline is None:
         pairs = list(itertools.combinations(values, 2))
-    elif baseline in values:
-        pairs = [(system, baseline) for system in values if system != baseline]
     else:
-        raise ValueError(f"baseline {baseline!r} is not in values; the systems are {', '.join(values)}")
-    _between_0_and_1("alpha", alpha)
+        check_choice("baseline", baseline, values)
+        pairs = [(system, baseline) for system in values if system != baseline]
     comparisons = []
     for system, other in pairs:
         a, b = values[system], values[other]
@@ -258,8 +260,8 @@ def compare_systems(
 
 
 def correct_together(comparisons: Sequence[Comparison], alpha: float = 0.05) -> list[Comparison]:
-    """The same comparisons with Holm's correction over all of them, in place of any before, and at level `alpha`."""
-    _between_0_and_1("alpha", alpha)
+    """Replace the correction of comparisons by Holm's correction over all of them, at level `alpha`."""
+    check_number("alpha", alpha, at_least=0, at_most=1)
     adjusted = holm([comparison.p_randomisation for comparison in comparisons])
     adjusted_t = holm([comparison.p_t for comparison in comparisons])
     return [
@@ -268,46 +270,38 @@ def correct_together(comparisons: Sequence[Comparison], alpha: float = 0.05) -> 
     ]
 
 
-def _groups(values: Values) -> Mapping[str, Sequence[float] | Mapping[str, float]]:
-    """Group -> values; without groups all queries are one."""
+def _groups(values: Values) -> Mapping[str, Group]:
+    """Group -> values; without groups, all queries form one group."""
     if isinstance(values, Mapping) and values and not any(np.isscalar(value) for value in values.values()):
-        return values
-    return {"all queries": values}
+        return cast(Mapping[str, Group], values)
+    return {"all queries": cast(Group, values)}
 
 
-def _array(values: Sequence[float] | np.ndarray | Mapping[str, float]) -> np.ndarray:
+def _array(values: Group) -> np.ndarray:
     array = np.asarray(list(values.values()) if isinstance(values, Mapping) else values, dtype=np.float64)
     if array.ndim != 1 or len(array) == 0 or not np.isfinite(array).all():
-        raise ValueError("the values of a system must be finite numbers, one a query, for at least one query")
+        raise ValueError("values must be finite numbers, one per query, for at least one query")
     return array
 
 
 def _differences(a: Values, b: Values) -> list[np.ndarray]:
-    """For each group, query by query, the value in `a` minus that in `b`."""
+    """Per-query differences `a - b` of each group."""
     ours, theirs = _groups(a), _groups(b)
     if ours.keys() != theirs.keys():
-        raise ValueError(f"a has groups {', '.join(ours)} and b {', '.join(theirs)}; measure both on the same queries")
+        raise ValueError(f"a and b must have the same groups, got {list(ours)} and {list(theirs)}")
     return [_difference(group, own, theirs[group]) for group, own in ours.items()]
 
 
-def _difference(
-    group: str, a: Sequence[float] | Mapping[str, float], b: Sequence[float] | Mapping[str, float]
-) -> np.ndarray:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        if a.keys() != b.keys():
-            alone = next(iter(a.keys() ^ b.keys()))
-            raise ValueError(f"{group}: only one of a and b has query {alone!r}; measure both on the same queries")
-        b = {query: b[query] for query in a}
-    elif isinstance(a, Mapping) or isinstance(b, Mapping):
-        raise ValueError(f"{group}: one of a and b names its queries and the other does not; name those of both")
-    ours, theirs = _array(a), _array(b)
-    if len(ours) != len(theirs):
-        raise ValueError(f"{group}: {len(ours)} values in a and {len(theirs)} in b; measure both on the same queries")
-    return ours - theirs
+def _difference(group: str, a: Group, b: Group) -> np.ndarray:
+    ours, theirs = (dict(values if isinstance(values, Mapping) else enumerate(values)) for values in (a, b))
+    if ours.keys() != theirs.keys():
+        alone = sorted(ours.keys() ^ theirs.keys(), key=str)[0]
+        raise ValueError(f"{group}: a and b must have the same queries, but only one of them has {alone!r}")
+    return _array(list(ours.values())) - _array([theirs[query] for query in ours])
 
 
 def _all_swaps(queries: int) -> Iterator[np.ndarray]:
-    """Every way to swap `queries` pairs or to leave them: blocks of rows of 0 and 1."""
+    """All ways to swap `queries` pairs: blocks of rows of 0 (keep) and 1 (swap)."""
     for rows in _slices(2**queries, queries):
         codes = np.arange(rows.start, rows.stop, dtype=np.int64)[:, None]
         yield (codes >> np.arange(queries) & 1).astype(np.float64)
@@ -321,17 +315,7 @@ def _random_swaps(queries: int, permutations: int, seed: int) -> Iterator[np.nda
 
 
 def _slices(rows: int, columns: int) -> Iterator[slice]:
-    """Cuts `rows` so that a slice of them holds at most `_BLOCK` entries, or is one row."""
+    """Split `rows` into slices of at most `_BLOCK` entries, or of one row."""
     size = max(1, _BLOCK // columns)
     for start in range(0, rows, size):
         yield slice(start, min(start + size, rows))
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}; it must be at least 1")
-
-
-def _between_0_and_1(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} is {value}; it must be between 0 and 1")

@@ -211,7 +211,7 @@ class Workbench:
         dataset = self.inputs.test_set(cell.test, cell.language)
         queries = self.queries(cell)
         hits = self.system(cell)(list(queries.values()), cell)
-        run = run_from_hits(dataset.counted(dict(zip(queries, hits, strict=True))))
+        run = run_from_hits(dataset.drop_identical_ids(dict(zip(queries, hits, strict=True))))
         return per_query_metrics(dataset.qrels, run, self.config.measures)
 
     def queries(self, cell: TestCell) -> dict[str, str]:

@@ -4,8 +4,9 @@ import pytest
 from datasets import Dataset
 
 from hf_optical.errors import DataError
-from hf_optical.evaluation.benchmarks.derived import RawBenchmark, across_languages, from_bitext, sample_pool
-from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
+from hf_optical.evaluation.benchmarks import from_bitext, sample_pool
+from hf_optical.evaluation.benchmarks.derived import across_languages
+from hf_optical.evaluation.datasets import BenchmarkParts, Document, Query, RetrievalDataset, build_dataset
 
 
 PAIRS = [
@@ -28,7 +29,7 @@ def many(documents=500, queries=10):
 
 
 @pytest.mark.parametrize("pairs", [PAIRS, Dataset.from_list(PAIRS)])
-def test_a_sentence_asks_for_its_translation(pairs):
+def test_sentences_are_queries_for_their_translations(pairs):
     dataset = from_bitext(pairs, "de")
     assert dataset.name == "bitext/de"
     assert {key: document.text for key, document in dataset.corpus.items()} == {
@@ -45,7 +46,7 @@ def test_a_sentence_asks_for_its_translation(pairs):
     assert dataset.qrels == {"q0": {"d0": 1, "d3": 1}, "q1": {"d1": 1}, "q2": {"d0": 1}}
 
 
-def test_limit_name_and_direction():
+def test_from_bitext_options():
     dataset = from_bitext(iter(PAIRS), "en", "de", name="captions", limit=2)
     assert dataset.name == "captions"
     assert dataset.queries == {"q0": Query("A dog runs.", "Ein Hund rennt."), "q1": Query("Two cats.", "Zwei Katzen.")}
@@ -54,24 +55,24 @@ def test_limit_name_and_direction():
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ([], "pairs is empty"),
+        ([], "pairs must not be empty"),
         (
             [*PAIRS, {"translation": {"en": "x", "de": "  "}}],
-            r"pair 5 has no text in 'de' \(it has en, de\).*blank",
+            r"pair 5 has no text in 'de' \(languages: en, de\); see `filter_bitext`",
         ),
         (
             [{"translation": {"en": "x", "fr": "y"}}],
-            r"pair 0 has no text in 'de' \(it has en, fr\); check the",
+            r"pair 0 has no text in 'de' \(languages: en, fr\)",
         ),
-        ([{"en": "x", "de": "y"}], r"pair 0 has no text in 'de' \(it has no translation\)"),
+        ([{"en": "x", "de": "y"}], r"pair 0 has no text in 'de' \(languages: none\)"),
     ],
 )
-def test_bad_pairs_are_named(pairs, message):
+def test_malformed_pairs_raise(pairs, message):
     with pytest.raises(DataError, match=message):
         from_bitext(pairs, "de")
 
 
-def test_a_pool_keeps_what_is_judged_and_the_order():
+def test_pool_keeps_judged_documents_and_order():
     dataset = many()
     pool = sample_pool(dataset, 60)
     assert pool.name == "many/test (pool of 60)"
@@ -83,7 +84,7 @@ def test_a_pool_keeps_what_is_judged_and_the_order():
     assert (pool.queries, pool.qrels) == (dataset.queries, dataset.qrels)
 
 
-def test_a_pool_depends_on_seed_and_ids_alone():
+def test_pool_depends_only_on_seed_and_ids():
     dataset = many()
     rows = list(dataset.corpus.items())
     random.Random(1).shuffle(rows)
@@ -97,35 +98,37 @@ def test_a_pool_depends_on_seed_and_ids_alone():
     assert others == ["d269", "d343", "d411", "d422"]
 
 
-def test_a_sample_is_even():
+def test_pool_is_sampled_evenly():
     dataset = many(documents=2000)
     positions = [int(key[1:]) for key in sample_pool(dataset, 500).corpus]
     assert 200 < sum(position < 1000 for position in positions) < 320
 
 
-def test_a_pool_as_large_as_the_corpus_is_the_corpus():
+def test_pool_as_large_as_the_corpus_is_the_corpus():
     dataset = many()
     assert sample_pool(dataset, 500) is dataset
     assert sample_pool(dataset, 9999) is dataset
 
 
-def test_a_pool_smaller_than_what_is_judged_is_refused():
+def test_pool_smaller_than_the_judged_documents_raises():
     dataset = many()
     judged = len({document for judgements in dataset.qrels.values() for document in judgements})
     assert len(sample_pool(dataset, judged).corpus) == judged
-    with pytest.raises(DataError, match=f"documents is {judged - 1}, but many/test judges {judged}; keep at least"):
+    with pytest.raises(
+        DataError, match=f"documents must be at least {judged}, the number judged in many/test, got {judged - 1}"
+    ):
         sample_pool(dataset, judged - 1)
 
 
 @pytest.mark.parametrize("documents", [0, -1])
-def test_a_pool_of_nothing_is_refused(documents):
+def test_empty_pool_raises(documents):
     # Where nothing is judged, no judged document would be missed.
     unjudged = RetrievalDataset("none", many().corpus, {"q": Query("Wo?")}, {"q": {}})
-    with pytest.raises(ValueError, match=f"documents is {documents}; it must be at least 1"):
+    with pytest.raises(ValueError, match=f"documents must be at least 1, got {documents}"):
         sample_pool(unjudged, documents)
 
 
-def test_documents_are_read_one_by_one():
+def test_documents_are_read_lazily():
     dataset = many()
     reads = []
 
@@ -134,36 +137,37 @@ def test_documents_are_read_one_by_one():
             reads.append(row[0])
             yield row
 
-    assembled = RawBenchmark(documents(), dataset.queries, dataset.qrels).assemble("many/test", 60)
-    assert assembled == sample_pool(dataset, 60)
+    parts = BenchmarkParts("many/test", documents(), dataset.queries, dataset.qrels)
+    assert reads == []
+    assert parts.build(60) == sample_pool(dataset, 60)
     assert reads == list(dataset.corpus)
-    parts = RawBenchmark(documents(), dataset.queries, dataset.qrels)
-    assert len(reads) == len(dataset.corpus)  # nothing is read before it is needed
-    assert parts.assemble("many/test") == dataset
+    assert build_dataset("many/test", documents(), dataset.queries, dataset.qrels) == dataset
+    assert build_dataset("many/test", dataset.corpus, dataset.queries, dataset.qrels) == dataset
 
 
-def test_only_what_is_judged_is_asked():
+def test_only_judged_queries_are_kept():
     documents = [("d1", Document("", "one")), ("d2", Document("", "two"))]
     queries = {"a": Query("a"), "b": Query("b"), "c": Query("c")}
-    dataset = RawBenchmark(documents, queries, {"c": {"d1": 1}, "x": {"d2": 1}, "a": {"gone": 1}}).assemble("set")
-    assert list(dataset.queries) == ["a", "c"]
-    # A relevant document that the corpus lacks stays in the judgements: it counts as not found.
-    assert dataset.qrels == {"a": {"gone": 1}, "c": {"d1": 1}}
-    with pytest.raises(DataError, match="set judges none of its 3 queries"):
-        RawBenchmark(documents, queries, {"x": {"d2": 1}}).assemble("set")
-    with pytest.raises(DataError, match="set holds no document that is judged relevant"):
-        RawBenchmark(documents, queries, {"a": {"gone": 1, "d1": 0}}).assemble("set")
+    dataset = build_dataset("set", documents, queries, {"c": {"d1": 1}, "a": {"d2": 1}})
+    assert list(dataset.queries) == list(dataset.qrels) == ["a", "c"]
+    for qrels in ({"x": {"d2": 1}}, {"a": {"gone": 1, "d1": 0}}):
+        with pytest.raises(
+            DataError, match="set has 1 relevant judgements, 1 for missing queries or documents .such as"
+        ):
+            build_dataset("set", documents, queries, qrels)
 
 
-def test_the_same_questions_over_documents_in_another_language():
-    german = RawBenchmark([("g1", Document("", "eins"))], {"1": Query("Wo?"), "2": Query("Wer?")}, {"1": {"g1": 1}})
+def test_queries_with_documents_in_another_language():
+    german = BenchmarkParts(
+        "german", [("g1", Document("", "eins"))], {"1": Query("Wo?"), "2": Query("Wer?")}, {"1": {"g1": 1}}
+    )
     questions = {"3": Query("What?"), "1": Query("Where?")}
-    english = RawBenchmark([("e1", Document("", "one"))], questions, {"1": {"e1": 1}}, True)
-    dataset = across_languages(german, english, ("german", "english")).assemble("set")
+    english = BenchmarkParts("english", [("e1", Document("", "one"))], questions, {"1": {"e1": 1}}, True)
+    dataset = across_languages(german, english).build()
     assert dataset.ignore_identical_ids  # goes with documents and judgements
     assert dataset.queries == {"1": Query("Wo?", "Where?")}
     assert dataset.corpus == {"e1": Document("", "one")}
     assert dataset.qrels == {"1": {"e1": 1}}
-    other = RawBenchmark([], {"7": Query("Why?")}, {})
-    with pytest.raises(DataError, match="german and other share no query id"):
-        across_languages(german, other, ("german", "other"))
+    other = BenchmarkParts("other", [], {"7": Query("Why?")}, {})
+    with pytest.raises(DataError, match="german and other must ask the same questions, but share no query id"):
+        across_languages(german, other)

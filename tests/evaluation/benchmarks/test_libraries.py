@@ -25,14 +25,13 @@ from ir_datasets.formats import (
 from ir_datasets.util import LocalDownload
 from packaging.version import Version
 
-from hf_optical.errors import DataError
 from hf_optical.evaluation.benchmarks import load_benchmark
 from hf_optical.evaluation.benchmarks.libraries import _mteb_subsets, _mteb_tasks, ir_datasets_names, mteb_names
 from hf_optical.evaluation.datasets import Document, Query
 
 
 def fails(message, *arguments, **options):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(ValueError) as caught:
         load_benchmark(*arguments, **options)
     assert re.search(message, str(caught.value)), str(caught.value)
 
@@ -61,10 +60,12 @@ def register(monkeypatch):
 
 
 def marco(local, name, documents, queries):
+    judgements = ("11 0 d1 1\n", "11 0 d2 0\n", "12 0 d2 2\n")
+    judged = "".join(line for line in judgements if f"{line[:2]}\t" in queries)
     return (
         TsvDocs(local(f"{name}/collection.tsv", documents)),
         TsvQueries(local(f"{name}/queries.tsv", queries)),
-        TrecQrels(local(f"{name}/qrels", "11 0 d1 1\n11 0 d2 0\n12 0 d2 2\n13 0 d2 1\n"), {}),
+        TrecQrels(local(f"{name}/qrels", judged), {}),
     )
 
 
@@ -87,7 +88,7 @@ def mmarco(local, register):
         ("ir_datasets:mmarco/v2/de/dev/small", {}),
     ],
 )
-def test_a_set_of_ir_datasets(mmarco, name, options):
+def test_ir_datasets_test_set(mmarco, name, options):
     dataset = load_benchmark(name, **options)
     assert dataset.name == "mmarco/v2/de/dev/small"
     assert dataset.corpus == {
@@ -95,12 +96,12 @@ def test_a_set_of_ir_datasets(mmarco, name, options):
         "d2": Document("", "Brot."),
         "d3": Document("", "Mond."),
     }
-    # 13 is judged and not asked, 14 is asked and not judged.
+    # 14 has no judgements.
     assert dataset.queries == {"11": Query("Wo?"), "12": Query("Was?")}
     assert dataset.qrels == {"11": {"d1": 1, "d2": 0}, "12": {"d2": 2}}
 
 
-def test_mmarco_over_english_documents(mmarco):
+def test_mmarco_with_documents_in_another_language(mmarco):
     dataset = load_benchmark("mmarco", language="de", document_language="en")
     assert dataset.name == "mmarco/v2/de/dev/small over msmarco-passage/dev/small"
     assert dataset.corpus["d1"] == Document("", "A river.")
@@ -109,19 +110,19 @@ def test_mmarco_over_english_documents(mmarco):
     assert (french.corpus["d1"], french.queries) == (Document("", "Rue."), {"11": Query("Wo?", "Où ?")})
 
 
-def test_a_pool_of_a_set_of_ir_datasets(mmarco):
+def test_pool_of_ir_datasets_test_set(mmarco):
     dataset = load_benchmark("msmarco", documents=2)
     assert dataset.name == "msmarco-passage/dev/small (pool of 2)"
     assert list(dataset.corpus) == ["d1", "d2"]
 
 
-def test_what_has_the_id_of_its_query(mmarco, local, register):
-    register("beir/quora/test", *marco(local, "quora", "11\tWo?\nd1\tWo denn?\n", "11\tWo?\n"))
+def test_identical_ids_are_ignored_in_beir_sets(mmarco, local, register):
+    register("beir/quora/test", *marco(local, "quora", "11\tWo?\nd1\tWo denn?\nd2\tWas?\n", "11\tWo?\n"))
     assert load_benchmark("beir/quora/test").ignore_identical_ids
     assert not load_benchmark("mmarco", language="de").ignore_identical_ids
 
 
-def test_clirmatrix(local, register):
+def test_clirmatrix_test_set(local, register):
     rows = [
         {"src_id": "34", "src_query": "Ìwé", "tgt_results": [["7", 6], ["8", 1], ["9", 0]]},
         {"src_id": "35", "src_query": "Omi", "tgt_results": [["9", 3]]},
@@ -139,7 +140,7 @@ def test_clirmatrix(local, register):
     assert load_benchmark("clirmatrix", language="yo", document_language="en", split="test1") == dataset
 
 
-def test_neuclir_asks_in_english_and_has_a_human_translation(local, register):
+def test_neuclir_queries_have_human_translations(local, register):
     def topic(lang, source, title):
         fields = ("topic_title", "topic_description", "topic_narrative")
         return {"lang": lang, "source": source, **dict.fromkeys(fields, "..."), "topic_title": title}
@@ -199,7 +200,7 @@ def with_documents(mmarco_parts, documents):
     return handler, queries, qrels
 
 
-def test_titles_and_texts(local, register):
+def test_default_text_is_split_into_title_and_text(local, register):
     parts = marco(local, "de", "", "11\tWo?\n")
     documents = [Headed("d1", "Fluss", "Ein Fluss."), Headed("d2", "", "Brot."), Bodied("d3", "Titel", "Mond.")]
     register("mixed", *with_documents(parts, documents))
@@ -209,32 +210,37 @@ def test_titles_and_texts(local, register):
         "d3": Document("", "Mond."),
     }
     register("silent", *with_documents(parts, [Silent("d1", b"")]))
-    fails("silent: Silent has no default text to read", "silent")
+    fails("silent: Silent has no default text", "silent")
 
 
-def test_several_judgements_of_one_document_count_by_the_best(local, register):
+def test_best_of_several_judgements_counts(local, register):
     documents, queries, _ = marco(local, "de", "d1\tEin Fluss.\n", "11\tWo?\n")
     register("aspects", documents, queries, TrecQrels(local("qrels", "11 1 d1 0\n11 2 d1 2\n11 3 d1 1\n"), {}))
     assert load_benchmark("aspects").qrels == {"11": {"d1": 2}}
 
 
-def test_what_ir_datasets_has_is_listed():
+def test_unknown_ir_datasets_options_raise():
     fails(
         "beir/scifact of ir_datasets has no qrels; choose one of beir/scifact/test, beir/scifact/train", "beir/scifact"
     )
-    fails("beir/scifact/dev of ir_datasets is not there; choose one of .*scifact/test", "beir/scifact", split="dev")
-    fails("language is 'ha' and split is None: .*languages of miracl are ar, .*yo, zh", "miracl", language="ha")
-    fails("language is None .*languages of wikiclir are ar, ", "wikiclir")
-    fails("split is 'x': .*; splits of yo are dev$", "miracl", language="yo", split="x")
-    fails("language is 'de'; msmarco has one language only", "msmarco", language="de")
-    fails("split is 'x': there is no msmarco-passage/x .*; splits of msmarco are .*dev/small, ", "msmarco", split="x")
-    fails("language is None .*no clirmatrix/en/bi139-base/None/test1", "clirmatrix")
-    fails("language is 'ha' .*no clirmatrix/en/bi139-base/ha/test1", "clirmatrix", language="ha")
-    fails("document_language is 'en'; only clirmatrix and mmarco", "neuclir", language="fa", document_language="en")
-    fails("language is 'en'; the id beir/scifact/test names its", "beir/scifact/test", language="en")
+    fails("beir/scifact/dev of ir_datasets does not exist; choose one of .*scifact/test", "beir/scifact", split="dev")
+    fails("no miracl/ha/dev .language 'ha', split None of miracl.; languages: ar, .*yo, zh", "miracl", language="ha")
+    fails("language None.*; languages: ar, ", "wikiclir")
+    fails("split 'x' .*; splits: dev$", "miracl", language="yo", split="x")
+    fails("language 'de'.* of msmarco.; it has one language, leave language out", "msmarco", language="de")
+    fails("no msmarco-passage/x .*; splits: .*dev/small, ", "msmarco", split="x")
+    fails("no clirmatrix/en/bi139-base/None/test1 .language None", "clirmatrix")
+    fails("no clirmatrix/en/bi139-base/ha/test1 .language 'ha'", "clirmatrix", language="ha")
+    fails(
+        "document_language applies to clirmatrix and mmarco only, got 'en'",
+        "neuclir",
+        language="fa",
+        document_language="en",
+    )
+    fails("beir/scifact/test includes its language, got language 'en'", "beir/scifact/test", language="en")
 
 
-def test_ids_that_can_be_loaded(capfd):
+def test_ir_datasets_names_are_complete_and_current(capfd):
     names = ir_datasets_names()
     for name in ("miracl/yo/dev", "beir/scifact/test", "wikiclir/de", "neuclir/1/fa/trec-2022", "wikir/fr14k/test"):
         assert name in names
@@ -273,7 +279,7 @@ def xquad(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "language"), [("XQuADRetrieval", "de"), ("mteb:XQuADRetrieval", "deu-Latn"), ("XQuADRetrieval", "deu")]
 )
-def test_a_task_of_mteb(xquad, name, language):
+def test_mteb_task(xquad, name, language):
     dataset = load_benchmark(name, language=language, split="validation")
     assert dataset.name == "XQuADRetrieval/de/validation"
     assert dataset.corpus == {"c1": Document("", "Ein Fluss."), "c2": Document("B", "Brot.")}
@@ -281,14 +287,14 @@ def test_a_task_of_mteb(xquad, name, language):
     assert dataset.qrels == {"q1": {"c1": 1}}
 
 
-def test_a_task_of_mteb_that_passes_over_identical_ids(xquad, monkeypatch):
+def test_mteb_task_that_ignores_identical_ids(xquad, monkeypatch):
     assert not load_benchmark("XQuADRetrieval", language="de").ignore_identical_ids
     monkeypatch.setattr(type(mteb.get_task("XQuADRetrieval")), "ignore_identical_ids", True)
     assert load_benchmark("XQuADRetrieval", language="de").ignore_identical_ids
     assert load_benchmark("XQuADRetrieval", language="de", document_language="en").ignore_identical_ids
 
 
-def test_questions_of_mteb_over_documents_in_english(xquad):
+def test_mteb_queries_with_documents_in_english(xquad):
     dataset = load_benchmark("XQuADRetrieval", language="de", document_language="en")
     assert dataset.name == "XQuADRetrieval/de over en/validation"
     assert dataset.corpus == {"e1": Document("", "A river."), "e2": Document("B", "Bread.")}
@@ -296,7 +302,7 @@ def test_questions_of_mteb_over_documents_in_english(xquad):
     assert dataset.qrels == {"q1": {"e1": 1}}
 
 
-def test_loading_a_task_of_mteb_leaves_the_seeds_alone(xquad):
+def test_loading_an_mteb_task_keeps_the_random_state(xquad):
     """mteb itself sets them all when it makes a task."""
 
     def draw():
@@ -315,7 +321,7 @@ def test_loading_a_task_of_mteb_leaves_the_seeds_alone(xquad):
     assert draw() != expected
 
 
-def test_an_older_task_of_mteb(monkeypatch):
+def test_mteb_task_in_the_old_format(monkeypatch):
     """Belebele still fills `queries`, `corpus` and `relevant_docs`, from a table a language."""
     import datasets
     from mteb.tasks.retrieval.multilingual import belebele_retrieval
@@ -353,36 +359,41 @@ def test_an_older_task_of_mteb(monkeypatch):
         ("SciFact", "en", None, ["default"]),
     ],
 )
-def test_which_subset_of_mteb_is_meant(task, language, document_language, subsets):
+def test_mteb_subset_of_a_language(task, language, document_language, subsets):
     assert _mteb_subsets(_mteb_tasks()[task].metadata, language, document_language) == subsets
 
 
 @pytest.mark.parametrize(
     ("task", "language", "document_language", "message"),
     [
-        ("BelebeleRetrieval", "ha", None, "fits 2 .*: hau_Latn-hau_Latn, eng_Latn-hau_Latn$"),
-        ("BelebeleRetrieval", None, "en", "fits 0 .*: acm_Arab-acm_Arab, "),
-        ("XQuADRetrieval", "ha", None, "fits 0 of the subsets of XQuADRetrieval; name one.*: ar, de, el"),
-        ("XQuADRetrieval", None, None, "fits 0"),
+        ("BelebeleRetrieval", "ha", None, "match 2 .*: hau_Latn-hau_Latn, eng_Latn-hau_Latn$"),
+        ("BelebeleRetrieval", None, "en", "match 0 .*: acm_Arab-acm_Arab, "),
+        ("XQuADRetrieval", "ha", None, "match 0 subsets of XQuADRetrieval; pass one as language: ar, de, el"),
+        ("XQuADRetrieval", None, None, "match 0"),
         # Its questions differ from language to language.
-        ("MIRACLRetrieval", "yo", "en", "fits 0"),
-        ("SciFact", "de", None, "fits 0 .*: default"),
+        ("MIRACLRetrieval", "yo", "en", "match 0"),
+        ("SciFact", "de", None, "match 0 .*: default"),
     ],
 )
-def test_a_subset_of_mteb_that_is_not_clear(task, language, document_language, message):
+def test_ambiguous_mteb_subset_raises(task, language, document_language, message):
     fails(message, task, language=language, document_language=document_language)
 
 
-def test_a_split_that_a_task_of_mteb_lacks():
-    fails("split is 'test'; XQuADRetrieval has validation", "XQuADRetrieval", language="de", split="test")
+def test_unknown_mteb_split_raises():
+    fails(
+        "split of XQuADRetrieval must be 'validation', got 'test'",
+        "XQuADRetrieval",
+        language="de",
+        split="test",
+    )
 
 
-def test_tasks_of_mteb_that_can_be_loaded():
+def test_mteb_names_are_text_retrieval_tasks():
     names = mteb_names()
     every = mteb.get_tasks(task_types=["Retrieval"], modalities=["text"], exclusive_modality_filter=True)
     more = set(names) - {task.metadata.name for task in every}
     assert len(more) == len(names) - len(every)
-    # What mteb has replaced or keeps to itself has a name all the same.
+    # Superseded and private tasks can be loaded too.
     for task in map(mteb.get_task, more):
         assert task.metadata.superseded_by or not task.metadata.is_public
     assert {"XQuADRetrieval", "BelebeleRetrieval", "MLQARetrieval", "SciFact"} <= set(names)

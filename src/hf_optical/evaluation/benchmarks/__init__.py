@@ -1,6 +1,7 @@
-"""Test sets by name, through the libraries that keep them, and test sets made of what is at hand."""
+"""Test sets by name, from the libraries that distribute them or from local data."""
 
-from .derived import from_bitext, sample_pool
+from ..sampling import sample_pool
+from .derived import from_bitext
 from .loading import benchmark_names, load_benchmark
 
 

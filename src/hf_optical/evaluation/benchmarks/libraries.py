@@ -1,4 +1,4 @@
-"""Test sets kept by `ir_datasets` and by `mteb`, both optional."""
+"""Test sets from the optional libraries `ir_datasets` and `mteb`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import random
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...checks import check_choice
 from ...errors import DataError
-from ..datasets import Document, Query
-from .derived import RawBenchmark, across_languages
+from ..datasets import BenchmarkParts, Document, Query
+from .derived import across_languages
 
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTaskRetrieval
 
-# Short names: the id, and the split meant where none is named.
+# Short name -> id, and the default split.
 IR_DATASETS = {
     "clirmatrix": ("clirmatrix/{document_language}/bi139-base/{language}/{split}", "test1"),
     "miracl": ("miracl/{language}/{split}", "dev"),
@@ -35,10 +37,10 @@ IR_DATASETS = {
 
 _NO_WARNING = "IR_DATASETS_SKIP_DEPRECATED_WARNING"
 
-# Tasks of mteb whose subsets name the language of the documents first; the others name that of the queries first.
+# mteb tasks whose subsets name the document language first; the others name the query language first.
 _DOCUMENTS_FIRST = {"BelebeleRetrieval", "MLQARetrieval", "XPQARetrieval"}
 
-# Tasks of mteb that ask the same questions, under the same ids, in every language.
+# mteb tasks with the same questions, under the same ids, in every language.
 _PARALLEL = (
     "XQuADRetrieval",
     "MMarcoRetrievalMultilingual",
@@ -47,7 +49,7 @@ _PARALLEL = (
     "MultilingualNano",
 )
 
-# mteb has the codes of ISO 639-3, and of a macrolanguage now that of the whole and now that of its main member.
+# mteb uses ISO 639-3, and for a macrolanguage either its own code or that of its main member.
 _ISO_639_3 = {
     code: tuple(longer.split("/"))
     for code, longer in (
@@ -69,11 +71,11 @@ _ISO_639_3 = {
 
 def import_library(name: str) -> ModuleType:
     """
-    Imports an optional library.
+    Import an optional library.
 
     Raises:
-        ImportError: it is not installed, or something that it needs is missing or broken. The message says which,
-            and how to install it.
+        ImportError: the library, or something that it needs, is missing or broken. The message says which, and how to
+            install it.
     """
     try:
         with _kept_random_state():
@@ -81,14 +83,12 @@ def import_library(name: str) -> ModuleType:
     except ImportError as error:
         installed = is_installed(name.partition(".")[0])
         problem = f"cannot be imported ({error})" if installed else "is not installed"
-        raise ImportError(
-            f'this needs the library {name}, which {problem}: pip install "hf_optical[benchmarks]"'
-        ) from error
+        raise ImportError(f'the library {name} {problem}: pip install "hf_optical[benchmarks]"') from error
 
 
 @contextmanager
 def _kept_random_state() -> Iterator[None]:
-    """mteb sets every global seed to 42 when it is imported and whenever a task is made; a training run must not."""
+    """Restore the global random state, because mteb sets all seeds to 42 on import and for every task."""
     python, arrays, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
@@ -98,21 +98,21 @@ def _kept_random_state() -> Iterator[None]:
         np.random.set_state(arrays)
         torch.set_rng_state(cpu)
         if devices is None:
-            torch.cuda.manual_seed_all(torch.initial_seed())  # kept for when a device is first used
+            torch.cuda.manual_seed_all(torch.initial_seed())  # takes effect when CUDA is initialized
         else:
             torch.cuda.set_rng_state_all(devices)
 
 
 def is_installed(name: str) -> bool:
-    """Whether an optional library is there; if it is broken, that is for `import_library` to say."""
+    """Whether an optional library is installed. [`import_library`] reports one that is broken."""
     return importlib.util.find_spec(name) is not None
 
 
 def ir_datasets_names() -> list[str]:
-    """The ids that have documents, queries and judgements. CLIRMatrix makes its ids up when they are asked for."""
+    """List the ids that have documents, queries and judgements. Those of CLIRMatrix are created on demand."""
     registry = import_library("ir_datasets").registry
     before = os.environ.get(_NO_WARNING)
-    os.environ[_NO_WARNING] = "true"  # else every deprecated id is announced
+    os.environ[_NO_WARNING] = "true"  # avoids a message for every deprecated id
     try:
         datasets = {name: registry[name] for name in registry}
     finally:
@@ -124,12 +124,12 @@ def ir_datasets_names() -> list[str]:
 
 
 def mteb_names() -> list[str]:
-    """The retrieval tasks that are text only."""
+    """List the retrieval tasks that are text only."""
     return list(_mteb_tasks())
 
 
 def _mteb_tasks() -> dict[str, type[AbsTaskRetrieval]]:
-    # `mteb.get_tasks` would make every task, which is slow.
+    # `mteb.get_tasks` instantiates every task, which is slow.
     tasks = {own.metadata.name: own for own in vars(import_library("mteb").tasks).values() if hasattr(own, "metadata")}
     return {
         name: own
@@ -140,32 +140,29 @@ def _mteb_tasks() -> dict[str, type[AbsTaskRetrieval]]:
 
 def read_ir_datasets(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, RawBenchmark] | None:
+) -> BenchmarkParts | None:
     """
-    A set by its id, or by a short name and its language; `None` if there is none by that id.
+    Read a test set by its id, or by a short name and a language. Returns `None` if the id is unknown.
 
-    The text of query and document is what `ir_datasets` calls their default text. A query's human translation is taken
-    where the set has one (`ht_title` of NeuCLIR and HC4, whose queries are English and whose documents are not).
+    Texts of queries and documents are their default texts in `ir_datasets`. Human translations of queries are used if
+    there are any (`ht_title` of NeuCLIR and HC4, which have English queries and documents in other languages).
     """
     library = import_library("ir_datasets")
     if name not in IR_DATASETS:
         if _find(library, name) is None:
             return None
         if language is not None or document_language is not None:
-            raise DataError(f"language is {language or document_language!r}; the id {name} names its language itself")
-        identifier = name if split is None else f"{name}/{split}"
-        return identifier, _ir_datasets_parts(library, identifier)
+            raise DataError(f"{name} includes its language, got language {language or document_language!r} as well")
+        return _ir_datasets_parts(library, name if split is None else f"{name}/{split}")
     if document_language is not None and name not in ("clirmatrix", "mmarco"):
-        raise DataError(f"document_language is {document_language!r}; only clirmatrix and mmarco let you choose it")
-    identifier = _identifier(library, name, language, document_language, split)
-    parts = _ir_datasets_parts(library, identifier)
+        raise DataError(f"document_language applies to clirmatrix and mmarco only, got {document_language!r}")
+    parts = _ir_datasets_parts(library, _identifier(library, name, language, document_language, split))
     if name != "mmarco" or document_language in (None, language):
-        return identifier, parts
-    # mMARCO is a translation of MS MARCO, which has the English side.
+        return parts
+    # mMARCO is a translation of MS MARCO, which has the English documents.
     english = document_language == "en"
     other = _identifier(library, "msmarco" if english else name, None if english else document_language, None, split)
-    names = (identifier, other)
-    return " over ".join(names), across_languages(parts, _ir_datasets_parts(library, other), names)
+    return across_languages(parts, _ir_datasets_parts(library, other))
 
 
 def _find(library: ModuleType, identifier: str) -> Any | None:
@@ -185,23 +182,19 @@ def _identifier(
     )
     if (language is not None) == wanted and _find(library, identifier) is not None:
         return identifier
-    if not wanted and language is not None:
-        raise DataError(f"language is {language!r}; {name} has one language only, leave it out")
     start = template.partition("{")[0]
     known = [own.removeprefix(start).partition("/") for own in ir_datasets_names() if own.startswith(start)]
     languages = ", ".join(sorted({own for own, _, _ in known})) or "those of its site"
     splits = ", ".join(rest if wanted else own + slash + rest for own, slash, rest in known if language in (own, None))
-    raise DataError(
-        f"language is {language!r} and split is {split!r}: there is no {identifier} in ir_datasets"
-        + (f"; languages of {name} are {languages}" if wanted else "")
-        + (f"; splits of {language or name} are {splits}" if splits and (language or not wanted) else "")
-    )
+    hint = f"; languages: {languages}" if wanted else "; it has one language, leave language out" if language else ""
+    hint += f"; splits: {splits}" if splits and (language or not wanted) else ""
+    raise DataError(f"ir_datasets has no {identifier} (language {language!r}, split {split!r} of {name}){hint}")
 
 
-def _ir_datasets_parts(library: ModuleType, identifier: str) -> RawBenchmark:
+def _ir_datasets_parts(library: ModuleType, identifier: str) -> BenchmarkParts:
     dataset = _find(library, identifier)
     if dataset is None or (lacking := _lacking(dataset)):
-        problem = "is not there" if dataset is None else f"has no {' and no '.join(lacking)}"
+        problem = "does not exist" if dataset is None else f"has no {' and no '.join(lacking)}"
         start = identifier.rpartition("/")[0] if dataset is None else identifier
         whole = ", ".join(name for name in ir_datasets_names() if name.startswith(f"{start}/"))
         raise DataError(f"{identifier} of ir_datasets {problem}" + (f"; choose one of {whole}" if whole else ""))
@@ -211,11 +204,12 @@ def _ir_datasets_parts(library: ModuleType, identifier: str) -> RawBenchmark:
     }
     qrels: dict[str, dict[str, int]] = {}
     for row in dataset.qrels_iter():
-        # A document that is judged for several aspects of a query counts by the best of them.
+        # The best judgement counts if a document is judged for several aspects of a query.
         judgements = qrels.setdefault(row.query_id, {})
         judgements[row.doc_id] = max(int(row.relevance), judgements.get(row.doc_id, int(row.relevance)))
-    # BEIR's own evaluator passes over identical ids in every set.
-    return RawBenchmark(_ir_documents(dataset, identifier), queries, qrels, identifier.startswith("beir/"))
+    # BEIR's own evaluator ignores identical ids in every test set.
+    ignore_identical_ids = identifier.startswith("beir/")
+    return BenchmarkParts(identifier, _ir_documents(dataset, identifier), queries, qrels, ignore_identical_ids)
 
 
 def _lacking(dataset: Any) -> list[str]:
@@ -233,35 +227,34 @@ def _ir_documents(dataset: Any, identifier: str) -> Iterator[tuple[str, Document
 def _default_text(row: Any, identifier: str) -> str:
     text = row.default_text() if hasattr(row, "default_text") else getattr(row, "text", None)
     if not isinstance(text, str):
-        raise DataError(f"{identifier}: {type(row).__name__} has no default text to read")
+        raise DataError(f"{identifier}: {type(row).__name__} has no default text")
     return text
 
 
 def read_mteb(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, RawBenchmark] | None:
+) -> BenchmarkParts | None:
     """
-    A retrieval task of mteb by its name; `None` if there is none by that name.
+    Read a retrieval task of mteb by its name. Returns `None` if the name is unknown.
 
-    Where a task asks the same questions in every language, the queries of one subset can go over the documents of
-    another.
+    If a task asks the same questions in every language, the queries of one subset can be combined with the documents
+    of another.
     """
     task = _mteb_tasks().get(name)
     if task is None:
         return None
     splits = task.metadata.eval_splits
     split = split or ("test" if "test" in splits else splits[0])
-    if split not in splits:
-        raise DataError(f"split is {split!r}; {name} has {', '.join(splits)}")
+    check_choice(f"split of {name}", split, splits)
     subsets = _mteb_subsets(task.metadata, language, document_language)
     loaded = [_mteb_parts(name, subset, split) for subset in subsets]
-    parts = loaded[0] if len(loaded) == 1 else across_languages(*loaded, subsets)
+    parts = loaded[0] if len(loaded) == 1 else across_languages(*loaded)
     label = [] if subsets == ["default"] else [" over ".join(subsets)]
-    return "/".join([name, *label, split]), parts
+    return replace(parts, name="/".join([name, *label, split]))
 
 
 def _mteb_subsets(metadata: Any, language: str | None, document_language: str | None) -> list[str]:
-    """The subset meant; or two, that with the queries and that with the documents."""
+    """Return the matching subset, or two: the one with the queries and the one with the documents."""
     languages = metadata.hf_subsets_to_langscripts
     if language is None and document_language is None and len(languages) == 1:
         return list(languages)
@@ -285,37 +278,37 @@ def _mteb_subsets(metadata: Any, language: str | None, document_language: str | 
     if len(meant) != 1:
         listed = ", ".join(meant or languages)
         raise DataError(
-            f"language is {language!r} and document_language is {document_language!r}, which fits {len(meant)} of the "
-            f"subsets of {metadata.name}; name one of them as language: {textwrap.shorten(listed, 800)}"
+            f"language {language!r} and document_language {document_language!r} match {len(meant)} subsets of "
+            f"{metadata.name}; pass one as language: {textwrap.shorten(listed, 800)}"
         )
     return meant
 
 
 def _same_language(code: str, known: str) -> bool:
-    """Whether `code` ("ha", "hau", "hau_Latn") means what mteb calls `known` ("hau-Latn")."""
+    """Whether `code` ("ha", "hau", "hau_Latn") is the language that mteb calls `known` ("hau-Latn")."""
     own, _, script = code.replace("_", "-").partition("-")
     language, _, known_script = known.partition("-")
     return language in _ISO_639_3.get(own, (own,)) and script in ("", known_script)
 
 
-def _mteb_parts(name: str, subset: str, split: str) -> RawBenchmark:
+def _mteb_parts(name: str, subset: str, split: str) -> BenchmarkParts:
     with _kept_random_state():
         task = import_library("mteb").get_task(name, eval_splits=[split], hf_subsets=[subset])
         task.load_data()
-        # Older tasks still fill `queries`, `corpus` and `relevant_docs`.
+        # Older tasks fill `queries`, `corpus` and `relevant_docs`.
         task.convert_v1_dataset_format_to_v2(num_proc=None)
     data = task.dataset[subset][split]
     where = f"{name}/{subset}/{split}"
     queries = dict(zip(data["queries"]["id"], map(Query, mteb_texts(data["queries"], where)), strict=True))
     documents = ((row["id"], Document(row.get("title") or "", row["text"])) for row in data["corpus"])
-    return RawBenchmark(documents, queries, data["relevant_docs"], task.ignore_identical_ids)
+    return BenchmarkParts(where, documents, queries, data["relevant_docs"], task.ignore_identical_ids)
 
 
 def mteb_texts(queries: Any, where: str) -> list[str]:
-    """What mteb gives a model to read of each query: its text and, after it, its instruction."""
+    """Texts of the queries as mteb passes them to a model: text, then instruction."""
     texts = list(queries["text"])
     if not all(isinstance(text, str) for text in texts):
-        raise DataError(f"{where} asks with conversations; only plain queries can be read")
+        raise DataError(f"{where} must have plain text queries, got conversations")
     if "instruction" not in queries.column_names:
         return texts
     return [

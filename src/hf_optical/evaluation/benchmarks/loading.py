@@ -3,11 +3,12 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
+from typing import Any
 
+from ...checks import check_number
 from ...errors import DataError
-from ..datasets import RetrievalDataset, load_beir
+from ..datasets import BenchmarkParts, RetrievalDataset, read_beir
 from .african import read_afriqa, read_ciral
-from .derived import RawBenchmark, require_documents, sample_pool
 from .libraries import IR_DATASETS, ir_datasets_names, is_installed, mteb_names, read_ir_datasets, read_mteb
 
 
@@ -26,9 +27,9 @@ def load_benchmark(
     folder: str | os.PathLike | None = None,
 ) -> RetrievalDataset:
     """
-    Loads a public test set, downloading it when it is asked for the first time.
+    Load a public test set, downloading it on first use.
 
-    | Name | What it is | Queries in | Documents in |
+    | Name | Test set | Queries in | Documents in |
     |---|---|---|---|
     | `afriqa` | AfriQA, gold passages | `language` | English (French for Fon) |
     | `ciral` | CIRAL | English | `language` |
@@ -42,59 +43,64 @@ def load_benchmark(
     | `XQuADRetrieval` | any text retrieval task of `mteb` | `language` | `document_language` |
     | a path | a folder in BEIR layout, see [`load_beir`] | | |
 
-    Where two keepers know a name, `ir_datasets:NAME` or `mteb:NAME` says which is meant.
+    If both libraries know a name, use `ir_datasets:NAME` or `mteb:NAME`.
 
     Args:
         name (`str` or `os.PathLike`):
-            A name of the table; [`benchmark_names`] lists all.
+            A name from the table; [`benchmark_names`] lists all.
         language (`str`, *optional*):
-            Code of the language, as the benchmark has it (`"ha"`), where it has several. For `mteb` a code of two or
-            three letters, with or without its script, or the name of a subset (`"eng_Latn-hau_Latn"`).
+            Language code as in the benchmark (`"ha"`), if it has several. For `mteb`, a code of two or three letters,
+            with or without its script, or the name of a subset (`"eng_Latn-hau_Latn"`).
         document_language (`str`, *optional*):
-            Language of the documents, where it can be chosen. If the questions are the same in both languages, those
-            in `language` are asked over the documents in `document_language`, with the wording in that language as
-            their translation.
+            Language of the documents, if there is a choice. If the questions are the same in both languages, the
+            queries in `language` are combined with the documents in `document_language`, and the wording in that
+            language becomes their human translation.
         split (`str`, *optional*):
-            Which judgements. Defaults to those that are usually reported.
+            Split of the judgements. Defaults to the one that is usually reported.
         documents (`int`, *optional*):
-            Keep so many documents (at least 1), as [`sample_pool`] does, without ever holding the others.
+            Keep only this many documents (at least 1), as in [`sample_pool`]. The others are never held in memory.
         seed (`int`, defaults to 0):
-            Which sample of documents.
+            Random seed of the sample.
         folder (`str` or `os.PathLike`, *optional*):
-            For `afriqa` and `ciral`: where their files are already, laid out as they were published. For `ciral` the
-            files of both its repositories, `CIRAL/ciral` and `CIRAL/ciral-corpus`.
+            Local copy of the files of `afriqa` or `ciral`, in their published layout. For `ciral`, the files of both
+            repositories, `CIRAL/ciral` and `CIRAL/ciral-corpus`.
 
     Returns:
-        [`RetrievalDataset`]: the queries that are judged, with their human translations where the set has them.
+        [`RetrievalDataset`]: the judged queries, with human translations if there are any.
 
     Raises:
-        DataError: the benchmark, its language or its split is unknown; the message lists what there is.
-        ValueError: `documents` is below 1.
-        ImportError: the library that keeps it is not installed, or broken; the message says how to install it.
-        ConnectionError: `afriqa` or `ciral` could not be downloaded; the libraries raise errors of their own.
+        DataError: a file is damaged, or the benchmark is unknown or does not have the options.
+        ValueError: the language or the split is unknown, or `documents` is below 1. [`DataError`] is one too.
+        ImportError: the library that distributes it is missing or broken. The message says how to install it.
+        ConnectionError: `afriqa` or `ciral` cannot be downloaded. The libraries raise their own errors.
     """
     name = os.fspath(name)
-    require_documents(documents)
-    if folder is not None and name not in _PUBLISHED:
-        raise DataError(f"folder goes with {' and '.join(_PUBLISHED)} only; for a set in BEIR layout name its path")
+    check_number("documents", 1 if documents is None else documents, at_least=1)
+    given = {"language": language, "document_language": document_language, "split": split, "folder": folder}
     if name in _PUBLISHED:
-        if document_language is not None:
-            raise DataError(f"document_language is {document_language!r}; {name} lets you choose language only")
-        label, parts = _PUBLISHED[name](language, split, folder)
+        _check_options(name, given, ("language", "split", "folder"))
+        parts = _PUBLISHED[name](language, split, folder)
     elif name not in IR_DATASETS and Path(name).is_dir():
-        if language is not None or document_language is not None:
-            raise DataError(f"{name} is a folder, which has no languages to choose from; leave language out")
-        dataset = load_beir(name, split or "test")
-        return dataset if documents is None else sample_pool(dataset, documents, seed)
+        _check_options(f"the folder {name}", given, ("split",))
+        parts = read_beir(name, split or "test")
     else:
-        label, parts = _from_libraries(name, language, document_language, split)
-    return parts.assemble(label, documents, seed)
+        _check_options(name, given, ("language", "document_language", "split"))
+        parts = _from_libraries(name, language, document_language, split)
+    return parts.build(documents, seed)
+
+
+def _check_options(name: str, given: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    unused = [option for option, value in given.items() if value is not None and option not in allowed]
+    if unused:
+        raise DataError(f"{name} takes the options {', '.join(allowed)}, not {', '.join(unused)}")
 
 
 def benchmark_names() -> list[str]:
     """
-    All names that [`load_benchmark`] knows: its own, then those of the libraries that are installed, as
-    `ir_datasets:NAME` and `mteb:NAME`. CLIRMatrix has more ids than can be listed.
+    List the names that [`load_benchmark`] knows.
+
+    Its own come first, then those of the installed libraries as `ir_datasets:NAME` and `mteb:NAME`. The ids of
+    CLIRMatrix are not listed because there are too many.
     """
     names = sorted([*_PUBLISHED, *IR_DATASETS])
     for library, (_, list_names) in _LIBRARIES.items():
@@ -105,24 +111,24 @@ def benchmark_names() -> list[str]:
 
 def _from_libraries(
     name: str, language: str | None, document_language: str | None, split: str | None
-) -> tuple[str, RawBenchmark]:
+) -> BenchmarkParts:
     prefix, _, rest = name.partition(":")
     if name in IR_DATASETS:
-        keepers, own = ["ir_datasets"], name
+        libraries, own = ["ir_datasets"], name
     elif prefix in _LIBRARIES:
-        keepers, own = [prefix], rest
+        libraries, own = [prefix], rest
     else:
-        keepers, own = [library for library in _LIBRARIES if is_installed(library)], name
-    for keeper in keepers:
-        read, _ = _LIBRARIES[keeper]
-        found = read(own, language, document_language, split)
-        if found is not None:
-            return found
+        libraries, own = [library for library in _LIBRARIES if is_installed(library)], name
+    for library in libraries:
+        read, _ = _LIBRARIES[library]
+        parts = read(own, language, document_language, split)
+        if parts is not None:
+            return parts
     raise _unknown(name)
 
 
 def _unknown(name: str) -> DataError:
-    """Names the benchmarks that are called nearly so."""
+    """Error for an unknown name, with similar names."""
     bare = name.rpartition(":")[2].lower()
     known: dict[str, str] = {}
     for candidate in benchmark_names():
@@ -133,6 +139,6 @@ def _unknown(name: str) -> DataError:
     return DataError(
         f"there is no benchmark and no folder {name!r}; "
         + (f"did you mean {', '.join(known[own] for own in near)}? " if near else "")
-        + "`benchmark_names()` lists all that are known here"
+        + "`benchmark_names()` lists all known names"
         + (f'. {" and ".join(missing)} would add more: pip install "hf_optical[benchmarks]"' if missing else "")
     )

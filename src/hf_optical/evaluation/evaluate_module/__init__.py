@@ -1,4 +1,4 @@
-"""The measures as a module of the `evaluate` library: `evaluate.load(evaluate_module_path())`."""
+"""Retrieval measures as a module of the `evaluate` library: `evaluate.load(evaluate_module_path())`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 def evaluate_module_path() -> str:
     """
-    Where the module is, for `evaluate.load`. Nothing is fetched.
+    Return the local path of the module, for `evaluate.load`.
 
     Example:
 
@@ -23,14 +23,14 @@ def evaluate_rows(
     qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
 ) -> tuple[list[dict[str, list]], list[dict[str, list]]]:
     """
-    A run and its judgements as the module takes them: a row a query of `qrels`.
+    Convert judgements and a run to the rows that the module takes, one per query of `qrels`.
 
     Args:
         qrels (mapping of query id to mapping of document id to `int`): judgements.
-        run (mapping of query id to mapping of document id to `float`): what was found.
+        run (mapping of query id to mapping of document id to `float`): scores of the retrieved documents.
 
     Returns:
-        predictions and references, of equal length.
+        `tuple[list, list]`: predictions and references, of equal length.
     """
     predictions = [_row(run.get(query, {}), "scores") for query in qrels]
     return predictions, [_row(judged, "judgements") for judged in qrels.values()]

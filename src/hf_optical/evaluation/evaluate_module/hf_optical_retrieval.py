@@ -1,4 +1,4 @@
-"""Retrieval measures for `evaluate.load`, which copies this file elsewhere: imports must be absolute."""
+"""Retrieval measures for `evaluate.load`, which copies this file, so imports must be absolute."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from hf_optical.retrieval.search import Hit
 
 
 _DESCRIPTION = """
-Quality of rankings, as `ir_measures` computes it: average precision, reciprocal rank, nDCG, recall, precision and the
-other measures of that library, with or without cut-offs. The mean over the queries.
+Retrieval measures computed with `ir_measures`: average precision, reciprocal rank, nDCG, recall, precision and its
+other measures, with or without cut-offs, averaged over the queries.
 """
 
 _INPUTS = """
 Args:
-    predictions: a row a query, what was found: {"documents": ["d1", "d7"], "scores": [0.9, 0.3]}. Ranked by score;
-        equal scores keep their order. A query that found nothing has empty lists, and counts as 0.
-    references: of the same queries in the same order, the judgements: {"documents": ["d7"], "judgements": [1]}. Above
-        0 is relevant.
-    measures: names, such as "AP", "RR@10", "nDCG@10", "R@100", "P@5".
+    predictions: retrieved documents, one row per query: {"documents": ["d1", "d7"], "scores": [0.9, 0.3]}. They are
+        ranked by score; equal scores keep their order. A query without results has empty lists, and counts as 0.
+    references: judgements of the same queries in the same order: {"documents": ["d7"], "judgements": [1]}. Above 0 is
+        relevant.
+    measures: names such as "AP", "RR@10", "nDCG@10", "R@100", "P@5".
 
 Returns:
-    measure -> mean over the queries, under the names asked for.
+    measure -> mean over the queries, under the names passed in `measures`.
 
 Examples:
     >>> found = [{"documents": ["d1", "d7"], "scores": [0.9, 0.3]}]
@@ -43,7 +43,7 @@ _CITATION = """
 
 
 class HfOpticalRetrieval(evaluate.Metric):
-    """The measures of `ir_measures` on rows of `evaluate`, one a query."""
+    """Measures of `ir_measures` on rows of `evaluate`, one per query."""
 
     def _info(self) -> evaluate.MetricInfo:
         document_ids = datasets.Sequence(datasets.Value("string"))
@@ -70,8 +70,6 @@ class HfOpticalRetrieval(evaluate.Metric):
 
 def _pairs(row: dict[str, list], name: str, where: str) -> list[tuple]:
     documents, values = row["documents"], row[name]
-    if len(documents) != len(values):
-        raise ValueError(f"{where} has {len(documents)} documents and {len(values)} {name}; pass one for each")
-    if len(set(documents)) != len(documents):
-        raise ValueError(f"{where} names a document twice; list each once")
+    if not len(set(documents)) == len(documents) == len(values):
+        raise ValueError(f"{where} must have unique documents, and as many {name}, got {documents} and {values}")
     return list(zip(documents, values, strict=True))
