@@ -157,7 +157,7 @@ def build_dataset(
     relevant = sum(score > 0 for own in qrels.values() for score in own.values())
     lost = sum(score > 0 for score in missing.values())
     names = dict.fromkeys(document if query in queries else query for query, document in missing)
-    examples = f"such as {', '.join(map(shown, islice(names, 3)))}" if missing else "none"
+    examples = f"such as {', '.join(map(short_repr, islice(names, 3)))}" if missing else "none"
     if relevant == 0 or lost > _MISSING_SHARE * relevant:
         raise DataError(
             f"{source} has {relevant} relevant judgements, {lost} for missing queries or documents ({examples}); "
