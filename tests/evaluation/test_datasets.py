@@ -154,7 +154,7 @@ def test_damaged_gzip_file_raises(folder, damage):
 def test_file_that_is_not_gzip_raises(folder, content):
     (folder / "corpus.jsonl").unlink()
     write(folder / "corpus.jsonl.gz", content)
-    fails("corpus.jsonl.gz (cannot be read .Not a gzipped file|does not have)", folder)
+    fails("corpus.jsonl.gz( cannot be read .Not a gzipped file|.* choose another split)", folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -211,22 +211,16 @@ def test_malformed_field_raises(folder, file, row, message):
 @pytest.mark.parametrize(
     ("qrels", "message"),
     [
-        ("", "test.tsv: the header .* is missing"),
-        ("q1\td2\t1\n", "test.tsv, line 1: the header .* is missing"),
+        ("q1 d2\n", "test.tsv, line 1: a judgement must have a query id, a document id and an integer score"),
+        ("query\tcorpus\tscore\n", "test.tsv, line 1: a judgement must have"),
         (QRELS + "q1 d1 1 1\n", "test.tsv, line 5: a judgement must have .*, got 'q1 d1 1 1'"),
         (QRELS + "q1\t0\td1\t1\n", "test.tsv, line 5: a judgement must have"),
         (QRELS + "q1\td1\t1.5\n", "test.tsv, line 5: a judgement must have"),
         # The measures would overflow.
-        # Of a judgement of three thousand million the measures would make one of none.
-        (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: the score '3000000000' is not an integer of at most four"),
-        (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' has two different scores for document 'd1'"),
-        (QRELS[: QRELS.index("q1")], "test.tsv judges no document relevant"),
-        (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "test.tsv judges no document relevant"),
-        (QRELS + "q1\tx\t1\nq2\ty\t0\n", "test.tsv names 2 documents that .*corpus.jsonl does not have, .*'x', 'y'"),
-        (
-            QRELS + "".join(f"u{i}\td1\t1\n" for i in range(9)),
-            "names 9 queries that .*queries.jsonl .*'u0', 'u1', 'u2';",
-        ),
+        (QRELS + "q1\td1\t3000000000\n", "test.tsv, line 5: a judgement must have .* at most four digits"),
+        (QRELS + "q2\td1\t0\n", "test.tsv, line 5: query 'q2' and document 'd1' have two different scores"),
+        ("", "test.tsv.* has 0 relevant judgements, 0 for missing queries or documents .none.; choose"),
+        (QRELS[: QRELS.index("q1")] + "q1\td2\t0\n", "has 0 relevant judgements"),
     ],
 )
 def test_malformed_judgements_raise(folder, qrels, message):
