@@ -89,7 +89,7 @@ def test_tensor_subclasses_keep_their_own_implementation():
     class Quantised(torch.Tensor):
         @classmethod
         def __torch_function__(cls, func, types, args=(), kwargs=None):
-            return func  # told apart from what would compute
+            return func  # distinguishes it from the computation
 
     weight = torch.randn(4, 8).as_subclass(Quantised)
     with faster_linear(300):

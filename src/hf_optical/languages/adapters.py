@@ -157,7 +157,7 @@ def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
     """
     Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
 
-    Other threads cannot change the language meanwhile.
+    Other threads cannot change the language within the block.
 
     Raises:
         KeyError: there is no adapter for `language`.

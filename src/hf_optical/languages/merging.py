@@ -40,7 +40,7 @@ def merge_language(model: OpticalModel, language: str) -> OpticalModel:
     unwrap(merged)
     if added is not None:
         weight = torch.cat([embedding.weight.detach()[: added.first_id], added.rows.to(embedding.weight.device)])
-        merged.set_input_embeddings(nn.Embedding(*weight.shape, embedding.padding_idx, _weight=weight))
+        merged.set_input_embeddings(nn.Embedding(len(weight), weight.shape[1], embedding.padding_idx, _weight=weight))
         merged.encoder.config.get_text_config().vocab_size = len(weight)
     merged.requires_grad_(True)
     if getattr(merged.encoder, "pooler", None) is not None:
@@ -59,7 +59,8 @@ def unwrap(model: OpticalModel) -> None:
     encoder._hf_peft_config_loaded = False
     embedding = encoder.get_input_embeddings()
     if isinstance(embedding, LanguageEmbedding):
-        plain = nn.Embedding(*embedding.weight.shape, embedding.padding_idx, _weight=embedding.weight)
+        rows, columns = embedding.weight.shape
+        plain = nn.Embedding(rows, columns, embedding.padding_idx, _weight=embedding.weight)
         plain.weight = embedding.weight
         encoder.set_input_embeddings(plain)
 

@@ -212,5 +212,5 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
 
 def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:
     ids, shares = zip(*translations, strict=True)
-    shares = torch.tensor(shares, dtype=weight.dtype, device=weight.device)
-    return shares / shares.sum() @ weight[list(ids)]
+    probabilities = torch.tensor(shares, dtype=weight.dtype, device=weight.device)
+    return probabilities / probabilities.sum() @ weight[list(ids)]

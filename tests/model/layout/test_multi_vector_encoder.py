@@ -33,7 +33,7 @@ def edit(path: Path, **changes) -> None:
 
 
 CASES = {
-    "nothing beside the encoder": {"dims": (), "skip": ()},
+    "the encoder alone": {"dims": (), "skip": ()},
     "prompts and lengths": {"prompts": PROMPTS, "query_length": 12, "document_length": 20},
     "markers": {"added": ("[Q] ", "[D] "), "prompts": MARKERS, "query_expansion": FIXED},
     "markers without their space": {"added": ("[Q]", "[D]"), "prompts": MARKERS, "document_length": 30},
@@ -137,24 +137,24 @@ def test_lowercasing_is_applied_and_saved(tmp_path):
     assert peer_difference(tmp_path / "ours") <= 1e-6
 
 
-READING, MASK = "sentence_bert_config.json", "2_MultiVectorMask/config.json"
+SETTINGS, MASK = "sentence_bert_config.json", "2_MultiVectorMask/config.json"
 
 
 @pytest.mark.parametrize(
     ("file", "changes", "named"),
     [
-        (READING, {"query_expansion": {"strategy": "min", "length": 24}}, "query expansion by strategy 'min'"),
-        (READING, {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
-        (READING, {"modality_config": {"message": {"method": "forward"}}}, "modality_config={'message'"),
-        (READING, {"processing_kwargs": {"text": {"padding": False}}}, "processing_kwargs={'text'"),
-        (MASK, {"skiplist_tasks": ["query", "document"]}, "skiplist_tasks that name queries"),
+        (SETTINGS, {"query_expansion": {"strategy": "min", "length": 24}}, "query expansion with strategy 'min'"),
+        (SETTINGS, {"transformer_task": "fill-mask"}, "transformer_task='fill-mask'"),
+        (SETTINGS, {"modality_config": {"message": {"method": "forward"}}}, "modality_config={'message'"),
+        (SETTINGS, {"processing_kwargs": {"text": {"padding": False}}}, "processing_kwargs={'text'"),
+        (MASK, {"skiplist_tasks": ["query", "document"]}, "skiplist_tasks for queries"),
         (MASK, {"keep_only_token_ids": [5]}, "keep_only_token_ids"),
         (
             "3_Normalize/config.json",
             {"module_input_name": "sentence_embedding"},
-            "a 3_Normalize that is not for tokens",
+            "a 3_Normalize that does not map tokens",
         ),
-        ("1_Dense/config.json", {"module_output_name": "other"}, "a 1_Dense that is not for tokens"),
+        ("1_Dense/config.json", {"module_output_name": "other"}, "a 1_Dense that does not map tokens"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "meanmaxsim"}, "similarity_fn_name='meanmaxsim'"),
     ],
     ids=str,
@@ -164,8 +164,8 @@ def test_unsupported_settings_raise_with_their_names(checkpoint, file, changes, 
     for one in (OpticalModel, OpticalProcessor):
         with pytest.raises(ValueError) as caught:
             one.from_pretrained(checkpoint)
-        assert f"saved by sentence-transformers with {named}" in str(caught.value)
-        assert str(caught.value).endswith("which this library does not have; use it there")
+        assert f"{checkpoint} has {named}" in str(caught.value)
+        assert str(caught.value).endswith("not supported by this library; open it with sentence-transformers")
 
 
 def test_all_unsupported_settings_are_named_at_once(checkpoint):
@@ -200,7 +200,7 @@ def test_expansion_without_a_mask_module_raises(checkpoint):
 
 
 def test_expansion_with_another_token_raises(checkpoint):
-    edit(checkpoint / READING, query_expansion={**FIXED, "token": "[SEP]"})
+    edit(checkpoint / SETTINGS, query_expansion={**FIXED, "token": "[SEP]"})
     with pytest.raises(ValueError, match=r"expanded with the mask token, got '\[SEP\]'"):
         OpticalProcessor.from_pretrained(checkpoint)
 
