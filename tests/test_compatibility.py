@@ -14,8 +14,8 @@ from tiny import REPOSITORY
 
 @pytest.mark.promise(
     "Compatibility",
-    "What `constraints.txt` names is within the bounds of `setup.py`, one version for each Python; the "
-    "oldest Python that is tested is the one that `setup.py` admits.",
+    "What `constraints.txt` names is within the bounds of `setup.py`, one version for each Python; the oldest Python "
+    "that is tested is the one that `setup.py` admits.",
 )
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
 def test_the_constraints_are_within_the_bounds(python):

@@ -199,10 +199,7 @@ def test_a_phone_needs_no_sideways_scrolling(page):
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
-@pytest.mark.promise(
-    "Load and resources",
-    "Visitors of the page who ask at once are each answered in their language.",
-)
+@pytest.mark.promise("Load and resources", "Visitors of the page who ask at once are each answered in their language.")
 def test_visitors_who_ask_at_once_are_each_answered_in_their_language(address):
     visitors = [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(6)]
     languages = ["sw", "base"] * 3
