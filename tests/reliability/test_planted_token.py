@@ -94,8 +94,8 @@ def test_study_cannot_contain_a_token(tmp_path):
 def test_token_in_a_server_response_is_hidden():
     for error in (OSError(f"no such token {TOKEN}"), ConnectionError("broken")):
         error.__cause__ = ValueError(f"Illegal header value b'Bearer {TOKEN}'")
-        message, cause = without_token(error, TOKEN)
-        assert WORD not in message and cause is None
+        said, shown = without_token(error, TOKEN)
+        assert WORD not in said and shown is None
     error = OSError("no such repository")
     assert without_token(error, TOKEN) == ("no such repository", error)
 

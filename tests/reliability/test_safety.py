@@ -279,27 +279,27 @@ def test_links_in_the_hub_cache_are_followed(tmp_path):
         inside(folder, "elsewhere", folder)
 
 
-LINKS = {
-    "new files": (".saving-x/whole", "home"),
-    "new subfolder": (".saving-x/whole/sub", "home"),
-    "new file": (".saving-x/whole/config.json", "home/mine"),
-    "old files": (".saving-x/old", "home"),
-    "old subfolder": (".saving-x/old/sub", "home"),
-    "files to delete": (".saving-x/gone", "home"),
-    "staging folder": (".saving-x", "home"),
-    "lock": (".saving-x/lock", "home/mine"),
-    "target": ("sub", "home"),
+PLANTED = {
+    "a whole one that is a link": (".saving-x/whole", "home"),
+    "a folder of it": (".saving-x/whole/sub", "home"),
+    "a file of it": (".saving-x/whole/config.json", "home/mine"),
+    "one that is going back": (".saving-x/old", "home"),
+    "what was replaced": (".saving-x/old/sub", "home"),
+    "what is to go": (".saving-x/gone", "home"),
+    "all of it": (".saving-x", "home"),
+    "its lock": (".saving-x/lock", "home/mine"),
+    "where it goes": ("sub", "home"),
 }
 
 
 @pytest.mark.promise(
     "Safety",
-    "Opening a folder changes nothing outside it, even if it contains links disguised as an interrupted save.",
+    "Opening a folder changes nothing outside of it, whatever it holds that looks like a saving that was killed.",
 )
-@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("link", PLANTED)
 @pytest.mark.parametrize("state", ["whole", "back"])
-def test_opening_a_folder_changes_nothing_outside_it(tmp_path, link, state):
-    """The folder holds what looks like a save that was killed."""
+def test_opening_a_folder_changes_nothing_outside_of_it(tmp_path, link, state):
+    """Whatever somebody put there as if a process had been killed while it saved."""
     folder, home = write_layout(tmp_path / "folder", "pylate"), tmp_path / "home"
     for place in ("mine", f"{state}/sub/mine", "gone/mine", "gone/sub/mine"):
         (home / place).parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def test_opening_a_folder_changes_nothing_outside_it(tmp_path, link, state):
     for part in (state, "gone", "old", "added"):
         (folder / ".saving-x" / part / "sub").mkdir(parents=True)
         (folder / ".saving-x" / part / "sub" / "mine").write_text("theirs")
-    where, to = LINKS[link]
+    where, to = PLANTED[link]
     if (folder / where).is_dir():
         shutil.rmtree(folder / where)
     (folder / where).parent.mkdir(exist_ok=True)
