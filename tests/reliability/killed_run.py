@@ -15,21 +15,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 
-import pytest
 import yaml
+from example_scripts import compare, distill, forking_context
 from packs import WORDS, make_pack
-from tiny import DEMO, REPOSITORY, tiny_checkpoint
+from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import OpticalRetriever
-
-
-sys.path.append(str(REPOSITORY / "examples"))
-
-import compare  # noqa: E402
-import distill  # noqa: E402
 
 
 # Audit events that Python raises before it changes a folder; `open` only if it is for writing.
@@ -126,14 +119,7 @@ class Runs:
 
     def __init__(self, inputs: Path):
         self.inputs = inputs
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pytest", __name__])
-        with pytest.MonkeyPatch.context() as patch:
-            # A process that forks must have a single thread.
-            patch.setenv("OMP_NUM_THREADS", "1")
-            patch.setenv("TOKENIZERS_PARALLELISM", "false")
-            patch.setenv("PYTHONPATH", os.pathsep.join(map(str, sys.path)))
-            forkserver.ensure_running()
+        self._context = forking_context()
 
     def whole(self, run: Run, folder: Path) -> tuple[int, float]:
         """Run to the end; return the number of changes to the folder and the seconds."""
