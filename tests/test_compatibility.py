@@ -14,8 +14,8 @@ from tiny import REPOSITORY
 
 @pytest.mark.promise(
     "Compatibility",
-    "What `constraints.txt` names is within the bounds of `setup.py`, one version for each Python; the oldest Python "
-    "that is tested is the one that `setup.py` admits.",
+    "`constraints.txt` lists one version of each library per Python version, within the bounds of `setup.py`. The "
+    "oldest Python version that `setup.py` allows is tested.",
 )
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
 def test_constraints_are_within_bounds(python):
