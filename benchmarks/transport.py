@@ -8,8 +8,8 @@ whose sentences are joined to reach a length. For 128 dimensions, the vectors ar
 columns. Every contestant starts with the token vectors and ends with the gradient for the student's vectors.
 
 Other libraries get the settings that suit them best. POT's batched solver runs without a graph, with the faster of its
-methods and the fewest iterations that reach our marginal error or 1e-3. Its solvers for single problems get no padding,
-and `ot.sinkhorn` stops at the loosest sufficient tolerance.
+methods and the fewest iterations that reach our marginal error or 1e-3. Its solvers for single problems are given no
+padding, and `ot.sinkhorn` stops at the loosest sufficient tolerance.
 """
 
 from __future__ import annotations
