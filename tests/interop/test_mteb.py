@@ -22,11 +22,11 @@ class DemoQuestions(OfflineRetrieval):
     source = DATASET
 
 
-@pytest.fixture(scope="module", params=["full", "merged"])
+@pytest.fixture(scope="module", params=[pytest.param("base", marks=pytest.mark.slow), "merged"])
 def student(request) -> OpticalRetriever:
     """MiniLM with and without merged words of a language pack; rankings of tiny models depend on rounding errors."""
     retriever = OpticalRetriever.from_pretrained(MINILM, device="cpu")
-    if request.param == "full":
+    if request.param == "base":
         return retriever
     pairs = load_bitext(DEMO / "train.jsonl", "sw")
     model = OpticalModel.from_pretrained(MINILM)
