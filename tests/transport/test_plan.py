@@ -264,7 +264,7 @@ def test_invalid_input_raises(arguments: tuple, options: dict, message: str) -> 
         transport_plan(*arguments, **options)
 
 
-def test_a_solver_is_a_name_with_options_or_an_object() -> None:
+def test_solver_is_a_name_with_options_or_an_object() -> None:
     cost = cosine_costs(3, 5, 4)
     solver = Unbalanced(epsilon=0.1, marginal_penalty=0.3)
     plan = hf_optical.transport.transport_plan(cost, solver=solver)
@@ -278,7 +278,7 @@ def test_a_solver_is_a_name_with_options_or_an_object() -> None:
         make_solver(solver, epsilon=0.1)
 
 
-def test_not_a_tensor() -> None:
+def test_non_tensor_raises_type_error() -> None:
     with pytest.raises(TypeError, match=r"cost must be a tensor.*list.*torch.as_tensor"):
         transport_plan([[[0.0]]])
     with pytest.raises(TypeError, match="row_weights must be a tensor"):
