@@ -146,6 +146,7 @@ def test_two_languages_in_one_run(two_languages, tmp_path):
     assert len(retriever.encode_queries(["?inagn", "Basi"], language=["lo", "sw"])) == 2
 
 
+@pytest.mark.slow
 def test_two_languages_in_one_pack(two_languages, tmp_path):
     shared = [*two_languages, "--shared_pack", "eastern"]
     assert run_distill(*shared).returncode == 0
@@ -157,6 +158,7 @@ def test_two_languages_in_one_pack(two_languages, tmp_path):
     assert pack.details["results"].keys() == {"sw", "lo"}
 
 
+@pytest.mark.slow
 def test_going_on_where_a_run_stopped(small, tmp_path):
     assert run_distill(*small, "--seed", 3).returncode == 0
     whole = LanguagePack.from_pretrained(tmp_path / "out")
