@@ -241,7 +241,7 @@ def nearest():
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_plotted_words_have_spans_in_the_text(shared_retriever, text):
     try:
-        read = read_words(retriever_of_the_module, text, "query", "base")
+        read = read_words(shared_retriever, text, "query", "base")
     except ValueError as error:
         assert "holds no word to match" in str(error)
         return
