@@ -365,7 +365,7 @@ READERS = {
     "nearest words": lambda retriever, text: retriever.processor.nearest_words(text),
     "code switching": lambda _, text: CodeSwitcher(Dictionary(WATER | {"maji": [("water", 1.0)]}))(text),
     "new words": lambda retriever, text: align(retriever.processor, text),
-    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
+    "plotted words": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
     "bm25": lambda _, text: BM25([text, "water"]).search([text]),
     "blank": lambda _, text: is_blank(text),
 }
