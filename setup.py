@@ -27,12 +27,16 @@ EXTRAS = {
 EXTRAS["test"] = [
     *(library for libraries in EXTRAS.values() for library in libraries),
     "hypothesis>=6.100",
+    "mypy>=2.4",
     "playwright>=1.50",
     "protobuf>=4.25",
     "pytest>=8.4",
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
     "ruff>=0.6",
+    "types-PyYAML>=6.0",
+    "types-regex>=2025.10",
+    "types-tqdm>=4.66",
 ]
 
 setup(

@@ -1,10 +1,10 @@
 """
-Texts to token vectors: `encode_texts` beside sentence-transformers and PyLate, on the same texts and model.
+Compare `encode_texts` with sentence-transformers and PyLate on the same texts and model.
 
     python benchmarks/encoding.py [--quick] [--pylate PYTHON]
 
-The model is all-MiniLM-L6-v2 with a projection to 128 dimensions, the texts are cut from the passages of the embedded
-data: 4 to 220 words (log-normal, median 60), 32 at a time.
+The model is all-MiniLM-L6-v2 with a projection to 128 dimensions. The texts are cut from the embedded passages: 4 to
+220 words (log-normal, median 60), in batches of 32.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PASSAGES = Path(__file__).parents[1] / "examples" / "data" / "retrieval" / "corp
 
 
 def passages(count: int) -> list[str]:
-    """Texts of as different lengths as passages have."""
+    """Texts with the varied lengths of passages."""
     generator = random.Random(0)
     words = [
         word for line in PASSAGES.read_text(encoding="utf-8").splitlines() for word in json.loads(line)["text"].split()
@@ -47,14 +47,14 @@ def passages(count: int) -> list[str]:
 
 
 def save(folder: Path) -> None:
-    """Writes the model, whose projection is drawn at random."""
+    """Save the model with a random projection."""
     torch.manual_seed(0)
     OpticalModel.from_pretrained(MODEL, projection_dim=128).save_pretrained(folder / "model")
     OpticalProcessor.from_pretrained(MODEL).save_pretrained(folder / "model")
 
 
 def contestant(name: str, folder: Path, batch_size: int = 32) -> Callable[[list[str]], object]:
-    """What turns texts into vectors."""
+    """The function of a contestant that encodes texts."""
     if name == "sentence-transformers":
         from sentence_transformers import MultiVectorEncoder
 
@@ -66,7 +66,7 @@ def contestant(name: str, folder: Path, batch_size: int = 32) -> Callable[[list[
 
 
 def memory(name: str, folder: Path, threads: int) -> float:
-    """MB that a contestant takes at most beyond its model; the vectors are among them."""
+    """Peak memory of a contestant in MB, including the vectors but not its model."""
     torch.set_num_threads(threads)
     encode = contestant(name, folder)
     texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
@@ -76,8 +76,9 @@ def memory(name: str, folder: Path, threads: int) -> float:
 
 def floor(folder: Path, texts: list[str]) -> float:
     """
-    Seconds that the linear maps of the model take at least: their operations, without padding, at the speed of a bare
-    product of the shape of most.
+    Lower bound on the seconds of the model's linear maps.
+
+    Their operations without padding, divided by the speed of a matrix product of the most common shape.
     """
     with FlopCounterMode(display=False) as counter:
         contestant("encode_texts", folder, batch_size=1)(texts)

@@ -1,6 +1,7 @@
 """
-What every benchmark shares: contestants timed in turns, so that whatever else the machine does slows all of them
-alike; a table for people; a JSON file.
+Shared code of the benchmarks: timing in turns, tables and JSON files.
+
+Contestants take turns so that other load on the machine slows all of them alike.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Measured:
     One contestant in one setting.
 
     Args:
-        setting (`dict`): what was measured: batch size, lengths and so on.
-        name (`str`): the contestant.
-        seconds (`list[float]`): of each round.
-        notes (`dict`): what else is known of it, such as the error it reached.
+        setting (`dict`): batch size, lengths and so on.
+        name (`str`): name of the contestant.
+        seconds (`list[float]`): seconds of each round.
+        notes (`dict`): other results, such as the error that was reached.
     """
 
     setting: dict[str, Any]
@@ -53,12 +54,12 @@ def race(
     min_seconds: float = 0.02,
 ) -> list[Measured]:
     """
-    Times all contestants in turns.
+    Time all contestants in turns.
 
     Args:
-        setting (mapping): what is measured.
-        contestants (mapping of `str` to callable): name -> what is timed.
-        rounds (`int`, defaults to 7): how often each has its turn, after one that is not timed.
+        setting (mapping): batch size, lengths and so on.
+        contestants (mapping of `str` to callable): name -> function to time.
+        rounds (`int`, defaults to 7): number of turns of each, after one that is not timed.
         min_seconds (`float`, defaults to 0.02): a turn is repeated within a round until this much time has passed.
     """
     repeats = {}
@@ -78,8 +79,9 @@ def race(
 
 def ratios(measured: Sequence[Measured], ours: str) -> dict[str, float]:
     """
-    How many times faster `ours` is than each other contestant of one race: the median over the rounds of the ratio
-    within a round.
+    Speed-up of `ours` over each other contestant of a race.
+
+    The median over the rounds of the ratio within a round.
     """
     own = next(entry for entry in measured if entry.name == ours)
     return {
@@ -90,7 +92,7 @@ def ratios(measured: Sequence[Measured], ours: str) -> dict[str, float]:
 
 
 def peak_memory(run: Callable[[], Any], every: float = 0.002) -> float:
-    """MB that `run` takes at most beyond what the process held before. Files mapped from the disk do not count."""
+    """Peak memory of `run` in MB beyond what the process held before, without memory-mapped files."""
 
     def held() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -104,7 +106,7 @@ def peak_memory(run: Callable[[], Any], every: float = 0.002) -> float:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        result = run()  # noqa: F841 what it returns belongs to the peak
+        result = run()  # noqa: F841 the result counts towards the peak
         seen.append(held())
     finally:
         done.set()
@@ -113,19 +115,19 @@ def peak_memory(run: Callable[[], Any], every: float = 0.002) -> float:
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What `function` returns in a process of its own, where nothing ran before."""
+    """Call `function` in a new process and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; numbers to three digits."""
+    """Format a Markdown table with numbers to three digits."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(_written(cell) for cell in line) + " |" for line in lines)
 
 
 def write(file: str | os.PathLike, measured: Sequence[Measured], **more: Any) -> None:
-    """Writes everything that was measured, and on what, as JSON."""
+    """Write all measurements and the machine they ran on as JSON."""
     content = {
         "machine": machine(),
         **more,
@@ -137,7 +139,7 @@ def write(file: str | os.PathLike, measured: Sequence[Measured], **more: Any) ->
 
 
 def machine() -> dict[str, Any]:
-    """The processor or accelerator, the threads and the versions that a figure depends on."""
+    """Processor or accelerator, number of threads and library versions."""
     return {
         "processor": processor_name(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -148,12 +150,12 @@ def machine() -> dict[str, Any]:
 
 
 def arguments(description: str, name: str) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Command-line options of every benchmark."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("outputs/benchmarks") / f"{name}.json", help="JSON file.")
-    parser.add_argument("--rounds", type=int, default=7, help="How often each contestant has its turn.")
-    parser.add_argument("--threads", type=int, default=1, help="Threads of torch. 1 is the most repeatable.")
-    parser.add_argument("--quick", action="store_true", help="Small sizes and few rounds, to see that it runs.")
+    parser.add_argument("--rounds", type=int, default=7, help="Number of turns of each contestant.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of torch. 1 is the most reproducible.")
+    parser.add_argument("--quick", action="store_true", help="Small sizes and few rounds, to check that it runs.")
     return parser
 
 

@@ -1,6 +1,8 @@
 """
-PyLate at work, which needs an environment of its own: `PYTHON pylate_peer.py JOB FOLDER` does the job once for every
-line that it reads, and answers with a line. Beside it, `PyLate` is the caller's end.
+PyLate in a separate environment.
+
+`PYTHON pylate_peer.py JOB FOLDER` runs the job once for every line on its standard input and answers with a line. The
+class `PyLate` is the caller's side.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from typing import Any
 
 class PyLate:
     """
-    A process that does one job with PyLate, whenever it is called.
+    A process that runs a job with PyLate whenever it is called.
 
     Args:
-        python (`str`): the interpreter of an environment with PyLate.
-        job (`str`): `"score"` or `"encode"`, see below.
-        folder (`Path`): where the job finds what it needs, and leaves `pylate.safetensors`.
-        threads (`int`): of torch.
+        python (`str`): interpreter of an environment with PyLate.
+        job (`str`): `"score"` or `"encode"`.
+        folder (`Path`): folder with the input of the job, to which it writes `pylate.safetensors`.
+        threads (`int`): threads of torch.
     """
 
     def __init__(self, python: str, job: str, folder: Path, threads: int):
@@ -40,12 +42,12 @@ class PyLate:
     def _answer(self) -> Any:
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("PyLate stopped; what it wrote stands above")
+            raise RuntimeError("PyLate stopped; see its output above")
         return json.loads(line)
 
 
 def scoring(folder: Path):
-    """MaxSim of all queries with all documents, padded two documents at a time, the fastest of 2, 4, ... 128."""
+    """MaxSim of all queries with all documents in batches of two, the fastest of 2, 4, ... 128."""
     import torch
     from pylate.scores import colbert_scores
     from safetensors.torch import load_file, save_file
@@ -71,7 +73,7 @@ def scoring(folder: Path):
 
 
 def encoding(folder: Path):
-    """Vectors of the passages in `texts.json` by the model in `model`."""
+    """Encode the passages in `texts.json` with the model in `model`."""
     from pylate.models import ColBERT
     from safetensors.torch import save_file
 

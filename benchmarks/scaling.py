@@ -1,10 +1,10 @@
 """
-Pairs per second of a training run on the processor in one process and in several, by Accelerate.
+Training speed on the CPU with one and several processes of Accelerate, in pairs per second.
 
     OMP_NUM_THREADS=1 python benchmarks/scaling.py
 
-The run is the default one of `training.py`: all-MiniLM-L6-v2 learns from itself, in the same batches of 32, which the
-processes share; each has `--threads` threads. The contestants take turns.
+The run is the default one of `training.py`: all-MiniLM-L6-v2 learns from itself in batches of 32, which the processes
+share. Each process has `--threads` threads. The contestants take turns.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from training import BATCH, DATA, WARM_UP, read_pairs, run_ours
 
 
 def work(steps: int, threads: int) -> None:
-    """One of the processes; the first prints the seconds of a step in its last line."""
+    """Run one of the processes; the first prints the seconds of each step in its last line."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
-        # Otherwise each process has as many pairs a step as one alone.
+        # By default, each process has as many pairs per step as a single one.
         settings = {"accelerator_config": {"split_batches": True}, "use_cpu": True}
         clock = run_ours(settings, read_pairs(str(DATA), folder), steps, folder)
     if os.environ["RANK"] == "0":
@@ -32,7 +32,7 @@ def work(steps: int, threads: int) -> None:
 
 
 def measure(processes: int, steps: int, threads: int) -> float:
-    """Seconds of a step of so many processes."""
+    """Seconds of each step with a number of processes."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     worker = [__file__, "--worker", "--steps", str(steps), "--threads", str(threads)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(threads)}
@@ -44,9 +44,9 @@ def measure(processes: int, steps: int, threads: int) -> float:
 
 def main() -> None:
     parser = arguments(__doc__, "scaling")
-    parser.add_argument("--steps", type=int, default=40, help="Updates of a run.")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="Numbers of them.")
-    parser.add_argument("--worker", action="store_true", help="Be one of the processes; for this script's own use.")
+    parser.add_argument("--steps", type=int, default=40, help="Number of updates of a run.")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="Numbers of processes.")
+    parser.add_argument("--worker", action="store_true", help="Internal: run one of the processes.")
     args = parser.parse_args()
     if args.worker:
         return work(args.steps, args.threads)
@@ -65,7 +65,7 @@ def main() -> None:
     for entry in measured:
         faster = 1.0 if entry.name == "1" else ratios(measured, entry.name)["1"]
         rows.append([entry.name, BATCH / entry.median, faster])
-    print(table(["processes", "pairs a second", "times one process"], rows))
+    print(table(["processes", "pairs per second", "speed-up over one process"], rows))
     write(args.output, measured)
 
 

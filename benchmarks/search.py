@@ -1,11 +1,11 @@
 """
-Exact search over ragged passages: `maxsim` and `search` beside sentence-transformers, PyLate and the bare product.
+Compare exact search (`maxsim`, `search`) with sentence-transformers, PyLate and a plain matrix product.
 
     python benchmarks/search.py [--quick] [--pylate PYTHON]
 
 Passages have 5 to 300 tokens (log-normal, median 80), queries 5 to 64 (median 16), vectors 128 dimensions. All
-contestants read the same files, mapped from the disk; memory is the files and what a fresh process takes beyond them.
-Other libraries are not timed where it would take them minutes.
+contestants read the same memory-mapped files. Memory is the size of the files and what a new process takes beyond
+them. Other libraries are not timed on sizes that would take minutes.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from hf_optical.retrieval import TokenVectors, maxsim, search
 
 DIM = 128
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-# Its `chunk_elements`: as it comes, and the fastest of five sizes.
+# Values of its `chunk_elements`: the default and the fastest of five.
 SENTENCE_TRANSFORMERS = {"sentence-transformers": None, "sentence-transformers, small chunks": 300_000}
-# Pairs of a query and a passage up to which they are timed; more would take them minutes.
+# Largest number of query-passage pairs that other libraries are timed on.
 MOST_PAIRS = {"sentence-transformers": 50_000, "sentence-transformers, small chunks": 1_000_000, "PyLate": 1_000_000}
 
 
 def ragged(texts: int, median: int, longest: int, seed: int) -> TokenVectors:
-    """Unit vectors that point in half the same direction, as those of a real encoder do."""
+    """Unit vectors with a common component, like those of a real encoder."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.exp(torch.randn(texts, generator=generator) * 0.5 + math.log(median))
     lengths = lengths.round().long().clamp(5, longest)
@@ -45,7 +45,7 @@ def ragged(texts: int, median: int, longest: int, seed: int) -> TokenVectors:
 
 
 def save(folder: Path, texts: int) -> None:
-    """Writes passages, and the same in half precision."""
+    """Save passages in single and in half precision."""
     documents = ragged(texts, 80, 300, seed=1)
     documents.save(folder / "documents.safetensors")
     for name, dtype in TYPES.items():
@@ -57,13 +57,13 @@ def save_queries(folder: Path, queries: int) -> None:
 
 
 def product(queries: TokenVectors, documents: TokenVectors) -> None:
-    """The bare matrix product of all tokens, in blocks that fit the cache."""
+    """Plain matrix product of all tokens, in blocks that fit into the cache."""
     for start in range(0, len(documents.values), 1024):
         documents.values[start : start + 1024] @ queries.values.T
 
 
 def contestants(folder: Path) -> dict[str, Callable[[], object]]:
-    """What is timed, by name: vectors packed, in a list of tensors, or stored in half precision."""
+    """Functions to time by name: packed vectors, a list of tensors, or half precision."""
     queries, documents = (TokenVectors.open(folder / f"{name}.safetensors") for name in ("queries", "documents"))
     half = {name: TokenVectors.open(folder / f"{name}.safetensors") for name in TYPES}
     lists = queries.to_list(), documents.to_list()
@@ -78,16 +78,16 @@ def contestants(folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def memory(folder: Path, name: str, threads: int) -> float:
-    """MB that a contestant takes at most beyond its input."""
+    """Peak memory of a contestant in MB, without its input."""
     torch.set_num_threads(threads)
     run = contestants(folder)[name]
     sample = contestants(folder / "sample")[name]
-    sample()  # what libraries take when they first run is not counted
+    sample()  # do not count memory that libraries take at their first run
     return peak_memory(run)
 
 
 def measure(folder: Path, texts: int, queries: int, options) -> list[Measured]:
-    """Times all contestants on one corpus, and compares what they find."""
+    """Time all contestants on one corpus and compare their results."""
     threads, rounds = options.threads, options.rounds if texts < 50_000 else min(3, options.rounds)
     runs = contestants(folder)
     peer = PyLate(options.pylate, "score", folder, threads) if options.pylate else None

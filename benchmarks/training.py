@@ -1,16 +1,16 @@
 """
-Pairs per second and peak memory of a training run, beside sentence-transformers' own trainer.
+Compare speed and peak memory of training with the trainer of sentence-transformers.
 
     python benchmarks/training.py
 
-Both trainers teach all-MiniLM-L6-v2 from the same sentence pairs in the same batches of 32, in float32, with a frozen
-all-MiniLM-L6-v2 as teacher. sentence-transformers has no loss for aligned tokens; it is given the plainest there can
-be, one minus the largest cosine of each token, which costs less than any transport. Every run is a process of its own,
-and the contestants take turns.
+Both trainers train all-MiniLM-L6-v2 on the same sentence pairs in the same batches of 32, in float32, with a frozen
+all-MiniLM-L6-v2 as teacher. sentence-transformers has no loss for aligned tokens, so it gets the simplest one: one
+minus the largest cosine of each token, which costs less than any transport. Every run is a separate process, and the
+contestants take turns.
 
     python benchmarks/training.py --pairs 700 20000 80000
 
-shows instead what more sentence pairs cost: the embedded ones, joined in ever new ways.
+measures the cost of more sentence pairs instead, which are joined from the embedded ones.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from hf_optical import OTDistillationConfig, OTDistillationTrainer, load_bitext
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 DATA = Path(__file__).parent.parent / "examples" / "data" / "train.jsonl"
 BATCH = 32
-# The first steps are slower: memory is taken, caches are cold.
+# The first steps are slower: memory is allocated and caches are cold.
 WARM_UP = 4
 
 _ALL = {"train_all_weights": True}
 _LORA = {"new_words": 0, "lora_embeddings": False}
-# Contestant -> what it trains, and the settings of our trainer; the peer's have none.
+# Contestant -> what it trains, and the settings of our trainer (none for sentence-transformers).
 OURS: dict[str, dict[str, Any]] = {
     "all weights": _ALL,
     "all weights, grouped by length": {**_ALL, "train_sampling_strategy": "group_by_length"},
@@ -68,12 +68,12 @@ PEERS = {"sentence-transformers, all weights": False, "sentence-transformers, Lo
 
 
 class PlainTokenLoss(nn.Module):
-    """One minus the largest cosine of each student token with a teacher token, in the manner of the peer's losses."""
+    """One minus the largest cosine of each student token, as a loss of sentence-transformers."""
 
     def __init__(self, model: nn.Module, teacher: nn.Module):
         super().__init__()
         self.model = model
-        self._teacher = [teacher]  # in a list, so that it is not among the weights to train
+        self._teacher = [teacher]  # a list keeps it out of the trained parameters
 
     def forward(self, sentence_features: list[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         english, translation = map(dict, sentence_features)
@@ -87,7 +87,7 @@ class PlainTokenLoss(nn.Module):
 
 
 class Clock(TrainerCallback):
-    """The moments at which everything begins, and at which each step ends."""
+    """Times of the start, and of the end of each step."""
 
     def __init__(self) -> None:
         self.begin, self.ready, self.ends = time.perf_counter(), 0.0, []
@@ -100,12 +100,12 @@ class Clock(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Mean of a step, without those that warm up."""
+        """Mean seconds per step, without the warm-up."""
         return (self.ends[-1] - self.ends[WARM_UP - 1]) / (len(self.ends) - WARM_UP)
 
 
 def read_pairs(file: str, folder: str, number: int | None = None) -> Dataset:
-    """So many sentence pairs; one to four sentences are joined in a row, so that lengths are those of news."""
+    """A number of sentence pairs, each joined from one to four sentences, which gives the lengths of news."""
     pairs = list(load_bitext(file, "sw")["translation"])
     joined, order = Path(folder) / "pairs.jsonl", random.Random(0)
     with joined.open("w", encoding="utf-8") as out:
@@ -180,7 +180,7 @@ def run_peer(lora: bool, pairs: Dataset, steps: int, folder: str) -> Clock:
 
 
 def work(name: str, steps: int, file: str, threads: int, number: int | None) -> None:
-    """One contestant, in a process of its own; the last line it prints is what was measured."""
+    """Run one contestant and print its measurements in the last line."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         pairs = read_pairs(file, folder, number)
@@ -191,7 +191,7 @@ def work(name: str, steps: int, file: str, threads: int, number: int | None) -> 
 
 
 def run_apart(args: argparse.Namespace, name: str, steps: int, number: int | None = None) -> dict[str, float]:
-    """What [`work`] prints in a process of its own."""
+    """Run [`work`] in a new process and return its measurements."""
     command = [sys.executable, __file__, "--worker", name, "--steps", str(steps), "--threads", str(args.threads)]
     command += ["--train_file", args.train_file] + ([] if number is None else ["--pairs", str(number)])
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -199,7 +199,7 @@ def run_apart(args: argparse.Namespace, name: str, steps: int, number: int | Non
 
 
 def grow(args: argparse.Namespace, steps: int) -> None:
-    """The cost of a run by its number of sentence pairs."""
+    """Print the cost of a run by its number of sentence pairs."""
     measured, rows = [], []
     for name in ("LoRA", "default (LoRA, new words)"):
         for number in args.pairs:
@@ -213,13 +213,11 @@ def grow(args: argparse.Namespace, steps: int) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, "training")
-    parser.add_argument("--steps", type=int, default=40, help="Updates of a run.")
+    parser.add_argument("--steps", type=int, default=40, help="Number of updates of a run.")
     parser.add_argument("--train_file", default=str(DATA), help="Sentence pairs, English and Swahili.")
     parser.add_argument("--only", nargs="+", help="Contestants to run; all by default.")
-    parser.add_argument(
-        "--pairs", type=int, nargs="+", help="Numbers of sentence pairs, to see what more of them cost."
-    )
-    parser.add_argument("--worker", help="Run this contestant alone; for this script's own use.")
+    parser.add_argument("--pairs", type=int, nargs="+", help="Numbers of sentence pairs to measure the cost of.")
+    parser.add_argument("--worker", help="Internal: run this contestant.")
     args = parser.parse_args()
     steps, rounds = (WARM_UP + 2, 1) if args.quick else (args.steps, args.rounds)
     if args.worker:
@@ -243,7 +241,7 @@ def main() -> None:
         peer = next((name for name in PEERS if name.split(", ")[1] == entry.name.split(",")[0]), None)
         faster = 1 / ratios(measured, peer)[entry.name] if peer in names and peer != entry.name else ""
         rows.append([entry.name, BATCH / entry.median, faster, entry.notes["megabytes"]])
-    print(table(["run", "pairs a second", "times its peer", "peak memory, MB"], rows))
+    print(table(["run", "pairs per second", "speed-up", "peak memory, MB"], rows))
     write(args.output, measured)
 
 

@@ -1,16 +1,15 @@
 """
-Forward and backward of `OTAlignmentLoss` beside POT, geomloss and Dr.DECR's greedy alignment, and the loss's share of
-a training step.
+Compare `OTAlignmentLoss` with POT, geomloss and Dr.DECR's greedy alignment, and measure its share of a training step.
 
     python benchmarks/transport.py
 
-Costs are those of the first step of a training run: all-MiniLM-L6-v2 reads both sides of the embedded bitext, whose
-sentences are joined to reach a length; for 128 dimensions the vectors are multiplied with random orthonormal columns.
-Every contestant begins with the token vectors and ends with the gradient of the student's.
+The costs are those of the first step of a training run: all-MiniLM-L6-v2 encodes both sides of the embedded bitext,
+whose sentences are joined to reach a length. For 128 dimensions, the vectors are multiplied by random orthonormal
+columns. Every contestant starts with the token vectors and ends with the gradient for the student's vectors.
 
-Peers are given what suits them best. POT's batched solver runs without a graph, with the fewest iterations after which
-every problem is solved as well as ours or to a marginal error of 1e-3, in the faster of its methods; its solvers of
-single problems see no padding, and `ot.sinkhorn` stops at the loosest tolerance that suffices.
+Other libraries get the settings that suit them best. POT's batched solver runs without a graph, with the faster of its
+methods and the fewest iterations that reach our marginal error or 1e-3. Its solvers for single problems are given no
+padding, and `ot.sinkhorn` stops at the loosest sufficient tolerance.
 """
 
 from __future__ import annotations
@@ -58,16 +57,16 @@ PEERS = (
     "greedy, Dr.DECR",
     "GreedyAlignmentLoss",
 )
-# The defaults of the trainer, and the default epsilon of the loss with iterations as they come.
+# The defaults of the trainer, and the default epsilon of the loss without a limit on iterations.
 OPTIONS = ({"epsilon": 0.01, "max_iterations": 100}, {"epsilon": 0.05, "max_iterations": 1000})
 OURS = "OTAlignmentLoss"
 
-# Student and teacher vectors, of shapes (batch, n, dim) and (batch, m, dim), and which of them are tokens.
+# Student and teacher vectors of shapes (batch, n, dim) and (batch, m, dim), and their masks.
 Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def read_texts(count: int, length: int | str) -> list[tuple[str, str]]:
-    """Translation and English, joined from as many sentences as surely have `length` tokens, or from one to six."""
+    """A translation and its English, joined from enough sentences for `length` tokens, or from one to six."""
     pairs = [json.loads(line)["translation"] for line in DATA.read_text(encoding="utf-8").splitlines()]
     generator = random.Random(0)
     texts = []
@@ -78,7 +77,7 @@ def read_texts(count: int, length: int | str) -> list[tuple[str, str]]:
 
 
 def read_vectors(model: OpticalModel, processor: OpticalProcessor, count: int, length: int | str) -> Batch:
-    """Token vectors of `count` pairs: `length` tokens on both sides, or as many as each sentence has."""
+    """Token vectors of `count` pairs with `length` tokens on both sides, or with their natural lengths."""
     sides = []
     for texts in zip(*read_texts(count, length), strict=True):
         vectors = encode_texts(model, processor, texts, "document")
@@ -106,14 +105,14 @@ def uniform(mask: Tensor) -> Tensor:
 
 
 def marginal_error(plan: Tensor, batch: Batch) -> float:
-    """The largest of the batch: L1 distance of row and column sums to the uniform weights of the tokens."""
+    """Largest L1 distance in the batch of row and column sums from the uniform weights."""
     plan, rows, columns = plan.detach().double(), uniform(batch[2].double()), uniform(batch[3].double())
     errors = (plan.sum(2) - rows).abs().sum(1) + (plan.sum(1) - columns).abs().sum(1)
     return errors.nan_to_num(math.inf).max().item()
 
 
 def step(batch: Batch, plan_of: Callable[[Tensor], Tensor]) -> None:
-    """What surrounds every solver that takes a cost: the cost before it, the gradient behind it."""
+    """Wrap a solver that takes a cost: compute the cost before it and the gradient after it."""
     cost = cosine_cost(batch)
     plan = plan_of(cost.detach())
     _gradient(batch, (plan * cost).sum((1, 2)).mean())
@@ -134,7 +133,7 @@ def pot_batch(cost: Tensor, batch: Batch, method: str, dtype: str, epsilon: floa
 
 
 def fewest_iterations(solve: Callable[[int], Tensor], batch: Batch, error: float, most: int = 4096) -> int | None:
-    """Fewest iterations after which no problem of the batch misses its marginals by more than `error`."""
+    """Fewest iterations with a marginal error of at most `error` for all problems in the batch."""
 
     def suffices(iterations: int) -> bool:
         return marginal_error(solve(iterations), batch) <= error
@@ -144,7 +143,7 @@ def fewest_iterations(solve: Callable[[int], Tensor], batch: Batch, error: float
         high *= 2
         if high > most:
             return None
-    low = high // 2  # does not suffice
+    low = high // 2  # not sufficient
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if suffices(middle) else (middle, high)
@@ -152,7 +151,7 @@ def fewest_iterations(solve: Callable[[int], Tensor], batch: Batch, error: float
 
 
 def pot_batches(batch: Batch, epsilon: float, error: float) -> dict[str, tuple[Callable[[], None], dict[str, Any]]]:
-    """POT's batched solver in both methods, in float64 where float32 does not reach the error."""
+    """POT's batched solver with both methods, in float64 if float32 does not reach the error."""
     cost, found = cosine_cost(batch).detach(), {}
     for method in ("sinkhorn", "log_sinkhorn"):
         for dtype in ("float32", "float64"):
@@ -168,7 +167,7 @@ def pot_batches(batch: Batch, epsilon: float, error: float) -> dict[str, tuple[C
 
 
 def pot_loop(cost: Tensor, batch: Batch, solve: Callable[[list, list, np.ndarray], np.ndarray]) -> Tensor:
-    """A solver of single problems, each without its padding."""
+    """A solver for single problems, each without padding."""
     plan = np.zeros(cost.shape)
     costs = cost.double().numpy()
     for index, (n, m) in enumerate(zip(batch[2].sum(1).tolist(), batch[3].sum(1).tolist(), strict=True)):
@@ -194,7 +193,7 @@ def pot_loops(batch: Batch, epsilon: float, error: float) -> dict[str, tuple[Cal
 
 
 def geomloss(batch: Batch, epsilon: float) -> tuple[Callable[[], None], dict[str, Any]]:
-    """Its default annealing; it has no stopping rule, so the error is what it happens to reach."""
+    """geomloss with its default annealing. It has no stopping criterion, so any error is accepted."""
     rows, columns = (uniform(mask.float()) for mask in batch[2:])
     options = {
         "loss": "sinkhorn",
@@ -221,8 +220,10 @@ def geomloss(batch: Batch, epsilon: float) -> tuple[Callable[[], None], dict[str
 
 def literal_greedy(batch: Batch) -> None:
     """
-    Dr.DECR's alignment the way its authors run it (arXiv 2112.08185): a loop over sentences and tokens in numpy, then
-    the squared distance to the teacher's vectors, brought into the student's order one after the other.
+    Dr.DECR's alignment as implemented by its authors (arXiv 2112.08185).
+
+    A loop over sentences and tokens in numpy, then the squared distance to the teacher's vectors in the student's
+    order.
     """
     student, teacher, *masks = normalize(batch[0], dim=2), normalize(batch[1], dim=2), *batch[2:]
     distances = (1 - student.detach() @ teacher.transpose(1, 2)).numpy()
@@ -272,7 +273,7 @@ def race_at(batch: Batch, setting: dict[str, Any], rounds: int) -> list[Measured
 
 
 def rates() -> dict[str, float]:
-    """Operations per second of a matrix product, and of vector-matrix products in the cache: what bounds the loss."""
+    """Operations per second of matrix products and of cached vector-matrix products, which bound the loss."""
     matrix, vector, batch = torch.rand(512, 512), torch.rand(32, 1, 64), torch.rand(32, 64, 64)
     measured = race({}, {"product": lambda: matrix @ matrix, "iteration": lambda: vector @ batch})
     return {
@@ -283,14 +284,15 @@ def rates() -> dict[str, float]:
 
 def floor(ours: Measured, rate: dict[str, float]) -> float:
     """
-    Seconds of the arithmetic alone, without padding: costs and gradient are a matrix product each, an iteration is two
-    products of a vector and a matrix.
+    Lower bound on the seconds: the arithmetic alone, without padding.
+
+    Costs and gradient are one matrix product each; an iteration is two products of a vector and a matrix.
     """
     return sum(ours.notes[f"{kind}_operations"] / rate[kind] for kind in ("product", "iteration"))
 
 
 def race_of_a_step(model: OpticalModel, length: int | str, rounds: int) -> list[Measured]:
-    """The parts of a training step of 32 pairs: teacher forward, student forward and backward, and the loss."""
+    """Time the parts of a training step of 32 pairs: teacher forward, student forward and backward, and the loss."""
     translations, english = zip(*read_texts(32, length), strict=True)
     processor = OpticalProcessor.from_pretrained(MINILM, document_length=256 if length == "mixed" else length)
     texts = [processor(list(side), "document") for side in (translations, english)]
@@ -319,7 +321,7 @@ def race_of_a_step(model: OpticalModel, length: int | str, rounds: int) -> list[
 
 
 def race_of_plans(batch: Batch, setting: dict[str, Any], rounds: int, methods: Sequence[Measured]) -> list[Measured]:
-    """The solvers alone, from a cost to its plan, POT's as it was in the race of the losses."""
+    """Time the solvers alone, from a cost to its plan, with POT's settings from the race of the losses."""
     cost, options = cosine_cost(batch).detach(), {name: setting[name] for name in ("epsilon", "max_iterations")}
     contestants = {OURS: lambda: transport_plan(cost, *batch[2:], tolerance=TOLERANCE, **options)}
     for entry in methods:
@@ -358,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def row(losses: Sequence[Measured], plans: Sequence[Measured], rate: dict[str, float]) -> dict[str, Any]:
-    """What is told of one setting: ours, and how many times faster it is than each peer."""
+    """Table row of one setting: our time and the speed-up over each peer."""
     ours, times, alone = losses[0], ratios(losses, OURS), ratios(plans, OURS)
     told = {
         "Batch x length, dim, epsilon": "{batch} x {length}, {dim}, {epsilon}".format(**ours.setting),

@@ -1,10 +1,10 @@
 """
-The quick tests with the oldest libraries that `setup.py` admits and with the newest, on each Python there is.
+Run the quick tests with the oldest and the newest libraries that `setup.py` allows, on every Python.
 
     python tests/compatibility.py FOLDER [--pythons python3.10 ...] [--libraries oldest newest] [--pytest="-n 2"]
 
-FOLDER gets an environment for each, in it `pins.txt` and `tests.log`. torch is that of `constraints.txt`, always: its
-builds are gigabytes. Needs `uv`, which finds the oldest set of versions that go together and have wheels.
+Each environment in FOLDER contains `pins.txt` and `tests.log`. torch always has the version in `constraints.txt`
+because its builds take gigabytes. Needs `uv`, which finds the oldest compatible versions with wheels.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ print(*setup.install_requires, *setup.extras_require["test"], sep="\\n")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pythons", nargs="+", metavar="PYTHON", help="all from 3.10 that are found, if not given")
+    parser.add_argument("--pythons", nargs="+", metavar="PYTHON", help="default: every installed version from 3.10")
     parser.add_argument("--libraries", nargs="+", choices=RESOLUTIONS, default=list(RESOLUTIONS))
     parser.add_argument("--pytest", metavar="OPTIONS", type=shlex.split, default=["-n", "2"], help="default: -n 2")
-    given = parser.parse_args()
+    args = parser.parse_args()
     if shutil.which("uv") is None:
-        parser.error("uv is not there; pip install uv")
+        parser.error("uv is not installed; run `pip install uv`")
     columns = ("Python", "libraries", *SHOWN, "passed", "failed", "skipped", "minutes")
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     all_passed, above = True, {}
-    for python in given.pythons or pythons():
-        for libraries in given.libraries:
+    for python in args.pythons or pythons():
+        for libraries in args.libraries:
             version = run("-c", "import platform; print(platform.python_version())", python=python).strip()
-            folder = given.folder.absolute() / f"{version}-{libraries}"
+            folder = args.folder.absolute() / f"{version}-{libraries}"
             versions = environment(folder, python, libraries)
             if libraries == "oldest":
                 above[version] = above_bounds(versions)
-            minutes, counts = tests(folder, given.pytest)
+            minutes, counts = tests(folder, args.pytest)
             all_passed &= counts["passed"] > 0 and counts["failed"] == 0
             row = (version, libraries, *(versions[name] for name in SHOWN), *counts.values(), f"{minutes:.0f}")
             print(f"| {' | '.join(map(str, row))} |", flush=True)
@@ -67,18 +67,18 @@ def main() -> int:
 
 
 def pythons() -> list[str]:
-    """Of each minor version the newest interpreter, on the path or installed by pyenv."""
+    """The newest interpreter of each minor version, on the path or installed by pyenv."""
     minors = range(OLDEST_PYTHON, 100)
     places = [shutil.which(f"python3.{minor}") for minor in minors]
     root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
     places += [str(place) for place in root.glob("versions/3.*/bin/python")]
     found: dict[tuple[int, int], tuple[tuple[int, ...], str]] = {}
     for place in filter(None, places):
-        asked = subprocess.run(
+        result = subprocess.run(
             [place, "-c", "import sys; print(*sys.version_info[:3])"], capture_output=True, text=True
         )
-        version = tuple(map(int, asked.stdout.split()))
-        if asked.returncode == 0 and version[1] in minors:
+        version = tuple(map(int, result.stdout.split()))
+        if result.returncode == 0 and version[1] in minors:
             found[version[:2]] = max(found.get(version[:2], (version, place)), (version, place))
     return [place for _, (_, place) in sorted(found.items())]
 
@@ -92,21 +92,31 @@ def uv(*command: str | Path) -> str:
 
 
 def bounds() -> list[Requirement]:
-    """What `setup.py` asks for: the library's own requirements and those of its tests."""
+    """Requirements in `setup.py`, of the library and of its tests."""
     return [Requirement(line) for line in run("-c", REQUIREMENTS).splitlines()]
 
 
 def environment(folder: Path, python: str, libraries: str) -> dict[str, str]:
-    """A fresh environment with the versions that it returns by name."""
+    """Create an environment and return the installed versions by name."""
     shutil.rmtree(folder, ignore_errors=True)
     run("-m", "venv", "--without-pip", folder, python=python)
-    asked, torch, pins = (folder / f"{name}.txt" for name in ("asked", "torch", "pins"))
-    asked.write_text("".join(f"{one}\n" for one in bounds()))
+    required, torch, pins = (folder / f"{name}.txt" for name in ("required", "torch", "pins"))
+    required.write_text("".join(f"{one}\n" for one in bounds()))
     constraints = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8")
     torch.write_text("\n".join(re.findall(r"^torch==.*", constraints, flags=re.MULTILINE)))
     target = ("--python", folder / "bin" / "python")
     uv(
-        *("compile", "--quiet", "--no-build", "--no-annotate", "--no-header", asked, "--constraints", torch, *target),
+        *(
+            "compile",
+            "--quiet",
+            "--no-build",
+            "--no-annotate",
+            "--no-header",
+            required,
+            "--constraints",
+            torch,
+            *target,
+        ),
         *("--resolution", RESOLUTIONS[libraries], "--output-file", pins),
     )
     uv("install", "--quiet", "--compile-bytecode", *target, "--requirements", pins)
@@ -115,7 +125,7 @@ def environment(folder: Path, python: str, libraries: str) -> dict[str, str]:
 
 
 def above_bounds(versions: dict[str, str]) -> list[str]:
-    """What could not be had as old as `setup.py` admits it, on this Python or beside the others."""
+    """Libraries whose lower bound in `setup.py` could not be installed, with the version in its place."""
     found = []
     for one in bounds():
         version = versions.get(canonicalize_name(one.name))
@@ -126,7 +136,7 @@ def above_bounds(versions: dict[str, str]) -> list[str]:
 
 
 def tests(folder: Path, options: list[str]) -> tuple[float, dict[str, int]]:
-    """Minutes that the quick tests took, and how they ended."""
+    """Run the quick tests; return the minutes and the counts of results."""
     start, results = time.monotonic(), folder / "results.xml"
     with (folder / "tests.log").open("w") as log:
         subprocess.run(
@@ -136,7 +146,7 @@ def tests(folder: Path, options: list[str]) -> tuple[float, dict[str, int]]:
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-    counts = {"passed": 0, "failed": 1, "skipped": 0}  # without results, the run as such failed
+    counts = {"passed": 0, "failed": 1, "skipped": 0}  # a run without results failed
     if results.is_file():
         suite = ElementTree.parse(results).getroot().find("testsuite")
         counts["failed"], counts["skipped"] = (

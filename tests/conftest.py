@@ -1,4 +1,4 @@
-"""Fixtures for every test. What they are made of is in `tiny.py`."""
+"""Fixtures for all tests; the models come from `tiny.py`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import hypothesis
 import pytest
 
 
-# A busy machine is no fault of what is tested.
+# Deadlines fail on busy machines.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
-# Caches of a test run go with it; `datasets` reads this when it is imported, here and in processes that tests start.
+# The caches of a test run are deleted with it. `datasets` reads this at import, also in processes that tests start.
 _CACHE = tempfile.TemporaryDirectory(prefix="hf_optical-tests-", ignore_cleanup_errors=True)
 os.environ["HF_DATASETS_CACHE"] = _CACHE.name
 atexit.register(_CACHE.cleanup)
 
-# Processes that share the work share the cores too; torch reads this when it is imported.
+# Parallel test processes share the cores; torch reads this at import.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,7 +32,7 @@ from hf_optical import OpticalModel, OpticalProcessor  # noqa: E402
 
 @pytest.fixture(autouse=True, scope="session")
 def warnings_are_errors_in_other_processes():
-    """As `filterwarnings` makes them in this one; not set earlier, for it would hold for pytest's own workers too."""
+    """Like `filterwarnings` for this process; set here because it must not apply to the workers of pytest-xdist."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONWARNINGS", "error")
         yield
@@ -40,7 +40,7 @@ def warnings_are_errors_in_other_processes():
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """A tiny BERT checkpoint: the usual student and teacher of these tests."""
+    """A tiny BERT checkpoint, the usual student and teacher."""
     return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 

@@ -1,4 +1,4 @@
-"""A retrieval task of mteb over a dataset of ours, which asks nothing of the Hub."""
+"""A retrieval task of mteb for a `RetrievalDataset`, without access to the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_optical.evaluation import RetrievalDataset
 
 
 class OfflineRetrieval(AbsTaskRetrieval):
-    """To be subclassed with a `source`."""
+    """Subclass it with a `source`."""
 
     metadata = TaskMetadata(
         name="OfflineRetrieval",
@@ -33,7 +33,8 @@ class OfflineRetrieval(AbsTaskRetrieval):
         queries = [{"id": key, "text": query.text} for key, query in self.source.queries.items()]
         if self.instruction:
             queries = [{**query, "instruction": self.instruction} for query in queries]
-        documents = [{"id": key, "title": one.title, "text": one.text} for key, one in self.source.corpus.items()]
+        corpus = self.source.corpus
+        documents = [{"id": key, "title": document.title, "text": document.text} for key, document in corpus.items()]
         split = {
             "queries": Dataset.from_list(queries),
             "corpus": Dataset.from_list(documents),

@@ -1,4 +1,4 @@
-"""Language packs with random weights, and what a model with nothing but one of them gives."""
+"""Language packs with random weights, and the vectors of a model with only one of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_pack(
     dtype: torch.dtype = torch.float32,
     **roles,
 ) -> LanguagePack:
-    """A pack with random weights; without words, its adapter is over the word embeddings too."""
+    """A pack with random weights; without new words, its adapter also covers the word embeddings."""
     torch.manual_seed(seed)
     model = OpticalModel.from_pretrained(base, dtype=dtype)
     size = model.get_input_embeddings().weight.shape[1]
@@ -44,7 +44,7 @@ def make_pack(
 
 
 def with_pack(base: Path, pack: LanguagePack | None, texts: Sequence[str], role: str) -> list[torch.Tensor]:
-    """What a model with nothing but this pack makes of the texts."""
+    """Vectors of the texts from a model with only this pack."""
     model, processor = OpticalModel.from_pretrained(base), OpticalProcessor.from_pretrained(base)
     if pack is not None:
         pack.attach(model)
@@ -60,7 +60,7 @@ def assert_equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
 
 @contextmanager
 def no_warnings() -> Iterator[None]:
-    """Fails where transformers logs a warning."""
+    """Fail if transformers logs a warning."""
     messages = []
     handler = logging.Handler(level=logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -1,4 +1,4 @@
-"""The same folder here and in sentence-transformers."""
+"""Vectors of the same folder here and in sentence-transformers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_both(folder: Path) -> tuple[OpticalModel, OpticalProcessor]:
 
 @torch.no_grad()
 def embed(folder: Path, texts: list[str] = TEXTS) -> list[torch.Tensor]:
-    """The matching vectors of texts, as queries and as documents."""
+    """Token vectors of texts, as queries and as documents."""
     model, processor = open_both(folder)
     outputs = [model(**processor(texts, role)) for role in ("query", "document")]
     return [vectors[mask] for output in outputs for vectors, mask in zip(output.embeddings, output.mask, strict=True)]
@@ -39,9 +39,9 @@ def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) 
 
 def peer_difference(folder: Path, texts: list[str] = TEXTS) -> float:
     """
-    Largest difference between our vectors of texts and those of `MultiVectorEncoder` on the same folder.
+    Largest difference between our vectors and those of `MultiVectorEncoder` for the same folder.
 
-    What the encoder reads must be the same: ids, attention, and the tokens that match.
+    Also checks that input ids and attention masks are the same.
     """
     from sentence_transformers import MultiVectorEncoder
 

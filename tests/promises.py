@@ -1,4 +1,4 @@
-"""Writes the table of `docs/reliability.md` from the tests marked `promise`: `python tests/promises.py`."""
+"""Write the tables of `docs/reliability.md` from the tests marked `promise`: `python tests/promises.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = REPOSITORY / "docs" / "reliability.md"
 
 
 def promises() -> dict[str, dict[str, list[str]]]:
-    """Section -> promise -> the tests that hold it, as pytest names them."""
+    """Section -> promise -> tests that check it, as pytest names them."""
     found: dict[str, dict[str, list[str]]] = {}
     for path in sorted((REPOSITORY / "tests").rglob("test_*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -24,7 +24,7 @@ def promises() -> dict[str, dict[str, list[str]]]:
 
 
 def tables() -> str:
-    """Every section with its table, in Markdown."""
+    """Every section with its table in Markdown."""
     parts = []
     for section, texts in promises().items():
         rows = [f"| {text} | {', '.join(f'`{name}`' for name in names)} |" for text, names in texts.items()]

@@ -1,7 +1,7 @@
 """
-Numbers as hostile as they may be: transport problems and token embeddings for property tests, and how these run.
+Extreme transport problems and token embeddings for property tests.
 
-What is drawn is a short description, which hypothesis prints and shrinks; its tensors are made of it.
+Hypothesis draws, prints and shrinks a short description from which the tensors are made.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 def property_test(few: int, many: int, **drawn: st.SearchStrategy) -> Callable[[Callable[..., None]], Callable]:
     """
-    Makes a test of a property of what is drawn: with a few examples that are always the same, and, slow, with many.
+    Test a property with a few examples that are always the same, and, marked slow, with many new ones.
 
-    Those that fail are not shrunk by the fast test, which would take longer than to tell of them.
+    The fast test does not shrink failures, which would take too long.
     """
 
     def decorate(holds: Callable[..., None]) -> Callable[[int, bool], None]:

@@ -1,4 +1,4 @@
-"""What is asked for, what was tested, and the Pythons that both are for."""
+"""Requirements, constraints and supported Python versions agree."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tiny import REPOSITORY
 
 @pytest.mark.promise(
     "Compatibility",
-    "What `constraints.txt` names is within the bounds of `setup.py`, one version for each Python; the "
-    "oldest Python that is tested is the one that `setup.py` admits.",
+    "`constraints.txt` lists one version of each library per Python version, within the bounds of `setup.py`. The "
+    "oldest Python version that `setup.py` allows is tested.",
 )
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
-def test_the_constraints_are_within_the_bounds(python):
+def test_constraints_are_within_bounds(python):
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins: dict[str, list[str]] = {}
     for pin in (Requirement(line) for line in lines if not line.startswith("#")):
@@ -30,12 +30,17 @@ def test_the_constraints_are_within_the_bounds(python):
             assert version in one.specifier, one
 
 
-def test_bounds_that_were_not_reached_are_told():
+def test_unreachable_bounds_are_listed():
     (found,) = above_bounds({"transformers": "999", "numpy": "1.0", "torch": "999"})
     assert found.startswith("transformers 999 (")
 
 
-def test_the_oldest_python_is_that_of_setup():
+def test_oldest_python_is_that_of_setup():
     setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
-    asked = SpecifierSet(re.search('python_requires="(.*)"', setup)[1])
-    assert f"3.{OLDEST_PYTHON}" in asked and f"3.{OLDEST_PYTHON - 1}" not in asked
+    required = SpecifierSet(re.search('python_requires="(.*)"', setup)[1])
+    assert f"3.{OLDEST_PYTHON}" in required and f"3.{OLDEST_PYTHON - 1}" not in required
+
+
+def test_pre_commit_has_the_ruff_version_of_the_constraints():
+    (pinned,) = re.findall(r"^ruff==(.*)$", (REPOSITORY / "constraints.txt").read_text(), flags=re.MULTILINE)
+    assert f"rev: v{pinned}\n" in (REPOSITORY / ".pre-commit-config.yaml").read_text()

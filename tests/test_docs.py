@@ -1,4 +1,4 @@
-"""What the pages in `docs/` show runs as it stands."""
+"""The code in `docs/` runs as it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_snippets_on_measuring_run(tmp_path, monkeypatch, capsys):
+def test_evaluation_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     scope: dict = {"__name__": "docs"}
@@ -31,7 +31,7 @@ def test_the_snippets_on_measuring_run(tmp_path, monkeypatch, capsys):
 
 
 def untrained_pack(code: str, max_words: int = 500) -> LanguagePack:
-    """What a pack is before it is trained: new words, as the embedded Swahili sentences translate them."""
+    """A pack before training, with new words learned from the embedded Swahili sentences."""
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
     sentences = load_bitext(DEMO / "train.jsonl", "sw")
     words = learn_vocabulary(model, processor, sentences, "sw", "en", max_words=max_words)
@@ -44,13 +44,13 @@ def pack() -> LanguagePack:
     return untrained_pack("sw")
 
 
-# Their trainer asks for it wherever it runs.
+# The trainer of sentence-transformers always pins memory.
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
-def test_the_snippets_on_interoperability_run(pack, tmp_path, monkeypatch, capsys):
+def test_interoperability_snippets_run(pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     pack.save_pretrained("outputs/sw")
-    # PyLate's needs an environment of its own; `interop/test_pylate.py` runs it.
+    # The PyLate snippet needs a separate environment; `interop/test_pylate.py` runs it.
     snippets = [snippet for snippet in blocks("interoperability.md", "python") if "import models" not in snippet]
     scope: dict = {"__name__": "docs"}
     for snippet in snippets:
@@ -66,7 +66,7 @@ def test_the_snippets_on_interoperability_run(pack, tmp_path, monkeypatch, capsy
     OpticalRetriever.from_pretrained("outputs/sw-further")
 
 
-def test_the_snippets_on_packs_run(tmp_path, monkeypatch, capsys):
+def test_language_pack_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     for code, max_words in {"ha": 500, "yo": 200}.items():
@@ -84,10 +84,10 @@ def test_the_snippets_on_packs_run(tmp_path, monkeypatch, capsys):
     assert "maji water\n" in (tmp_path / "sw-en.txt").read_text(encoding="utf-8")
 
 
-def test_every_key_of_a_study_is_read(tmp_path):
+def test_documented_study_keys_are_valid(tmp_path):
     (block,) = blocks("evaluation.md", "yaml")
     (tmp_path / "study.yaml").write_text(block, encoding="utf-8")
-    # All that stops it is that its files are not here.
+    # It fails only because its data files are missing.
     with pytest.raises(ValueError, match="data files are missing"):
         load_study(tmp_path / "study.yaml")
 
@@ -95,11 +95,11 @@ def test_every_key_of_a_study_is_read(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "docs" / "studies").glob("*/study.yaml")), ids=lambda p: p.parent.name
 )
-def test_the_studies_can_be_run_again(path):
+def test_published_studies_are_valid(path):
     with pytest.raises(ValueError, match="data files are missing"):
         load_study(path)
 
 
-def test_the_table_of_promises_is_up_to_date():
+def test_table_of_promises_is_up_to_date():
     page = promises.PAGE.read_text(encoding="utf-8")
     assert page.endswith(promises.tables()), "run `python tests/promises.py`"

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""The code in the README runs as it is, and its drawing matches the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tiny import REPOSITORY
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_snippets_run(tmp_path, monkeypatch):
+def test_snippets_run(tmp_path, monkeypatch):
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(snippets) == 4
     monkeypatch.chdir(tmp_path)

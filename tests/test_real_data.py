@@ -1,4 +1,4 @@
-"""Real bitext and real retrieval sets load as they are. Set HF_OPTICAL_DATA to a folder that holds them."""
+"""Published bitext and retrieval sets load unchanged. HF_OPTICAL_DATA is the folder that contains them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ JUDGED = sorted(DATA.glob("*/*/qrels/*.tsv"))
 
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(not DATA.is_dir(), reason="HF_OPTICAL_DATA names no folder of real data"),
+    pytest.mark.skipif(not DATA.is_dir(), reason="HF_OPTICAL_DATA is not a folder"),
 ]
 
 
 @pytest.mark.parametrize("path", BITEXT, ids=lambda path: f"{path.parent.name}-{path.name.split('.')[0]}")
-def test_bitext(path):
+def test_bitext_loads(path):
     language = path.parent.name
     pairs = load_bitext(path, language)
     kept, counts = filter_bitext(pairs, language)
@@ -32,7 +32,7 @@ def test_bitext(path):
 
 
 @pytest.mark.parametrize("path", JUDGED, ids=lambda path: f"{path.parent.parent.name}-{path.stem}")
-def test_retrieval_sets(path):
+def test_retrieval_set_loads(path):
     folder = path.parent.parent
     shared = folder.parent / "corpus.jsonl.gz"
     dataset = load_beir(folder, path.stem, shared if shared.is_file() else None)

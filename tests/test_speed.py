@@ -1,7 +1,7 @@
 """
-How many times faster than its peers the library is at least, each as the median of a ratio within a round.
+Minimum speed-up over other libraries, as the median of the ratios within each round.
 
-The bounds are far below what `docs/performance.md` tells: they are there to see what has become slow by mistake.
+The bounds are far below the numbers in `docs/performance.md`; they detect accidental slowdowns.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def one_thread():
 
 
 def assert_faster(least: float, ours: str, contestants: Mapping[str, Callable[[], object]], rounds: int) -> None:
-    """That `ours` is `least` times faster than every other; measured once more before it is said not to be."""
+    """Check that `ours` is `least` times faster than every other, with a second attempt before failing."""
     measured = [ratios(race({}, contestants, rounds), ours)]
     if min(measured[0].values()) < least:
         measured.append(ratios(race({}, contestants, rounds), ours))
     best = {name: max(times[name] for times in measured) for name in measured[0]}
-    assert all(times >= least for times in best.values()), f"{ours} is to be {least} times faster: {best}"
+    assert all(times >= least for times in best.values()), f"{ours} must be {least} times faster, got {best}"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:ot")
-def test_transport_is_three_times_faster_than_the_batch_solver_of_pot() -> None:
-    """Forward and backward, to the same marginal error; POT with the fewest iterations that suffice, and stable."""
+def test_transport_is_three_times_faster_than_pot_batched() -> None:
+    """Forward and backward to the same marginal error; POT's stable solver with the fewest sufficient iterations."""
     model, processor = OpticalModel.from_pretrained(MINILM).eval(), OpticalProcessor.from_pretrained(MINILM)
     batch = transport.projected(transport.read_vectors(model, processor, 32, 32), 384)
     assert batch[0].shape == batch[1].shape == (32, 32, 384)
@@ -56,7 +56,7 @@ def test_transport_is_three_times_faster_than_the_batch_solver_of_pot() -> None:
     assert_faster(3.0, "ours", {"ours": run, peer: theirs}, rounds=15)
 
 
-def test_maxsim_is_twice_as_fast_as_that_of_sentence_transformers(tmp_path) -> None:
+def test_maxsim_is_twice_as_fast_as_sentence_transformers(tmp_path) -> None:
     search.save(tmp_path, texts=1000)
     search.save_queries(tmp_path, queries=8)
     everyone = search.contestants(tmp_path)
@@ -67,7 +67,7 @@ def test_maxsim_is_twice_as_fast_as_that_of_sentence_transformers(tmp_path) -> N
     assert_faster(2.0, "maxsim", runs, rounds=9)
 
 
-def test_encoding_is_faster_than_that_of_sentence_transformers(tmp_path) -> None:
+def test_encoding_is_faster_than_sentence_transformers(tmp_path) -> None:
     encoding.save(tmp_path)
     texts = encoding.passages(64)
     runs = {name: partial(encoding.contestant(name, tmp_path), texts) for name in encoding.NAMES}

@@ -1,4 +1,4 @@
-"""Small real models, made on the spot: tokenizers trained on the embedded sentences, encoders with random weights."""
+"""Tiny real models: tokenizers built from the embedded sentences, encoders with random weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-# Nothing here may reach for the network, but for a Hub on this machine; huggingface_hub reads this once, at import.
+# No network access, except to a Hub on this machine. huggingface_hub reads this variable once, at import.
 if not os.environ.get("HF_ENDPOINT", "").startswith("http://127.0.0.1:"):
     os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -29,11 +29,11 @@ REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "examples" / "data"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
-# The setting of TrainingArguments, and part of a model's method; transformers renamed it in 5.23.
+# Name in TrainingArguments and in the methods of models; renamed in transformers 5.23.
 _NEW = hasattr(PreTrainedModel, "activation_checkpointing_enable")
 CHECKPOINTING = "activation_checkpointing" if _NEW else "gradient_checkpointing"
 
-# Architecture -> (settings of a tiny one, kind of tokenizer).
+# Architecture -> (settings of a tiny model, kind of tokenizer).
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 ARCHITECTURES = {
     "bert": (SMALL, "wordpiece"),
@@ -55,9 +55,9 @@ def demo_pairs(name: str = "train") -> list[dict[str, str]]:
 
 def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """
-    A tokenizer of some hundred entries over the embedded English and Swahili.
+    A tokenizer with some hundred entries for the embedded English and Swahili sentences.
 
-    The vocabulary is counted here and not trained: two of the three trainers give another one in every process.
+    The vocabulary is counted rather than trained because two of the three trainers are not deterministic.
     """
     texts = [text for pair in demo_pairs() for text in pair.values()]
     names = dict(
@@ -100,7 +100,7 @@ def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 def count(texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The 400 most frequent words, and all characters."""
+    """The 400 most frequent words and all characters."""
     texts = list(texts)
     words = Counter(word for text in texts for word in re.findall(r"\w+", text))
     return sorted(words, key=lambda word: (-words[word], word))[:400], sorted(set("".join(texts)) - {" "})
@@ -109,7 +109,7 @@ def count(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 def tiny_checkpoint(
     folder: Path, architecture: str = "bert", *, projection_dim: int | None = None, seed: int = 0, **roles
 ) -> Path:
-    """Writes a whole tiny late-interaction checkpoint; another `seed` gives other weights."""
+    """Write a complete tiny late-interaction checkpoint with weights drawn from `seed`."""
     settings, kind = ARCHITECTURES[architecture]
     tokenizer = tiny_tokenizer(kind)
     encoder_config = AutoConfig.for_model(
@@ -130,7 +130,7 @@ def weights(model: OpticalModel) -> dict[str, torch.Tensor]:
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}
 
 
-# Written as Thai is, without spaces between words.
+# Thai is written without spaces between words.
 THAI = {
     "น้ำอยู่ในตลาด": "the water is in the market",
     "เด็กดื่มน้ำ": "the child drinks water",

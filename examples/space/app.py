@@ -1,16 +1,16 @@
 """
-A page to look at: ask in the new language, read in English, and see which words transport aligns.
+Demo page: ask in the new language, read in English, and see which words transport aligns.
 
     python examples/space/app.py
 
-shows the pack that `accelerate launch examples/distill.py` leaves in outputs/sw; if there is none, it trains a short
-one first, in about a minute. With packs and passages of your own:
+uses the pack that `accelerate launch examples/distill.py` saves in outputs/sw. If there is none, it first trains one
+for about a minute. With your own packs and passages:
 
     python examples/space/app.py --pack FOLDER_OR_ID --documents corpus.jsonl
 
-The passages are JSON lines with `_id`, `title` and `text`. The questions of a `queries.jsonl` beside them, with their
-English in `metadata.translation`, become the examples to click. On a Space, the variables PACK and DOCUMENTS take the
-place of the options.
+Passages are JSON lines with `_id`, `title` and `text`. Questions in a `queries.jsonl` in the same folder, with their
+English in `metadata.translation`, become clickable examples. On a Space, set the variables PACK and DOCUMENTS instead
+of the options.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from hf_optical.retrieval import TokenVectors
 
 
 HERE = Path(__file__).parent
-# Beside this file on a Space, where the data are copied to; one folder up in the repository.
+# Next to this file on a Space; one folder up in the repository.
 DATA = next((folder for folder in (HERE / "data", HERE.parent / "data") if folder.is_dir()), HERE / "data")
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 TRAINED, SHORTLY_TRAINED = Path("outputs/sw"), Path("outputs/space/sw")
@@ -55,13 +55,13 @@ LANGUAGES = {
 @dataclass
 class Collection:
     """
-    What can be found.
+    Passages to search.
 
     Attributes:
         documents (`list[Document]`): the passages.
-        vectors ([`TokenVectors`]): theirs, by the bare base.
-        weights (`Tensor` of shape `(vocabulary,)`): how telling each token of the base is among them.
-        questions (`dict[str, str]`): questions to try -> their English, which may be empty.
+        vectors ([`TokenVectors`]): vectors of the passages from the base without a pack.
+        weights (`Tensor` of shape `(vocabulary,)`): inverse document frequency of each token.
+        questions (`dict[str, str]`): example questions -> English translation, which may be empty.
     """
 
     documents: list[Document]
@@ -84,7 +84,7 @@ class Collection:
 
 
 def passage_of(document: Document) -> str:
-    """What an encoder reads of a document."""
+    """Text of a document as it is encoded."""
     return f"{document.title} {document.text}".strip()
 
 
@@ -92,13 +92,12 @@ def main() -> None:
     arguments = parse()
     try:
         retriever = open_retriever(arguments.pack or [default_pack()])
-        print(f"Reading the passages of {arguments.documents}")
+        print(f"Encoding the passages in {arguments.documents}")
         collection = Collection.read(arguments.documents, retriever)
     except (OSError, ValueError) as error:
-        # What is wrong with the input is said in one line.
         sys.exit(f"error: {error}")
     page = build_page(retriever, collection)
-    # Gradio's own fonts lack letters of many languages, and words would be drawn in two.
+    # Gradio's default fonts lack letters of many languages, which would split words between two fonts.
     theme = gr.themes.Base(primary_hue="blue", neutral_hue="slate", radius_size="lg", font=["system-ui", "sans-serif"])
     page.launch(server_port=arguments.port, theme=theme, css_paths=HERE / "style.css", footer_links=[], ssr_mode=False)
 
@@ -107,18 +106,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="A page to ask in the new language and see what transport aligns.")
     packs = os.environ.get("PACK", "").split()
     documents = Path(os.environ.get("DOCUMENTS") or DATA / "retrieval" / "corpus.jsonl")
-    parser.add_argument("--pack", nargs="+", default=packs, help="Folder or Hub id of a language pack, or of several.")
+    parser.add_argument("--pack", nargs="+", default=packs, help="Folders or Hub ids of language packs.")
     parser.add_argument("--documents", type=Path, default=documents, help="Passages to search, JSON lines.")
     parser.add_argument("--port", type=int, default=None, help="Port to listen at. Default: the first free from 7860.")
     return parser.parse_args()
 
 
 def default_pack() -> Path:
-    """The pack of the embedded data that is there, or else one trained now."""
+    """An existing pack for the embedded data, or one trained now."""
     for folder in (TRAINED, SHORTLY_TRAINED):
         if (folder / "language_pack.json").is_file():
             return folder
-    print(f"There is no pack in {TRAINED}; training a short one on the embedded sentence pairs, about a minute")
+    print(f"No language pack in {TRAINED}; training a short one on the embedded sentence pairs (about a minute)")
     processor = OpticalProcessor.from_pretrained(BASE)
     trainer = OTDistillationTrainer(
         model=OpticalModel.from_pretrained(BASE),
@@ -141,7 +140,7 @@ def default_pack() -> Path:
 
 
 def open_retriever(packs: list[str | Path]) -> OpticalRetriever:
-    """The base of the first pack with all packs, or a model without any."""
+    """Open the base of the first pack with all packs, or a model without packs."""
     retriever = OpticalRetriever.from_pretrained(packs[0])
     for name in packs[1:]:
         pack = LanguagePack.from_pretrained(name)
@@ -150,7 +149,7 @@ def open_retriever(packs: list[str | Path]) -> OpticalRetriever:
 
 
 def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks:
-    """The page: one tab to search, one to align."""
+    """Build the page with a search tab and an alignment tab."""
 
     def on_search(question: str, language: str) -> str:
         return search(retriever, collection, question.strip(), language)
@@ -163,25 +162,29 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
     choices.append(("Read by the untrained base", "base"))
     chosen = retriever.language
     questions, pairs = examples(collection.questions)
-    asked = " or ".join(names) or "your language"
+    asked_in = " or ".join(names) or "your language"
     box = {"container": False, "show_label": False, "max_length": 1000, "min_width": 220, "scale": 1}
-    several = {"concurrency_limit": VISITORS, "show_progress": "minimal"}
-    # Matplotlib is not made for threads: one picture at a time.
-    alone = {"concurrency_limit": 1, "show_progress": "minimal"}
-    # Gradio would else report to its makers that it was started.
+    concurrent = {"concurrency_limit": VISITORS, "show_progress": "minimal"}
+    # Matplotlib is not thread-safe: draw one picture at a time.
+    sequential = {"concurrency_limit": 1, "show_progress": "minimal"}
+    # Without analytics_enabled=False, Gradio reports every start to its makers.
     with gr.Blocks(title="hf_optical", analytics_enabled=False) as page:
-        gr.HTML(rendering.heading(asked, len(collection.documents)))
+        gr.HTML(rendering.heading(asked_in, len(collection.documents)))
         language = gr.Radio(
             choices, value=chosen, show_label=False, container=False, visible=len(choices) > 1, elem_id="language"
         )
         with gr.Tab("Search"):
             with gr.Row(elem_classes="ask"):
                 question = gr.Textbox(
-                    questions[0], label="Question", placeholder=f"A question in {asked}", elem_id="question", **box
+                    questions[0],
+                    label="Question",
+                    placeholder=f"A question in {asked_in}",
+                    elem_id="question",
+                    **box,
                 )
                 button = gr.Button("Search", variant="primary", scale=0, min_width=110, elem_id="search")
             shown = gr.HTML(on_search(questions[0], chosen) if questions[0] else "", elem_id="found", render=False)
-            searched = {"fn": on_search, "inputs": [question, language], "outputs": shown, **several}
+            searched = {"fn": on_search, "inputs": [question, language], "outputs": shown, **concurrent}
             clicked = gr.Examples(
                 questions, question, label="Try", elem_id="questions", visible=questions != [""]
             ).load_input_event
@@ -193,12 +196,15 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
                 sides = [
                     gr.Textbox(pair, label=label, placeholder=label, elem_id=name, **box)
                     for name, label, pair in zip(
-                        ("text", "english"), (f"A sentence in {asked}", "The same in English"), pairs[0], strict=True
+                        ("text", "english"),
+                        (f"A sentence in {asked_in}", "The same in English"),
+                        pairs[0],
+                        strict=True,
                     )
                 ]
                 button = gr.Button("Align", variant="primary", scale=0, min_width=110, elem_id="align")
             plan = gr.HTML(on_align(*pairs[0], chosen) if pairs[0][0] else "", elem_id="plan", render=False)
-            aligned = {"fn": on_align, "inputs": [*sides, language], "outputs": plan, **alone}
+            aligned = {"fn": on_align, "inputs": [*sides, language], "outputs": plan, **sequential}
             labels = [text for text, _ in pairs]
             clicked = gr.Examples(
                 pairs, sides, label="Try", example_labels=labels, elem_id="pairs", visible=labels != [""]
@@ -211,13 +217,14 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
 
 
 def examples(questions: dict[str, str]) -> tuple[list[str], list[list[str]]]:
-    """A few short questions from all over, and a few with their English; empty ones where there are none."""
+    """A few short questions, and a few with their English translations; empty strings if there are none."""
     short = [pair for pair in questions.items() if len(pair[0]) <= EXAMPLE_LENGTH]
     translated = [list(pair) for pair in short if pair[1]]
-    return [text for text, _ in spread(short)] or [""], spread(translated) or [["", ""]]
+    return [text for text, _ in sample(short)] or [""], sample(translated) or [["", ""]]
 
 
-def spread(items: list) -> list:
+def sample(items: list) -> list:
+    """A few items at equal distances."""
     return items[:: max(len(items) // EXAMPLES, 1)][:EXAMPLES]
 
 
@@ -233,9 +240,9 @@ def search(retriever: OpticalRetriever, collection: Collection, question: str, l
         )
     except ValueError as error:
         return rendering.note(str(error))
-    heaviest = float(collection.weights.max())
+    largest = float(collection.weights.max())
     cards = [
-        rendering.card(document.title, passage_of(document), hit.score, found, heaviest)
+        rendering.card(document.title, passage_of(document), hit.score, found, largest)
         for document, hit, found in zip(documents, hits, matches, strict=True)
     ]
     return rendering.passages(cards, collection.questions.get(question, ""))

@@ -1,4 +1,4 @@
-"""Results as HTML for the page; how it looks is in `style.css`."""
+"""HTML of the results; their style is in `style.css`."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from matplotlib.figure import Figure
 from hf_optical.plots import WordMatch
 
 
-# How many pairs of words are told below a passage, and how faint a word of it may be and still be marked.
-PAIRS, FAINTEST = 4, 0.15
+# Number of word pairs listed below a passage, and the smallest heat of a marked word.
+PAIRS, LEAST_HEAT = 4, 0.15
 
-# Heat and word of the question, by where the word of the passage begins and ends.
+# Start and end of a word in the passage -> its heat and the word of the question.
 _Heats = dict[tuple[int, int], tuple[float, str]]
 
 
-def heading(asked: str, documents: int) -> str:
+def heading(language: str, documents: int) -> str:
     text = (
         f"A language pack reads the question. The {documents:,} English passages were encoded by the base model, "
         "which never learned the language."
     )
-    return f'<header class="heading"><h1>Ask in {html.escape(asked)}, read in English</h1><p>{text}</p></header>'
+    return f'<header class="heading"><h1>Ask in {html.escape(language)}, read in English</h1><p>{text}</p></header>'
 
 
 def note(text: str) -> str:
-    """What a visitor is told in place of a result."""
+    """A message in place of a result."""
     return f'<p class="note" role="status">{html.escape(text)}</p>'
 
 
 def passages(cards: Sequence[str], english: str) -> str:
-    told = f'<p class="english">In English: <q>{html.escape(english)}</q></p>' if english else ""
+    translation = f'<p class="english">In English: <q>{html.escape(english)}</q></p>' if english else ""
     key = "The darker a word, the closer it is to a word of the question, and the rarer among the passages."
-    return f'{told}<ol class="passages">{"".join(cards)}</ol><p class="key">{key}</p>'
+    return f'{translation}<ol class="passages">{"".join(cards)}</ol><p class="key">{key}</p>'
 
 
-def card(title: str, passage: str, score: float, matches: Sequence[WordMatch], heaviest: float) -> str:
-    """A passage, title first, with the words that the question matches; `heaviest` is the greatest weight there is."""
+def card(title: str, passage: str, score: float, matches: Sequence[WordMatch], largest_weight: float) -> str:
+    """A passage, title first, with the words that match the question marked."""
     heats: _Heats = {}
     for match in matches:
-        heat, place = match.similarity * match.weight / heaviest, (match.start, match.stop)
-        if heat >= FAINTEST and heat > heats.get(place, (0.0, ""))[0]:
+        heat, place = match.similarity * match.weight / largest_weight, (match.start, match.stop)
+        if heat >= LEAST_HEAT and heat > heats.get(place, (0.0, ""))[0]:
             heats[place] = heat, match.word
     darkest = sorted(heats, key=heats.__getitem__, reverse=True)[:PAIRS]
     pairs = "".join(
@@ -60,7 +60,7 @@ def card(title: str, passage: str, score: float, matches: Sequence[WordMatch], h
 
 
 def _marked(passage: str, start: int, stop: int, heats: _Heats) -> str:
-    """A part of a passage with its words marked."""
+    """Part of a passage with its matching words marked."""
     parts, end = [], start
     for place, (heat, word) in sorted(heats.items()):
         if start <= place[0] < stop:
@@ -72,16 +72,16 @@ def _marked(passage: str, start: int, stop: int, heats: _Heats) -> str:
 
 
 def picture(figure: Figure, description: str) -> str:
-    """A figure whose words are drawn by the reader's browser, with the fonts that are there."""
+    """A figure whose text is drawn by the browser with its own fonts."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
-        # That a font lacks a letter on this machine does not matter.
+        # Missing glyphs on this machine do not matter: the browser draws the text.
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(file, format="svg", metadata={"Date": None})
     source = "data:image/svg+xml;base64," + base64.b64encode(file.getvalue()).decode()
     key = (
-        "Streams are as wide as the mass that transport moves from a word to a word of the translation, and the "
-        "darker the more of the two words they connect."
+        "The width of a stream is the mass that transport moves from a word to a word of the translation. Darker "
+        "streams connect a larger part of the two words."
     )
     image = f'<img src="{source}" alt="{html.escape(description)}">'
     return f'<figure class="plan">{image}<figcaption>{key}</figcaption></figure>'

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from example_scripts import run_distill
 from tiny import DEMO, REPOSITORY, tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever
@@ -19,9 +20,10 @@ from hf_optical.languages import extend_processor
 MEASURES = ("map", "mrr@10", "ndcg@10", "recall@100")
 
 
-def distill(*arguments: object, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+def launch_distill(*arguments: object) -> subprocess.CompletedProcess:
+    """Run `accelerate launch examples/distill.py`."""
     return subprocess.run(
-        [sys.executable, *launcher, "examples/distill.py", *map(str, arguments)],
+        [sys.executable, "-m", "accelerate.commands.launch", "examples/distill.py", *map(str, arguments)],
         cwd=REPOSITORY,
         env={**os.environ, "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
@@ -53,7 +55,7 @@ def small(tiny, tmp_path) -> list:
 
 
 def test_the_contract(small, tiny, tmp_path):
-    result = distill(*small, launcher=("-m", "accelerate.commands.launch"))
+    result = launch_distill(*small)
     assert result.returncode == 0, result.stderr[-3000:]
     out = tmp_path / "out"
     results = json.loads((out / "eval_results.json").read_text())
@@ -122,7 +124,7 @@ def two_languages(small, tmp_path) -> list:
 
 
 def test_two_languages_in_one_run(two_languages, tmp_path):
-    result = distill(*two_languages, "--sampling_temperature", 5, "--metric_for_best_model", "map")
+    result = run_distill(*two_languages, "--sampling_temperature", 5, "--metric_for_best_model", "map")
     assert result.returncode == 0, result.stderr[-3000:]
     out = tmp_path / "out"
     results = json.loads((out / "eval_results.json").read_text())
@@ -144,9 +146,10 @@ def test_two_languages_in_one_run(two_languages, tmp_path):
     assert len(retriever.encode_queries(["?inagn", "Basi"], language=["lo", "sw"])) == 2
 
 
+@pytest.mark.slow
 def test_two_languages_in_one_pack(two_languages, tmp_path):
     shared = [*two_languages, "--shared_pack", "eastern"]
-    assert distill(*shared).returncode == 0
+    assert run_distill(*shared).returncode == 0
     pack = LanguagePack.from_pretrained(tmp_path / "out")
     assert pack.language == "eastern" and pack.details["pairs"] == 400
     assert pack.details["counts"]["pairs_kept"] == 400 and pack.details["counts"]["pairs_empty"] == 200
@@ -155,14 +158,15 @@ def test_two_languages_in_one_pack(two_languages, tmp_path):
     assert pack.details["results"].keys() == {"sw", "lo"}
 
 
+@pytest.mark.slow
 def test_going_on_where_a_run_stopped(small, tmp_path):
-    assert distill(*small, "--seed", 3).returncode == 0
+    assert run_distill(*small, "--seed", 3).returncode == 0
     whole = LanguagePack.from_pretrained(tmp_path / "out")
-    again = distill(*small, "--seed", 3)
+    again = run_distill(*small, "--seed", 3)
     assert again.returncode != 0 and "holds another run" in again.stderr and "Traceback" not in again.stderr
     for path in [*(tmp_path / "out").glob("checkpoint-4/*"), *(tmp_path / "out").glob("*.*")]:
         path.unlink()
-    resumed = distill(*small, "--seed", 3, "--resume_from_checkpoint", "last")
+    resumed = run_distill(*small, "--seed", 3, "--resume_from_checkpoint", "last")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     for name, weight in LanguagePack.from_pretrained(tmp_path / "out").weights.items():
         assert torch.equal(whole.weights[name], weight), name
@@ -172,7 +176,7 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
     pairs = [json.loads(line)["translation"] for line in (DEMO / "train.jsonl").read_text().splitlines()][:100]
     table = tmp_path / "pairs.tsv"
     table.write_text("english\tswahili\n" + "".join(f"{pair['en']}\t{pair['sw']}\n" for pair in pairs))
-    result = distill(
+    result = run_distill(
         *("--teacher_model", tiny, "--student_model", tiny, "--language", "sw", "--train_file", table),
         *("--student_column", "swahili", "--teacher_column", "english", "--max_steps", 2, "--train_all_weights", True),
         *("--output_dir", tmp_path / "out"),
@@ -205,7 +209,7 @@ def test_bad_arguments_end_in_one_line(small, change, message):
             arguments[arguments.index(option) + 1] = value
         else:
             arguments += [option, value]
-    result = distill(*arguments)
+    result = run_distill(*arguments)
     assert result.returncode != 0 and message in result.stderr, result.stderr[-2000:]
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
 
@@ -213,7 +217,7 @@ def test_bad_arguments_end_in_one_line(small, change, message):
 def test_sizes_that_do_not_meet_end_in_one_line(small, tmp_path):
     arguments = list(small)
     arguments[arguments.index("--teacher_model") + 1] = tiny_checkpoint(tmp_path / "teacher", projection_dim=16)
-    result = distill(*arguments)
+    result = run_distill(*arguments)
     assert result.returncode != 0 and "16 numbers and the student's 32" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -237,7 +241,7 @@ def test_the_embedded_data_is_what_it_says():
 
 @pytest.mark.slow
 def test_the_embedded_default(tmp_path):
-    result = distill("--output_dir", tmp_path / "out", launcher=("-m", "accelerate.commands.launch"))
+    result = launch_distill("--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
     assert results["eval_map"] > results["zero_shot_map"] + 0.1

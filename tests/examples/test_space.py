@@ -29,7 +29,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="the browser is d
 SPACE = REPOSITORY / "examples" / "space"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-# Words of no language, whose vectors become those of the English.
+# Invented words whose vectors become those of English words.
 MEANINGS = {"mzuqo": "water", "kitxbu": "market", "jofywe": "children"}
 QUESTION, ENGLISH = "jofywe at the kitxbu", "Children at the market"
 PASSAGES = {
@@ -37,7 +37,7 @@ PASSAGES = {
     "Trade": "Children go to the market to buy fruit.",
     "<b>Bread</b>": "Bread is made from flour & salt.",
 }
-# Notes every address outside this machine that a process asks for.
+# Logs every address outside this machine that a process contacts.
 GUARD = """
 import os, sys
 def note(event, arguments):
@@ -53,7 +53,7 @@ sys.addaudithook(note)
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> Path:
-    """A base, a pack whose new words mean English ones, and passages with a question."""
+    """A base, a pack whose new words have English meanings, and passages with questions."""
     folder = tmp_path_factory.mktemp("own")
     tiny_checkpoint(folder / "base")
     pack = make_pack(folder / "base", "sw", seed=0, words=list(MEANINGS))
@@ -70,7 +70,7 @@ def own(tmp_path_factory) -> Path:
 
 
 def start(folder: Path, *arguments: object, **environment: str) -> tuple[subprocess.Popen, str]:
-    """The app in a process of its own, and the address of its page."""
+    """Start the app in a separate process and return it with the address of its page."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -93,7 +93,7 @@ def start(folder: Path, *arguments: object, **environment: str) -> tuple[subproc
                 return process, f"http://127.0.0.1:{port}/"
         time.sleep(0.25)
     process.kill()
-    pytest.fail(f"the page did not come up: {(folder / 'log').read_text()[-3000:]}")
+    pytest.fail(f"the page did not start: {(folder / 'log').read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +110,14 @@ def browser() -> Iterator[playwright.Browser]:
         try:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         except playwright.Error as error:
-            pytest.skip(f"there is no Chromium that starts: {error}")
+            pytest.skip(f"Chromium could not be started: {error}")
         yield browser
         browser.close()
 
 
 @pytest.fixture
 def page(browser, address) -> Iterator[playwright.Page]:
-    """The page as a visitor sees it, in which nothing may go wrong and which may ask for nothing elsewhere."""
+    """The page as visitors see it; fails on browser errors, warnings and requests to other hosts."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     faults = []
     page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
@@ -131,7 +131,7 @@ def page(browser, address) -> Iterator[playwright.Page]:
     assert faults == []
 
 
-def test_a_typed_question_finds_its_passage_and_shows_why(page, tmp_path):
+def test_typed_question_finds_its_passage_and_marks_matches(page, tmp_path):
     page.fill("#question textarea", "mzuqo?")
     page.click("#search")
 
@@ -141,12 +141,12 @@ def test_a_typed_question_finds_its_passage_and_shows_why(page, tmp_path):
     playwright.expect(first.locator(".pairs li", has_text="mzuqo")).to_have_text(re.compile(r"mzuqo\s+water"))
     scores = [float(score) for score in page.locator(".score").all_inner_texts()]
     assert len(scores) == len(PASSAGES) and scores == sorted(scores, reverse=True)
-    # What stands in a passage is text, whatever it looks like.
+    # Markup in a passage is shown as text.
     playwright.expect(page.locator(".passage h3", has_text="<b>Bread</b>")).to_be_visible()
     page.screenshot(path=tmp_path / "search.png")
 
 
-def test_an_example_fills_the_question_and_is_told_in_english(page):
+def test_example_fills_the_question_and_shows_its_translation(page):
     page.get_by_role("button", name="mzuqo?").first.click()
     playwright.expect(page.locator(".passage").first).to_contain_text("Rain")
     page.get_by_role("button", name=QUESTION).first.click()
@@ -155,7 +155,7 @@ def test_an_example_fills_the_question_and_is_told_in_english(page):
     playwright.expect(page.locator("#question textarea")).to_have_value(QUESTION)
 
 
-def test_the_base_without_the_pack_reads_otherwise(page):
+def test_base_without_the_pack_gives_other_scores(page):
     page.fill("#question textarea", "mzuqo?")
     page.click("#search")
     mark = page.locator("mark[title=mzuqo]", has_text=re.compile("^water$"))
@@ -165,7 +165,7 @@ def test_the_base_without_the_pack_reads_otherwise(page):
     playwright.expect(page.locator(".score").first).not_to_have_text(before[0])
 
 
-def test_the_alignment_is_drawn(page, tmp_path):
+def test_alignment_is_drawn(page, tmp_path):
     page.get_by_role("tab", name="Alignment").click()
     page.fill("#text textarea", "jofywe mzuqo")
     page.fill("#english textarea", "children and water")
@@ -177,21 +177,21 @@ def test_the_alignment_is_drawn(page, tmp_path):
     page.screenshot(path=tmp_path / "alignment.png")
 
 
-@pytest.mark.parametrize(("question", "told"), [("   ", "Type a question first"), ("[CLS]", "no word")])
-def test_a_question_without_words_is_answered_kindly(page, question, told):
+@pytest.mark.parametrize(("question", "message"), [("   ", "Type a question first"), ("[CLS]", "no word")])
+def test_question_without_words_gives_a_message(page, question, message):
     page.fill("#question textarea", question)
     page.click("#search")
-    playwright.expect(page.locator("#found .note")).to_contain_text(told)
+    playwright.expect(page.locator("#found .note")).to_contain_text(message)
 
 
-def test_a_missing_translation_is_asked_for(page):
+def test_missing_translation_gives_a_message(page):
     page.get_by_role("tab", name="Alignment").click()
     page.fill("#english textarea", "")
     page.click("#align")
     playwright.expect(page.locator("#plan .note")).to_contain_text("English translation")
 
 
-def test_a_phone_needs_no_sideways_scrolling(page):
+def test_phone_needs_no_horizontal_scrolling(page):
     page.set_viewport_size({"width": 360, "height": 780})
     for tab in ("Alignment", "Search"):
         page.get_by_role("tab", name=tab).click()
@@ -199,11 +199,8 @@ def test_a_phone_needs_no_sideways_scrolling(page):
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
-@pytest.mark.promise(
-    "Load and resources",
-    "Visitors of the page who ask at once are each answered in their language.",
-)
-def test_visitors_who_ask_at_once_are_each_answered_in_their_language(address):
+@pytest.mark.promise("Load and resources", "The demo page answers simultaneous visitors each in their own language.")
+def test_simultaneous_visitors_are_answered_in_their_language(address):
     visitors = [gradio_client.Client(address, verbose=False, analytics_enabled=False) for _ in range(6)]
     languages = ["sw", "base"] * 3
 
@@ -217,18 +214,18 @@ def test_visitors_who_ask_at_once_are_each_answered_in_their_language(address):
             assert [*threads.map(ask, visitors, languages)] == [expected[language] for language in languages]
 
 
-def test_nothing_outside_this_machine_was_asked_for(address, own):
+def test_app_contacts_no_other_machine(address, own):
     assert not (own / "calls").exists()
 
 
-def test_a_pack_that_is_not_there_is_told_in_a_line(own, monkeypatch):
+def test_missing_pack_is_a_one_line_error(own, monkeypatch):
     monkeypatch.syspath_prepend(SPACE)
     monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*nowhere"):
         runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
 
 
-def test_a_passage_without_words_is_shown_and_hides_no_other(own, monkeypatch):
+def test_passages_without_words_are_shown(own, monkeypatch):
     monkeypatch.syspath_prepend(SPACE)
     page = runpy.run_path(str(SPACE / "app.py"))
     texts = [*PASSAGES.values(), "", "..."]
@@ -241,10 +238,10 @@ def test_a_passage_without_words_is_shown_and_hides_no_other(own, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "named"),
+    ("metadata", "message"),
     [("s", "'metadata' is 's'"), ({"translation": 3}, "'translation' is 3; it must be a string")],
 )
-def test_a_question_with_a_translation_that_is_none_is_told_in_a_line(own, tmp_path, monkeypatch, metadata, named):
+def test_invalid_translation_is_a_one_line_error(own, tmp_path, monkeypatch, metadata, message):
     for name in ("corpus", "queries"):
         shutil.copy(own / f"{name}.jsonl", tmp_path)
     with (tmp_path / "queries.jsonl").open("a") as file:
@@ -252,19 +249,19 @@ def test_a_question_with_a_translation_that_is_none_is_told_in_a_line(own, tmp_p
     monkeypatch.syspath_prepend(SPACE)
     documents = str(tmp_path / "corpus.jsonl")
     monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "pack"), "--documents", documents])
-    with pytest.raises(SystemExit, match=f"error: .*queries.jsonl, line 3: {named}"):
+    with pytest.raises(SystemExit, match=f"error: .*queries.jsonl, line 3: {message}"):
         runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
 
 
-def test_the_card_of_the_space_is_whole():
+def test_card_of_the_space_is_complete():
     _, metadata, _ = (SPACE / "README.md").read_text(encoding="utf-8").split("---", 2)
-    told = yaml.safe_load(metadata)
-    assert told["sdk"] == "gradio" and (SPACE / told["app_file"]).is_file() and len(told["short_description"]) <= 60
+    card = yaml.safe_load(metadata)
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file() and len(card["short_description"]) <= 60
     assert "[demo,plots,space]" in (SPACE / "requirements.txt").read_text()
 
 
 @pytest.mark.slow
-def test_without_a_pack_it_trains_one_and_finds_passages_with_it(browser, tmp_path):
+def test_app_without_a_pack_trains_one(browser, tmp_path):
     process, address = start(tmp_path, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     try:
         page = browser.new_page(viewport={"width": 1280, "height": 900})

@@ -28,7 +28,7 @@ PROJECTION = {"projection_dim": 16}
 MARKERS = {"query_marker": "[Q]", "document_marker": "[D]"}
 PROMPTS = {"query_prompt": "query: ", "document_prompt": "passage: "}
 EXPANSION = {"query_expansion": True, "query_length": 24}
-# Setting -> what is beside the defaults of the model and the processor.
+# Setting -> changes to the defaults of the model and the processor.
 SETTINGS = {
     "nothing": {},
     "projection": PROJECTION,
@@ -51,7 +51,7 @@ HARD = [
 
 
 def tokenizer_of(architecture: str, *added: str) -> PreTrainedTokenizerBase:
-    """A tokenizer of the class that published checkpoints of this architecture have; like theirs it knows ASCII."""
+    """A tokenizer of the class of published checkpoints of an architecture; like theirs, it covers ASCII."""
     tokenizer = tiny_tokenizer(ARCHITECTURES[architecture][1])
     vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]
     if architecture == "bert":
@@ -72,7 +72,7 @@ def tiny_encoder(architecture: str, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 
 def write_folder(folder: Path, architecture: str, setting: str) -> Path:
-    """A whole checkpoint of ours. `"merged"` is a base with a language pack and its new words folded into it."""
+    """Write a complete checkpoint. `"merged"` is a base with a language pack and its new words merged into it."""
     if setting == "merged":
         base = write_folder(folder / "base", architecture, "projection")
         retriever = OpticalRetriever.from_pretrained(base, device="cpu")
@@ -89,7 +89,7 @@ def write_folder(folder: Path, architecture: str, setting: str) -> Path:
 
 
 def largest_difference(found: Sequence, expected: Sequence[torch.Tensor]) -> float:
-    """Over all texts; infinite where shapes differ."""
+    """Largest difference over all texts; infinite if shapes differ."""
     found = [torch.as_tensor(vectors) for vectors in found]
     if [vectors.shape for vectors in found] != [vectors.shape for vectors in expected]:
         return float("inf")

@@ -1,5 +1,5 @@
 """
-An environment for PyLate, made by its own pins, which do not go together with those of this library.
+An environment for PyLate, whose pinned requirements conflict with those of this library.
 
     python tests/interop/pylate_environment.py FOLDER
 """
@@ -16,12 +16,12 @@ from packaging.requirements import Requirement
 
 
 PYLATE = "pylate==1.6.0"
-# PyLate's index. It asks for one version of torch with CUDA; nothing that encodes texts needs it.
+# PyLate's index requires one version of torch with CUDA; encoding does not need it.
 LEFT_OUT = {"fast-plaid"}
 
 
 def pylate_python(folder: Path) -> Path:
-    """The interpreter of the environment in `folder`, which is made if it is not there; that takes some minutes."""
+    """The interpreter of the environment in `folder`, which is created if missing (takes some minutes)."""
     python = folder / "bin" / "python"
     if not python.is_file() or subprocess.run([python, "-c", "import pylate.models"], capture_output=True).returncode:
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
@@ -30,17 +30,17 @@ def pylate_python(folder: Path) -> Path:
     return python
 
 
-def install(python: Path, *what: str) -> None:
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *what], check=True)
+def install(python: Path, *requirements: str) -> None:
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *requirements], check=True)
 
 
 def pins(folder: Path) -> list[str]:
-    """What PyLate asks for, as its own package says."""
+    """The requirements in PyLate's metadata."""
     places = [str(place) for place in folder.glob("lib/python*/site-packages")]
     (pylate,) = distributions(name="pylate", path=places)
-    asked = [Requirement(line) for line in pylate.requires]
-    asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return [f"{one.name}{one.specifier}" for one in asked if one.name not in LEFT_OUT]
+    requirements = [Requirement(line) for line in pylate.requires]
+    required = [each for each in requirements if each.marker is None or each.marker.evaluate({"extra": ""})]
+    return [f"{each.name}{each.specifier}" for each in required if each.name not in LEFT_OUT]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """
-Runs in PyLate's own environment, without this library: opens folders with `pylate.models.ColBERT`, and writes what it
-makes of texts.
+Open folders with `pylate.models.ColBERT` and write its vectors of texts. Runs in PyLate's environment.
 
     python pylate_run.py jobs.json
 
-A job: `open`, a folder; `arguments` of the class; `queries` and `documents`, texts; `prompts`, whether to put the
-model's prompts before them, which PyLate leaves to the caller; `vectors`, the `.npz` file to write; and `save`, if
-PyLate is to save the model too.
+Keys of a job: `open`, a folder; `arguments` of the class; `queries` and `documents`, texts; `prompts`, whether to add
+the model's prompts, which PyLate leaves to the caller; `vectors`, the `.npz` file to write; optionally `save`, where
+to save the model.
 """
 
 from __future__ import annotations

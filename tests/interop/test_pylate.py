@@ -1,6 +1,7 @@
 """
-Our folders in PyLate, PyLate's folders here, and its vectors searched with our queries. PyLate runs in an environment
-of its own, see `pylate_environment.py`: in the folder that HF_OPTICAL_PYLATE names, or made for the occasion.
+Our folders opened by PyLate, PyLate's folders opened here, and its vectors searched with our queries.
+
+PyLate runs in a separate environment (`pylate_environment.py`): the one in HF_OPTICAL_PYLATE, or else a new one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from hf_optical.hub import write_card
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-# What PyLate can be told of a new model.
+# PyLate's options for a new model.
 FRESH = {
     "its defaults": {},
     "neither markers nor expansion": {
@@ -54,7 +55,7 @@ THEIRS = [(architecture, name) for architecture in LATE for name in FRESH]
 
 
 class Encoded:
-    """What PyLate made of `HARD`: vectors and token ids of each text, as it exported them, and what it warned of."""
+    """PyLate's vectors, token ids and warnings for the texts in `HARD`."""
 
     def __init__(self, path: Path):
         arrays = np.load(path)
@@ -73,7 +74,7 @@ def python(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def root(python, tmp_path_factory) -> Path:
-    """A folder where PyLate has opened our folders and saved its own."""
+    """A folder in which PyLate has opened our checkpoints and saved its own."""
     root = tmp_path_factory.mktemp("pylate")
     jobs = [{"open": write_folder(root / "ours" / "/".join(source), *source)} for source in SOURCES]
     for architecture, name in THEIRS:
@@ -90,7 +91,7 @@ def root(python, tmp_path_factory) -> Path:
 
 
 def run(python: Path, jobs: list[dict], root: Path) -> None:
-    """Has PyLate do all the jobs in one process."""
+    """Run all jobs in one PyLate process."""
     for job in jobs:
         folder = job.get("save", job["open"])
         job |= {"queries": HARD, "documents": HARD, "vectors": f"{folder}/vectors.npz"}
@@ -100,7 +101,7 @@ def run(python: Path, jobs: list[dict], root: Path) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=": ".join)
-def test_our_folders_open_there(root, source):
+def test_pylate_opens_our_folders(root, source):
     folder = root / "ours" / "/".join(source)
     peer = Encoded(folder / "vectors.npz")
     assert peer.warned == []
@@ -110,7 +111,7 @@ def test_our_folders_open_there(root, source):
 
 
 @pytest.mark.parametrize("source", THEIRS, ids=": ".join)
-def test_their_folders_open_here(root, source):
+def test_pylate_folders_open_here(root, source):
     folder = root / "theirs" / "/".join(source)
     peer = Encoded(folder / "vectors.npz")
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
@@ -122,7 +123,7 @@ def test_their_folders_open_here(root, source):
     assert largest_difference(peer.vectors["document"], retriever.encode_documents(HARD)) <= 1e-6
 
 
-def test_their_folders_saved_here_are_the_same_everywhere(python, root, tmp_path):
+def test_pylate_folders_saved_here_are_unchanged_everywhere(python, root, tmp_path):
     from sentence_transformers import MultiVectorEncoder
 
     folders = {source: tmp_path / "/".join(source) for source in THEIRS}
@@ -143,7 +144,7 @@ def test_their_folders_saved_here_are_the_same_everywhere(python, root, tmp_path
 
 
 @pytest.mark.parametrize("architecture", LATE)
-def test_an_index_that_it_exported_is_searched_with_the_queries_of_a_pack(root, architecture):
+def test_index_exported_by_pylate_is_searchable_with_a_pack(root, architecture):
     base = root / "ours" / architecture / "projection"
     index = Encoded(base / "vectors.npz").vectors["document"]
     retriever = OpticalRetriever.from_pretrained(base, device="cpu")
@@ -157,15 +158,15 @@ def test_an_index_that_it_exported_is_searched_with_the_queries_of_a_pack(root, 
     assert largest_difference(queries, retriever.encode_queries(HARD, language="base")) > 0.1
 
 
-def test_what_the_page_and_the_cards_show_runs(python, tmp_path):
+def test_snippets_on_page_and_cards_run(python, tmp_path):
     base = write_folder(tmp_path / "outputs" / "base", "bert", "nothing")
     write_card(base, kind="model", base_model="", languages=["sw"], details={}, repo_id=str(base))
-    shown = []
+    code = []
     for page in (REPOSITORY / "docs" / "interoperability.md", base / "README.md"):
         snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         (snippet,) = [snippet for snippet in snippets if "from pylate" in snippet]
-        shown.append(snippet)
-    subprocess.run([python, "-c", "\n".join(shown)], cwd=tmp_path, check=True)
+        code.append(snippet)
+    subprocess.run([python, "-c", "\n".join(code)], cwd=tmp_path, check=True)
     index = list(np.load(tmp_path / "outputs" / "index.npz").values())
     documents = ["Coffee beans are roasted before they are ground.", "Malaria is spread by mosquitoes."]
     retriever = OpticalRetriever.from_pretrained(base, device="cpu")

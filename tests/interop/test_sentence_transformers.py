@@ -1,4 +1,4 @@
-"""Our folders in sentence-transformers, without a line of this library."""
+"""Our folders opened by sentence-transformers alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from packs import WORDS, make_pack
 from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 
 
-# PyLate strips these; sentence-transformers reads what it is given, as we do.
+# PyLate strips whitespace; sentence-transformers does not, like us.
 TEXTS = [*HARD, "", " ", "\n  the river \t"]
 
 
@@ -24,7 +24,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture
 def logged():
-    """What any library logs as a warning."""
+    """Warnings logged by transformers and sentence-transformers."""
     messages = []
     handler = logging.Handler(level=logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -36,7 +36,7 @@ def logged():
         logging.getLogger(name).removeHandler(handler)
 
 
-def test_the_vectors_are_the_same(folder, logged):
+def test_vectors_equal_sentence_transformers(folder, logged):
     from sentence_transformers import MultiVectorEncoder
 
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
@@ -46,7 +46,7 @@ def test_the_vectors_are_the_same(folder, logged):
     assert largest_difference(encoder.encode_document(TEXTS), retriever.encode_documents(TEXTS)) <= 1e-6
 
 
-def test_nothing_in_the_folder_needs_code_of_ours(folder):
+def test_folder_does_not_need_this_library(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
     for path in files:
@@ -57,7 +57,7 @@ def test_nothing_in_the_folder_needs_code_of_ours(folder):
     assert {module["type"].rsplit(".", 1)[0] for module in modules} == {"sentence_transformers.models"}
 
 
-def test_packs_beside_a_base_are_passed_over(tmp_path):
+def test_packs_next_to_a_base_are_ignored(tmp_path):
     from sentence_transformers import MultiVectorEncoder
 
     base = OpticalRetriever.from_pretrained(write_folder(tmp_path / "base", "bert", "nothing"), device="cpu")
@@ -69,7 +69,7 @@ def test_packs_beside_a_base_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("setting", ["nothing", "projection"])
-def test_half_precision_on_disk_is_computed_in_single_where_that_is_asked_for(tmp_path, setting):
+def test_half_precision_weights_can_be_loaded_in_float32(tmp_path, setting):
     from sentence_transformers import MultiVectorEncoder
 
     write_folder(tmp_path, "bert", setting)
@@ -79,8 +79,8 @@ def test_half_precision_on_disk_is_computed_in_single_where_that_is_asked_for(tm
     assert largest_difference(encoder.encode_query(TEXTS), retriever.encode_queries(TEXTS)) <= 1e-6
 
 
-def test_a_skip_word_that_the_tokenizer_lacks_stays_with_us(tmp_path):
-    """Another library would warn of it (sentence-transformers), or skip every unknown word in its place (PyLate)."""
+def test_skip_words_missing_from_the_tokenizer_are_not_exported(tmp_path):
+    """sentence-transformers would warn about them; PyLate would skip every unknown word instead."""
     OpticalProcessor(tokenizer_of("bert"), skip_tokens=["?", "mzuqo"]).save_pretrained(tmp_path)
     roles = json.loads((tmp_path / "config_sentence_transformers.json").read_text(encoding="utf-8"))
     assert roles["skiplist_words"] == ["?"]

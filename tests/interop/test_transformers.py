@@ -1,4 +1,4 @@
-"""Our folders in plain transformers and PEFT, without a line of this library."""
+"""Our folders opened by transformers and PEFT alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoTokenizer
 from hf_optical import OpticalRetriever
 
 
-# PEFT asks transformers for it by an old name.
+# PEFT uses a deprecated name of transformers.
 old_name = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
@@ -27,7 +27,7 @@ def folder(request, tmp_path_factory):
 
 @torch.no_grad()
 def encode(encoder, tokenizer, texts, projection=None, length=64):
-    """What the README of any late-interaction model would tell one to do by hand."""
+    """Late-interaction encoding by hand, as a README would explain it."""
     vectors = []
     for text in texts:
         batch = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
@@ -44,7 +44,7 @@ def dense(folder):
     return load_file(path)["linear.weight"] if path.is_file() else None
 
 
-def test_it_is_automodel_and_a_matrix(folder):
+def test_model_equals_automodel_and_a_projection(folder):
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
     encoder, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     found = encode(encoder, tokenizer, HARD, dense(folder))
@@ -52,7 +52,7 @@ def test_it_is_automodel_and_a_matrix(folder):
 
 
 @old_name
-def test_a_pack_without_new_words_is_a_peft_adapter(folder, tmp_path):
+def test_pack_without_new_words_is_a_peft_adapter(folder, tmp_path):
     pack = make_pack(folder, "sw", 7)
     pack.save_pretrained(tmp_path)
     retriever = OpticalRetriever.from_pretrained(tmp_path, base_model=folder, device="cpu")
@@ -62,8 +62,8 @@ def test_a_pack_without_new_words_is_a_peft_adapter(folder, tmp_path):
 
 
 @old_name
-def test_a_pack_with_new_words_takes_the_words_first(folder, tmp_path):
-    """Tokens and rows go in by hand, before PEFT opens the adapter; what is read as its nearest word is not."""
+def test_pack_with_new_words_needs_the_words_first(folder, tmp_path):
+    """Tokens and embedding rows are added by hand before PEFT opens the adapter; nearest words are not used."""
     pack = make_pack(folder, "sw", 7, WORDS)
     pack.save_pretrained(tmp_path)
     retriever = OpticalRetriever.from_pretrained(tmp_path, base_model=folder, device="cpu")

@@ -29,7 +29,7 @@ def literal_loss(student, teacher):
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=5), st.integers(0, 10**6))
-def test_the_loss_is_a_literal_loop_over_each_pair(lengths, seed):
+def test_loss_equals_a_plain_loop_over_pairs(lengths, seed):
     generator = torch.Generator().manual_seed(seed)
     n, m = (max(length[side] for length in lengths) for side in (0, 1))
     student = torch.randn(len(lengths), n, 6, generator=generator)
@@ -41,14 +41,14 @@ def test_the_loss_is_a_literal_loop_over_each_pair(lengths, seed):
     assert found.tolist() == pytest.approx([loss.item() for loss in expected], abs=1e-5)
 
 
-def test_the_alignment_goes_by_the_smallest_cost_left():
+def test_alignment_takes_the_smallest_remaining_cost():
     cost = torch.tensor([[[0.1, 0.2, 9.0], [0.0, 0.15, 9.0], [9.0, 9.0, 9.0]]])
     mask = torch.tensor([[True, True, False]])
     rows, columns, aligned = greedy_alignment(cost, mask, mask)
     assert (rows.tolist(), columns.tolist(), aligned.tolist()) == ([[1, 0]], [[0, 1]], [[True, True]])
 
 
-def test_padding_and_batch_mates_change_nothing():
+def test_loss_is_independent_of_padding_and_batch():
     torch.manual_seed(1)
     student, teacher = torch.randn(1, 4, 5), torch.randn(1, 6, 5)
     loss = GreedyAlignmentLoss(reduction="none")
@@ -60,7 +60,7 @@ def test_padding_and_batch_mates_change_nothing():
     assert torch.equal(together[:1], alone)
 
 
-def test_weights_say_what_a_pair_counts_for():
+def test_weights_scale_the_aligned_pairs():
     student = torch.eye(2).unsqueeze(0)
     teacher = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])
     loss = GreedyAlignmentLoss()
@@ -71,13 +71,13 @@ def test_weights_say_what_a_pair_counts_for():
     assert loss(student, teacher, student_weights=heavy, teacher_weights=heavy).item() == pytest.approx(0.4 / 4)
 
 
-def test_a_token_without_weight_is_not_aligned():
+def test_tokens_with_zero_weight_are_not_aligned():
     student = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
     teacher = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
     assert GreedyAlignmentLoss()(student, teacher, student_weights=torch.tensor([[1.0, 0.0]])).item() == 0
 
 
-def test_the_gradient_flows_through_what_is_aligned_alone():
+def test_gradient_reaches_only_aligned_tokens():
     torch.manual_seed(0)
     student = torch.randn(1, 5, 4, requires_grad=True)
     teacher = torch.randn(1, 2, 4)
@@ -93,12 +93,12 @@ def test_the_gradient_flows_through_what_is_aligned_alone():
         ({"student_mask": torch.ones(2, 4)}, "student_mask must have shape \\(2, 3\\)"),
     ],
 )
-def test_bad_input(change, message):
+def test_invalid_input_raises(change, message):
     with pytest.raises(ValueError, match=message):
         GreedyAlignmentLoss()(torch.randn(2, 3, 5), torch.randn(2, 4, 5), **change)
 
 
-def test_nothing_to_align():
+def test_masks_without_tokens_raise():
     cost, nothing = torch.rand(2, 3, 4), torch.zeros(2, 4, dtype=torch.bool)
     assert all(part.shape == (2, 0) for part in greedy_alignment(cost, torch.ones(2, 3, dtype=torch.bool), nothing))
     nothing[1, 2] = True
@@ -107,7 +107,7 @@ def test_nothing_to_align():
     assert all(part.shape == (0, 0) for part in greedy_alignment(cost[:0], nothing[:0, :3], nothing[:0]))
 
 
-def test_embeddings_that_are_not_finite():
+def test_embeddings_that_are_not_finite_raise():
     student = torch.randn(2, 3, 5)
     student[1, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="student_embeddings are not finite.*\\[1\\]"):

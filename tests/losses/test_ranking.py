@@ -21,14 +21,14 @@ def some_texts(count: int, tokens: int, seed: int):
 SIZES = (4, 7), (6, 9), (0, 1)
 
 
-def test_the_scores_are_maxsim_by_the_number_of_query_tokens():
+def test_scores_are_maxsim_divided_by_query_length():
     (queries, query_mask), (documents, document_mask) = map(some_texts, *SIZES)
     expected = maxsim(queries, documents, query_mask, document_mask) / query_mask.sum(1, keepdim=True)
     found = RankingLoss.scores(queries, documents, query_mask, document_mask)
     assert (found - expected).abs().max() <= 1e-6
 
 
-def test_the_divergence_is_scipy_s():
+def test_divergence_equals_scipy():
     (queries, query_mask), (documents, document_mask) = map(some_texts, *SIZES)
     target = torch.randn(4, 7, generator=torch.Generator().manual_seed(2))
     scores = RankingLoss.scores(queries, documents, query_mask, document_mask).double().numpy()
@@ -40,7 +40,7 @@ def test_the_divergence_is_scipy_s():
     assert loss.item() == pytest.approx(-np.log(softmax(scores / 0.2, 1)[range(4), labels]).mean(), rel=1e-5)
 
 
-def test_a_student_that_ranks_as_the_teacher_has_no_loss_and_no_gradient():
+def test_loss_and_gradient_are_zero_for_equal_rankings():
     (queries, query_mask), (documents, document_mask) = some_texts(3, 5, 4), some_texts(3, 5, 5)
     queries.requires_grad_()
     target = RankingLoss.scores(queries, documents, query_mask, document_mask)
@@ -49,7 +49,7 @@ def test_a_student_that_ranks_as_the_teacher_has_no_loss_and_no_gradient():
     assert loss.item() == pytest.approx(0, abs=1e-6) and queries.grad.abs().max() <= 1e-5
 
 
-def test_padding_changes_nothing_even_where_all_products_are_negative():
+def test_padding_does_not_matter_when_all_products_are_negative():
     query, document = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])
     one = torch.ones(1, 1)
     assert RankingLoss.scores(query, document, one, torch.tensor([[1, 0]])).item() == -1
@@ -59,7 +59,7 @@ def test_padding_changes_nothing_even_where_all_products_are_negative():
 
 
 @pytest.mark.parametrize("junk", [torch.nan, torch.inf])
-def test_padding_may_hold_anything(junk):
+def test_content_of_padding_does_not_matter(junk):
     results = []
     for padding in (0.0, junk):
         sides = [(vectors.masked_fill(~mask.unsqueeze(2), padding), mask) for vectors, mask in map(some_texts, *SIZES)]
@@ -70,7 +70,7 @@ def test_padding_may_hold_anything(junk):
     assert all(torch.equal(clean, dirty) and dirty.isfinite().all() for clean, dirty in zip(*results, strict=True))
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     (queries, mask), _ = some_texts(2, 3, 0), None
     with pytest.raises(ValueError, match="document_mask leaves no token.*batch entries \\[1\\]"):
         RankingLoss.scores(queries, queries, mask, torch.tensor([[1, 1, 1], [0, 0, 0]]))

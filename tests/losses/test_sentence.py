@@ -6,7 +6,7 @@ import torch
 from hf_optical.losses import SentenceMSELoss
 
 
-def test_it_is_the_squared_distance_of_mean_vectors_as_sentence_transformers_pools_them():
+def test_loss_equals_squared_distance_of_mean_pooled_vectors():
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     torch.manual_seed(0)
@@ -26,7 +26,7 @@ def test_it_is_the_squared_distance_of_mean_vectors_as_sentence_transformers_poo
     )
 
 
-def test_padding_may_hold_anything_and_weights_weigh():
+def test_padding_is_ignored_and_weights_are_used():
     student = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [torch.nan, torch.inf]]])
     teacher = torch.tensor([[[1.0, 0.0]]])
     mask = torch.tensor([[1, 1, 0]])
@@ -36,7 +36,7 @@ def test_padding_may_hold_anything_and_weights_weigh():
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e36])
-def test_weights_of_any_size_weigh_alike(scale):
+def test_loss_is_independent_of_the_scale_of_weights(scale):
     student, teacher = (1e3 * torch.randn(2, 3, 4)).requires_grad_(), torch.randn(2, 5, 4)
     weights = torch.rand(2, 3)
     losses = [SentenceMSELoss()(student, teacher, student_weights=weights * size) for size in (1.0, scale)]
@@ -45,7 +45,7 @@ def test_weights_of_any_size_weigh_alike(scale):
     assert torch.allclose(*gradients, rtol=1e-4)
 
 
-def test_bad_input():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match="teacher has no token with mass.*batch entries \\[0\\]"):
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), teacher_mask=torch.zeros(1, 2))
     with pytest.raises(

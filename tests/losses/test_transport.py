@@ -1,4 +1,4 @@
-"""`OTAlignmentLoss` against POT, finite differences and its own promises."""
+"""`OTAlignmentLoss` compared with POT and finite differences."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pot_cost(solver: str, index: int, weights: tuple[Tensor, Tensor], epsilon: f
 @pytest.mark.parametrize(("solver", "tolerance"), [("exact", 1e-6), ("sinkhorn", 1e-5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_loss_is_that_of_pot(solver: str, tolerance: float, dtype: torch.dtype, weighted: bool) -> None:
+def test_loss_equals_pot(solver: str, tolerance: float, dtype: torch.dtype, weighted: bool) -> None:
     inputs = pairs(torch.float64)
     generator = torch.Generator().manual_seed(1)
     weights = tuple(
@@ -67,7 +67,7 @@ def test_loss_is_that_of_pot(solver: str, tolerance: float, dtype: torch.dtype, 
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_gradient_is_that_of_the_envelope(solver: str) -> None:
+def test_gradient_equals_that_with_fixed_plan(solver: str) -> None:
     """The plan held fixed, the cost differentiated: the gradient is equal, and gradcheck passes on that function."""
     student, teacher, *masks = pairs(torch.float64)
     student.requires_grad_()
@@ -85,7 +85,7 @@ def test_gradient_is_that_of_the_envelope(solver: str) -> None:
     torch.testing.assert_close(actual, expected)
 
 
-def test_gradient_is_that_of_the_optimum() -> None:
+def test_gradient_equals_finite_differences_of_the_optimum() -> None:
     """Finite differences of the exact optimum, and of the entropic objective, in which the plan follows the cost."""
     student, teacher, *masks = pairs(torch.float64)
     student.requires_grad_()
@@ -111,7 +111,7 @@ def test_gradient_is_that_of_the_optimum() -> None:
 
 @pytest.mark.parametrize("junk", [math.nan, math.inf, 1e30, 0.0])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_padding_may_hold_anything(solver: str, junk: float) -> None:
+def test_content_of_padding_does_not_matter(solver: str, junk: float) -> None:
     student, teacher, student_mask, teacher_mask = pairs()
     loss = OTAlignmentLoss(solver=solver)
     results = []
@@ -128,7 +128,7 @@ def test_padding_may_hold_anything(solver: str, junk: float) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_loss_depends_on_neither_padding_nor_batch_mates(solver: str) -> None:
+def test_loss_is_independent_of_padding_and_batch(solver: str) -> None:
     student, teacher, student_mask, teacher_mask = pairs()
     loss = OTAlignmentLoss(solver=solver, reduction="none")
     together = loss(student, teacher, student_mask, teacher_mask)
@@ -147,13 +147,13 @@ def test_reductions_and_diagnostics() -> None:
     torch.testing.assert_close(OTAlignmentLoss(reduction="sum")(*inputs), costs.sum())
 
 
-def test_length_of_vectors_does_not_matter() -> None:
+def test_loss_is_independent_of_vector_length() -> None:
     student, teacher, *masks = pairs()
     loss = OTAlignmentLoss()
     torch.testing.assert_close(loss(3 * student, 0.1 * teacher, *masks), loss(student, teacher, *masks))
 
 
-def test_float32_under_autocast_and_for_half_precision() -> None:
+def test_loss_is_float32_under_autocast_and_for_half_precision() -> None:
     student, teacher, *masks = pairs()
     loss = OTAlignmentLoss()
     expected = loss(student, teacher, *masks)
@@ -167,7 +167,7 @@ def test_float32_under_autocast_and_for_half_precision() -> None:
     assert half[0].grad.dtype == torch.bfloat16 and half[0].grad.isfinite().all()
 
 
-def test_autocast_does_not_reach_the_gradient() -> None:
+def test_autocast_does_not_change_the_gradient() -> None:
     student, teacher, *masks = pairs()
     student.requires_grad_()
     cost = OTAlignmentLoss()(student, teacher, *masks)
@@ -176,7 +176,7 @@ def test_autocast_does_not_reach_the_gradient() -> None:
         assert torch.equal(torch.autograd.grad(cost, student)[0], expected)
 
 
-def test_any_reduction_of_the_costs_has_its_gradient() -> None:
+def test_weighted_sums_of_costs_have_correct_gradients() -> None:
     """Each pair's cost with a weight of its own, on both sides, against finite differences."""
     student, teacher, *masks = pairs(torch.float64)
     loss, weights = OTAlignmentLoss(solver="exact", reduction="none"), torch.tensor([1.0, -2.0, 0.5, 0.0])
@@ -196,7 +196,7 @@ def test_any_reduction_of_the_costs_has_its_gradient() -> None:
 @pytest.mark.parametrize("epsilon", [0.005, 0.05, 1.0])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("case", ["identical vectors", "same vector everywhere", "one token", "zero vectors"])
-def test_degenerate_pairs_are_finite(case: str, solver: str, epsilon: float) -> None:
+def test_loss_is_finite_for_degenerate_pairs(case: str, solver: str, epsilon: float) -> None:
     vectors = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     vectors = {
         "identical vectors": vectors,
@@ -215,7 +215,7 @@ def test_degenerate_pairs_are_finite(case: str, solver: str, epsilon: float) -> 
             assert loss.item() == pytest.approx(1, abs=1e-6)
 
 
-def test_a_zero_vector_among_others_gets_a_gradient_of_ordinary_size() -> None:
+def test_zero_vector_has_a_gradient_of_ordinary_size() -> None:
     student, teacher, *_ = pairs()
     student[0, 0] = 0
     student.requires_grad_()
@@ -224,7 +224,7 @@ def test_a_zero_vector_among_others_gets_a_gradient_of_ordinary_size() -> None:
 
 
 @pytest.mark.parametrize("length", [1e15, 1e-10, 2e-15])
-def test_very_long_and_short_vectors_have_the_loss_and_gradient_of_others(length: float) -> None:
+def test_loss_and_gradient_of_very_long_and_short_vectors(length: float) -> None:
     student, teacher, *masks = pairs()
     loss, results = OTAlignmentLoss(), []
     for scale in (1.0, length):
@@ -235,7 +235,7 @@ def test_very_long_and_short_vectors_have_the_loss_and_gradient_of_others(length
 
 
 @pytest.mark.parametrize("length", [1e-16, 1e-20, 1e-38])
-def test_vectors_too_short_to_be_divided_by_are_zero_vectors(length: float) -> None:
+def test_vanishing_vectors_count_as_zero_vectors(length: float) -> None:
     student, teacher, *masks = pairs()
     short = (student * length).requires_grad_()
     loss = OTAlignmentLoss()(short, teacher, *masks)
@@ -278,8 +278,8 @@ STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
 
 @pytest.mark.promise(
     "Numbers",
-    "Embeddings that are not finite, or too large to be squared, end in an error that names side and "
-    "batch entries, never in a wrong loss",
+    "Embeddings that are not finite, or too large to be squared, raise an error that names the side and the batch "
+    "entries; they never give a wrong loss.",
 )
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -299,7 +299,7 @@ STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
         ((STUDENT.index_fill(0, torch.tensor(1), math.nan), TEACHER), r"student_embeddings are not finite.*\[1\]"),
     ],
 )
-def test_bad_input(arguments: tuple, message: str) -> None:
+def test_invalid_input_raises(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OTAlignmentLoss()(*arguments)
 
@@ -312,12 +312,12 @@ def test_bad_input(arguments: tuple, message: str) -> None:
         ({"epsilon": -1}, "epsilon"),
     ],
 )
-def test_bad_options_are_refused_at_once(options: dict, message: str) -> None:
+def test_invalid_options_raise_at_construction(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OTAlignmentLoss(**options)
 
 
 @pytest.mark.parametrize("module", [hf_optical.losses.transport, hf_optical.transport.plan])
-def test_examples_of_the_docstrings(module) -> None:
+def test_docstring_examples(module) -> None:
     results = doctest.testmod(module)
     assert results.attempted and not results.failed

@@ -1,4 +1,4 @@
-"""Whole checkpoints of every layout, for tests to break."""
+"""Complete checkpoints of every layout, for tests to damage."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYOUTS = ("encoder", "pylate", "multi_vector_encoder", "stanford")
 
 
 def write_layout(folder: Path, layout: str) -> Path:
-    """A tiny checkpoint in `folder`, which is made."""
+    """Create `folder` with a tiny checkpoint."""
     folder.mkdir()
     if layout == "pylate":
         return pylate_checkpoint(folder)
@@ -31,7 +31,7 @@ def write_layout(folder: Path, layout: str) -> Path:
 
 
 def sign_pack(folder: Path) -> None:
-    """Gives a pack the hashes of the files that it has now, if it can still be read; as an enemy would."""
+    """Update the hashes of a pack whose files were changed, as an attacker would, if it can still be read."""
     path = folder / "language_pack.json"
     try:
         stored = json.loads(path.read_text())

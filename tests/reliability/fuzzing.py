@@ -1,8 +1,8 @@
 """
-Files as they come from a broken disk, a careless editor or an enemy, and what may come of reading them.
+Damaged and hostile files, and limits on the errors and memory that reading them may cost.
 
-A check takes `st.data()` and draws from it; [`examine`] runs it, some examples in the fast tests and in the slow ones
-for as long as `HF_OPTICAL_FUZZ_SECONDS` says.
+A check draws from `st.data()`. [`examine`] runs it on some examples in the fast tests, and for
+`HF_OPTICAL_FUZZ_SECONDS` in the slow ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hf_optical.errors import DataError
 # CPU time of one slow test.
 SECONDS = float(os.environ.get("HF_OPTICAL_FUZZ_SECONDS", "30"))
 
-# What parsers stumble over.
+# Bytes and values that parsers tend to fail on.
 _BYTES = [
     *(b"\x00", b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc3", b"\xf4\x90\x80\x80", b"\x1a", b"\x85"),
     *(b"\n", b"\r", b"\r\n", b"\n\n", b"\t", b" ", b'"', b"'", b",", b":", b"{", b"}", b"[", b"]", b"\\", b"/", b"#"),
@@ -43,9 +43,9 @@ _VALUES: list[Any] = [
 
 @st.composite
 def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """`content` after one to four edits: cut short, bytes changed, put in, taken out, doubled or swapped."""
+    """`content` after one to four edits: truncated, or bytes changed, inserted, removed or repeated."""
     for _ in range(draw(st.integers(1, 4))):
-        # Heads are where formats keep their promises.
+        # Most formats keep their structure in the header.
         limit = draw(st.sampled_from([16, 512, len(content)]))
         start = draw(st.integers(0, min(limit, len(content))))
         stop = min(len(content), start + draw(st.sampled_from([1, 2, 8, 100, len(content)])))
@@ -64,7 +64,7 @@ def mutated_bytes(draw: st.DrawFn, content: bytes) -> bytes:
 
 @st.composite
 def mutated_json(draw: st.DrawFn, content: Any) -> str:
-    """The text of `content`, a JSON value, after one to three edits: values and keys changed, taken out or doubled."""
+    """`content` as JSON after one to three edits: values and keys changed, removed or repeated."""
     content = copy.deepcopy(content)
     for _ in range(draw(st.integers(1, 3))):
         places = list(_places(content))
@@ -76,7 +76,7 @@ def mutated_json(draw: st.DrawFn, content: Any) -> str:
             parent[key] = copy.deepcopy(draw(st.sampled_from(_VALUES)))
         elif edit == "swap":
             other, place = draw(st.sampled_from(places))
-            # Of a place within the other the copy is of what was there before.
+            # One place may contain the other, so copy both before writing.
             mine, its = copy.deepcopy(parent[key]), copy.deepcopy(other[place])
             other[place] = mine
             parent[key] = its
@@ -90,7 +90,7 @@ def mutated_json(draw: st.DrawFn, content: Any) -> str:
 
 
 def _places(value: Any) -> Iterator[tuple[dict | list, Any]]:
-    """Every place of a value within `value`: what holds it, and its key or position."""
+    """Container and key or index of every value inside `value`."""
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in entries:
         yield value, key
@@ -101,18 +101,18 @@ def _places(value: Any) -> Iterator[tuple[dict | list, Any]]:
 def only_clear_errors(
     named: str | os.PathLike, allowed: tuple[type[Exception], ...] = (DataError, OSError)
 ) -> Iterator[None]:
-    """Nothing is raised, or an error of an allowed type that names the file, or a file in the folder, `named`."""
+    """Check that any error has an allowed type and names the file or folder `named`."""
     try:
         yield
     except Exception as error:
-        assert isinstance(error, allowed), f"{type(error).__name__} is no clear error: {str(error)[:500]}"
+        assert isinstance(error, allowed), f"unexpected {type(error).__name__}: {str(error)[:500]}"
         assert str(Path(named)) in str(error), f"{named} is not named: {type(error).__name__}: {str(error)[:500]}"
-        assert len(str(error)) < 20_000, "an error that nobody reads to its end"
+        assert len(str(error)) < 20_000, "the message is too long to read"
 
 
 @contextmanager
 def limited_memory(more: int) -> Iterator[None]:
-    """No more than `more` bytes beyond what the process has now; a `MemoryError` where they do not do."""
+    """Raise `MemoryError` if the process takes over `more` bytes in addition to what it has now."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
@@ -126,11 +126,12 @@ def examine(
     check: Callable[[st.DataObject], None], *, examples: int | None = None, seconds: float | None = None
 ) -> int:
     """
-    Runs a check on drawn data: on `examples` of them, the same every time, or on new ones for `seconds` of CPU time.
-    A failure says by which seed it is found again.
+    Run a check on `examples` drawn examples, always the same, or on new ones for `seconds` of CPU time.
+
+    A failure prints the seed that reproduces it.
 
     Returns:
-        `int`: how many examples there were.
+        `int`: number of examples.
     """
     count = 0
 
@@ -145,7 +146,7 @@ def examine(
             database=None,
             report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
-            # To say which lines a failure needs takes longer than to find it.
+            # Explaining a failure takes longer than finding it.
             phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             **more,
         )

@@ -1,6 +1,7 @@
 """
-Runs of the example scripts that are killed. Each is forked from a process that has imported everything and done
-nothing yet, so that many can be afforded.
+Runs of the example scripts that are killed.
+
+Each run is forked from a process that has already imported everything, which makes many runs affordable.
 """
 
 from __future__ import annotations
@@ -14,30 +15,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 
-import pytest
 import yaml
+from example_scripts import compare, distill, forking_context
 from packs import WORDS, make_pack
-from tiny import DEMO, REPOSITORY, tiny_checkpoint
+from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 
 
-sys.path.append(str(REPOSITORY / "examples"))
-
-import compare  # noqa: E402
-import distill  # noqa: E402
-
-
-# What Python tells of before it does it; all of them change a folder, `open` if it is for writing.
+# Audit events that Python raises before it changes a folder; `open` only if it is for writing.
 _EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "os.link"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-# Of a file that is cut short.
+# Largest length of a torn file.
 _MOST_BYTES = 20_000
 
-# What is run: it gets the folder that [`prepare`] wrote, and the one to write.
+# A run gets the folder that [`prepare`] wrote and the one to write to.
 Run = Callable[[Path, Path], None]
 
 
@@ -48,9 +42,8 @@ class Kill:
 
     Args:
         kind (`str`):
-            `"moment"`: SIGKILL after a while. `"change"`: SIGKILL at a change of the run's folder, the next of which
-            is not done. `"torn"`: from such a change on, the system kills it in the middle of the first file that
-            grows too long.
+            `"moment"`: SIGKILL after some time. `"change"`: SIGKILL just before a change to the run's folder.
+            `"torn"`: after some change, the system kills the run while it writes a file beyond `length` bytes.
         place (`float`): how far into the run, from 0 to 1.
         length (`int`): bytes after which a file is torn.
     """
@@ -66,7 +59,7 @@ class Kill:
 
 
 def prepare(folder: Path) -> Path:
-    """What the runs read."""
+    """Write the files that the runs read."""
     tiny_checkpoint(folder / "tiny")
     for name, count in (("train", 30), ("validation", 11)):
         lines = (DEMO / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -85,7 +78,7 @@ def prepare(folder: Path) -> Path:
 
 
 def train(inputs: Path, folder: Path) -> None:
-    """A run that caches its teacher, saves often, deletes old checkpoints and goes back to its best."""
+    """Train with a teacher cache, frequent and limited checkpoints, and the best model at the end."""
     settings = {
         **dict.fromkeys(("teacher_model", "student_model"), inputs / "tiny"),
         **{"train_file": inputs / "train.jsonl", "validation_file": inputs / "validation.jsonl", "language": "sw"},
@@ -105,63 +98,56 @@ def study(inputs: Path, folder: Path) -> None:
 
 
 def save_packs(inputs: Path, folder: Path) -> None:
-    """A pack, and another over it."""
+    """Save a pack, and another over it."""
     for seed in (1, 2):
         make_pack(inputs / "tiny", "sw", seed, WORDS).save_pretrained(folder)
 
 
 def save_merged(inputs: Path, folder: Path) -> None:
-    """A plain retriever over one with packs: another base, no packs, and nearest words in place of them."""
+    """Save a merged retriever over one with packs: another base, no packs, and nearest words in their place."""
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
     retriever.merge("sw").save_pretrained(folder)
 
 
 class Runs:
     """
-    Starts runs and kills them.
+    Start runs and kill them.
 
     Args:
-        inputs (`Path`): what [`prepare`] wrote.
+        inputs (`Path`): folder that [`prepare`] wrote.
     """
 
     def __init__(self, inputs: Path):
         self.inputs = inputs
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["pytest", __name__])
-        with pytest.MonkeyPatch.context() as patch:
-            # One thread: what forks must not have others.
-            patch.setenv("OMP_NUM_THREADS", "1")
-            patch.setenv("TOKENIZERS_PARALLELISM", "false")
-            patch.setenv("PYTHONPATH", os.pathsep.join(map(str, sys.path)))
-            forkserver.ensure_running()
+        self._context = forking_context()
 
     def whole(self, run: Run, folder: Path) -> tuple[int, float]:
-        """Runs to the end: how often the folder was changed, and seconds."""
-        process, told = self._start(run, folder)
+        """Run to the end; return the number of changes to the folder and the seconds."""
+        process, log = self._start(run, folder)
         process.join(300)
-        assert process.exitcode == 0, told.read_text(encoding="utf-8")[-5000:]
-        changes, seconds = told.read_text(encoding="utf-8").split()[-2:]
+        assert process.exitcode == 0, log.read_text(encoding="utf-8")[-5000:]
+        changes, seconds = log.read_text(encoding="utf-8").split()[-2:]
         return int(changes), float(seconds)
 
     def kill(self, run: Run, folder: Path, kill: Kill, changes: int, seconds: float) -> bool:
-        """Runs until it is killed: whether it was, and did not end before. A whole run takes `changes`, `seconds`."""
-        process, told = self._start(run, folder, kill, int(kill.place * changes))
+        """Run until the kill; return whether it came before the end. A full run takes `changes` and `seconds`."""
+        process, log = self._start(run, folder, kill, int(kill.place * changes))
         process.join(kill.place * seconds if kill.kind == "moment" else 300)
         if process.exitcode is None:
             process.kill()
             process.join()
-        assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGXFSZ), told.read_text(encoding="utf-8")[-5000:]
+        assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGXFSZ), log.read_text(encoding="utf-8")[-5000:]
         return process.exitcode != 0
 
     def _start(self, run: Run, folder: Path, *kill) -> tuple[multiprocessing.Process, Path]:
-        told = folder.with_suffix(".txt")
-        process = self._context.Process(target=_run, args=(run, self.inputs, folder, told, *kill))
+        log = folder.with_suffix(".txt")
+        process = self._context.Process(target=_run, args=(run, self.inputs, folder, log, *kill))
         process.start()
-        return process, told
+        return process, log
 
 
-def _run(run: Run, inputs: Path, folder: Path, told: Path, kill: Kill | None = None, at: int = 0) -> None:
-    output = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def _run(run: Run, inputs: Path, folder: Path, log: Path, kill: Kill | None = None, at: int = 0) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     changes, start = 0, time.perf_counter()
@@ -188,6 +174,6 @@ def _changes(folder: Path, event: str, arguments: tuple) -> bool:
     path, *others = arguments
     if event == "open" and not (isinstance(others[-1], int) and others[-1] & _WRITING):
         return False
-    # A path relative to an open folder, as `shutil.rmtree` has them, is one of the run's.
+    # `shutil.rmtree` uses paths relative to an open folder; these belong to the run.
     inside = isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(f"{folder}{os.sep}")
     return inside or event in ("os.remove", "os.rmdir") and others[-1] != -1

@@ -1,4 +1,4 @@
-"""What a process holds on to."""
+"""Resources that a process holds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 class Footprint(NamedTuple):
     """
     Attributes:
-        memory (`int`): bytes of this process in memory.
-        tensors (`int`), tensor_bytes (`int`): all tensors, and what they occupy; those that share memory count once.
-        objects (`int`): everything else that the collector knows.
+        memory (`int`): resident bytes of this process.
+        tensors (`int`), tensor_bytes (`int`): number and size of all tensors; shared memory counts once.
+        objects (`int`): other objects tracked by the garbage collector.
         files (`int`): open file handles.
     """
 
@@ -26,12 +26,15 @@ class Footprint(NamedTuple):
     files: int
 
 
+def open_files() -> int:
+    """Number of open file handles of this process."""
+    return psutil.Process(os.getpid()).num_fds()
+
+
 def footprint() -> Footprint:
     gc.collect()
     objects = gc.get_objects()
     tensors = [each for each in objects if issubclass(type(each), torch.Tensor)]
     storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-    process = psutil.Process(os.getpid())
-    return Footprint(
-        process.memory_info().rss, len(tensors), sum(storages.values()), len(objects) - len(tensors), process.num_fds()
-    )
+    memory = psutil.Process(os.getpid()).memory_info().rss
+    return Footprint(memory, len(tensors), sum(storages.values()), len(objects) - len(tensors), open_files())

@@ -1,6 +1,7 @@
 """
-Everything that is published, opened or fails with a token at hand, as talkative as libraries get. Run by
-`test_planted_token.py` in a process of its own; the arguments are a folder and two tokens, one of them of no use.
+Training, publishing and failing with a token, at the most verbose log level.
+
+Run by `test_planted_token.py` in a separate process. The arguments are a folder, a valid token and an invalid one.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ for library in (datasets, huggingface_hub, transformers):
     library.utils.logging.set_verbosity_debug()
 
 
-def shown(act: Callable, *args, **kwargs) -> None:
-    """Does what fails, and prints all that is known of the failure."""
+def print_failure(function: Callable, *args, **kwargs) -> None:
+    """Call a function that must fail, and print the traceback."""
     try:
-        act(*args, **kwargs)
+        function(*args, **kwargs)
     except (OSError, ValueError, TypeError):
         traceback.print_exc()
     else:
-        raise AssertionError(f"{act} was to fail")
+        raise AssertionError(f"{function} did not fail")
 
 
 def study(folder: Path, token: str) -> None:
@@ -90,21 +91,21 @@ def main(folder: Path, token: str, useless: str) -> None:
     print(OpticalRetriever.from_pretrained("org/student", device="cpu"))
     study(folder, token)
 
-    shown(load_study, planted_study(folder, token))
-    shown(OTDistillationConfig, **{**settings, "hub_strategy": "checkpoint"})
+    print_failure(load_study, planted_study(folder, token))
+    print_failure(OTDistillationConfig, **{**settings, "hub_strategy": "checkpoint"})
     for other in (useless, f"{token}\n", f"{token} é", f"{token}\r\nX: y"):
-        shown(upload_folder, folder / "base", "org/base", token=other)
+        print_failure(upload_folder, folder / "base", "org/base", token=other)
         args = OTDistillationConfig(**{**settings, "hub_token": other, "hub_model_id": "org/new"})
-        shown(OTDistillationTrainer, "org/base", str(base), args, pairs, pairs)
-    shown(upload_folder, folder / "base", "others/base", token=token)
-    shown(OpticalRetriever.from_pretrained, "others/private")
+        print_failure(OTDistillationTrainer, "org/base", str(base), args, pairs, pairs)
+    print_failure(upload_folder, folder / "base", "others/base", token=token)
+    print_failure(OpticalRetriever.from_pretrained, "others/private")
     print("all done")
 
 
 def planted_study(folder: Path, token: str) -> Path:
-    """A study that tells the token, which would be published with it."""
+    """A study that contains the token and would be published with it."""
     content = yaml.safe_load((folder / "study.yaml").read_text())
-    # Where the token is looked for afterwards it may not be for being put there.
+    # Outside the folders that are searched for the token afterwards.
     path = folder.parent.parent / "planted.yaml"
     path.write_text(yaml.safe_dump({**content, "training": {"hub_token": token}}))
     return path

@@ -1,4 +1,4 @@
-"""The same seed on the same machine gives the same result, to the last bit."""
+"""The same seed on the same machine gives the same results, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hf_optical import OpticalRetriever, OTDistillationTrainer, load_beir
 from hf_optical.retrieval import search
 
 
-# With all that is drawn at random: dropout, switched words, the order of the pairs, new weights.
+# Everything that is random: dropout, switched words, the order of the pairs, new weights.
 SETTINGS = {
     "method": "hybrid",
     "max_steps": 4,
@@ -33,11 +33,11 @@ SETTINGS = {
 
 @pytest.mark.promise(
     "Numbers",
-    "Same seed, same machine, same bits: losses and gradients, a training run (dropout, code switching, "
-    "new words), encoding, search; in a fresh process too",
+    "The same seed on the same machine gives bit-identical losses, gradients, training runs (with dropout, code "
+    "switching and new words), encodings and searches, also in a new process.",
 )
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_and_its_gradient_are_the_same_again(name: str) -> None:
+def test_loss_and_gradient_are_reproducible(name: str) -> None:
     drawn = Pairs(((30, 25), (7, 31), (1, 4), (16, 16)), "random", "masked", torch.float32, 32, 0.0, seed=1)
     once, again = (with_gradients(LOSSES[name], *drawn.tensors()) for _ in range(2))
     assert all(torch.equal(*both) for both in zip(once, again, strict=True))
@@ -49,10 +49,10 @@ def trained(trainer: OTDistillationTrainer) -> tuple[list[float], dict[str, torc
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], weights(trainer.model)
 
 
-def test_training_is_the_same_again(make_trainer) -> None:  # noqa: F811
+def test_training_is_reproducible(make_trainer) -> None:  # noqa: F811
     runs = []
     for seed in (7, 7, 8):
-        torch.manual_seed(len(runs))  # what was drawn before does not matter
+        torch.manual_seed(len(runs))  # earlier random numbers do not matter
         runs.append(trained(make_trainer(**SETTINGS, seed=seed)))
     (losses, first), (losses_again, again), (_, other) = runs
     assert losses == losses_again and len(losses) == SETTINGS["max_steps"]
@@ -60,19 +60,19 @@ def test_training_is_the_same_again(make_trainer) -> None:  # noqa: F811
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_encoding_and_search_are_the_same_again(tiny) -> None:
+def test_encoding_and_search_are_reproducible(tiny) -> None:
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     texts = [document.text for document in load_beir(DEMO / "retrieval").corpus.values()]
     read = [retriever.encode_documents(texts, batch_size=8) for _ in range(2)]
     assert all(torch.equal(*both) for both in zip(*read, strict=True))
     assert search(read[0][:9], read[0], top_k=5) == search(read[1][:9], read[1], top_k=5)
-    # Two that are alike are told apart by their place.
+    # Equal documents are ordered by their position.
     assert [hit.document for hit in search(read[0][:1], read[0][:1] * 3, top_k=3)[0]] == [0, 1, 2]
 
 
 @pytest.mark.slow
-def test_a_fresh_process_gives_the_same(tiny, run_python, tmp_path) -> None:  # noqa: F811
-    """Training, encoding and search by processes that hash strings in another way."""
+def test_results_are_reproducible_in_a_new_process(tiny, run_python, tmp_path) -> None:  # noqa: F811
+    """Training, encoding and search in processes with different hash seeds."""
     code = f"""
         import hashlib, json, os
         import torch
@@ -96,11 +96,11 @@ def test_a_fresh_process_gives_the_same(tiny, run_python, tmp_path) -> None:  # 
             [[(hit.document, hit.score) for hit in hits] for hits in retriever.search(queries, documents, top_k=5)],
         ]))
     """
-    told = []
+    results = []
     for seed in ("1", "4321"):
         process = run_python(code, FOLDER=str(tmp_path / seed), PYTHONHASHSEED=seed)
         assert process.returncode == 0, process.stderr
-        told.append(json.loads(process.stdout.splitlines()[-1]))
-    losses, digests, hits = told[0]
+        results.append(json.loads(process.stdout.splitlines()[-1]))
+    losses, digests, hits = results[0]
     assert len(losses) == SETTINGS["max_steps"] and len(digests) > 50 and len(hits[0]) == 5
-    assert told[0] == told[1]
+    assert results[0] == results[1]

@@ -1,8 +1,8 @@
 """
-Every loader of texts, given damaged and hostile files: what comes out is whole, or the error says which file it is.
+Every loader of texts, given damaged and hostile files, returns complete data or raises an error that names the file.
 
-The slow tests go on for `HF_OPTICAL_FUZZ_SECONDS` of CPU time each (30 by default), on data that is new every time; a
-failure prints the seed by which it comes again. The fast ones look at the same examples every time.
+The slow tests run for `HF_OPTICAL_FUZZ_SECONDS` of CPU time each (30 by default) on new data every time; a failure
+prints the seed that reproduces it. The fast tests use the same examples every time.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def in_table(rows: list[list[str]], separator: str) -> bytes:
 
 
 def in_columns(rows: list[list[str]], separator: str) -> bytes:
-    """As MUSE and the judgements of BEIR are written, without quotation marks."""
+    """The format of MUSE and of BEIR's judgements, without quotation marks."""
     return "".join(separator.join(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
@@ -124,11 +124,11 @@ class File:
     A file that a loader reads.
 
     Attributes:
-        name (`str`): in the folder.
-        rows (`list`): what is in it.
+        name (`str`): path inside the folder.
+        rows (`list`): valid content.
         write (function): rows -> bytes.
-        draw_rows (function): draws rows that are not as they should be.
-        endings (`tuple` of `str`): of the compressions that it may have.
+        draw_rows (function): draws damaged rows.
+        endings (`tuple` of `str`): suffixes of supported compressions.
     """
 
     name: str
@@ -140,7 +140,7 @@ class File:
 
 @dataclass
 class Loader:
-    """Files that belong together, what reads them, and what must be true of what it gives."""
+    """Files that belong together, the function that loads them, and a check of the result."""
 
     files: list[File]
     load: Callable[[Path], Any]
@@ -148,7 +148,7 @@ class Loader:
 
 
 def objects(data: st.DataObject, rows: list[Any]) -> bytes:
-    """Lines of JSON of which some were changed, left out, put in twice or nested without end."""
+    """JSON lines, some of them changed, removed, repeated or nested without end."""
     lines = [json.dumps(row) for row in rows]
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(lines) - 1))
@@ -165,12 +165,12 @@ def objects(data: st.DataObject, rows: list[Any]) -> bytes:
 
 
 def a_list(data: st.DataObject, rows: list[Any]) -> bytes:
-    """One list of JSON, changed at any depth."""
+    """A JSON list, changed at any depth."""
     return data.draw(mutated_json(rows)).encode()
 
 
 def cells(data: st.DataObject, rows: list[list[str]]) -> list[list[str]]:
-    """A table with cells, columns and rows changed, left out and doubled."""
+    """A table with cells, columns and rows changed, removed and repeated."""
     rows = [list(row) for row in rows]
     for _ in range(data.draw(st.integers(1, 4))):
         row = rows[data.draw(st.integers(0, len(rows) - 1))]
@@ -186,12 +186,12 @@ def cells(data: st.DataObject, rows: list[list[str]]) -> list[list[str]]:
 
 
 def columns(data: st.DataObject, rows: list[dict[str, Any]]) -> bytes:
-    """A Parquet file with columns of any type, and texts that are no UTF-8."""
+    """A Parquet file with columns of any type and text that is not UTF-8."""
     count = len(rows)
     odd = {
         "numbers": pa.array([3] * count),
         "bytes": pa.array([b"\xff"] * count),
-        "no utf-8": pa.Array.from_buffers(
+        "not utf-8": pa.Array.from_buffers(
             pa.string(),
             count,
             [
@@ -345,7 +345,7 @@ LOADERS = {
 
 
 def lay_out(loader: Loader, folder: Path, chosen: File | None = None, ending: str = "", content: bytes = b"") -> None:
-    """Writes the files as they should be, but of the `chosen` one the `content`."""
+    """Write all files with valid content, except for `chosen`, which gets `content`."""
     for file in loader.files:
         path = folder / file.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -358,7 +358,7 @@ def lay_out(loader: Loader, folder: Path, chosen: File | None = None, ending: st
 
 
 def draw_content(data: st.DataObject, file: File) -> tuple[str, bytes]:
-    """The ending of a compression, and a damaged file: in its rows, its bytes or its compressed bytes."""
+    """Draw the suffix of a compression and a file with damaged rows, bytes or compressed bytes."""
     ending = data.draw(st.sampled_from(file.endings))
     kind = data.draw(st.sampled_from(["rows", "rows", "bytes", "compressed"]))
     if kind == "rows":
@@ -394,7 +394,7 @@ def checked(name: str, folder: Path) -> tuple[Callable[[st.DataObject], None], d
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_what_is_whole_is_read(name, tmp_path):
+def test_valid_files_are_loaded(name, tmp_path):
     loader = LOADERS[name]
     for file in loader.files:
         for ending in file.endings:
@@ -404,12 +404,12 @@ def test_what_is_whole_is_read(name, tmp_path):
 
 @pytest.mark.promise(
     "Text",
-    "Damaged or hostile files of sentence pairs, triples, dictionaries, BEIR folders, AfriQA and CIRAL "
-    "are read whole or refused by an error that names the file, within 4 GB more memory.",
+    "Damaged or hostile files of sentence pairs, triples, dictionaries, BEIR folders, AfriQA and CIRAL are either "
+    "read completely or raise an error that names the file, and take no more than 4 GB of memory.",
 )
 @pytest.mark.filterwarnings("ignore:.* judgements are for missing:UserWarning")
 @pytest.mark.parametrize("name", LOADERS)
-def test_damaged_files_give_clear_errors(name, tmp_path):
+def test_damaged_files_raise_clear_errors(name, tmp_path):
     check, outcomes = checked(name, tmp_path)
     examine(check, examples=40)
     assert outcomes["refused"] > 0
@@ -419,11 +419,11 @@ def test_damaged_files_give_clear_errors(name, tmp_path):
 @pytest.mark.timeout(0)
 @pytest.mark.filterwarnings("ignore:.* judgements are for missing:UserWarning")
 @pytest.mark.parametrize("name", LOADERS)
-def test_damaged_files_give_clear_errors_for_long(name, tmp_path, record_property):
+def test_long_fuzzing_of_files(name, tmp_path, record_property):
     check, outcomes = checked(name, tmp_path)
     examine(check, seconds=SECONDS)
     for outcome, count in outcomes.items():
         record_property(outcome, count)
     print(f"{name}: {outcomes}")
-    # Damage that hits nothing but a text is none, and all other damage is told.
+    # A changed text is still a text; any other damage must be refused.
     assert outcomes["refused"] > outcomes["read"] / 10 and outcomes["read"] > 0

@@ -1,4 +1,4 @@
-"""Language packs and the layouts of checkpoints, broken in every way: opened, or refused by an error that is clear."""
+"""Damaged language packs and checkpoints of every layout open, or raise a clear error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def opens_pack(base: Path, signed: bool) -> Callable[[Path], None]:
 
 @pytest.fixture
 def check(request, tmp_path) -> Callable[[st.DataObject], None]:
-    """Draws a broken copy of a folder of the kind that the test names, and opens it."""
+    """Return a function that draws a damaged copy of a folder of a kind and opens it."""
     kind, whole, copy = request.param, tmp_path / "whole", tmp_path / "copy"
     if kind in LAYOUTS:
         write_layout(whole, kind)
@@ -63,13 +63,13 @@ def check(request, tmp_path) -> Callable[[st.DataObject], None]:
         shutil.copytree(whole, copy, copy_function=os.link)
         name = data.draw(st.sampled_from(names))
         (copy / name).unlink()
-        # Structure is where readers make mistakes: a byte more or less is mostly no JSON at all.
+        # Readers make mistakes with structure; JSON with a changed byte is mostly not JSON at all.
         if name in parsed and data.draw(st.integers(0, 3)):
             (copy / name).write_text(data.draw(mutated_json(parsed[name])))
         else:
             (copy / name).write_bytes(data.draw(mutated_bytes((whole / name).read_bytes())))
         with warnings.catch_warnings(), limited_memory(8 * 2**30):
-            # A library may well say that it passes over a setting that it does not know.
+            # Libraries may warn that they ignore an unknown setting.
             warnings.simplefilter("ignore")
             opened(copy)
 
@@ -77,12 +77,12 @@ def check(request, tmp_path) -> Callable[[st.DataObject], None]:
 
 
 @pytest.mark.parametrize("check", KINDS, indirect=True)
-def test_a_broken_folder_opens_or_says_what_is_wrong(check):
+def test_damaged_folder_opens_or_raises_clear_error(check):
     assert examine(check, examples=15) >= 10
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 20 * SECONDS)
 @pytest.mark.parametrize("check", KINDS, indirect=True)
-def test_broken_folders_for_long(check):
+def test_long_fuzzing_of_folders(check):
     assert examine(check, seconds=SECONDS) >= SECONDS

@@ -1,4 +1,4 @@
-"""Runs that are killed, at any moment and in the middle of any file, and gone on with by the same command."""
+"""Runs that are killed at any moment, or in the middle of writing any file, resume with the same command."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def runs(tmp_path_factory) -> Runs:
 
 @pytest.fixture(scope="module")
 def undisturbed(runs, tmp_path_factory) -> Callable[[Run], tuple[dict[str, Any], tuple[int, float]]]:
-    """What a run leaves behind that nobody kills, and how long it is."""
+    """Return a function that gives the files and the length of a run that is not killed."""
     known: dict[str, tuple[dict[str, Any], tuple[int, float]]] = {}
 
     def get(run: Run) -> tuple[dict[str, Any], tuple[int, float]]:
@@ -55,15 +55,15 @@ def undisturbed(runs, tmp_path_factory) -> Callable[[Run], tuple[dict[str, Any],
 
 
 @pytest.fixture
-def kill_and_go_on(runs, undisturbed, tmp_path) -> Callable[[Run, str, int], None]:
+def kill_and_resume(runs, undisturbed, tmp_path) -> Callable[[Run, str, int], None]:
     def check(run: Run, kind: str, seed: int) -> None:
         expected, length = undisturbed(run)
         folder = tmp_path / f"{run.__name__}-{kind}-{seed}"
-        # Every other run is killed a second time, while it goes on.
+        # Every other run is killed a second time after it was resumed.
         for number in range(1 + seed % 2):
             kill = Kill.draw(kind, seed + 1000 * number)
             while not runs.kill(run, folder, kill, *length) and not number:
-                # It came to its end before.
+                # It ended before the kill.
                 shutil.rmtree(folder)
                 kill = replace(kill, place=kill.place / 2)
             check_whole(folder)
@@ -77,12 +77,12 @@ def kill_and_go_on(runs, undisturbed, tmp_path) -> Callable[[Run, str, int], Non
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Every file, and all that is in it but the time and the place."""
+    """Content of every file, without times and paths."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: told(path, folder) for name, path in files.items()}
+    return {name: comparable(path, folder) for name, path in files.items()}
 
 
-def told(path: Path, folder: Path) -> Any:
+def comparable(path: Path, folder: Path) -> Any:
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text(encoding="utf-8").replace(str(folder), "")))
     if path.name == "report.md":
@@ -91,7 +91,7 @@ def told(path: Path, folder: Path) -> Any:
 
 
 def timeless(content: Any) -> Any:
-    """JSON without what is a matter of time: `train_loss` is the mean since the run was last started."""
+    """JSON without values that depend on time; `train_loss` is the mean since the run was last started."""
     if isinstance(content, dict):
         clock = re.compile("second|runtime|hardware|^time$|^train_loss$")
         return {name: timeless(own) for name, own in content.items() if not clock.search(name)}
@@ -99,11 +99,11 @@ def timeless(content: Any) -> Any:
 
 
 def check_whole(folder: Path) -> None:
-    """Whatever may be looked at is whole: all but folders in the making, and checkpoints that are passed over."""
-    halves = {path for path in folder.glob("checkpoint-*") if not resumable(path)}
+    """Check that every file is complete, except in staging folders and in checkpoints that resuming skips."""
+    incomplete = {path for path in folder.glob("checkpoint-*") if not resumable(path)}
     for path in folder.rglob("*"):
-        in_the_making = any(part.startswith(".saving-") for part in path.relative_to(folder).parts)
-        if path.suffix in READ and not in_the_making and halves.isdisjoint(path.parents):
+        staged = any(part.startswith(".saving-") for part in path.relative_to(folder).parts)
+        if path.suffix in READ and not staged and incomplete.isdisjoint(path.parents):
             READ[path.suffix](path)
 
 
@@ -115,7 +115,7 @@ def resumable(checkpoint: Path) -> bool:
 
 
 def check_weights(folder: Path, expected: dict[str, Any]) -> None:
-    """A pack that is there can be opened, and is the one of the run that nobody kills."""
+    """Check that every pack opens and equals that of a run that is not killed."""
     for file in [path for path in folder.rglob("language_pack.json") if ".saving-" not in str(path)]:
         if file.parent.name.startswith("checkpoint-"):
             continue
@@ -126,24 +126,24 @@ def check_weights(folder: Path, expected: dict[str, Any]) -> None:
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "A training run that is killed at any moment, or in the middle of any file that it writes, goes on "
-    "with `--resume_from_checkpoint last` and ends with the same weights, optimizer state, random state "
-    "and losses, bit for bit; a second kill while it goes on changes nothing.",
+    "A training run that is killed at any moment, or in the middle of writing any file, resumes with "
+    "`--resume_from_checkpoint last` and ends with the same weights, optimizer state, random state and losses, bit "
+    "for bit, even if it is killed a second time.",
 )
 @pytest.mark.promise(
     "Stopping anywhere",
-    "So does a study: the same command goes on, with the same packs, values and report. After a kill "
-    "every file that anything would read is whole.",
+    "A study that is killed resumes with the same command and ends with the same packs, values and report. After a "
+    "kill, every file that would be read is complete.",
 )
-@pytest.mark.parametrize(("run", "kind", "seed"), [(train, "change", 1), (train, "torn", 2), (study, "torn", 0)])
-def test_killed_and_gone_on_with(kill_and_go_on, run, kind, seed):
-    kill_and_go_on(run, kind, seed)
+@pytest.mark.parametrize(("run", "kind", "seed"), [(train, "change", 1), (study, "torn", 0)])
+def test_killed_run_resumes_to_the_same_result(kill_and_resume, run, kind, seed):
+    kill_and_resume(run, kind, seed)
 
 
-def test_a_pack_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_path):
-    """Killed at some of the changes that the second one makes to the folder."""
+def test_pack_killed_while_overwritten_opens_as_old_or_new(runs, tmp_path):
+    """Killed at some of the changes that the second save makes to the folder."""
     changes, seconds = runs.whole(save_packs, tmp_path / "whole")
-    places, seen = range(changes // 2, changes, changes // 16), []
+    places, seen = range(changes // 2, changes, changes // 12), []
     expected = {seed: make_pack(runs.inputs / "tiny", "sw", seed, WORDS) for seed in (1, 2)}
     for place in places:
         folder = tmp_path / str(place)
@@ -160,26 +160,27 @@ def same(one: LanguagePack, other: LanguagePack) -> bool:
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "So does that of a retriever: the base, all packs and the list of languages are one.",
+    "A retriever that is killed while it is saved over another opens as the old one or the new one, with its base, "
+    "packs and list of languages consistent.",
 )
-def test_a_retriever_that_is_written_over_opens_as_the_old_one_or_the_new(runs, tmp_path):
-    """Killed at some of the changes that the second one makes to the folder, most of them when it moves in."""
+def test_retriever_killed_while_overwritten_opens_as_old_or_new(runs, tmp_path):
+    """Killed at some of the changes that the second save makes, mostly when it replaces the first."""
     old = OpticalRetriever.from_pretrained(runs.inputs / "tiny", device="cpu")
     for seed, language in enumerate(("ha", "sw")):
         old.add_language(language, make_pack(runs.inputs / "tiny", language, seed, WORDS))
     old.save_pretrained(tmp_path / "old")
-    expected, seen = {"old": heard(old), "new": heard(old.merge("sw"))}, []
+    expected, seen = {"old": encodings(old), "new": encodings(old.merge("sw"))}, []
     changes, seconds = runs.whole(save_merged, shutil.copytree(tmp_path / "old", tmp_path / "whole"))
     places = [changes // 4, *range(changes // 2, changes, changes // 12)]
     for place in places:
         folder = shutil.copytree(tmp_path / "old", tmp_path / str(place))
         assert runs.kill(save_merged, folder, Kill("change", (place + 0.5) / changes, 0), changes, seconds)
-        found = heard(OpticalRetriever.from_pretrained(folder, device="cpu"))
+        found = encodings(OpticalRetriever.from_pretrained(folder, device="cpu"))
         seen += [which for which in expected if found == expected[which]]
     assert len(seen) == len(places) and seen == sorted(seen, reverse=True) and set(seen) == {"old", "new"}
 
 
-def heard(retriever: OpticalRetriever) -> list[Any]:
+def encodings(retriever: OpticalRetriever) -> list[Any]:
     """Which languages are open and what it reads in each."""
     vectors = [retriever.encode_queries(TEXTS, language=code) for code in (*retriever.languages, "base")]
     return [retriever.languages, [[query.tolist() for query in own] for own in vectors]]
@@ -188,6 +189,6 @@ def heard(retriever: OpticalRetriever) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 118))
 @pytest.mark.parametrize("kind", ["moment", "change", "torn"])
-def test_killed_anywhere(kill_and_go_on, kind, seed):
-    # A third of the 54 in studies.
-    kill_and_go_on(train if seed % 3 else study, kind, seed)
+def test_run_killed_anywhere_resumes(kill_and_resume, kind, seed):
+    # A third of the 54 runs are studies.
+    kill_and_resume(train if seed % 3 else study, kind, seed)

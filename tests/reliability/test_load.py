@@ -1,4 +1,4 @@
-"""Threads share a retriever and vectors; each gets what it would get alone, bit for bit."""
+"""Threads that share a retriever or vectors get the same results as a single thread, bit for bit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LANGUAGES = ("ha", "yo", "sw", "base")
 
 @pytest.fixture(scope="module")
 def packs(tiny):
-    """Of the three, one adapts the word embeddings and two have words of their own, under the same ids."""
+    """One pack adapts the word embeddings; two add words of their own under the same ids."""
     return {
         "ha": make_pack(tiny, "ha", 0),
         "yo": make_pack(tiny, "yo", 1, WORDS, query_length=7),
@@ -39,7 +39,7 @@ def packs(tiny):
 
 @pytest.fixture(scope="module")
 def alone(tiny, packs):
-    """(language, role) -> what a model with nothing but that pack makes of the texts."""
+    """(language, role) -> vectors of the texts from a model with only that pack."""
     return {
         (language, role): with_pack(tiny, packs.get(language), TEXTS, role)
         for language in LANGUAGES
@@ -54,7 +54,7 @@ def retriever(tiny, packs):
 
 @pytest.fixture(autouse=True)
 def impatient():
-    """Threads give way a thousand times as often as they would."""
+    """Switch threads a thousand times as often as usual."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(5e-6)
     yield
@@ -62,7 +62,7 @@ def impatient():
 
 
 def at_once(*actions: Callable[[], object]) -> list:
-    """Starts all actions at the same time, each in a thread of its own; what they return, or the first error."""
+    """Start all actions at the same time in separate threads and return their results, or raise the first error."""
     barrier = threading.Barrier(len(actions))
 
     def start(action: Callable[[], object]) -> object:
@@ -95,11 +95,11 @@ def read(retriever, language, role):
 
 @pytest.mark.promise(
     "Load and resources",
-    "Eight threads share one retriever while packs are opened, closed and set: every answer is that of a "
-    "single thread, bit for bit; a closed pack is a `KeyError`.",
+    "Eight threads can share one retriever while packs are added, removed and selected. Every result equals that of a "
+    "single thread, bit for bit, and using a removed pack raises a `KeyError`.",
 )
 @pytest.mark.parametrize("rounds", [4, pytest.param(150, marks=pytest.mark.slow)])
-def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(retriever, packs, alone, rounds):
+def test_threads_encode_like_one_while_packs_change(retriever, packs, alone, rounds):
     done, answered, refused = threading.Event(), [], []
 
     def reader(number: int) -> None:
@@ -108,7 +108,7 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
             try:
                 found = read(retriever, language, role)
             except KeyError as error:
-                # Only of the pack that is closed from time to time.
+                # Only for the pack that is removed and added again.
                 assert language == "sw" and ("'sw' is open" in str(error) or "'sw' was closed" in str(error)), error
                 refused.append(error)
             else:
@@ -119,7 +119,7 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
         while not done.is_set():
             for chosen in ("ha", "base"):
                 retriever.set_language(chosen)
-                # Not the language of a batch that another thread is at.
+                # Not the language of a batch that another thread encodes.
                 assert retriever.language == chosen
                 retriever.remove_language("sw")
                 retriever.add_language("sw", packs["sw"])
@@ -141,10 +141,10 @@ def test_eight_threads_read_what_one_reads_while_packs_are_opened_and_closed(ret
 
 @pytest.mark.promise(
     "Load and resources",
-    "A query waits for one batch of a corpus that is being read, not for the corpus.",
+    "A query waits for one batch of a corpus that is being encoded, not for the whole corpus.",
 )
-def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
-    """Between two batches of the corpus a query is asked and answered; else this would wait for ever."""
+def test_query_does_not_wait_for_whole_corpus(retriever, alone):
+    """A query is encoded between two batches of the corpus; otherwise this test would hang."""
     found = []
     with interrupted(4, lambda: found.append(read(retriever, "yo", "query"))):
         retriever.encode_documents(TEXTS * 4, batch_size=4)
@@ -153,20 +153,20 @@ def test_a_short_query_does_not_wait_for_a_large_corpus(retriever, alone):
 
 @pytest.mark.promise(
     "Load and resources",
-    "A pack that is closed, or closed and opened again, while its texts are read gives an error and not an answer.",
+    "Removing a pack, or replacing it, while its texts are encoded raises an error instead of mixing two packs.",
 )
 @pytest.mark.parametrize("language", ["ha", "sw"])
-def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(retriever, packs, language):
+def test_removing_pack_during_encoding_is_an_error(retriever, packs, language):
     def again() -> None:
         retriever.remove_language(language)
         retriever.add_language(language, packs[language])
 
-    for action, told in (
+    for action, message in (
         (lambda: retriever.remove_language(language), f"no pack for language '{language}' is open"),
         # The words of the one that is open now need not be those that the texts were cut into.
         (again, f"the pack for '{language}' was closed during encoding; encode the texts again"),
     ):
-        with pytest.raises(KeyError, match=told), interrupted(4, action):
+        with pytest.raises(KeyError, match=message), interrupted(4, action):
             retriever.encode_queries(TEXTS, language=language, batch_size=2)
         if language not in retriever.languages:
             retriever.add_language(language, packs[language])
@@ -174,7 +174,7 @@ def test_a_pack_closed_while_its_texts_are_read_is_an_error_and_not_an_answer(re
 
 @pytest.mark.promise("Load and resources", "A call reads all its texts in the language that was set when it began.")
 @pytest.mark.parametrize("chosen", ["yo", "base"])
-def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alone, packs, chosen):
+def test_call_keeps_the_language_it_began_with(retriever, alone, packs, chosen):
     def change() -> None:
         retriever.set_language(chosen)
         retriever.remove_language("sw")
@@ -187,7 +187,7 @@ def test_the_language_set_when_a_call_begins_reads_all_its_texts(retriever, alon
     assert_equal(retriever.encode_queries(TEXTS), alone[chosen, "query"])
 
 
-@pytest.mark.promise("Load and resources", "Two retrievers may share a model.")
+@pytest.mark.promise("Load and resources", "Two retrievers can share a model.")
 def test_two_retrievers_over_one_model(tiny, packs, alone):
     first = OpticalRetriever.from_pretrained(tiny, device="cpu")
     second = OpticalRetriever(first.model, first.processor)
@@ -201,8 +201,11 @@ def test_two_retrievers_over_one_model(tiny, packs, alone):
         assert_equal(base, alone["base", "query"])
 
 
-@pytest.mark.promise("Load and resources", "What is saved or merged while packs are opened and closed is whole.")
-def test_what_is_saved_while_packs_are_opened_and_closed_is_whole(retriever, packs, alone, tmp_path):
+@pytest.mark.promise(
+    "Load and resources",
+    "Saving or merging while packs are added and removed gives complete, consistent results.",
+)
+def test_saving_while_packs_change_is_consistent(retriever, packs, alone, tmp_path):
     done = threading.Event()
 
     def changer() -> None:
@@ -225,9 +228,9 @@ def test_what_is_saved_while_packs_are_opened_and_closed_is_whole(retriever, pac
     at_once(saver, changer)
 
 
-@pytest.mark.promise("Load and resources", "A retriever can be copied and pickled, and a copy is independent.")
+@pytest.mark.promise("Load and resources", "A retriever can be copied and pickled, and the copy is independent.")
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda retriever: pickle.loads(pickle.dumps(retriever))])
-def test_a_copy_is_independent_of_the_threads_of_the_first(retriever, alone, duplicate):
+def test_copy_is_independent_of_the_original(retriever, alone, duplicate):
     other = duplicate(retriever)
     retriever.remove_language("yo")
     for found in at_once(*[lambda: read(other, "yo", "query")] * 3):
@@ -237,10 +240,10 @@ def test_a_copy_is_independent_of_the_threads_of_the_first(retriever, alone, dup
 
 @pytest.mark.promise(
     "Load and resources",
-    "A retriever over a model in training reads without dropout and leaves it in training.",
+    "A retriever whose model is in training mode encodes without dropout and leaves the model in training mode.",
 )
-def test_a_model_in_training_goes_on_training(retriever, alone):
-    """A retriever over a model that a trainer holds, too: dropout is off while texts are read, and on behind."""
+def test_encoding_leaves_model_in_training_mode(retriever, alone):
+    """Dropout is off while texts are encoded and on again afterwards."""
     retriever.model.train()
     assert_equal(read(retriever, "ha", "query"), alone["ha", "query"])
     assert all(module.training for module in retriever.model.modules())
@@ -248,11 +251,11 @@ def test_a_model_in_training_goes_on_training(retriever, alone):
 
 @pytest.mark.promise(
     "Load and resources",
-    "Threads may share a processor, whatever settings its tokenizer was saved with; what it remembers of "
-    "words stays bounded.",
+    "Threads can share a processor, whatever truncation and padding its tokenizer was saved with. Its cache of words "
+    "stays bounded.",
 )
-def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny, tmp_path):
-    """Changing these settings while another thread tokenizes is `RuntimeError: Already borrowed`."""
+def test_tokenizer_saved_with_truncation_and_padding_works_in_threads(tiny, tmp_path):
+    """Changing these settings while another thread tokenizes raises `RuntimeError: Already borrowed`."""
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
     processor = OpticalProcessor.from_pretrained(tiny)
     processor.tokenizer.backend_tokenizer.enable_truncation(6)
@@ -264,7 +267,7 @@ def test_a_tokenizer_that_was_saved_with_cutting_and_padding_serves_threads(tiny
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
+def test_threads_look_up_nearest_words(tiny, monkeypatch):
     monkeypatch.setattr(nearest_words, "_CACHE_SIZE", 3)  # so that it forgets all the time
     processor = OpticalProcessor(OpticalProcessor.from_pretrained(tiny).tokenizer, nearest_words=["mzuqoni", "kitxbu"])
     letters = "abcdefghij"
@@ -279,9 +282,9 @@ def test_words_are_looked_up_by_many_threads(tiny, monkeypatch):
 
 @pytest.mark.promise(
     "Load and resources",
-    "Eight threads search the same vectors, mapped from disk, and find what one finds.",
+    "Eight threads that search the same memory-mapped vectors find the same as one thread.",
 )
-def test_vectors_are_searched_by_eight_threads(tmp_path):
+def test_threads_search_shared_vectors(tmp_path):
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 40, (300,), generator=generator)
     vectors = TokenVectors(torch.randn(int(lengths.sum()), 32, generator=generator), lengths)
@@ -295,15 +298,15 @@ def test_vectors_are_searched_by_eight_threads(tmp_path):
 
 @pytest.mark.promise(
     "Load and resources",
-    "Opening packs and vectors in threads leaves Python's warnings as they were.",
+    "Opening packs and vectors in threads does not change Python's warning filters.",
 )
-def test_opening_in_many_threads_leaves_warnings_as_they_were(tiny, packs, tmp_path):
-    """`warnings.catch_warnings` is for one thread: two that overlap switch warnings off for good."""
+def test_opening_in_threads_keeps_warning_filters(tiny, packs, tmp_path):
+    """`warnings.catch_warnings` is not thread-safe: two that overlap turn warnings off for good."""
     TokenVectors(torch.randn(30, 4), torch.tensor([10, 20])).save(tmp_path / "vectors.safetensors")
     retrievers = [OpticalRetriever.from_pretrained(tiny, device="cpu") for _ in range(THREADS)]
 
     def open_all(retriever: OpticalRetriever) -> None:
-        for _ in range(100):
+        for _ in range(30):
             assert len(TokenVectors.open(tmp_path / "vectors.safetensors")) == 2
         for language, pack in packs.items():
             retriever.add_language(language, pack)

@@ -1,4 +1,4 @@
-"""Transport and the losses on any numbers: finite, never negative, and what was not reached is told."""
+"""Transport plans and losses are finite and non-negative for any numbers, and report when they did not converge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     """Cost, normalised weights, plan and diagnostics, all but the last in float64."""
     cost, rows, columns = problem.tensors()
     with warnings.catch_warnings():
-        # POT warns where its simplex gives up; `converged` tells it.
+        # POT warns when its simplex gives up; `converged` is then false.
         warnings.filterwarnings("ignore", "numItermax reached before optimality")
         plan, diagnostics = transport_plan(cost, rows, columns, return_diagnostics=True, **options)
     assert plan.dtype == diagnostics.entropy.dtype == (cost.dtype if cost.dtype == torch.float64 else torch.float32)
@@ -39,9 +39,9 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 
 @pytest.mark.promise(
     "Numbers",
-    "Whatever the lengths (1 to 300), masks, costs, weights (1e-6 to 1e6 and beyond), precision and "
-    "epsilon (0.001 to 10): a transport plan is finite, never negative, zero at padding, and its "
-    "diagnostics tell its true marginal error; a plan that misses the tolerance is not marked `converged`",
+    "For any lengths (1 to 300), masks, costs, weights (1e-6 to 1e6 and beyond), precision and epsilon (0.001 to 10), "
+    "a transport plan is finite, non-negative and zero at padding. Its diagnostics give the true marginal error, and "
+    "a plan that misses the tolerance is not marked `converged`.",
 )
 @property_test(
     few=150,
@@ -51,7 +51,7 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     epsilon=epsilons(),
     iterations=st.sampled_from([1, 10, 100, 1000]),
 )
-def test_a_plan_is_sound_or_said_not_to_have_converged(
+def test_plan_is_valid_and_convergence_is_reported(
     problem: Problem, solver: str, epsilon: float, iterations: int
 ) -> None:
     options = {"solver": solver, "epsilon": epsilon, "max_iterations": iterations, "tolerance": 1e-6}
@@ -68,8 +68,8 @@ def test_a_plan_is_sound_or_said_not_to_have_converged(
     most = plan.shape[1] * plan.shape[2]
     assert (diagnostics.entropy >= 0).all() and (diagnostics.entropy <= math.log(most) + 1e-4).all()
 
-    told, converged = diagnostics.marginal_error.double(), diagnostics.converged
-    assert (told[converged] <= (1e-6 if solver in ITERATIVE else 1e-5)).all()
+    reported, converged = diagnostics.marginal_error.double(), diagnostics.converged
+    assert (reported[converged] <= (1e-6 if solver in ITERATIVE else 1e-5)).all()
     if solver in ITERATIVE:
         assert converged[diagnostics.iterations < iterations].all() and diagnostics.iterations.max() <= iterations
     else:
@@ -77,7 +77,7 @@ def test_a_plan_is_sound_or_said_not_to_have_converged(
     row_sums, column_sums = plan.sum(2), plan.sum(1)
     if solver in ("sinkhorn", "proximal", "exact"):
         error = (row_sums - rows).abs().sum(1) + (column_sums - columns).abs().sum(1)
-        torch.testing.assert_close(told, error, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(reported, error, atol=1e-5, rtol=1e-3)
     elif solver == "partial":
         assert (row_sums - rows).max() <= 1e-6 and (column_sums - columns).max() <= 1e-6
         torch.testing.assert_close(plan.sum((1, 2)), torch.full(rows.shape[:1], 0.8).double(), atol=1e-5, rtol=0)
@@ -85,18 +85,20 @@ def test_a_plan_is_sound_or_said_not_to_have_converged(
 
 @pytest.mark.promise(
     "Numbers",
-    "Cosine costs at epsilon 0.1 or more converge, duplicates, opposites and one-hot-like weights among them",
+    "Cosine costs with an epsilon of at least 0.1 converge, even with duplicate or opposite vectors and nearly "
+    "one-hot weights.",
 )
 @property_test(few=40, many=4_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
 def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
-    """Without this, a solver that never converged would pass for one that says so."""
+    """Without this test, a solver that never converges would pass the one above."""
     *_, diagnostics = solve(problem, epsilon=epsilon, tolerance=1e-5)
     assert diagnostics.converged.all()
 
 
 @pytest.mark.promise(
     "Numbers",
-    "A plan that converged is POT's; exact and partial costs are POT's and SciPy's, for costs of any size and sign",
+    "Converged plans equal those of POT. Exact and partial costs equal those of POT and SciPy, for costs of any size "
+    "and sign.",
 )
 @property_test(
     few=25,
@@ -104,7 +106,7 @@ def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     problem=problems(costs=(*COSINE, "constant", "rough"), dtypes=(torch.float64,), longest=60, batch=1),
     epsilon=epsilons(0.02),
 )
-def test_a_plan_that_converged_is_that_of_pot(problem: Problem, epsilon: float) -> None:
+def test_converged_plan_equals_pot(problem: Problem, epsilon: float) -> None:
     cost, rows, columns, plan, diagnostics = solve(problem, epsilon=epsilon, tolerance=1e-9, max_iterations=10_000)
     assume(diagnostics.converged.all())
     a, b, real = trimmed(cost, rows, columns, 0)
@@ -126,7 +128,7 @@ def test_a_plan_that_converged_is_that_of_pot(problem: Problem, epsilon: float) 
     problem=problems(costs=(*COSINE, "rough"), longest=60, batch=1),
     mass=st.floats(0.05, 0.99),
 )
-def test_exact_and_partial_costs_are_those_of_pot(problem: Problem, mass: float) -> None:
+def test_exact_and_partial_costs_equal_pot(problem: Problem, mass: float) -> None:
     for solver in ("exact", "partial"):
         cost, rows, columns, plan, _ = solve(problem, solver=solver, transported_mass=mass)
         a, b, real = trimmed(cost, rows, columns, 0)
@@ -140,8 +142,8 @@ def test_exact_and_partial_costs_are_those_of_pot(problem: Problem, mass: float)
 @property_test(
     few=25, many=3_000, problem=problems(weights=("uniform",), longest=60, batch=1), size=st.integers(1, 60)
 )
-def test_exact_cost_is_that_of_the_best_assignment(problem: Problem, size: int) -> None:
-    """As many rows as columns of equal mass, and costs of any size and sign."""
+def test_exact_cost_equals_best_assignment(problem: Problem, size: int) -> None:
+    """Equal numbers of rows and columns with equal mass, and costs of any size and sign."""
     cost, _, _, plan, _ = solve(dataclasses.replace(problem, sizes=((size, size),)), solver="exact")
     cost = cost[0].numpy()
     spread = (cost.max() - cost.min()) or 1.0
@@ -171,11 +173,11 @@ def with_gradients(loss, student: Tensor, teacher: Tensor, *masses: Tensor) -> t
 
 @pytest.mark.promise(
     "Numbers",
-    "Every loss and its gradient are finite for float16, bfloat16, float32 and float64, and nothing "
-    "reaches padding, whatever it holds",
+    "Every loss and its gradient are finite in float16, bfloat16, float32 and float64, and padding gets no gradient, "
+    "whatever it contains.",
 )
 @property_test(few=60, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
-def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pairs, name: str, epsilon: float) -> None:
+def test_losses_and_gradients_are_finite_and_ignore_padding(drawn: Pairs, name: str, epsilon: float) -> None:
     loss = (
         OTAlignmentLoss(name, epsilon=epsilon, tolerance=1e-6, reduction="none") if name in SOLVERS else LOSSES[name]
     )
@@ -191,20 +193,20 @@ def test_losses_and_gradients_are_finite_and_nothing_reaches_padding(drawn: Pair
 
 @pytest.mark.promise(
     "Numbers",
-    "A sentence pair has the same loss and gradient whatever pairs and padding are beside it",
+    "The loss and gradient of a sentence pair do not depend on the other pairs in the batch or on padding.",
 )
 @property_test(
     few=40,
     many=2_000,
     drawn=pairs(
-        vectors=("random", "long", "short"),  # the others have ties, and any of several plans is the best
+        vectors=("random", "long", "short"),  # the others have ties, so that several plans are optimal
         weights=("uniform", "masked", "1e-6 to 1e6"),
         dtypes=(torch.float32, torch.float64, torch.float16),
     ),
     name=st.sampled_from(list(LOSSES)),
 )
-def test_a_pair_has_its_loss_and_gradient_whatever_is_beside_it(drawn: Pairs, name: str) -> None:
-    """Padding, its content, and the other pairs of the batch."""
+def test_loss_and_gradient_of_a_pair_are_independent_of_the_batch(drawn: Pairs, name: str) -> None:
+    """Neither padding, its content nor the other pairs matter."""
     assume(drawn.dim > 2)  # ties are common in a plane too
     losses, *gradients = with_gradients(LOSSES[name], *drawn.tensors())
     for index, alone in enumerate(drawn.each_alone()):
@@ -219,8 +221,8 @@ def test_a_pair_has_its_loss_and_gradient_whatever_is_beside_it(drawn: Pairs, na
 
 
 @property_test(few=40, many=4_000, drawn=pairs(weights=("uniform", "masked")))
-def test_ranking_is_finite_and_nothing_reaches_padding(drawn: Pairs) -> None:
-    """The students' vectors as queries, the teachers' as documents."""
+def test_ranking_loss_is_finite_and_ignores_padding(drawn: Pairs) -> None:
+    """The student's vectors are the queries, the teacher's the documents."""
     queries, documents, query_mask, document_mask = drawn.tensors()
     queries.requires_grad_(), documents.requires_grad_()
     masks = query_mask > 0, document_mask > 0

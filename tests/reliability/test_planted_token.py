@@ -1,4 +1,4 @@
-"""A token is planted, and looked for in every byte that is written or sent."""
+"""A planted token does not appear in anything that is written or sent."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ TOKEN, USELESS = f"hf_{WORD}aaaaaaaaaaaaaaaaaaaaaaa", f"hf_{WORD}bbbbbbbbbbbbbbb
 
 
 def forms(text: str) -> list[bytes]:
-    """A text as it may lie in a file: as it is, in UTF-16, and in base64, which has three ways to begin."""
+    """Encodings of a text in which a file may contain it: UTF-8, UTF-16, and base64 at three offsets."""
     plain = text.encode()
     coded = [base64.b64encode(b"x" * shift + plain)[4 if shift else 0 : -4] for shift in range(3)]
     return [plain, text.encode("utf-16-le"), *coded]
 
 
 def contents(path: Path) -> Iterable[bytes]:
-    """What is in a file, and what it holds packed."""
+    """The bytes of a file, and its content without compression."""
     content = path.read_bytes()
     yield content
     if content.startswith(b"\x1f\x8b"):
@@ -48,34 +48,38 @@ def contents(path: Path) -> Iterable[bytes]:
         yield repr((table.to_pylist(), table.schema)).encode()
 
 
-def told(folder: Path) -> list[str]:
-    """The files below a folder that tell the word."""
+def files_with_token(folder: Path) -> list[str]:
+    """The files below a folder that contain the token."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert files
     return [str(path) for path in files if any(form in each for each in contents(path) for form in forms(WORD))]
 
 
-def test_it_would_be_found(tmp_path):
-    said = {"text.json": TOKEN.encode(), "some.gz": gzip.compress(TOKEN.encode()), "wide": TOKEN.encode("utf-16-le")}
-    said |= {f"coded{i}": base64.b64encode(b"Bearer "[i:] + TOKEN.encode()) for i in range(3)}
-    for name, content in said.items():
+def test_search_finds_every_encoding_of_the_token(tmp_path):
+    written = {
+        "text.json": TOKEN.encode(),
+        "some.gz": gzip.compress(TOKEN.encode()),
+        "wide": TOKEN.encode("utf-16-le"),
+    }
+    written |= {f"coded{i}": base64.b64encode(b"Bearer "[i:] + TOKEN.encode()) for i in range(3)}
+    for name, content in written.items():
         (tmp_path / name).write_bytes(content)
     torch.save({"hub_token": TOKEN}, tmp_path / "training_args.bin")
     pq.write_table(pa.table({"a": ["x" * 10_000 + TOKEN] * 100}), tmp_path / "a.parquet", compression="zstd")
-    assert len(told(tmp_path)) == len(said) + 2
+    assert len(files_with_token(tmp_path)) == len(written) + 2
     (tmp_path / "text.json").write_text("hf_optical")
-    assert len(told(tmp_path)) == len(said) + 1
+    assert len(files_with_token(tmp_path)) == len(written) + 1
 
 
-def test_settings_do_not_show_it(tmp_path):
+def test_training_arguments_hide_the_token(tmp_path):
     args = OTDistillationConfig(output_dir=str(tmp_path), language="sw", hub_token=TOKEN, use_cpu=True)
     assert args.hub_token == TOKEN
     for text in (str(args), repr(args), args.to_json_string(), repr(args.to_dict())):
         assert "hub_token" in text and WORD not in text
 
 
-def test_a_study_may_not_hold_it(tmp_path):
-    """Its file is published with it."""
+def test_study_cannot_contain_a_token(tmp_path):
+    """The study file is published with the report."""
     content = yaml.safe_load((REPOSITORY / "examples" / "studies" / "demo.yaml").read_text())
     content["data_dir"] = str(DEMO)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
@@ -87,7 +91,7 @@ def test_a_study_may_not_hold_it(tmp_path):
     assert WORD not in str(caught.value)
 
 
-def test_what_a_server_repeats_is_not_repeated():
+def test_token_in_a_server_response_is_hidden():
     for error in (OSError(f"no such token {TOKEN}"), ConnectionError("broken")):
         error.__cause__ = ValueError(f"Illegal header value b'Bearer {TOKEN}'")
         said, shown = without_token(error, TOKEN)
@@ -107,13 +111,13 @@ def hub(monkeypatch) -> Iterable[LocalHub]:
 
 @pytest.mark.promise(
     "Safety",
-    "No token in checkpoints, packs, cards, reports, caches, logs at DEBUG, tracebacks, or what is sent.",
+    "Access tokens never appear in checkpoints, packs, cards, reports, caches, DEBUG logs, tracebacks or uploads.",
 )
 @pytest.mark.slow
-def test_no_byte_that_is_written_or_sent_tells_it(hub, tmp_path):
+def test_token_is_never_written_or_sent(hub, tmp_path):
     pytest.importorskip("matplotlib")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    # Every folder that anything could be written to is below this one.
+    # All folders that anything could be written to are below this one.
     places = ("HF_HOME", "HOME", "TMPDIR", "XDG_CACHE_HOME", "MPLCONFIGDIR", "TORCH_HOME")
     for name in (*places, "out"):
         (tmp_path / "all" / name).mkdir(parents=True)
@@ -135,6 +139,6 @@ def test_no_byte_that_is_written_or_sent_tells_it(hub, tmp_path):
     for number, sent in enumerate(hub.left):
         (tmp_path / "all" / f"sent-{number}").write_bytes(sent)
     for name in ("run/checkpoint-2/trainer_state.json", "run/language_pack.json", "run/README.md", "report/report.md"):
-        assert (tmp_path / "all" / "out" / name).is_file(), "this was to be written"
+        assert (tmp_path / "all" / "out" / name).is_file(), f"{name} was not written"
     assert result.stderr.count(b"Traceback") >= 12 and b"DEBUG" in result.stderr
-    assert told(tmp_path / "all") == []
+    assert files_with_token(tmp_path / "all") == []

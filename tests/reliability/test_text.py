@@ -1,4 +1,4 @@
-"""Any text is read, trained on and searched, or refused by its name; a long one takes no longer than its length."""
+"""Any text is handled or raises a clear error; the time grows linearly with the length."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def tokenizer(request):
 
 @pytest.fixture
 def retriever(tiny_model, tiny_processor):
-    """One that has new words too."""
+    """A retriever that also replaces unseen words by the nearest known ones."""
     return OpticalRetriever(
         tiny_model, OpticalProcessor(tiny_processor.tokenizer, nearest_words=["limechelewa", "wanakunywa"])
     )
 
 
 def pairs_of(texts: list[str]) -> Dataset:
-    """Each text is there twice as the new language and once as the English."""
+    """Pairs with each text twice in the new language and once in English."""
     english = [pair["en"] for pair in demo_pairs()[: 2 * len(texts)]]
     rows = [{"en": english[i], "sw": text} for i, text in enumerate([*texts, *texts])]
     rows += [{"en": text, "sw": "maji ni baridi"} for text in texts]
@@ -65,12 +65,9 @@ def pairs_of(texts: list[str]) -> Dataset:
     )
 
 
-@pytest.mark.promise(
-    "Text",
-    "A text is cut into the tokens that its tokenizer alone would cut it into, however long it is.",
-)
+@pytest.mark.promise("Text", "A text of any length is tokenized exactly as by its tokenizer alone.")
 @pytest.mark.parametrize("role", ["query", "document"])
-def test_a_text_is_cut_as_its_tokenizer_alone_cuts_it(tokenizer, role):
+def test_tokens_equal_those_of_the_tokenizer_alone(tokenizer, role):
     processor = OpticalProcessor(tokenizer, query_length=24, document_length=24)
     reference = copy.deepcopy(tokenizer)
     batch = processor(EVERY, role)
@@ -82,29 +79,29 @@ def test_a_text_is_cut_as_its_tokenizer_alone_cuts_it(tokenizer, role):
 
 @pytest.mark.promise(
     "Text",
-    "Any text has vectors of unit length and a finite score: every Unicode category, right to left, "
-    "zero-width and control characters, emoji, mixed scripts, empty and blank texts.",
+    "Any text gets unit vectors and finite scores: every Unicode category, right-to-left text, zero-width and control "
+    "characters, emoji, mixed scripts, empty and blank texts.",
 )
 @given(text=ANY_TEXT)
 @settings(max_examples=50, deadline=None, derandomize=True)
-def test_any_text_has_unit_vectors_and_a_finite_score(retriever_of_the_module, text):
+def test_any_text_has_unit_vectors_and_finite_scores(shared_retriever, text):
     others = ["The water is cold.", ""]
-    queries = retriever_of_the_module.encode_queries([text, *others])
-    documents = retriever_of_the_module.encode_documents([*others, text])
+    queries = shared_retriever.encode_queries([text, *others])
+    documents = shared_retriever.encode_documents([*others, text])
     for vectors in (*queries, *documents):
         assert len(vectors) > 0
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(len(vectors)))
-    for hits in retriever_of_the_module.search(queries, documents, top_k=3):
+    for hits in shared_retriever.search(queries, documents, top_k=3):
         assert sorted(hit.document for hit in hits) == [0, 1, 2]
         assert all(math.isfinite(hit.score) for hit in hits)
 
 
 @pytest.fixture(scope="module")
-def retriever_of_the_module(tiny):
+def shared_retriever(tiny):
     return OpticalRetriever.from_pretrained(tiny, device="cpu")
 
 
-def test_every_text_is_found_by_itself(retriever):
+def test_every_text_finds_itself(retriever):
     texts = [text for text in EVERY if not is_blank(text)]
     documents = retriever.encode_documents(texts)
     for text, hits in zip(texts, retriever.search(documents, documents, top_k=len(texts)), strict=True):
@@ -112,7 +109,7 @@ def test_every_text_is_found_by_itself(retriever):
         assert own == pytest.approx(hits[0].score, abs=1e-4), text
 
 
-def test_blank_texts_are_blank_and_no_others():
+def test_is_blank_accepts_only_blank_texts():
     assert all(map(is_blank, BLANK.values()))
     seen = {name: text for name, text in TEXTS.items() if not is_blank(text)}
     assert TEXTS.keys() - seen.keys() == {f"category {name}" for name in ("Cc", "Cf", "Zl", "Zp", "Zs")}
@@ -120,10 +117,10 @@ def test_blank_texts_are_blank_and_no_others():
 
 @pytest.mark.promise(
     "Text",
-    "Pairs of which one side shows nothing (empty, spaces, control or zero-width characters alone) are "
-    "counted and dropped by `filter_bitext`.",
+    "`filter_bitext` counts and drops pairs with a blank side: empty, or only spaces, control or zero-width "
+    "characters.",
 )
-def test_pairs_with_a_blank_side_are_dropped():
+def test_filter_bitext_drops_pairs_with_a_blank_side():
     pairs = pairs_of([*BLANK.values(), "maji"])
     kept, counts = filter_bitext(pairs, "sw")
     assert counts.empty == 3 * len(BLANK)
@@ -132,10 +129,10 @@ def test_pairs_with_a_blank_side_are_dropped():
 
 @pytest.mark.promise(
     "Text",
-    "A batch of any texts leaves something to align on both sides, with and without special tokens.",
+    "A batch of any texts has tokens to align on both sides, with and without special tokens.",
 )
 @pytest.mark.parametrize("align_special_tokens", [True, False])
-def test_a_batch_of_any_texts_leaves_something_to_align(tokenizer, align_special_tokens):
+def test_batch_of_any_texts_has_tokens_to_align(tokenizer, align_special_tokens):
     processor = OpticalProcessor(tokenizer, nearest_words=["limechelewa"])
     collator = DistillationCollator(
         processor, processor, "sw", "en", roles=("query", "document"), align_special_tokens=align_special_tokens
@@ -147,8 +144,8 @@ def test_a_batch_of_any_texts_leaves_something_to_align(tokenizer, align_special
 
 @pytest.mark.promise(
     "Text",
-    "Training on any texts, by transport, code switching, greedy or sentence alignment, keeps losses, "
-    "gradients and weights finite.",
+    "Losses, gradients and weights stay finite when training on any texts with transport, code switching, greedy or "
+    "sentence alignment.",
 )
 @pytest.mark.parametrize("method", ["hybrid", *(pytest.param(name, marks=SLOW) for name in ("greedy", "sentence"))])
 def test_training_on_any_texts_stays_finite(tiny, tmp_path, method):
@@ -183,12 +180,12 @@ def test_training_on_any_texts_stays_finite(tiny, tmp_path, method):
 
 @pytest.mark.promise(
     "Text",
-    "New words learned from odd texts are each read as their own token where they stand; dictionaries "
-    "learned from them hold probabilities.",
+    "New words learned from unusual texts are each tokenized as one token where they occur, and dictionaries learned "
+    "from such texts hold valid probabilities.",
 )
 @pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
-def test_new_words_are_read_where_they_stand(tmp_path, architecture):
-    """What was learned from odd texts are words that a text holds, each read as its own token again."""
+def test_new_words_are_single_tokens_in_context(tmp_path, architecture):
+    """Words learned from unusual texts occur in a text and are each read as their own token."""
     base = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path, architecture), device="cpu")
     processor, tokenizer = base.processor, base.processor.tokenizer
     vocabulary = learn_vocabulary(base.model, processor, pairs_of(EVERY), "sw")
@@ -205,22 +202,22 @@ def test_new_words_are_read_where_they_stand(tmp_path, architecture):
         assert extended.queries([text])["token_mask"].any()
 
 
-def test_a_dictionary_is_learned_from_any_texts(tokenizer):
+def test_dictionary_learned_from_any_texts_holds_probabilities(tokenizer):
     for reverse in (False, True):
         dictionary = learn_dictionary(pairs_of(EVERY), tokenizer, "sw", reverse=reverse)
         for translations in dictionary.values():
             assert sum(probability for _, probability in translations) == pytest.approx(1)
 
 
-@pytest.mark.promise("Text", "Code switching changes the words that it knows and nothing else.")
+@pytest.mark.promise("Text", "Code switching changes only words in its dictionary.")
 @given(text=ANY_TEXT)
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_code_switching_leaves_all_else_as_it_is(text):
+def test_code_switching_changes_only_known_words(text):
     switch = CodeSwitcher(Dictionary(WATER), probability=1.0, seed=3)
     switched = switch(text)
     assert switch(text) == switched
     assert CodeSwitcher(Dictionary({"zzz": [("x", 1.0)]}), probability=1.0)(text) == text
-    # What it puts in beside its words are spaces; what it takes out are words that it knows.
+    # It adds only its words and spaces, and removes only words that it knows.
     added = Counter(switched) - Counter(text)
     assert added.keys() <= set("majinx ")
     assert (Counter(text) - Counter(switched)).keys() <= set("waterhETHRW水")
@@ -228,7 +225,7 @@ def test_code_switching_leaves_all_else_as_it_is(text):
 
 @given(text=ANY_TEXT)
 @settings(max_examples=100, deadline=None, derandomize=True)
-def test_nearest_words_take_the_place_of_words_alone(nearest, text):
+def test_nearest_words_replace_only_words(nearest, text):
     read = nearest(text)
     assert nearest(text) == read
     if read != text:
@@ -242,9 +239,9 @@ def nearest():
 
 @given(text=ANY_TEXT)
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_words_of_a_drawing_stand_in_the_text(retriever_of_the_module, text):
+def test_plotted_words_have_spans_in_the_text(shared_retriever, text):
     try:
-        read = read_words(retriever_of_the_module, text, "query", "base")
+        read = read_words(shared_retriever, text, "query", "base")
     except ValueError as error:
         assert "holds no word to match" in str(error)
         return
@@ -256,8 +253,8 @@ def test_words_of_a_drawing_stand_in_the_text(retriever_of_the_module, text):
         stops.append(stop)
 
 
-@pytest.mark.promise("Text", "BM25 finds any text that holds a word, and plots find each word's place in any text.")
-def test_bm25_finds_any_text_that_holds_a_word():
+@pytest.mark.promise("Text", "BM25 finds any text that contains a word, and plots locate each word in any text.")
+def test_bm25_finds_any_text_with_a_word():
     index = BM25(EVERY)
     for text, hits in zip(EVERY, index.search(EVERY, top_k=len(EVERY)), strict=True):
         assert all(math.isfinite(hit.score) and hit.score > 0 for hit in hits)
@@ -268,11 +265,11 @@ def test_bm25_finds_any_text_that_holds_a_word():
 
 @pytest.mark.promise(
     "Text",
-    "Half a character (an unpaired surrogate) is refused wherever texts are read, with the row's or the "
-    "line's number and the cure; a pair of escapes in JSON is the emoji that it means.",
+    "An unpaired surrogate (half a character) raises an error wherever texts are read, with the number of the row or "
+    "line and the cure. A surrogate pair in JSON is read as the emoji it stands for.",
 )
 @pytest.mark.parametrize("half", HALVES)
-def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, half, tmp_path):
+def test_unpaired_surrogates_are_refused_with_their_position(retriever, half, tmp_path):
     text = HALVES[half]
     texts = ["water", text, "market"]
     code = f"U.{ord(next(c for c in text if 0xD800 <= ord(c) < 0xE000)):04X}"
@@ -295,7 +292,7 @@ def test_half_a_character_is_refused_by_name_wherever_texts_are_read(retriever, 
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_half_a_character_in_a_file_is_refused_with_its_line(half, tmp_path):
+def test_unpaired_surrogates_in_files_are_refused_with_their_line(half, tmp_path):
     text = HALVES[half]
     if half == "as two units":  # JSON writes every emoji so
         (tmp_path / "a.jsonl").write_text(json.dumps({"translation": {"en": "a", "sw": text}}))
@@ -325,17 +322,17 @@ def test_half_a_character_in_a_file_is_refused_with_its_line(half, tmp_path):
         assert str(caught.value).encode()
 
 
-@pytest.mark.promise("Text", "What is no string is named with its position.")
-def test_what_is_no_text_is_named(tiny_processor):
+@pytest.mark.promise("Text", "Inputs that are not strings raise a `TypeError` that gives their index.")
+def test_non_string_inputs_raise_type_error_with_index(tiny_processor):
     for texts in (["a", None], ["a", 3], ["a", b"a"], ["a", ["a"]], ["a", float("nan")]):
         for read in (tiny_processor.queries, tiny_processor.documents, BM25):
             with pytest.raises(TypeError, match=r"texts\[1\] must be a string, got "):
                 read(texts)
 
 
-@pytest.mark.promise("Text", "A text of a megabyte comes out of JSON, CSV, TSV and Parquet as it was put in.")
+@pytest.mark.promise("Text", "A text of a megabyte survives JSON, CSV, TSV and Parquet unchanged.")
 @pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
-def test_any_text_of_any_length_comes_out_of_a_file_as_it_was_put_in(ending, tmp_path):
+def test_texts_of_any_length_survive_files_unchanged(ending, tmp_path):
     texts = [*EVERY, "maji " * 200_000]
     if ending in (".csv", ".tsv"):
         texts = [for_csv(text) for text in texts]
@@ -368,7 +365,7 @@ READERS = {
     "nearest words": lambda retriever, text: retriever.processor.nearest_words(text),
     "code switching": lambda _, text: CodeSwitcher(Dictionary(WATER | {"maji": [("water", 1.0)]}))(text),
     "new words": lambda retriever, text: align(retriever.processor, text),
-    "words of a drawing": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
+    "plotted words": lambda retriever, text: read_words(retriever, f"maji {text}", "query", "base"),
     "bm25": lambda _, text: BM25([text, "water"]).search([text]),
     "blank": lambda _, text: is_blank(text),
 }
@@ -384,8 +381,8 @@ def assert_linear(retriever: OpticalRetriever, name: str, kind: str, size: int) 
         return min(seconds)
 
     READERS[name](retriever, "maji ya baridi")
-    # What is quadratic takes four times as long, each time; what outgrows the processor's cache, up to three times.
-    # What takes next to no time is not compared.
+    # Quadratic time is four times as long at every attempt; leaving the processor's cache costs up to three times.
+    # Times below 0.05 seconds are too noisy to compare.
     found = []
     while len(found) < 3 and not any(twice < 3.5 * max(once, 0.05) for once, twice in found):
         found.append((cost(size), cost(2 * size)))
@@ -396,23 +393,23 @@ def assert_linear(retriever: OpticalRetriever, name: str, kind: str, size: int) 
 
 @pytest.mark.promise(
     "Text",
-    "A text of a megabyte takes time in proportion to its length (twice the text, under 3.5 times the "
-    "time), in encoding, search, new words, nearest words, code switching, BM25 and plots.",
+    "The time for texts of up to a megabyte grows linearly (twice the text takes under 3.5 times as long) in "
+    "encoding, search, new words, nearest words, code switching, BM25 and plots.",
 )
 @pytest.mark.parametrize("name", READERS)
-def test_a_long_text_takes_no_longer_than_its_length(retriever, name):
+def test_time_is_linear_in_text_length(retriever, name):
     assert_linear(retriever, name, "sentences", 50_000)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG)
 @pytest.mark.parametrize("name", READERS)
-def test_a_megabyte_takes_no_longer_than_its_length(retriever, name, kind):
+def test_time_is_linear_up_to_a_megabyte(retriever, name, kind):
     assert_linear(retriever, name, kind, 1_000_000)
 
 
-def test_of_a_long_text_no_more_is_tokenized_than_is_read(tokenizer):
-    """Forty texts of a megabyte would take two gigabytes as tokens."""
+def test_long_texts_are_tokenized_only_as_far_as_needed(tokenizer):
+    """Tokenizing forty texts of a megabyte completely would take two gigabytes."""
     processor = OpticalProcessor(tokenizer, document_length=64)
     with limited_memory(2**29):
         batch = processor.documents([LONG[kind](1_000_000) for kind in ("sentences", "punctuation")] * 20)

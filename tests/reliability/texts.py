@@ -1,4 +1,4 @@
-"""Texts as they come from the web, from a broken conversion or from an enemy."""
+"""Difficult texts: from the web, from broken conversions, from attackers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 
 def _by_category() -> dict[str, str]:
-    """Of every category of Unicode but surrogates, its first, middle and last character."""
+    """The first, middle and last character of every Unicode category except surrogates."""
     found: dict[str, list[str]] = {}
     for character in map(chr, range(sys.maxunicode + 1)):
         found.setdefault(unicodedata.category(character), []).append(character)
@@ -19,7 +19,7 @@ def _by_category() -> dict[str, str]:
 
 CATEGORIES = _by_category()
 
-# Nothing is seen of these.
+# Texts without a visible character.
 BLANK = {
     "empty": "",
     "space": " ",
@@ -63,10 +63,10 @@ TEXTS = {
     "many lines": "water\n" * 100,
 }
 
-# A text of so many characters.
+# Kind -> function that makes a text of a given length.
 LONG = {
     "sentences": lambda size: ("mtoto anakunywa maji. " * (size // 22 + 1))[:size],
-    "words never seen": lambda size: "".join(f"{_letters(i % 20_000)}maji " for i in range(size // 10))[:size],
+    "unseen words": lambda size: "".join(f"{_letters(i % 20_000)}maji " for i in range(size // 10))[:size],
     "one word": lambda size: "a" * size,
     "spaces and a word": lambda size: " " * (size - 4) + "maji",
     "punctuation": lambda size: "." * size,
@@ -86,7 +86,7 @@ HALVES = {
     "alone": "\udfff",
 }
 
-# Any text: characters of any category, and pieces of those above.
+# Any text: characters of any category and pieces of the texts above.
 ANY_TEXT = st.lists(
     st.one_of(
         st.characters(exclude_categories=("Cs",)),
@@ -102,5 +102,5 @@ def _letters(number: int) -> str:
 
 
 def for_csv(text: str) -> str:
-    """A text that Python's `csv` writes and reads: before 3.11 it knows no NUL."""
+    """Remove NUL before Python 3.11, whose `csv` does not support it."""
     return text if sys.version_info >= (3, 11) else text.replace("\0", "")

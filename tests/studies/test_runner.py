@@ -99,6 +99,7 @@ def test_a_training_that_fails_is_told_once(load, store, tmp_path):
     assert [record.method for record in study.records()] == ["before"]
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(load, store, tmp_path):
     load(sizes=[20, 30, 40, 50])
     process = start(tmp_path / "study.yaml", tmp_path / "killed", store.folder)

@@ -61,6 +61,21 @@ RESUMED = {
 }
 
 
+# Scenarios that only the slow tests run.
+SLOW = {"accumulated", "shared", "in turns", "straight 2", "resumed 2"}
+
+
+def names(scenarios: dict) -> list:
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in scenarios]
+
+
+def selected(request: pytest.FixtureRequest, scenarios: dict) -> dict:
+    """The scenarios that this test run needs."""
+    chosen = {getattr(item, "callspec", None) and item.callspec.params.get("name") for item in request.session.items}
+    slow = bool(chosen & SLOW)
+    return {name: settings for name, settings in scenarios.items() if slow or name not in SLOW}
+
+
 def run(folder: Path, models: tuple[Path, Path], processes: int, scenarios: dict, launcher: str = "accelerate"):
     """Runs scenarios in one launch; what takes longer than it may is ended."""
     folder.mkdir(exist_ok=True)
@@ -96,17 +111,19 @@ def models(tiny, teacher_folder) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def alone(models, tmp_path_factory) -> tuple[Path, dict]:
+def alone(request, models, tmp_path_factory) -> tuple[Path, dict]:
     """What one process writes and finds."""
     folder = tmp_path_factory.mktemp("alone")
-    return folder, results(folder, models, 1, TRAINED | RANKED)[0]
+    return folder, results(folder, models, 1, selected(request, TRAINED | RANKED))[0]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request, models, tmp_path_factory) -> tuple[Path, list[dict]]:
     """What two and three processes write and find."""
     folder = tmp_path_factory.mktemp("together")
-    return folder, results(folder, models, request.param, TRAINED | RANKED | STRAIGHT | RESUMED | DEALT)
+    return folder, results(
+        folder, models, request.param, selected(request, TRAINED | RANKED | STRAIGHT | RESUMED | DEALT)
+    )
 
 
 def comparable(values: dict[str, float]) -> dict[str, float]:
@@ -133,7 +150,7 @@ def check_training(one: dict, ranks: list[dict]) -> None:
     "cache. Evaluating before training changes nothing; after training every process holds the same "
     "weights, to the bit.",
 )
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", names(TRAINED))
 def test_several_processes_equal_one_with_their_batches_together(alone, together, name):
     """Where the sentences do not divide evenly, too; and `evaluate` comes before `train`."""
     (folder, one), (other_folder, ranks) = alone, together
@@ -155,7 +172,7 @@ def test_several_processes_equal_one_with_their_batches_together(alone, together
 
 
 @pytest.mark.promise("Several processes", "Several processes that rank are one process that accumulates.")
-@pytest.mark.parametrize("name", RANKED)
+@pytest.mark.parametrize("name", names(RANKED))
 def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
     one, ranks = alone[1][name], [rank[name] for rank in together[1]]
     check_training(one, ranks)
@@ -167,7 +184,7 @@ def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
     "Several processes that resume in mid-epoch see the same pairs and reach the same weights: two bit "
     "for bit, three to rounding.",
 )
-@pytest.mark.parametrize("name", STRAIGHT)
+@pytest.mark.parametrize("name", names(STRAIGHT))
 def test_several_processes_go_on_in_mid_epoch_with_the_same_pairs(together, name):
     """Torch arranges gradients anew after the first step of a run, and of three summands the order then counts."""
     ranks = together[1]

@@ -31,7 +31,7 @@ def untrimmed(plan: np.ndarray, shape: torch.Size) -> torch.Tensor:
 
 @pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.2, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sinkhorn_is_that_of_pot(epsilon: float, dtype: torch.dtype) -> None:
+def test_sinkhorn_equals_pot(epsilon: float, dtype: torch.dtype) -> None:
     cost, rows, columns = problems()
     plan, diagnostics = transport_plan(cost.to(dtype), rows, columns, epsilon=epsilon, return_diagnostics=True)
     assert diagnostics.converged.all()
@@ -43,7 +43,7 @@ def test_sinkhorn_is_that_of_pot(epsilon: float, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("epsilon", "penalty"), [(0.02, 1.0), (0.05, 0.1), (0.05, 1.0), (0.5, 3.0)])
-def test_unbalanced_is_that_of_pot(epsilon: float, penalty: float) -> None:
+def test_unbalanced_equals_pot(epsilon: float, penalty: float) -> None:
     cost, rows, columns = problems()
     plan, diagnostics = transport_plan(
         cost, rows, columns, solver="unbalanced", epsilon=epsilon, marginal_penalty=penalty, return_diagnostics=True
@@ -55,7 +55,7 @@ def test_unbalanced_is_that_of_pot(epsilon: float, penalty: float) -> None:
         torch.testing.assert_close(plan[index].double(), untrimmed(expected, cost[0].shape), atol=2e-6, rtol=0)
 
 
-def test_unbalanced_tends_to_sinkhorn() -> None:
+def test_unbalanced_converges_to_sinkhorn() -> None:
     cost, rows, columns = problems()
     balanced = transport_plan(cost, rows, columns)
     for penalty, tolerance in ((1e4, 1e-4), (math.inf, 0)):
@@ -63,7 +63,7 @@ def test_unbalanced_tends_to_sinkhorn() -> None:
         torch.testing.assert_close(plan, balanced, atol=tolerance, rtol=0)
 
 
-def test_unbalanced_leaves_out_what_does_not_match() -> None:
+def test_unbalanced_leaves_out_unmatched_tokens() -> None:
     cost = torch.full((1, 3, 2), 2.0)
     cost[0, 0, 0] = cost[0, 1, 1] = 0.0
     mass = transport_plan(cost, solver="unbalanced", marginal_penalty=0.2)[0].sum(1)
@@ -71,7 +71,7 @@ def test_unbalanced_leaves_out_what_does_not_match() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 0.1])
-def test_proximal_tends_to_the_exact_cost(epsilon: float) -> None:
+def test_proximal_converges_to_exact_cost(epsilon: float) -> None:
     cost, rows, columns = problems()
     plan = transport_plan(cost, rows, columns, solver="proximal", epsilon=epsilon)
     entropic = transport_plan(cost, rows, columns, solver="sinkhorn", epsilon=epsilon)
@@ -84,7 +84,7 @@ def test_proximal_tends_to_the_exact_cost(epsilon: float) -> None:
 
 @pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced", "proximal"])
 @pytest.mark.parametrize("epsilon", [0.001, 0.005, 0.05, 1.0, 10.0])
-def test_extremes_are_finite(solver: str, epsilon: float) -> None:
+def test_plan_is_finite_for_extreme_inputs(solver: str, epsilon: float) -> None:
     generator = torch.Generator().manual_seed(3)
     extreme = 10 ** (-12 * torch.rand(2, 16, generator=generator))
     cases = {
@@ -108,14 +108,14 @@ def test_extremes_are_finite(solver: str, epsilon: float) -> None:
             assert diagnostics.converged.all() and diagnostics.marginal_error.max() < 2e-6, name
 
 
-def test_identical_vectors_are_aligned_independently() -> None:
+def test_identical_vectors_give_the_independent_plan() -> None:
     rows, columns = random_weights(3, 7, 1), random_weights(3, 9, 2)
     plan = transport_plan(torch.zeros(3, 7, 9), rows, columns)
     expected = (rows / rows.sum(1, keepdim=True)).unsqueeze(2) * (columns / columns.sum(1, keepdim=True)).unsqueeze(1)
     torch.testing.assert_close(plan, expected)
 
 
-def test_small_weights_are_met_relatively() -> None:
+def test_small_weights_are_met_to_relative_precision() -> None:
     """A mass of 1e-9 beside large ones keeps its own row: nothing is clamped away."""
     rows = torch.tensor([[1e-9, 1.0, 1.0]])
     plan = transport_plan(cosine_costs(1, 3, 4), rows)

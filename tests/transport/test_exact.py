@@ -11,7 +11,7 @@ from .test_plan import transport_plan
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_exact_cost_is_that_of_pot(seed: int) -> None:
+def test_exact_cost_equals_pot(seed: int) -> None:
     cost, rows, columns = problems(seed)
     plan, diagnostics = transport_plan(cost, rows, columns, solver="exact", return_diagnostics=True)
     assert diagnostics.converged.all() and diagnostics.marginal_error.max() < 1e-6
@@ -21,7 +21,7 @@ def test_exact_cost_is_that_of_pot(seed: int) -> None:
 
 
 @pytest.mark.parametrize("mass", [0.05, 0.5, 0.8, 0.99])
-def test_partial_cost_is_that_of_pot(mass: float) -> None:
+def test_partial_cost_equals_pot(mass: float) -> None:
     cost, rows, columns = problems()
     plan, diagnostics = transport_plan(
         cost, rows, columns, solver="partial", transported_mass=mass, return_diagnostics=True
@@ -34,20 +34,20 @@ def test_partial_cost_is_that_of_pot(mass: float) -> None:
         assert (plan[index] * cost[index]).sum().item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_partial_of_all_mass_is_exact() -> None:
+def test_partial_with_full_mass_equals_exact() -> None:
     cost, rows, columns = problems()
     exact = transport_plan(cost, rows, columns, solver="exact")
     assert torch.equal(transport_plan(cost, rows, columns, solver="partial", transported_mass=1.0), exact)
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.0, 5.0])
-def test_partial_moves_its_mass_whatever_the_level_of_costs(constant: float) -> None:
+def test_partial_moves_its_mass_for_any_constant_cost(constant: float) -> None:
     """Costs that are all zero, or negative, still leave the mass asked for to be moved."""
     plan = transport_plan(torch.full((1, 3, 4), constant), solver="partial", transported_mass=0.6)
     assert plan.sum().item() == pytest.approx(0.6)
 
 
-def test_partial_leaves_out_the_worst() -> None:
+def test_partial_leaves_out_the_most_expensive() -> None:
     cost = torch.tensor([[[0.0, 1.0], [1.0, 0.9]]])
     plan = transport_plan(cost, solver="partial", transported_mass=0.5)
     torch.testing.assert_close(plan, torch.tensor([[[0.5, 0.0], [0.0, 0.0]]]))
@@ -55,7 +55,7 @@ def test_partial_leaves_out_the_worst() -> None:
 
 @pytest.mark.parametrize("solver", ["exact", "partial"])
 @pytest.mark.parametrize(("scale", "shift"), [(1e-30, 0.0), (1.0, -100.0), (0.0, -5.0), (1e30, -1e30)])
-def test_any_scale_and_level_of_costs_has_the_same_plan(solver: str, scale: float, shift: float) -> None:
+def test_plan_is_invariant_to_scale_and_shift_of_costs(solver: str, scale: float, shift: float) -> None:
     cost, rows, columns = problems()
     expected = transport_plan(cost.double(), rows, columns, solver=solver)
     cost = cost.double() * scale + shift

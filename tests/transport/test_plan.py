@@ -38,7 +38,7 @@ def random_weights(batch: int, size: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_padding_is_zero_and_its_cost_is_ignored(solver: str) -> None:
+def test_plan_is_zero_at_padding_and_ignores_its_cost(solver: str) -> None:
     cost, rows, columns = cosine_costs(6, 9, 11), random_weights(6, 9, 1), random_weights(6, 11, 2)
     plan = transport_plan(cost, rows, columns, solver=solver)
     padding = (rows == 0).unsqueeze(2) | (columns == 0).unsqueeze(1)
@@ -70,7 +70,7 @@ def test_marginals_are_met(solver: str, dtype: torch.dtype) -> None:
         if (solver, epsilon) != ("proximal", 0.005)
     ],
 )
-def test_plan_depends_on_neither_padding_nor_batch_mates(solver: str, epsilon: float) -> None:
+def test_plan_is_independent_of_padding_and_batch(solver: str, epsilon: float) -> None:
     """Not so for IPOT with a step too large for its marginals: it swings, and magnifies rounding."""
     cost, rows, columns = cosine_costs(8, 12, 10), random_weights(8, 12, 1), random_weights(8, 10, 2)
     options = {"solver": solver, "epsilon": epsilon}
@@ -101,7 +101,7 @@ def test_plan_depends_on_neither_padding_nor_batch_mates(solver: str, epsilon: f
     epsilon=st.sampled_from([0.005, 0.05, 1.0]),
     solver=st.sampled_from(list(SOLVERS)),
 )
-def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> None:
+def test_plan_is_valid_for_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> None:
     rows, columns = random_weights(2, n, seed), random_weights(2, m, seed + 1)
     plan, diagnostics = transport_plan(
         cosine_costs(2, n, m, seed), rows, columns, solver=solver, epsilon=epsilon, return_diagnostics=True
@@ -116,7 +116,7 @@ def test_any_lengths(n: int, m: int, seed: int, epsilon: float, solver: str) -> 
 
 
 @pytest.mark.parametrize("solver", ITERATIVE)
-def test_blocks_and_absorption_change_nothing(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_absorption_do_not_change_the_plan(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of one or two problems, and scalings absorbed at every look, against one block and none absorbed."""
     cost, rows, columns = cosine_costs(8, 12, 10), random_weights(8, 12, 1), random_weights(8, 10, 2)
     options = {"solver": solver, "epsilon": 0.02 if solver != "proximal" else 0.1, "return_diagnostics": True}
@@ -128,7 +128,7 @@ def test_blocks_and_absorption_change_nothing(solver: str, monkeypatch: pytest.M
     torch.testing.assert_close(others.entropy, diagnostics.entropy, atol=1e-5, rtol=0)
 
 
-def test_uniform_by_default_and_any_kind_of_mask() -> None:
+def test_weights_are_uniform_by_default_and_masks_have_any_dtype() -> None:
     cost, mask = cosine_costs(3, 5, 4), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
     uniform = transport_plan(cost)
     torch.testing.assert_close(uniform.sum(2), torch.full((3, 5), 0.2))
@@ -140,7 +140,7 @@ def test_uniform_by_default_and_any_kind_of_mask() -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_works_in_float32_without_gradient(solver: str) -> None:
+def test_plan_is_float32_without_gradient(solver: str) -> None:
     cost = cosine_costs(4, 6, 5).bfloat16().requires_grad_()
     plan = transport_plan(cost, solver=solver)
     assert plan.dtype == torch.float32 and not plan.requires_grad
@@ -177,7 +177,7 @@ def test_iterations_stop_at_the_tolerance_or_at_the_maximum(solver: str) -> None
     ("solver", "price"),
     [*((solver, torch.finfo(torch.float32).max) for solver in ITERATIVE), ("exact", 1e9), ("partial", 1e9)],
 )
-def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
+def test_high_cost_forbids_a_pair(solver: str, price: float) -> None:
     cost = cosine_costs(3, 5, 6)
     forbidden = torch.eye(5, 6).bool().expand(3, 5, 6)
     options = {"solver": solver, "epsilon": 0.1, "return_diagnostics": True}
@@ -190,11 +190,11 @@ def test_a_pair_is_forbidden_by_its_cost(solver: str, price: float) -> None:
 
 @pytest.mark.promise(
     "Numbers",
-    "Costs up to the largest float32 do not overflow; what cannot be held by a number is an error that "
-    "names the batch entries",
+    "Costs up to the largest float32 do not overflow. Results that no float can hold raise an error that names the "
+    "batch entries.",
 )
 @pytest.mark.parametrize("solver", ["sinkhorn", "proximal"])
-def test_the_largest_costs_do_not_overflow(solver: str) -> None:
+def test_largest_costs_do_not_overflow(solver: str) -> None:
     most = torch.finfo(torch.float32).max
     cost = torch.tensor([[[most, -most], [-most, most]], [[most, most], [0.0, 0.0]]])
     plan, diagnostics = transport_plan(cost, solver=solver, epsilon=0.001, return_diagnostics=True)
@@ -203,7 +203,7 @@ def test_the_largest_costs_do_not_overflow(solver: str) -> None:
     torch.testing.assert_close(plan[0], torch.tensor([[0.0, 0.5], [0.5, 0.0]]))
 
 
-def test_an_unbalanced_plan_without_mass_has_no_entropy() -> None:
+def test_unbalanced_plan_without_mass_has_zero_entropy() -> None:
     cost = torch.full((1, 1, 1), 1e5)
     plan, diagnostics = transport_plan(cost, solver="unbalanced", epsilon=1.0, return_diagnostics=True)
     assert plan.sum() < 1e-40 and diagnostics.entropy == 0 and diagnostics.converged
@@ -259,12 +259,12 @@ COST = torch.zeros(3, 4, 5)
         ((COST,), {"solver": "partial", "transported_mass": 1.5}, r"transported_mass must be positive and at most 1"),
     ],
 )
-def test_bad_input(arguments: tuple, options: dict, message: str) -> None:
+def test_invalid_input_raises(arguments: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         transport_plan(*arguments, **options)
 
 
-def test_a_solver_is_a_name_with_options_or_an_object() -> None:
+def test_solver_is_a_name_with_options_or_an_object() -> None:
     cost = cosine_costs(3, 5, 4)
     solver = Unbalanced(epsilon=0.1, marginal_penalty=0.3)
     plan = hf_optical.transport.transport_plan(cost, solver=solver)
@@ -278,7 +278,7 @@ def test_a_solver_is_a_name_with_options_or_an_object() -> None:
         make_solver(solver, epsilon=0.1)
 
 
-def test_not_a_tensor() -> None:
+def test_non_tensor_raises_type_error() -> None:
     with pytest.raises(TypeError, match=r"cost must be a tensor.*list.*torch.as_tensor"):
         transport_plan([[[0.0]]])
     with pytest.raises(TypeError, match="row_weights must be a tensor"):
