@@ -1,1 +1,1 @@
-"""The Jinja templates of what is published. In the wheel they are `hf_optical.hub_cards`."""
+"""Jinja templates of cards. In the wheel they are `hf_optical.hub_cards`."""

@@ -47,7 +47,7 @@ def test_from_the_plan_to_the_report(study, tmp_path):
     # In another place, from the same cells: nothing is done again. It is not published under such a name.
     again = ("--cells", out / "cells", "--report_only", "--push_to_hub", "org/so me", "--private", "--license", "mit")
     elsewhere = run_compare(*arguments[:-1], tmp_path / "elsewhere", *again)
-    assert elsewhere.returncode == 1 and elsewhere.stderr.startswith("error: repo_id='org/so me' is no repository id")
+    assert elsewhere.returncode == 1 and elsewhere.stderr.startswith("error: Repo id must use")
     assert (tmp_path / "elsewhere" / "report.md").read_text("utf-8") == (out / "report.md").read_text("utf-8")
 
 

@@ -14,8 +14,8 @@ from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
 from hf_optical.hub import write_card
-from hf_optical.hub.methods import describe
 from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
+from hf_optical.methods import card_text
 
 
 def results(shift: float = 0.0) -> dict:
@@ -57,7 +57,7 @@ def card(folder, kind="language_pack", languages=("ha",), base_model="org/base",
 
 
 def tables(text):
-    """The Markdown tables of a page: lists of rows of cells. A line that a blank one cuts off is no table."""
+    """Markdown tables of a page, as lists of rows of cells; a blank line ends a table."""
     found = []
     for block in re.split(r"\n\s*\n", text):
         lines = block.strip().split("\n")
@@ -67,7 +67,7 @@ def tables(text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_hub_understands_the_metadata(tmp_path, kind):
+def test_hub_parses_metadata(tmp_path, kind):
     text = card(tmp_path, kind)
     parsed = ModelCard(text, ignore_metadata_errors=False)
     relation, library = KINDS[kind]
@@ -94,7 +94,7 @@ def test_the_hub_understands_the_metadata(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_results_are_one_table_with_intervals(tmp_path, kind):
+def test_results_are_one_table_with_intervals(tmp_path, kind):
     text = card(tmp_path, kind)
     assert tables(text) == [
         [
@@ -102,39 +102,39 @@ def test_the_results_are_one_table_with_intervals(tmp_path, kind):
             ["---", "---:", "---:", "---:"],
             ["before training", "0.100", "0.200", "0.250"],
             ["**after training**", "**0.512** [0.412, 0.600]", "**0.600** [0.500, 0.700]", "**0.500** [0.400, 0.600]"],
-            ["teacher, on human translations", "0.700", "0.800", "0.750"],
+            ["teacher with human translations", "0.700", "0.800", "0.750"],
         ]
     ]
     section = text.split("## Results")[1].split("\n## ")[0]
-    for said in ("96 questions of `retrieval/test`", "69 %", "95 % bootstrap", "seed 42"):
-        assert said in section, said
-    assert "encoded by the teacher" in section and "No retrieval results" not in text
-    assert "96 questions are few" in text
+    for expected in ("96 queries of `retrieval/test`", "69 %", "95 % bootstrap", "seed 42"):
+        assert expected in section, expected
+    assert "The teacher encoded the documents" in section and "No retrieval results" not in text
+    assert "only 96 queries" in text
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("details", [{}, {**DETAILS, "results": {}}, {**DETAILS, "results": None}])
-def test_a_card_without_results_says_so(tmp_path, kind, details):
+def test_card_without_results_says_so(tmp_path, kind, details):
     text = card(tmp_path, kind, details=details)
     parsed = ModelCard(text, ignore_metadata_errors=False)
     assert parsed.data.eval_results is None
     assert "model-index" not in text
     assert tables(text) == []
-    assert "No retrieval results were measured." in text and "bootstrap" not in text and "are few" not in text
+    assert "No retrieval results were measured." in text and "bootstrap" not in text and "wide intervals" not in text
 
 
-def test_results_of_which_only_the_means_are_known(tmp_path):
+def test_results_may_be_means_only(tmp_path):
     measured = {"dataset": "big/test", "queries": 3000, "measures": {"map": {"trained": 0.25}, "AP": {"trained": 0.5}}}
     text = card(tmp_path, details={**DETAILS, "results": {"ha": measured}})
     assert tables(text)[0][2:] == [["**after training**", "**0.250**", "**0.500**"]]
-    assert "3,000 questions of `big/test`.\n" in text
-    assert "Of the gap" not in text and "bootstrap" not in text and "are few" not in text
+    assert "3,000 queries of `big/test`.\n" in text
+    assert "gap in MAP" not in text and "bootstrap" not in text and "wide intervals" not in text
     found = ModelCard(text, ignore_metadata_errors=False).data.eval_results
     assert [result.metric_args for result in found] == [{"queries": 3000}] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_several_languages_have_a_table_each(tmp_path, kind):
+def test_each_language_has_its_own_table(tmp_path, kind):
     found = {"ha": results(), "lo": {**results(shift=0.1), "queries": 300}}
     text = card(tmp_path, kind, ["ha", "lo"], details={**DETAILS, "results": found}, code="niger")
     parsed = ModelCard(text, ignore_metadata_errors=False)
@@ -143,11 +143,11 @@ def test_several_languages_have_a_table_each(tmp_path, kind):
     assert (values["ha", "map"].metric_value, values["lo", "map"].metric_value) == (0.5124, 0.6124)
     assert (values["ha", "map"].metric_args["queries"], values["lo", "map"].metric_args["queries"]) == (96, 300)
     assert [table[3][1] for table in tables(text)] == ["**0.512** [0.412, 0.600]", "**0.612** [0.412, 0.600]"]
-    assert "**ha**: 96 questions" in text and "**lo**: 300 questions" in text
+    assert "**ha**: 96 queries" in text and "**lo**: 300 queries" in text
     assert ('language="niger"' in text) == (kind == "language_pack")
 
 
-def test_what_the_hub_takes_for_a_language(tmp_path):
+def test_only_iso_codes_are_languages_in_metadata(tmp_path):
     text = card(tmp_path, languages=["sw_TZ", "swa-Latn", "sw", "demo2", "Hausa"])
     assert ModelCard(text, ignore_metadata_errors=False).data.language == ["sw", "swa"]
 
@@ -156,7 +156,7 @@ def test_what_the_hub_takes_for_a_language(tmp_path):
 @pytest.mark.parametrize("measured", [True, False])
 @pytest.mark.parametrize("details", [DETAILS, {}])
 @pytest.mark.parametrize("base_model", ["org/base", "org/teacher", ""])
-def test_the_page_is_whole(tmp_path, kind, measured, details, base_model):
+def test_page_has_all_sections_and_no_leftovers(tmp_path, kind, measured, details, base_model):
     details = details if measured else {**details, "results": {}}
     text = card(tmp_path, kind, base_model=base_model, details=details)
     assert re.search(r"^# (Language pack|Late-interaction model) for ha$", text, re.M)
@@ -183,7 +183,7 @@ def test_the_page_is_whole(tmp_path, kind, measured, details, base_model):
         )
 
 
-def test_commits_of_base_and_teacher_are_told(tmp_path):
+def test_commits_of_base_and_teacher_are_on_card(tmp_path):
     text = card(tmp_path, base_revision="fedc987")
     assert "- **Base:** [org/base](https://huggingface.co/org/base) at revision `fedc987`\n" in text
     assert (
@@ -191,19 +191,19 @@ def test_commits_of_base_and_teacher_are_told(tmp_path):
     )
 
 
-def test_the_size_and_the_parts_of_a_pack_are_told(tmp_path):
+def test_card_gives_size_and_parts_of_pack(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(bytes(5_300_000))
     assert "a LoRA adapter, 5.3 MB" in card(tmp_path)
     (tmp_path / "vocabulary.safetensors").write_bytes(bytes(7_000_000))
     text = card(tmp_path)
-    assert "a LoRA adapter\nand new words, 12.3 MB" in text
+    assert "a LoRA adapter and new words, 12.3 MB" in text
     assert "training.png" not in text and "](training.png)" not in card(tmp_path, details={})
     (tmp_path / "training.png").write_bytes(b"")
     assert "](training.png)" in card(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_is_told_of_the_machine(tmp_path, kind, monkeypatch):
+def test_card_has_no_local_paths(tmp_path, kind, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("models/base", "models/teacher"):
         Path(folder).mkdir(parents=True)
@@ -225,7 +225,7 @@ def test_nothing_is_told_of_the_machine(tmp_path, kind, monkeypatch):
         assert data.base_model is None and data.get("base_model_relation") is None and data.datasets is None
 
 
-def test_a_name_without_a_namespace_is_on_the_hub_if_a_commit_is_known(tmp_path):
+def test_name_without_namespace_needs_commit_to_be_a_hub_id(tmp_path):
     for revision, linked in ((None, False), ("fedc987", True)):
         text = card(tmp_path, base_model="bert-base-uncased", base_revision=revision)
         data = ModelCard(text, ignore_metadata_errors=False).data
@@ -233,7 +233,7 @@ def test_a_name_without_a_namespace_is_on_the_hub_if_a_commit_is_known(tmp_path)
         assert ("](https://huggingface.co/bert-base-uncased)" in text) == linked
 
 
-def test_a_card_is_replaced(tmp_path):
+def test_card_replaces_earlier_one(tmp_path):
     (tmp_path / "README.md").write_text("old")
     assert card(tmp_path) == card(tmp_path)
     assert "old" not in (tmp_path / "README.md").read_text().split()
@@ -249,24 +249,23 @@ def python_of(text: str) -> list[ast.Module]:
 
 @pytest.mark.promise(
     "Safety",
-    "A pack puts no code and no markup on the card of whoever publishes it: in code its text is a string, "
-    "in prose one plain line. What it tells is of the right kind or refused, when it is opened, when it "
-    "is saved and when a card is written.",
+    "Text from a pack cannot add code or markup to a card: in code it is a string, in prose one plain line. Details "
+    "of the wrong type are refused when a pack is opened or saved and when a card is written.",
 )
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packs", [False, True])
-def test_what_is_told_is_never_more_than_text(tmp_path, kind, packs):
+def test_hostile_text_adds_no_code_or_markup(tmp_path, kind, packs):
     texts = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_license", "hardware", "license")
-    told = {
+    details = {
         **{**DETAILS, **dict.fromkeys((*texts, "note"), HOSTILE), "scripts": [HOSTILE]},
         "settings": {"method": "ot", "loss": HOSTILE, "seed": HOSTILE, HOSTILE: HOSTILE, "table": [HOSTILE]},
         "results": {HOSTILE: {**results(), "dataset": HOSTILE, "table": HOSTILE, "language": HOSTILE}},
     }
-    told["results"][HOSTILE]["measures"] = {HOSTILE: results()["measures"]["map"]}
+    details["results"][HOSTILE]["measures"] = {HOSTILE: results()["measures"]["map"]}
     if packs:
         (tmp_path / "language_packs" / "ha").mkdir(parents=True)
     base = f"base {HOSTILE}"
-    text = card(tmp_path, kind, [HOSTILE, "lo"], base, told, code=HOSTILE, base_revision=HOSTILE, repo_id=HOSTILE)
+    text = card(tmp_path, kind, [HOSTILE, "lo"], base, details, code=HOSTILE, base_revision=HOSTILE, repo_id=HOSTILE)
     other = {**DETAILS, "settings": {"loss": "mine"}}
     plain = card(tmp_path, kind, ["sw", "lo"], "org/base", other, code="sw", repo_id="me/x")
     data = ModelCard(text, ignore_metadata_errors=False).data
@@ -288,7 +287,7 @@ def test_what_is_told_is_never_more_than_text(tmp_path, kind, packs):
     assert max(len(line) for line in page.splitlines() if line.startswith(">")) < 200
 
 
-def test_text_of_any_script_stays_readable(tmp_path):
+def test_text_in_any_script_stays_readable(tmp_path):
     note = "Maswali 96 — أسئلة، 質問; 5 % < 6 %, C# & a_b."
     text = card(tmp_path, languages=["漢字"], details={"note": note, "hardware": "x"})
     assert "> Maswali 96 — أسئلة، 質問; 5 % &lt; 6 %, C\\# & a_b.\n" in text
@@ -298,7 +297,7 @@ def test_text_of_any_script_stays_readable(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("told", "named"),
+    ("details", "named"),
     [
         ([], "details"),
         ({"results": 5}, "details.results"),
@@ -324,34 +323,34 @@ def test_text_of_any_script_stays_readable(tmp_path):
     ],
     ids=str,
 )
-def test_what_is_of_another_kind_is_named(tmp_path, kind, told, named):
-    with pytest.raises(ValueError, match=f"{named}.* missing or of the wrong kind, so no card can be written"):
-        card(tmp_path, kind, details=told)
+def test_invalid_details_are_named(tmp_path, kind, details, named):
+    with pytest.raises(ValueError, match=f"missing or of the wrong type: .*{named}"):
+        card(tmp_path, kind, details=details)
     assert not (tmp_path / "README.md").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_a_method_that_is_not_known_nothing_is_claimed(tmp_path, kind):
-    told = {**DETAILS, "settings": {"method": "later", "seed": 1}, "teacher_language": None}
-    text = card(tmp_path, kind, details=told)
+def test_unknown_method_is_not_described(tmp_path, kind):
+    details = {**DETAILS, "settings": {"method": "later", "seed": 1}, "teacher_language": None}
+    text = card(tmp_path, kind, details=details)
     assert "## Training\n\n- **Base:**" in text and "method `later`, seed `1`" in text
     assert "which reads English" in text
     assert "## Citation" not in text and "optimal-transport" not in text
     assert "## Training" not in card(tmp_path, kind, details={"settings": None, "scripts": None, "seconds": None})
 
 
-def test_there_is_no_card_of_another_kind(tmp_path):
-    with pytest.raises(ValueError, match="kind='study' is no card"):
+def test_unknown_kind_of_card_is_error(tmp_path):
+    with pytest.raises(ValueError, match="kind must be one of 'language_pack', 'model', got 'study'"):
         card(tmp_path, "study")
 
 
 def snippets(text: str, names: dict, **places: Path) -> list[str]:
-    """Runs the Python on a card, block after block as its reader would; PyLate's has an environment of its own."""
+    """Run the Python code on a card block by block, except PyLate's, which needs its own environment."""
     ran = []
     for block in re.findall(r"```python\n(.*?)```", text, re.S):
         for placeholder, place in places.items():
             block = block.replace(placeholder, str(place))
-        assert not re.search(r"[A-Z]+_[A-Z_]{4,}", block), f"a place is not known: {block}"
+        assert not re.search(r"[A-Z]+_[A-Z_]{4,}", block), f"unknown placeholder: {block}"
         if "pylate" not in block:
             exec(block, names)
         ran.append(block)
@@ -360,7 +359,7 @@ def snippets(text: str, names: dict, **places: Path) -> list[str]:
 
 @pytest.fixture
 def open_in_other_libraries(monkeypatch, tmp_path):
-    """What other libraries warn of is their own affair; what a card saves goes to a folder of the test's."""
+    """Ignore warnings of other libraries, and run in a temporary folder."""
     pytest.importorskip("sentence_transformers", minversion="6")
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():
@@ -368,7 +367,7 @@ def open_in_other_libraries(monkeypatch, tmp_path):
         yield
 
 
-def test_the_code_opens_a_base_in_its_dtype(tiny, tmp_path, monkeypatch):
+def test_code_loads_base_in_its_dtype(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pack = make_pack(tiny, "sw", 1, dtype=torch.bfloat16)
     pack.save_pretrained("pack")
@@ -384,7 +383,7 @@ def test_the_code_opens_a_base_in_its_dtype(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("new_words", [False, True])
-def test_the_code_on_the_card_of_a_pack_runs(tiny, tmp_path, new_words, open_in_other_libraries):
+def test_code_on_pack_card_runs(tiny, tmp_path, new_words, open_in_other_libraries):
     model = OpticalModel.from_pretrained(tiny)
     words = Vocabulary(["swali", "kiswahili"], torch.randn(2, model.embedding_dim), model.encoder.config.vocab_size)
     config = default_lora_config(model, rank=2, embeddings=not new_words)
@@ -406,7 +405,7 @@ def test_the_code_on_the_card_of_a_pack_runs(tiny, tmp_path, new_words, open_in_
 
 @pytest.mark.parametrize("projection_dim", [None, 16])
 @pytest.mark.parametrize("details", [{}, {**DETAILS, "teacher": "org/teacher"}])
-def test_the_code_on_the_card_of_a_model_runs(tmp_path, projection_dim, details, open_in_other_libraries):
+def test_code_on_model_card_runs(tmp_path, projection_dim, details, open_in_other_libraries):
     folder = tiny_checkpoint(tmp_path / "model", projection_dim=projection_dim)
     teacher = tiny_checkpoint(tmp_path / "teacher", projection_dim=projection_dim, seed=1) if details else folder
     names = {}
@@ -418,7 +417,7 @@ def test_the_code_on_the_card_of_a_model_runs(tmp_path, projection_dim, details,
         "pylate",
         "safetensors",
     ]
-    # By hand in transformers, by this library, and in sentence-transformers.
+    # transformers, this library and sentence-transformers agree.
     assert torch.allclose(names["vectors"][0], names["queries"][0], atol=1e-5)
     retriever, texts = OpticalRetriever.from_pretrained(folder, device="cpu"), names["documents"]
     (hits,) = retriever.search(["A question in ha"], texts)
@@ -429,7 +428,7 @@ def test_the_code_on_the_card_of_a_model_runs(tmp_path, projection_dim, details,
     assert (names["hit"].document, names["hit"].score) == (hits[0].document, hits[0].score)
 
 
-def test_the_card_of_a_retriever_opens_its_packs(tiny, tmp_path, open_in_other_libraries):
+def test_code_on_retriever_card_loads_its_packs(tiny, tmp_path, open_in_other_libraries):
     model = OpticalModel.from_pretrained(tiny)
     add_adapter(model, "sw", default_lora_config(model, rank=2))
     retriever = OpticalRetriever.from_pretrained(tiny)
@@ -442,70 +441,76 @@ def test_the_card_of_a_retriever_opens_its_packs(tiny, tmp_path, open_in_other_l
     assert names["retriever"].languages == ["sw"]
 
 
-def test_documents_are_for_the_teacher_of_packs_that_is_not_their_base(tmp_path):
+def test_documents_are_encoded_by_teacher_that_is_not_the_base(tmp_path):
     (tmp_path / "language_packs" / "ha").mkdir(parents=True)
     for base, teaches in (("org/teacher", False), ("org/base", True)):
         text = card(tmp_path, "model", base_model=base)
         assert ('teacher = OpticalRetriever.from_pretrained("org/teacher")' in text) == teaches
-        assert ("documents by the teacher." in text, "documents by the bare base." in text) == (teaches, not teaches)
+        assert ("documents with the teacher." in text) == teaches
+        assert ("documents with the base alone." in text) != teaches
 
 
-def test_a_pack_among_those_of_a_retriever_is_opened_there_by_peft(tmp_path):
+def test_peft_code_of_pack_in_retriever_uses_subfolder(tmp_path):
     within = card(tmp_path / "language_packs" / "ha", repo_id="me/retriever")
     assert 'PeftModel.from_pretrained(encoder, "me/retriever", subfolder="language_packs/ha")' in within
     assert 'PeftModel.from_pretrained(encoder, "me/pack")' in card(tmp_path / "pack", repo_id="me/pack")
 
 
-def test_a_merged_model_is_told_from_one_of_which_all_weights_were_trained(tmp_path):
+def test_card_distinguishes_merged_and_fully_trained_models(tmp_path):
     pack = {**DETAILS, "settings": {**DETAILS["settings"], "lora_rank": 32}}
-    assert "with a language pack folded into its weights." in card(tmp_path, "model", details=pack)
-    assert "with all its weights trained." in card(tmp_path, "model")
+    assert "with a language pack merged into its weights." in card(tmp_path, "model", details=pack)
+    assert "with all weights trained." in card(tmp_path, "model")
 
 
-def test_what_other_libraries_do_not_do_is_told(tmp_path):
+def test_card_says_that_other_libraries_lack_nearest_words(tmp_path):
     for kind, file in (("language_pack", "vocabulary.safetensors"), ("model", "nearest_words.json")):
-        said = "Only `hf_optical` reads a word that"
-        assert said not in card(tmp_path / kind, kind)
+        expected = "unknown words by the most similar known word"
+        assert expected not in card(tmp_path / kind, kind)
         (tmp_path / kind / file).write_bytes(b"")
-        assert said in card(tmp_path / kind, kind)
+        assert expected in card(tmp_path / kind, kind)
 
 
-def test_the_place_is_in_the_code(tmp_path):
+def test_repository_is_in_code(tmp_path):
     for kind in KINDS:
         text = card(tmp_path, kind, repo_id="me/student")
         assert '"me/student"' in text and "REPOSITORY_OR_FOLDER" not in text
 
 
 @pytest.mark.parametrize(
-    ("method", "said", "cited", "silent"),
+    ("method", "expected", "cited", "absent"),
     [
         ("ot", "optimal transport between their token vectors", ["huang2023optical"], "ranks"),
         ("greedy", "greedy one-to-one alignment", ["li2021learning"], "optimal transport"),
         ("sentence", "distance of their mean vectors", ["reimers2020making"], "optimal"),
         ("code_switch", "rank English texts, some words of which were switched", ["litschko2023boosting"], "optimal"),
-        ("hybrid", "Beside it, the student is to rank English", ["huang2023optical", "litschko2023boosting"], "Dr"),
+        (
+            "hybrid",
+            "In addition, the student learns to rank English",
+            ["huang2023optical", "litschko2023boosting"],
+            "Dr",
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_tells_the_method_that_was_used_and_no_other(tmp_path, kind, method, said, cited, silent):
+def test_card_describes_only_the_method_that_was_used(tmp_path, kind, method, expected, cited, absent):
     text = card(tmp_path, kind, ["sw"], details={"settings": {"method": method}})
-    assert said in text and silent.lower() not in text.lower()
+    assert expected in text and absent.lower() not in text.lower()
     assert re.findall(r"@\w+\{(\w+),", text) == cited
 
 
 @pytest.mark.parametrize(
-    ("settings", "said", "silent"),
+    ("settings", "expected", "absent"),
     [
         ({"method": "greedy", "marginals": "uniform", "align_special_tokens": True}, "(as in Dr.DECR).", "but"),
         (
             {"method": "greedy", "marginals": "idf", "align_special_tokens": False},
-            "(as in Dr.DECR, but with tokens weighed by inverse document frequency and special tokens left out).",
+            "(as in Dr.DECR, but with tokens weighted by inverse document frequency and special tokens left out).",
             "rank",
         ),
         ({"method": "code_switch", "ranking_target": "teacher"}, "as the frozen teacher ranks them", "relevant"),
         ({"method": "hybrid", "ranking_target": "labels"}, "the relevant one for a query before all", "teacher ranks"),
     ],
 )
-def test_what_the_settings_make_of_a_method(settings, said, silent):
-    text = describe(settings, "en")
-    assert said in text and silent not in text and "{" not in text
+def test_description_of_method_depends_on_settings(settings, expected, absent):
+    text = card_text(settings, "English", "").text
+    assert expected in text and absent not in text and "{" not in text

@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from hub import local_hub
-from hub.local_hub import LocalHub
+from storage import local_hub
+from storage.local_hub import LocalHub
 from tiny import DEMO, REPOSITORY
 
 from hf_optical import OTDistillationConfig
 from hf_optical.errors import DataError
-from hf_optical.storage.publishing import without_token
+from hf_optical.storage.publishing import redact_token
 from hf_optical.studies import load_study
 
 
@@ -94,10 +94,10 @@ def test_study_cannot_contain_a_token(tmp_path):
 def test_token_in_a_server_response_is_hidden():
     for error in (OSError(f"no such token {TOKEN}"), ConnectionError("broken")):
         error.__cause__ = ValueError(f"Illegal header value b'Bearer {TOKEN}'")
-        said, shown = without_token(error, TOKEN)
-        assert WORD not in said and shown is None
+        message, cause = redact_token(error, TOKEN)
+        assert WORD not in message and cause is None
     error = OSError("no such repository")
-    assert without_token(error, TOKEN) == ("no such repository", error)
+    assert redact_token(error, TOKEN) == ("no such repository", error)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_token_is_never_written_or_sent(hub, tmp_path):
     assert result.returncode == 0 and b"all done" in result.stdout, result.stderr[-4000:].decode()
     (tmp_path / "all" / "stdout").write_bytes(result.stdout)
     (tmp_path / "all" / "stderr").write_bytes(result.stderr)
-    for number, sent in enumerate(hub.left):
+    for number, sent in enumerate(hub.received):
         (tmp_path / "all" / f"sent-{number}").write_bytes(sent)
     for name in ("run/checkpoint-2/trainer_state.json", "run/language_pack.json", "run/README.md", "report/report.md"):
         assert (tmp_path / "all" / "out" / name).is_file(), f"{name} was not written"

@@ -21,24 +21,24 @@ def projected(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["no-such/model", "no-such-model"])
-def test_an_id_that_cannot_be_fetched(name):
+def test_id_that_cannot_be_fetched_is_error(name):
     with pytest.raises(OSError, match=f"{name}' is not a folder .* could not be fetched from the Hub; check the name"):
         OpticalModel.from_pretrained(name)
 
 
-def test_a_revision_that_cannot_be_fetched_is_named():
+def test_error_names_revision_that_cannot_be_fetched():
     with pytest.raises(OSError, match="at revision 'v9'"):
         OpticalModel.from_pretrained(MINILM, revision="v9")
 
 
-def test_a_path_that_is_neither_folder_nor_id(projected):
+def test_path_that_is_neither_folder_nor_id_is_error(projected):
     with pytest.raises(OSError, match="neither a folder on this machine nor the id"):
         OpticalModel.from_pretrained(projected / "config.json")
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch, projected):
-    """An installed package that carries a model under a Hub id."""
+    """An installed package that contains the model of a Hub id."""
     root = tmp_path / "site" / "optical_test_package"
     shutil.copytree(projected, root / "model")
     (root / "__init__.py").write_text("")
@@ -49,14 +49,14 @@ def package(tmp_path, monkeypatch, projected):
     return root
 
 
-def test_a_package_stands_in_for_the_hub(package):
+def test_model_of_installed_package_is_used(package):
     assert local_folder("some/model") == package / "model"
     model = OpticalModel.from_pretrained("some/model")
-    # Without a commit: whoever opens a pack of it may have the package, or what is newest on the Hub.
+    # No commit: a pack of this base may be opened with the package or with the newest version on the Hub.
     assert (model.name_or_path, model.revision) == ("some/model", None)
 
 
-def test_a_package_with_other_weights_does_not(package):
+def test_package_with_other_weights_is_not_used(package):
     weights = package / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -66,52 +66,52 @@ def test_a_package_with_other_weights_does_not(package):
         local_folder("some/model")
 
 
-def test_a_package_without_the_weights_does_not(package):
+def test_package_without_weights_is_not_used(package):
     (package / "model" / "model.safetensors").unlink()
     assert packaged_copy("some/model") is None
 
 
-def test_a_package_that_is_not_installed_and_an_id_without_package(package):
+def test_ids_without_installed_package_have_no_copy(package):
     assert packaged_copy("not/installed") is None
     assert packaged_copy("other/model") is None
 
 
-def test_a_revision_is_asked_of_the_hub(package):
+def test_revision_is_fetched_from_hub(package):
     with pytest.raises(OSError, match="at revision 'main'"):
         local_folder("some/model", revision="main")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [("org/model", "org/model"), ("model", "model"), ("/home/me/runs/ha", "ha"), ("../base/", "base"), ("", "")],
 )
-def test_of_a_path_others_are_told_the_last_part(name, told):
-    assert public_name(name) == told
+def test_public_name_of_path_is_its_last_part(name, expected):
+    assert public_name(name) == expected
 
 
-def test_a_folder_that_is_named_like_an_id(tmp_path, monkeypatch):
+def test_public_name_of_folder_that_looks_like_an_id_is_its_last_part(tmp_path, monkeypatch):
     (tmp_path / "outputs" / "ha").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert public_name("outputs/ha") == "ha"
     assert public_name(str(tmp_path)) == tmp_path.name
 
 
-def test_minilm_is_installed_with_the_published_weights():
+def test_installed_minilm_has_published_weights():
     folder = packaged_copy(MINILM)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def test_an_optional_file_that_is_not_there_reads_as_an_empty_one(tmp_path):
+def test_missing_optional_file_reads_as_empty(tmp_path):
     assert read_optional_json(tmp_path / "a.json") == {}
     assert read_optional_json(tmp_path / "a.json", list) == []
     (tmp_path / "a.json").write_text('{"a": 1}')
     assert read_optional_json(tmp_path / "a.json") == read_json(tmp_path / "a.json") == {"a": 1}
-    with pytest.raises(OSError, match="a.json holds no JSON list"):
+    with pytest.raises(OSError, match="a.json must hold a JSON list"):
         read_optional_json(tmp_path / "a.json", list)
 
 
-def test_weights_by_name(tmp_path):
+def test_weights_are_read_by_name(tmp_path):
     save_file({"a": torch.zeros(2), "b": torch.ones(3)}, tmp_path / "model.safetensors")
     assert weight_names(tmp_path) == {"a", "b"}
     (read,) = read_weights(tmp_path / "model.safetensors", ["b"]).values()
@@ -120,7 +120,7 @@ def test_weights_by_name(tmp_path):
         read_weights(tmp_path / "model.safetensors", ["b", "d", "c"])
 
 
-def test_what_is_fetched_from_the_hub():
+def test_patterns_select_files_to_download():
     from fnmatch import fnmatch
 
     fetched = [
@@ -129,6 +129,6 @@ def test_what_is_fetched_from_the_hub():
         *("1_Dense/config.json", "2_Dense/model.safetensors", "2_MultiVectorMask/config.json", "artifact.metadata"),
         *("language_pack.json", "adapter_model.safetensors", "language_packs/sw/adapter_model.safetensors"),
     ]
-    left = ["pytorch_model.bin", "onnx/model.onnx", "tf_model.h5", "README.md", "1_Pooling/weights.bin"]
-    for name in [*fetched, *left]:
+    ignored = ["pytorch_model.bin", "onnx/model.onnx", "tf_model.h5", "README.md", "1_Pooling/weights.bin"]
+    for name in [*fetched, *ignored]:
         assert any(fnmatch(name, pattern) for pattern in fetching._PATTERNS) == (name in fetched), name

@@ -8,20 +8,20 @@ import sys
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
-from unittest.mock import Mock
 
 import pytest
 from filelock import FileLock
 
-from hf_optical.storage import staging as files
-from hf_optical.storage.staging import discard, flush, reading, settle, staged_directory, write_text
+from hf_optical.storage import locking
+from hf_optical.storage.locking import shared_lock
+from hf_optical.storage.staging import discard, flush, recover, staged_directory, write_text
 
 
 def listing(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_what_is_written_arrives_and_nothing_else_changes(tmp_path):
+def test_new_files_move_in_and_other_files_stay(tmp_path):
     (tmp_path / "kept.txt").write_text("kept")
     (tmp_path / "old.txt").write_text("old")
     with staged_directory(tmp_path) as staged:
@@ -33,14 +33,14 @@ def test_what_is_written_arrives_and_nothing_else_changes(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.txt", "old.txt", "sub"]
 
 
-def test_missing_folders_are_made(tmp_path):
+def test_missing_folders_are_created(tmp_path):
     with staged_directory(tmp_path / "a" / "b") as staged:
         (staged / "file").write_text("text")
     assert listing(tmp_path) == {"a/b/file": "text"}
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
-def test_a_failure_leaves_the_old_files_and_keeps_its_type(tmp_path, error):
+def test_exception_in_block_keeps_old_files_and_its_type(tmp_path, error):
     (tmp_path / "file").write_text("old")
     with pytest.raises(type(error)), staged_directory(tmp_path) as staged:
         (staged / "file").write_text("half")
@@ -52,8 +52,10 @@ def test_a_failure_leaves_the_old_files_and_keeps_its_type(tmp_path, error):
 @pytest.mark.parametrize(
     "error", [OSError(28, "No space left on device"), Exception("I/O error: No space left on device (os error 28)")]
 )
-def test_a_full_disk_is_named_whoever_reports_it(tmp_path, error):
-    with pytest.raises(OSError, match="could not save to .*No space left on device.*unharmed; free some") as caught:
+def test_error_of_full_disk_names_folder_and_cure(tmp_path, error):
+    with pytest.raises(
+        OSError, match="could not save to .*No space left on device.*; free some .*No complete save is lost"
+    ) as caught:
         with staged_directory(tmp_path):
             raise error
     assert caught.value.errno == 28
@@ -62,7 +64,7 @@ def test_a_full_disk_is_named_whoever_reports_it(tmp_path, error):
 
 
 @pytest.mark.parametrize("folder", ["file", "file/sub"])
-def test_a_file_in_place_of_the_folder(tmp_path, folder):
+def test_file_in_place_of_folder_is_error(tmp_path, folder):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=f"cannot write to .*{folder} .*choose another folder"):
         with staged_directory(tmp_path / folder):
@@ -71,7 +73,7 @@ def test_a_file_in_place_of_the_folder(tmp_path, folder):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_write_permission(tmp_path):
+def test_folder_without_write_permission_is_error(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OSError, match="cannot write to .*Permission denied"), staged_directory(tmp_path):
@@ -80,9 +82,9 @@ def test_a_folder_without_write_permission(tmp_path):
         tmp_path.chmod(0o700)
 
 
-@pytest.mark.promise("Safety", "What is saved is as open to others as any file that the process makes, by its umask.")
+@pytest.mark.promise("Safety", "Saved files have the permissions that the umask of the process gives to any new file.")
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
-def test_files_are_as_open_as_any_that_the_process_makes(tmp_path, umask, mode):
+def test_umask_sets_permissions_of_saved_files(tmp_path, umask, mode):
     tmp_path.chmod(0o755)
     before = os.umask(umask)
     try:
@@ -95,7 +97,7 @@ def test_files_are_as_open_as_any_that_the_process_makes(tmp_path, umask, mode):
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("file", "weights")] == [mode, mode]
 
 
-def test_what_is_discarded_goes_with_what_moves_in(tmp_path):
+def test_discarded_files_are_removed_when_new_files_move_in(tmp_path):
     for name in ("kept", "gone", "sub/gone", "folder/gone", "again"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
@@ -104,7 +106,7 @@ def test_what_is_discarded_goes_with_what_moves_in(tmp_path):
         raise ValueError
     assert (tmp_path / "gone").exists()
     with staged_directory(tmp_path) as staged:
-        (staged / "gone").write_text("written, and thought better of")
+        (staged / "gone").write_text("written, then discarded")
         for name in ("gone", "sub/gone", "folder", "again", "never there"):
             discard(staged / name)
         (staged / "again").write_text("new")
@@ -113,7 +115,7 @@ def test_what_is_discarded_goes_with_what_moves_in(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again", "kept", "sub"]
 
 
-def test_a_block_in_a_block_moves_in_with_it(tmp_path):
+def test_inner_block_moves_in_with_outer_block(tmp_path):
     with pytest.raises(ValueError), staged_directory(tmp_path) as staged:
         write_text(staged / "sub" / "file", "text")
         assert (staged / "sub" / "file").read_text() == "text"
@@ -129,46 +131,44 @@ def test_a_block_in_a_block_moves_in_with_it(tmp_path):
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "If one of the new files cannot be moved in, the old ones are put back; after a kill meanwhile, the next time.",
+    "If a folder is in the place of one of the new files, saving fails and all old files stay.",
 )
-@pytest.mark.parametrize("hard_links", [True, False])
-def test_what_cannot_be_moved_in_leaves_all_as_it_was(tmp_path, monkeypatch, hard_links):
-    """A folder stands where the last of the files is to go."""
-    for name in ("a", "sub/b", "gone"):
+def test_folder_in_place_of_file_keeps_all_old_files(tmp_path):
+    for name in ("a", "sub/b", "old"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("old")
     (tmp_path / "z" / "mine").mkdir(parents=True)
-    if not hard_links:
-        monkeypatch.setattr(os, "link", Mock(side_effect=OSError(errno.EPERM, "Operation not permitted")))
-    with pytest.raises(OSError, match="could not save to .*z is a folder.*unharmed; choose another folder"):
+    with pytest.raises(
+        OSError, match="could not save to .*z is a folder.*; choose another folder.*No complete save is lost"
+    ):
         with staged_directory(tmp_path) as staged:
             for name in ("a", "new", "sub/b", "z"):
                 (staged / name).parent.mkdir(exist_ok=True)
                 (staged / name).write_text("new")
-            discard(staged / "gone")
-    assert listing(tmp_path) == {"a": "old", "sub/b": "old", "gone": "old"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "gone", "sub", "z"]
+            discard(staged / "old")
+    assert listing(tmp_path) == {"a": "old", "sub/b": "old", "old": "old"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "old", "sub", "z"]
 
 
-def test_names_that_vanish_meanwhile_are_no_error(tmp_path, monkeypatch):
+def test_flush_ignores_files_that_others_remove(tmp_path, monkeypatch):
     for name in ("a", "b"):
         (tmp_path / name).touch()
     fsync = os.fsync
 
-    def vanish(descriptor):
+    def remove_all(descriptor):
         for name in ("a", "b"):
             (tmp_path / name).unlink(missing_ok=True)
         fsync(descriptor)
 
-    monkeypatch.setattr(os, "fsync", vanish)
+    monkeypatch.setattr(os, "fsync", remove_all)
     flush(tmp_path, deep=True)
 
 
-def test_write_text_replaces_in_one_step(tmp_path):
+def test_write_text_replaces_file_in_one_step(tmp_path):
     (tmp_path / "old").write_text("old")
     with open(tmp_path / "old") as reader:
         write_text(tmp_path / "old", "neu – 新")
-        # Who had the old text open still reads it: it was renamed over, not written over.
+        # An open file still has the old text: the new file was renamed over it.
         assert reader.read() == "old"
     assert (tmp_path / "old").read_text(encoding="utf-8") == "neu – 新"
 
@@ -176,7 +176,7 @@ def test_write_text_replaces_in_one_step(tmp_path):
 SAVE = """
     import itertools, os, signal, sys
     from pathlib import Path
-    from hf_optical.storage.staging import discard, settle, staged_directory
+    from hf_optical.storage.staging import discard, recover, staged_directory
 
     def save(folder, text):
         with staged_directory(folder) as staged:
@@ -193,7 +193,7 @@ SAVE = """
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen:
-    """A process of its own that has imported nothing else, so that it may fork."""
+    """Start a process without threads, which may fork."""
     code = textwrap.dedent(SAVE) + textwrap.dedent(code)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -202,14 +202,14 @@ def start(code: str, *arguments: object) -> subprocess.Popen:
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "A folder that is written over holds all the old files or all the new ones, wherever the process is "
-    "killed; what does not belong to the new ones goes with the old.",
+    "Wherever a process is killed while it saves over a folder, the folder holds all the old files or all the new "
+    "ones; discarded files are removed together with the old ones.",
 )
 @pytest.mark.parametrize("blocked", [False, True])
-def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blocked):
+def test_kill_at_any_operation_leaves_all_old_or_all_new_files(tmp_path, blocked):
     """
-    Python tells of each file that it opens, renames or removes: at the first, the second... it is killed. Blocked, one
-    of the new files cannot be moved in, and the others go back.
+    Kill the process at the first operation that Python audits, the second, and so on. With `blocked`, one of the new
+    files cannot move in.
     """
     process = start(
         """
@@ -234,7 +234,7 @@ def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blo
             found = listing(folder)
             assert old & new <= found.keys() <= old | new and set(found.values()) <= {"old", "new"}, found
             if place % 2:
-                settle(folder)
+                recover(folder)
             else:
                 with staged_directory(folder):
                     pass
@@ -255,11 +255,11 @@ def test_killed_at_every_single_operation_it_is_the_old_or_the_new(tmp_path, blo
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "What a killed process left is removed by whoever opens or writes the folder next; what a living one "
-    "is writing is never touched.",
+    "Unfinished files of a killed process are removed when the folder is next opened or written; those of a running "
+    "process are never touched.",
 )
 @pytest.mark.parametrize("killed", [False, True])
-def test_what_a_living_process_is_writing_is_left_alone(tmp_path, killed):
+def test_unfinished_files_stay_while_their_process_runs(tmp_path, killed):
     process = start(
         """
         with staged_directory(sys.argv[1]) as staged:
@@ -270,7 +270,7 @@ def test_what_a_living_process_is_writing_is_left_alone(tmp_path, killed):
         tmp_path,
     )
     assert process.stdout.readline() == "ready\n"
-    settle(tmp_path)
+    recover(tmp_path)
     write_text(tmp_path / "mine", "mine")
     assert len(list(tmp_path.glob(".saving-*"))) == 1
     if killed:
@@ -280,7 +280,7 @@ def test_what_a_living_process_is_writing_is_left_alone(tmp_path, killed):
     assert listing(tmp_path) == ({} if killed else {"theirs": "theirs"}) | {"mine": "mine"}
 
 
-def test_many_writers_in_one_folder(tmp_path):
+def test_many_threads_write_to_one_folder(tmp_path):
     def write(number: int) -> None:
         for turn in range(10):
             write_text(tmp_path / str(number), f"{number} {turn}")
@@ -291,10 +291,10 @@ def test_many_writers_in_one_folder(tmp_path):
     assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_who_reads_has_nothing_moved_in_meanwhile(tmp_path):
+def test_writer_waits_for_readers(tmp_path):
     write_text(tmp_path / "file", "old")
     with ThreadPoolExecutor() as pool:
-        with reading(tmp_path), reading(tmp_path, tmp_path.parent):
+        with shared_lock(tmp_path), shared_lock(tmp_path, tmp_path.parent):
             writer = pool.submit(write_text, tmp_path / "file", "new")
             with pytest.raises(TimeoutError):
                 writer.result(timeout=0.3)
@@ -303,20 +303,26 @@ def test_who_reads_has_nothing_moved_in_meanwhile(tmp_path):
     assert (tmp_path / "file").read_text() == "new"
 
 
-@pytest.mark.promise("Several processes", "Nobody waits for a lock for more than a minute.")
-def test_who_is_stopped_while_reading_stops_nobody_for_ever(tmp_path, monkeypatch):
-    """In the thread that reads too."""
-    (tmp_path / ".saving-x" / "whole").mkdir(parents=True)
-    (tmp_path / ".saving-x" / "whole" / "file").write_text("killed")
-    with reading(tmp_path):
-        settle(tmp_path)
+@pytest.mark.promise("Several processes", "Readers and writers wait for each other for a minute at most.")
+def test_stopped_reader_does_not_block_writers_forever(tmp_path, monkeypatch):
+    """Not even within one thread."""
+    killed_write(tmp_path, {"file": "killed"})
+    with shared_lock(tmp_path):
+        recover(tmp_path)
         assert not (tmp_path / "file").exists()
-        monkeypatch.setattr(files, "_PATIENCE", 0.1)
+        monkeypatch.setattr(locking, "_PATIENCE", 0.1)
         write_text(tmp_path / "other", "text")
     assert listing(tmp_path) == {"file": "killed", "other": "text"}
 
 
-def test_of_two_writers_at_once_one_comes_second(tmp_path, monkeypatch):
+def killed_write(folder, files):
+    """Leave what a process leaves that was killed before its files had moved."""
+    (folder / ".saving-x" / "complete").mkdir(parents=True)
+    for name, text in files.items():
+        (folder / ".saving-x" / "complete" / name).write_text(text)
+
+
+def test_files_of_simultaneous_writers_do_not_mix(tmp_path, monkeypatch):
     replace = os.replace
 
     def slowly(source, target):
@@ -334,41 +340,47 @@ def test_of_two_writers_at_once_one_comes_second(tmp_path, monkeypatch):
     assert len(set(listing(tmp_path).values())) == 1 and len(listing(tmp_path)) == 4
 
 
-def test_who_writes_first_ends_what_another_left_half_way(tmp_path):
-    """It was killed behind the back of one that had begun."""
+def test_files_of_earlier_killed_writer_move_in_first(tmp_path):
     with staged_directory(tmp_path) as staged:
         (staged / "file").write_text("second")
-        (tmp_path / ".saving-x" / "whole").mkdir(parents=True)
-        for name in ("file", "other"):
-            (tmp_path / ".saving-x" / "whole" / name).write_text("first")
+        killed_write(tmp_path, {"file": "first", "other": "first"})
     assert listing(tmp_path) == {"file": "second", "other": "first"}
 
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "Ctrl-C between two renames loses nothing: the rest is renamed the next time.",
+    "Ctrl-C or a disk error between two renames loses nothing: the other files are renamed the next time.",
 )
-def test_ctrl_c_between_two_renames_is_made_up_for(tmp_path, monkeypatch):
-    (tmp_path / "a").write_text("old")
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), None),
+        (OSError(errno.ENOSPC, "No space left on device"), "could not save to .*No space .*No complete save is lost"),
+    ],
+)
+def test_interrupted_renames_are_completed_later(tmp_path, monkeypatch, error, message):
+    for name in ("a", "old"):
+        (tmp_path / name).write_text("old")
     replace = os.replace
 
-    def interrupted(source, target):
+    def fail_at_second(source, target):
         if os.path.basename(target) == "b":
-            raise KeyboardInterrupt
+            raise error
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", interrupted)
-        with pytest.raises(KeyboardInterrupt), staged_directory(tmp_path) as staged:
+        patch.setattr(os, "replace", fail_at_second)
+        with pytest.raises(type(error), match=message), staged_directory(tmp_path) as staged:
+            discard(staged / "old")
             for name in ("a", "b"):
                 (staged / name).write_text("new")
-    settle(tmp_path)
+    recover(tmp_path)
     assert listing(tmp_path) == {"a": "new", "b": "new"} and len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("answer", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError()])
-def test_where_the_file_system_has_no_locks(tmp_path, monkeypatch, answer):
-    """What it writes arrives; what others began is left alone, since they may be at it still."""
+def test_file_system_without_locks_can_be_written(tmp_path, monkeypatch, answer):
+    """Unfinished files of others stay, since their process may still run."""
     (tmp_path / ".saving-x" / "new").mkdir(parents=True)
 
     def refuse(*_, **__):
@@ -380,8 +392,8 @@ def test_where_the_file_system_has_no_locks(tmp_path, monkeypatch, answer):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".saving-x", "file"]
 
 
-def test_a_disk_that_fills_up_keeps_the_previous_checkpoint_whole(tiny, tmp_path):
-    """The operating system refuses to write more than a few kilobytes a file, as a full disk does."""
+def test_full_disk_keeps_previous_checkpoint(tiny, tmp_path):
+    """The system refuses to write more than a few kilobytes to a file, as a full disk does."""
     script = tmp_path / "save.py"
     script.write_text(
         textwrap.dedent(

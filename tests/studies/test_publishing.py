@@ -122,12 +122,12 @@ def test_a_study_without_results_is_refused(reported, config, records, tmp_path)
         publish_study(reported, "org/small", config, [])
     with pytest.raises(DataError, match=r"there is no report.md in .*; write the report there first"):
         publish_study(tmp_path, "org/small", config, records)
-    with pytest.raises(ValueError, match="repo_id='org/sm all' is no repository id"):
+    with pytest.raises(ValueError, match="Repo id must use .*'org/sm all'"):
         publish_study(reported, "org/sm all", config, records)
 
 
 def test_without_a_licence_it_says_so(reported, config, records, tmp_path):
     write_dataset(tmp_path / "dataset", reported, config, records, repo_id="org/small")
     card = DatasetCard.load(tmp_path / "dataset" / "README.md")
-    assert card.data.license is None and "- No licence was named" in card.text
+    assert card.data.license is None and "- These values have no stated licence" in card.text
     assert 'load_dataset("org/small", "per_query"' in card.text

@@ -15,7 +15,7 @@ from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
 from hf_optical import OpticalModel, OTDistillationTrainer
-from hf_optical.storage.staging import sole_run
+from hf_optical.storage.locking import run_lock
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
     checkpoint_to_resume,
@@ -127,7 +127,7 @@ def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch)
     run = tmp_path / "run"
     run.mkdir()
     trainer = make_trainer(max_steps=1)
-    with sole_run(run), pytest.raises(FileExistsError, match=f"another run is at work in output_dir {run}; wait"):
+    with run_lock(run), pytest.raises(FileExistsError, match=f"output_dir {run} is in use by another run; wait"):
         trainer.train()
     # What a killed run leaves is in nobody's way.
     (run / ".run.lock").touch()
@@ -137,8 +137,8 @@ def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch)
     def no_locks(*args, **kwargs):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("hf_optical.storage.staging.FileLock.acquire", no_locks)
-    with sole_run(run):
+    monkeypatch.setattr("hf_optical.storage.locking.FileLock.acquire", no_locks)
+    with run_lock(run):
         trainer.train()
 
 
@@ -442,7 +442,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(run_python, tmp_path, tiny
         """
     )
     assert result.returncode != 0
-    assert "could not save to" in result.stderr and "unharmed" in result.stderr, result.stderr
+    assert "could not save to" in result.stderr and "No complete save is lost" in result.stderr, result.stderr
     checkpoint = last_complete_checkpoint(tmp_path / "full")
     assert checkpoint.endswith("checkpoint-2")
     model = OpticalModel.from_pretrained(tiny)

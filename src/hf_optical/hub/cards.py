@@ -1,4 +1,4 @@
-"""The cards of what is published. The templates are in `hub_cards/`."""
+"""Cards of published packs and models. Their templates are in `hub_cards/`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, FunctionLoader
 
+from ..checks import check_choice
 from ..errors import printable
 from ..methods import card_text
 from ..storage.fetching import public_name
 from ..storage.names import NEAREST_WORDS, PACKS_FOLDER
 from ..storage.staging import write_text
-from .details import unfit_details
+from .details import invalid_details
 from .quoting import code as in_quotes
 from .quoting import prose, span
 from .results import eval_results, results_table
@@ -29,11 +30,11 @@ _KINDS = {
     "language_pack": ("hf_optical", "adapter", "Language pack"),
     "model": ("sentence-transformers", "finetune", "Late-interaction model"),
 }
-# What stands in the code of a card for a place that it does not know.
+# Placeholders in the code of a card for unknown repositories or folders.
 PLACE, BASE_PLACE, TEACHER_PLACE = "REPOSITORY_OR_FOLDER", "WHERE_THE_BASE_IS", "WHERE_THE_TEACHER_IS"
-# The course of the training, which the card shows if it lies beside it.
+# The plot of training, which the card shows if it is in the same folder.
 FIGURE = "training.png"
-# With fewer questions the reader is warned.
+# The card warns of wide intervals if there are fewer queries.
 _MANY = 200
 
 
@@ -49,10 +50,10 @@ def write_card(
     repo_id: str | None = None,
 ) -> None:
     """
-    Writes `README.md`: metadata that the Hub understands and a page for people.
+    Write the card `README.md`: metadata for the Hub and a page for readers.
 
-    Of what lies on this machine only the last part of its path is told. The size, whether there are new words and the
-    figure `training.png` are read off the folder, so the card is written last.
+    Paths on this machine are shortened to their last part. Write the card last: the size, whether there are new words
+    and the figure `training.png` are taken from the folder.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -62,32 +63,31 @@ def write_card(
         base_model (`str`):
             Hub id of the base. A folder on this machine is left out of the metadata; `""` where none is known.
         languages (`list[str]`):
-            Codes of the languages that it reads.
+            Codes of the languages that it was trained on.
         code (`str`, *optional*):
-            Code that the pack goes by, where several languages share it. Defaults to the first language.
+            Code of the pack, if several languages share it. Defaults to the first language.
         details (`dict`):
-            Where the weights come from, as in [`LanguagePack`]; all of it optional. `teacher`, `teacher_revision`,
-            `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts` (`list[str]`), `settings`
-            (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (that of the base, if not float32), `license` (a
-            licence identifier of the Hub), `note` (plain text), and `results`: language ->
+            Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
+            `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts`
+            (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (if not float32),
+            `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
-            [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`, of which `dataset`,
-            `queries`, `measures` and of a measure `trained` are required. What says no kind here is a `str`. A
-            method in `settings` that is not known is not described.
+            [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
+            `dataset`, `queries` and `measures`, and each measure `trained`. An unknown method in `settings` is not
+            described.
         base_revision (`str`, *optional*):
             Commit of the base on the Hub.
         repo_id (`str`, *optional*):
-            Where it will be found, for the code on the page.
+            The repository of the pack or model, for the code on the page.
 
     Raises:
-        ValueError: `kind` is no template, or an entry of `details` is of another kind or size.
+        ValueError: `kind` is not a template, or an entry of `details` has a wrong type or is too large.
     """
-    if kind not in _KINDS:
-        raise ValueError(f"kind={kind!r} is no card; choose one of {', '.join(_KINDS)}")
-    if unfit := unfit_details(details):
+    check_choice("kind", kind, _KINDS)
+    if wrong := invalid_details(details):
         raise ValueError(
-            f"{printable(', '.join(unfit[:5])):.1000} missing or of the wrong kind, so no card can be written; see "
-            "write_card for what each entry is"
+            f"details must have the entries that write_card documents; missing or of the wrong type: "
+            f"{printable(', '.join(wrong[:5])):.1000}"
         )
     folder = Path(folder)
     title = _KINDS[kind][2] + (f" for {', '.join(languages)}" if languages else "")
@@ -106,7 +106,7 @@ def write_card(
         **found,
     }
     text = _templates().get_template(f"{kind}.md").render(content)
-    # Parts that have nothing to say leave blank lines.
+    # Empty parts of the template leave blank lines.
     write_text(folder / "README.md", re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
 
 
@@ -116,13 +116,13 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # What others wrote goes through one of them, wherever it stands.
+    # All text from outside goes through one of these.
     templates.filters |= {"code": in_quotes, "prose": prose, "span": span}
     return templates
 
 
 def _models(base_model: str, base_revision: str | None, details: dict[str, Any]) -> dict[str, Any]:
-    """Base and teacher, as links and as what stands in code."""
+    """Base and teacher, as links and as names in code."""
     teacher, teacher_revision = details.get("teacher"), details.get("teacher_revision")
     base_teaches = bool(teacher) and teacher == base_model
     return {
@@ -135,13 +135,13 @@ def _models(base_model: str, base_revision: str | None, details: dict[str, Any])
         "teacher_revision": teacher_revision,
         "teacher_language": _teacher_language(details),
         "base_teaches": base_teaches,
-        # Queries are trained to meet the teacher's vectors: its index is the one to search.
-        "keeper": "the teacher" if teacher and not base_teaches else "the base",
+        # Queries are trained to match the vectors of the teacher, so its index is the one to search.
+        "indexer": "the teacher" if teacher and not base_teaches else "the base",
     }
 
 
 def _training(details: dict[str, Any]) -> dict[str, Any]:
-    """What is told of the training, and what of it is to be cited."""
+    """Training data, settings, method and citations."""
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
     names = ("bitext_license", "pairs", "scripts", "hardware", "license", "note")
     method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))
@@ -156,13 +156,16 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    levels = [own["level"] for own in results.values() if own.get("level") is not None]
-    told = ("dataset", "queries", "gap_closed")
-    fewest = min((own["queries"] for own in results.values()), default=_MANY)
+    levels = [result["level"] for result in results.values() if result.get("level") is not None]
+    fewest = min((result["queries"] for result in results.values()), default=_MANY)
     return {
         "results": [
-            {"language": name, "table": results_table(own["measures"]), **{part: own.get(part) for part in told}}
-            for name, own in results.items()
+            {
+                "language": language,
+                "table": results_table(result["measures"]),
+                **{name: result.get(name) for name in ("dataset", "queries", "gap_closed")},
+            }
+            for language, result in results.items()
         ],
         "level": levels[0] if levels else None,
         "few": fewest if fewest < _MANY else None,
@@ -170,13 +173,13 @@ def _results(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, Any]:
-    """What the folder itself tells."""
+    """Facts about the files in the folder."""
     return {
         "megabytes": sum(weights.stat().st_size for weights in folder.glob("*.safetensors")) / 1e6,
         "new_words": (folder / "vocabulary.safetensors").is_file(),
         "nearest_words": (folder / NEAREST_WORDS).is_file(),
         "packs": sorted(path.name for path in (folder / PACKS_FOLDER).glob("*/")),
-        # A pack among those of a retriever, whose repository the whole is.
+        # For a pack in the folder of a retriever, which is published as a whole.
         "subfolder": f"{PACKS_FOLDER}/{folder.name}" if folder.parent.name == PACKS_FOLDER else None,
         "figure": (folder / FIGURE).is_file(),
     }
@@ -200,7 +203,7 @@ def _metadata(
         license=details.get("license"),
         library_name=library,
         base_model=base_model if on_hub else None,
-        # Of a model about which nothing is told, nothing is claimed.
+        # Without settings it is unknown how the model relates to its base.
         base_model_relation=relation if on_hub and (settings or kind == "language_pack") else None,
         datasets=bitexts or None,
         pipeline_tag="sentence-similarity",
@@ -214,13 +217,13 @@ def _metadata(
 
 
 def iso_codes(languages: list[str]) -> list[str]:
-    """What the Hub takes for a language: two or three letters; of `sw_TZ` or `swa-Latn` what stands in front."""
+    """Language codes that the Hub accepts, two or three letters: `sw` of `sw_TZ`, `swa` of `swa-Latn`."""
     found = [re.match(r"[a-z]{2,3}(?![a-z0-9])", code) for code in languages]
     return list(dict.fromkeys(match[0] for match in found if match))
 
 
 def _link(name: str, kind: str = "", revision: str | None = None) -> str:
-    """A Hub id as a link; of anything else its public name."""
+    """Format a Hub id as a link, and anything else as its public name."""
     linked = is_hub_id(name, revision)
     return f"[{name}](https://huggingface.co/{kind}{name})" if linked else span(public_name(name))
 
@@ -240,8 +243,10 @@ def _duration(seconds: float) -> str:
 
 def is_hub_id(name: str, revision: str | None = None) -> bool:
     """
-    Whether a name is that of a repository on the Hub, as far as can be told: it is none of a file or folder on this
-    machine, and has a namespace or a commit. A name alone is mostly what is left of a path.
+    Guess whether a name is the id of a repository on the Hub.
+
+    It must have a namespace or a commit, since a name without either is usually the last part of a path, and must not
+    be a file or folder on this machine.
     """
     try:
         validate_repo_id(name)

@@ -1,13 +1,13 @@
-"""What is told of where weights come from, and what each entry of it must be before a page is made of it."""
+"""Validation of the details of a pack: what its card says about where the weights come from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 from ..model.texts import unwritable
-from ..storage.json_files import misfits
+from ..storage.json_files import mismatches
 
 
 # The types that a base can be opened in.
@@ -20,50 +20,50 @@ _KINDS: dict[str, Any] = {
 }
 _RESULT = {"dataset": str, "queries": Integral, "level": Real, "measures": dict, "gap_closed": Real}
 _MEASURE = {"trained": Real, "interval": [Real], "zero_shot": Real, "ceiling": Real}
-# Far above what is counted, far below where arithmetic ends.
+# Far above any count, and far below the largest float.
 _LARGEST = 1e300
 
 
-def unfit_details(details: Any) -> list[str]:
+def invalid_details(details: Any) -> list[str]:
     """
-    The places in `details` that are missing or not what [`write_card`] says of them; entries that it does not name may
-    be anything that a file can hold.
+    Find the places in `details` that are missing or not of the kind that [`write_card`] documents.
+
+    Entries that it does not document may be anything that a JSON file can hold.
     """
-    wrong = unwritable(details, "details") or misfits(details, _KINDS, "details") or list(_unfit_results(details))
+    wrong = unwritable(details, "details") or mismatches(details, _KINDS, "details")
     if wrong:
         return wrong
     if details.get("base_dtype") not in (None, *_DTYPES):
         return ["details.base_dtype"]
-    counted = {name: details.get(name) for name in ("seconds", "pairs", "results")}
-    return list(_endless(counted, "details"))
+    numbers = {name: details.get(name) for name in ("seconds", "pairs", "results")}
+    return list(_invalid_results(details.get("results") or {})) or list(_not_finite(numbers, "details"))
 
 
-def _unfit_results(details: dict[str, Any]) -> Iterator[str]:
-    for language, own in (details.get("results") or {}).items():
+def _invalid_results(results: dict[str, Any]) -> Iterator[str]:
+    for language, result in results.items():
         place = f"details.results.{language}"
-        yield from _unfit(own, _RESULT, ("dataset", "queries", "measures"), place)
-        measures = own.get("measures") if isinstance(own, dict) else None
-        for measure, known in measures.items() if isinstance(measures, dict) else ():
-            yield from _unfit(known, _MEASURE, ("trained",), f"{place}.measures.{measure}")
-            interval = known.get("interval") if isinstance(known, dict) else None
-            if isinstance(interval, list) and len(interval) not in (0, 2):
-                yield f"{place}.measures.{measure}.interval"
+        wrong = _missing_or_invalid(result, _RESULT, ("dataset", "queries", "measures"), place)
+        yield from wrong
+        for measure, values in result["measures"].items() if not wrong else ():
+            measure_place = f"{place}.measures.{measure}"
+            wrong_values = _missing_or_invalid(values, _MEASURE, ("trained",), measure_place)
+            yield from wrong_values
+            if not wrong_values and len(values.get("interval") or ()) not in (0, 2):
+                yield f"{measure_place}.interval"
 
 
-def _unfit(value: Any, kinds: dict[str, Any], required: tuple[str, ...], place: str) -> Iterator[str]:
-    wrong = misfits(value, kinds, place)
-    yield from wrong
-    if not wrong:
-        yield from (f"{place}.{name}" for name in required if value.get(name) is None)
+def _missing_or_invalid(value: Any, kinds: dict[str, Any], required: tuple[str, ...], place: str) -> list[str]:
+    return mismatches(value, kinds, place) or [f"{place}.{name}" for name in required if value.get(name) is None]
 
 
-def _endless(value: Any, place: str) -> Iterator[str]:
-    """Numbers that are not finite, or that would not be after a step of arithmetic."""
-    if isinstance(value, Real) and not abs(value) <= _LARGEST:
-        yield place
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Numbers that are not finite, or so large that arithmetic with them is not."""
+    if isinstance(value, Real):
+        if not abs(cast(float, value)) <= _LARGEST:
+            yield place
     elif isinstance(value, dict):
-        for name, own in value.items():
-            yield from _endless(own, f"{place}.{name}")
+        for name, child in value.items():
+            yield from _not_finite(child, f"{place}.{name}")
     elif isinstance(value, list):
-        for own in value:
-            yield from _endless(own, place)
+        for child in value:
+            yield from _not_finite(child, place)

@@ -1,4 +1,4 @@
-"""Retrieval results as a card shows them: a table for people, `model-index` metadata for the Hub."""
+"""Retrieval results on a card: a table for readers, `model-index` metadata for the Hub."""
 
 from __future__ import annotations
 
@@ -9,72 +9,72 @@ from huggingface_hub import EvalResult
 from .quoting import prose
 
 
-# Families of measures as they are printed when their mean over queries is told, ours and those of ir_measures.
+# Printed names of measures averaged over queries, by our names and those of ir_measures.
 PRINTED = {"ap": "MAP", "map": "MAP", "rr": "MRR", "mrr": "MRR", "ndcg": "nDCG", "r": "Recall", "recall": "Recall"}
 
 _ROWS = {
     "zero_shot": "before training",
     "trained": "**after training**",
-    "ceiling": "teacher, on human translations",
+    "ceiling": "teacher with human translations",
 }
 
 
 def measure_label(measure: str) -> str:
-    """A measure as it is written in print: `"map"` and `"AP"` -> `"MAP"`, `"ndcg@10"` -> `"nDCG@10"`."""
+    """Format the name of a measure: `"map"` and `"AP"` -> `"MAP"`, `"ndcg@10"` -> `"nDCG@10"`."""
     family, at, cutoff = measure.partition("@")
     return PRINTED.get(family.lower(), family) + at + cutoff
 
 
 def results_table(measures: dict[str, dict[str, Any]]) -> str:
     """
-    A Markdown table with a column a measure; rows of which nothing is known are left out.
+    Format results as a Markdown table with one column per measure. Rows without values are left out.
 
     Args:
-        measures (`dict[str, dict]`): measure -> `trained` (`float`) and what is known of `interval` (two `float`),
+        measures (`dict[str, dict]`): measure -> `trained` (`float`) and, optionally, `interval` (two `float`),
             `zero_shot` and `ceiling` (`float`).
     """
     rows = [["", *(prose(measure_label(measure)) for measure in measures)], ["---", *["---:"] * len(measures)]]
     for name, label in _ROWS.items():
-        if any(known.get(name) is not None for known in measures.values()):
-            rows.append([label, *(_cell(name, known) for known in measures.values())])
+        if any(values.get(name) is not None for values in measures.values()):
+            rows.append([label, *(_cell(name, values) for values in measures.values())])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def eval_results(results: dict[str, dict[str, Any]]) -> list[EvalResult]:
     """
-    The results of a student for `model-index`, each with its interval and the number of queries.
+    Convert results to `model-index` metadata, with the interval and the number of queries of each.
 
     Args:
         results (`dict[str, dict]`): language -> results, as in [`write_card`].
     """
-    found = []
-    for language, own in results.items():
-        for measure, known in own["measures"].items():
-            about: dict[str, Any] = {"queries": own["queries"]}
-            if known.get("interval"):
-                about["interval"] = [round(end, 4) for end in known["interval"]]
-                about |= {} if own.get("level") is None else {"level": own["level"]}
-            found.append(
+    entries = []
+    for language, result in results.items():
+        for measure, values in result["measures"].items():
+            arguments: dict[str, Any] = {"queries": result["queries"]}
+            if values.get("interval"):
+                arguments["interval"] = [round(end, 4) for end in values["interval"]]
+                arguments |= {} if result.get("level") is None else {"level": result["level"]}
+            entries.append(
                 EvalResult(
                     task_type="information-retrieval",
                     task_name="Cross-lingual retrieval",
-                    dataset_type=own["dataset"],
-                    dataset_name=own["dataset"],
+                    dataset_type=result["dataset"],
+                    dataset_name=result["dataset"],
                     dataset_config=language,
                     metric_type=measure,
                     metric_name=measure_label(measure),
-                    metric_value=round(known["trained"], 4),
-                    metric_args=about,
+                    metric_value=round(values["trained"], 4),
+                    metric_args=arguments,
                 )
             )
-    return found
+    return entries
 
 
-def _cell(name: str, known: dict[str, Any]) -> str:
-    if known.get(name) is None:
+def _cell(name: str, values: dict[str, Any]) -> str:
+    if values.get(name) is None:
         return ""
-    value = f"{known[name]:.3f}"
+    value = f"{values[name]:.3f}"
     if name != "trained":
         return value
-    interval = known.get("interval")
+    interval = values.get("interval")
     return f"**{value}**" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")

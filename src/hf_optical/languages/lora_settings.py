@@ -10,7 +10,7 @@ from typing import Any
 from peft import LoraConfig
 from torch import Tensor
 
-from ..storage.json_files import misfits
+from ..storage.json_files import mismatches
 
 
 # Larger ranks need weights of that size, or opening the pack would allocate memory that nothing fills.
@@ -47,7 +47,7 @@ def unsupported_settings(config: LoraConfig) -> list[str]:
     """
     settings, defaults = config.to_dict(), LoraConfig().to_dict()
     wrong = [name for name, value in settings.items() if name not in _NAMES | _NOTES and value != defaults.get(name)]
-    wrong += misfits({name: settings.get(name) for name in _NAMES}, _KINDS)
+    wrong += mismatches({name: settings.get(name) for name in _NAMES}, _KINDS)
     wrong += [name for name in ("r", "lora_alpha", "lora_dropout", "init_lora_weights") if settings.get(name) is None]
     if wrong:
         return wrong
@@ -55,7 +55,7 @@ def unsupported_settings(config: LoraConfig) -> list[str]:
         wrong.append("init_lora_weights")
     for name, kind in {"rank_pattern": range(1, 2**31), "alpha_pattern": _NUMBER}.items():
         pattern = getattr(config, name) or {}
-        wrong += misfits(pattern, dict.fromkeys(pattern, kind), name) + [name] * any(map(_is_slow, pattern))
+        wrong += mismatches(pattern, dict.fromkeys(pattern, kind), name) + [name] * any(map(_is_slow, pattern))
     alphas = [config.lora_alpha, *(config.alpha_pattern or {}).values()]
     # The comparison is false for NaN, and works for integers that are too large for a float.
     if not all(isinstance(alpha, _NUMBER) and abs(alpha) <= _MAX_ALPHA for alpha in alphas):

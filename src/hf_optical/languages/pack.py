@@ -16,9 +16,10 @@ from ..errors import printable
 from ..hub import write_card
 from ..model import OpticalModel
 from ..storage.fetching import local_folder, public_name
+from ..storage.locking import shared_lock
 from ..storage.names import PACKS_FOLDER
 from ..storage.publishing import PushToHub
-from ..storage.staging import discard, reading, staged_directory
+from ..storage.staging import discard, staged_directory
 from .adapters import activate, active_language, adapter_name, add_adapter, check_not_added, languages, remove
 from .merging import unwrap
 from .pack_files import (
@@ -292,7 +293,7 @@ def is_pack(folder: str | os.PathLike) -> bool:
 def pack_lock(folder: Path) -> AbstractContextManager[None]:
     """Hold shared locks so that writers cannot replace a pack, or the retriever that contains it, while it is read."""
     around = folder.absolute().parent
-    return reading(folder, *([around.parent] if around.name == PACKS_FOLDER else []))
+    return shared_lock(folder, *([around.parent] if around.name == PACKS_FOLDER else []))
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from peft import LoraConfig
 from torch import Tensor
 
 from ..errors import printable
-from ..hub.details import unfit_details
+from ..hub.details import invalid_details
 from ..model.layout import invalid_roles
 from ..model.nearest_words import invalid_word
 from ..model.texts import unwritable
 from ..storage import safetensors_files
-from ..storage.json_files import misfits, read_json, write_json
+from ..storage.json_files import mismatches, read_json, write_json
 from .adapters import is_language_code
 from .lora_settings import oversized_ranks, unsupported_settings
 
@@ -68,11 +68,11 @@ def _problem(stored: dict[str, Any]) -> str | None:
     if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
         return f"its format {stored['format']} is that of a newer hf_optical"
     wrong = [name for name in _KINDS if stored.get(name) is None and not (name in stored and name in _OPTIONAL)]
-    wrong += misfits(stored, _KINDS)
+    wrong += mismatches(stored, _KINDS)
     wrong += [name for name, kind in _KINDS.items() if kind is str and len(str(stored.get(name))) > _MAX_NAME]
     # The words may be many, and are checked below.
     wrong = wrong or unwritable({name: stored[name] for name in _KINDS if name != "new_words"})
-    wrong = wrong or invalid_roles(stored["roles"], "roles") or unfit_details(stored["details"])
+    wrong = wrong or invalid_roles(stored["roles"], "roles") or invalid_details(stored["details"])
     if wrong:
         return f"missing or invalid: {printable(', '.join(wrong[:5])):.1000}"
     for code in (stored["language"], *(stored["details"].get("languages") or ())):

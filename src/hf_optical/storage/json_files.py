@@ -1,4 +1,4 @@
-"""Reading and writing JSON that may be damaged or hostile."""
+"""Read and write JSON files, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -7,67 +7,79 @@ from pathlib import Path
 from typing import Any
 
 
-# Far more than two million new words need; parsed, whatever it says takes less than 2 GB.
-_MAX_JSON = 2**26
+# Far more than two million new words need; parsed, it takes less than 2 GB.
+_MAX_BYTES = 2**26
 
 
 def read_json(path: Path, kind: Any = dict) -> Any:
     """
-    Reads a JSON file of at most 64 MiB.
+    Read a JSON file of at most 64 MiB.
 
     Args:
         path (`Path`): the file.
-        kind: what the content must be, see [`misfits`].
+        kind: the expected content, see [`mismatches`].
 
     Raises:
-        OSError: it is missing, larger, no JSON, or of another kind. The message names the file and the entries.
+        OSError: the file is missing, too large, not JSON, or of another kind. The message names the file and the
+            wrong entries.
     """
     try:
-        if path.stat().st_size > _MAX_JSON:
-            raise OSError(f"{path} has more than {_MAX_JSON} bytes, which no checkpoint needs; do not trust it")
+        if path.stat().st_size > _MAX_BYTES:
+            raise OSError(f"{path} has more than {_MAX_BYTES} bytes, which no checkpoint needs; do not trust it")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise OSError(f"{path} is not valid JSON ({error}); the checkpoint is damaged, fetch it again") from error
-    wrong = misfits(content, kind)
+    wrong = mismatches(content, kind)
     if wrong == [""]:
-        raise OSError(f"{path} holds no JSON {_outer(kind).__name__}; the checkpoint is damaged, fetch it again")
+        raise OSError(f"{path} must hold a JSON {_type_of(kind).__name__}; the checkpoint is damaged, fetch it again")
     if wrong:
-        raise OSError(f"{path} is damaged ({', '.join(wrong[:5])} of the wrong kind); fetch the checkpoint again")
+        raise OSError(f"{path} is damaged (wrong type of {', '.join(wrong[:5])}); fetch the checkpoint again")
     return content
 
 
-def misfits(value: Any, kind: Any, place: str = "") -> list[str]:
-    """
-    The places in a JSON value that are not of their kind.
-
-    Args:
-        value: the value.
-        kind: a type, or a tuple of them; a `range` of whole numbers; a list with one kind, that of every element; or
-            a dictionary, name -> kind, of entries that may also be null or missing. Other entries may be there.
-        place (`str`): where the value is.
-    """
-    if isinstance(kind, range):
-        fits = isinstance(value, int) and value in kind
-    else:
-        fits = isinstance(value, _outer(kind))
-    if not fits:
-        return [place]
-    if isinstance(kind, dict):
-        entries = [(value[name], own, name) for name, own in kind.items() if value.get(name) is not None]
-    else:
-        entries = [(each, kind[0], str(i)) for i, each in enumerate(value)] if isinstance(kind, list) else []
-    return [wrong for each, own, name in entries for wrong in misfits(each, own, f"{place}.{name}".lstrip("."))]
-
-
-def _outer(kind: Any) -> Any:
-    return kind if isinstance(kind, (type, tuple)) else type(kind)
-
-
 def read_optional_json(path: Path, kind: Any = dict) -> Any:
-    """As [`read_json`], but a file that is not there reads as an empty one."""
-    return read_json(path, kind) if path.is_file() else _outer(kind)()
+    """Read a JSON file like [`read_json`], or give an empty value if there is no such file."""
+    return read_json(path, kind) if path.is_file() else _type_of(kind)()
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, and the folder that it is in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def mismatches(value: Any, kind: Any, place: str = "") -> list[str]:
+    """
+    Find the places in a JSON value that are not of the expected kind.
+
+    Args:
+        value: the value.
+        kind: a type, or a tuple of types; a `range` for a whole number in it; a list with the kind of its elements; or
+            a dictionary, name -> kind, of entries that may also be null or missing. Other entries are ignored.
+        place (`str`): the place of the value itself, which the results begin with.
+
+    Returns:
+        `list[str]`: places such as `"results.0.name"`; empty if the value is of the expected kind.
+
+    Example:
+
+    ```python
+    >>> mismatches({"rank": "8", "words": ["a", 1]}, {"rank": int, "words": [str]})
+    ['rank', 'words.1']
+    ```
+    """
+    if isinstance(kind, range):
+        return [] if isinstance(value, int) and value in kind else [place]
+    if not isinstance(value, _type_of(kind)):
+        return [place]
+    children = []
+    if isinstance(kind, dict):
+        children = [(name, value[name], expected) for name, expected in kind.items() if value.get(name) is not None]
+    elif isinstance(kind, list):
+        children = [(index, element, kind[0]) for index, element in enumerate(value)]
+    places = (mismatches(child, expected, f"{place}.{name}".lstrip(".")) for name, child, expected in children)
+    return [wrong for each in places for wrong in each]
+
+
+def _type_of(kind: Any) -> Any:
+    return kind if isinstance(kind, (type, tuple)) else type(kind)

@@ -1,4 +1,4 @@
-"""The names that files and folders of a checkpoint go by, whoever wrote it."""
+"""Names of the files and folders of a checkpoint, in the formats of all libraries."""
 
 ENCODER_CONFIG = "config.json"
 ROLES_CONFIG = "config_sentence_transformers.json"

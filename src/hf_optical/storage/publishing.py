@@ -1,4 +1,4 @@
-"""The one way by which anything leaves for the Hub."""
+"""Upload to the Hub. Everything that is published goes through this module."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from huggingface_hub import CommitInfo, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
-from huggingface_hub.utils import build_hf_headers, validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.utils import validate_repo_id
 
 
-# Never uploaded, however deep it lies (a `*` stands for slashes too): pickles, which run code where they are opened,
-# and `training_args.bin` among them holds the Hub token; the state of a run, which tells local paths; what is hidden.
+# Files that are never uploaded, in any subfolder (`*` matches slashes too): pickles, which can run code and of which
+# `training_args.bin` contains the Hub token; the state of a run, which contains local paths; hidden files.
 _PICKLES = ("bin", "pt", "pth", "pkl", "pickle", "ckpt", "joblib", "distcp")
 _NEVER = [
     *(f"*.{ending}" for ending in _PICKLES),
     *(each for name in ("trainer_state.json", "checkpoint-*", ".*") for each in (name, f"*/{name}")),
 ]
 
-# What the client raises for an answer, a broken connection, or a page that is not the Hub's.
+# Errors of the client for an error response, a broken connection, or a page that is not the Hub's.
 _REMOTE = (HTTPError, ConnectionError, TimeoutError, json.JSONDecodeError)
 
 
@@ -33,33 +33,26 @@ def create_repository(
     repo_id: str, *, repo_type: str = "model", private: bool | None = None, token: bool | str | None = None
 ) -> str:
     """
-    Makes a repository on the Hub; one that exists is left as it is.
+    Create a repository on the Hub, unless it exists.
 
     Args:
         repo_id (`str`): its id, `"name"` or `"namespace/name"`.
         repo_type (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`.
-        private (`bool`, *optional*): whether a new one is private. Defaults to what the namespace has set.
-        token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the one that is logged in.
+        private (`bool`, *optional*): whether a new one is private. Defaults to the setting of the namespace.
+        token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default that of the user who is logged in.
 
     Returns:
         `str`: the id with its namespace.
 
     Raises:
-        ValueError: `repo_id` has characters that the Hub does not allow.
-        PermissionError: there is no token, or it may not write to the namespace.
+        ValueError: `repo_id` is not a valid repository id, or the token has characters that no token has.
+        PermissionError: there is no token, or it has no write access to the namespace.
         OSError: the Hub cannot be reached, or fails.
     """
-    try:
-        validate_repo_id(repo_id)
-        if not repo_id.isascii():  # which older clients let pass
-            raise HFValidationError("a character beyond ASCII")
-    except HFValidationError as error:
-        raise ValueError(
-            f"repo_id={repo_id!r} is no repository id; pass 'name' or 'namespace/name', up to 96 of the characters "
-            "A-Z a-z 0-9 - _ . each, without '--' or '..', no '-' or '.' first or last, no '.git' at the end"
-        ) from error
+    # Older clients accept letters beyond ASCII, which the Hub refuses.
+    validate_repo_id(repo_id.encode("ascii", "replace").decode())
     _check_token(repo_id, token)
-    with _explained(repo_id, token):
+    with _explain_upload_errors(repo_id, token):
         return HfApi(token=token).create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True).repo_id
 
 
@@ -78,43 +71,44 @@ def upload_folder(
     blocking: bool = True,
 ) -> CommitInfo | Future[CommitInfo]:
     """
-    Uploads a folder to a repository, which is made if need be. Pickles, checkpoints and hidden files stay here.
+    Upload a folder to a repository, which is created if it does not exist.
 
-    What does not change is not sent again, so the same call completes an upload that broke.
+    Pickles, checkpoints and hidden files are left out. Files that have not changed are not sent again, so the same
+    call completes an interrupted upload.
 
     Args:
         folder (`str` or `os.PathLike`): the folder.
         repo_id (`str`), repo_type (`str`), private (`bool`), token (`bool` or `str`): see [`create_repository`].
-        revision (`str`, *optional*): the branch, which is made if need be. Defaults to `"main"`.
+        revision (`str`, *optional*): the branch, created if it does not exist. Defaults to `"main"`.
         commit_message (`str`, *optional*): the first line of the commit's message.
         create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
-        allow_patterns (sequence of `str`, *optional*): upload only what matches one of these.
-        delete_patterns (sequence of `str`, *optional*): delete in the repository what matches one of these and is not
-            in the folder.
-        blocking (`bool`, defaults to `True`): whether to wait for the upload to end.
+        allow_patterns (sequence of `str`, *optional*): upload only files that match one of these.
+        delete_patterns (sequence of `str`, *optional*): delete files of the repository that match one of these and
+            are not in the folder.
+        blocking (`bool`, defaults to `True`): whether to wait until the upload ends.
 
     Returns:
-        [`~huggingface_hub.CommitInfo`]: a `str`, the address of the commit; not `blocking`, a `Future` of it.
+        [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit; with `blocking=False`, a `Future` of it.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: `repo_id` has characters that the Hub does not allow, or `README.md` has metadata that it refuses.
-        PermissionError: there is no token, or it may not write there.
-        OSError: the connection broke, or the Hub failed. The local files are whole.
+        ValueError: `repo_id` is not a valid repository id, or the Hub refuses the metadata in `README.md`.
+        PermissionError: there is no token, or it has no write access.
+        OSError: the connection broke, or the Hub failed. The local files are unchanged.
     """
     if not Path(folder).is_dir():
-        raise FileNotFoundError(f"there is no folder {folder} to upload")
+        raise FileNotFoundError(f"folder {folder} to upload does not exist")
     repo_id = create_repository(repo_id, repo_type=repo_type, private=private, token=token)
     api = HfApi(token=token)
 
     def upload() -> CommitInfo:
-        with _explained(repo_id, token):
+        with _explain_upload_errors(repo_id, token):
             if revision is not None and not create_pr and not revision.startswith("refs/"):
                 api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
             return api.upload_folder(
                 repo_id=repo_id,
                 repo_type=repo_type,
-                folder_path=folder,
+                folder_path=Path(folder),
                 revision=revision,
                 commit_message=commit_message or "Upload with hf_optical",
                 create_pr=create_pr,
@@ -127,10 +121,11 @@ def upload_folder(
 
 
 class PushToHub:
-    """Gives `push_to_hub` to what has `save_pretrained`."""
+    """Mixin that adds `push_to_hub` to classes with `save_pretrained`."""
 
-    # Files that another state of it may have left in a repository, and that would then be read with this one.
+    # Files that an earlier upload may have left in a repository and that would be read together with the new ones.
     _optional_files: ClassVar[tuple[str, ...]] = ()
+    save_pretrained: Callable[..., Any]
 
     def push_to_hub(
         self,
@@ -143,28 +138,29 @@ class PushToHub:
         create_pr: bool = False,
     ) -> CommitInfo:
         """
-        Uploads what `save_pretrained` writes to a repository on the Hub, which is made if need be.
+        Save to a temporary folder and upload it to a repository on the Hub, which is created if it does not exist.
 
         Args:
             repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
             private (`bool`, *optional*): whether a new repository is private.
-            token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the one that is logged in.
-            revision (`str`, *optional*): the branch, which is made if need be. Defaults to `"main"`.
+            token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default that of the user who is logged
+                in.
+            revision (`str`, *optional*): the branch, created if it does not exist. Defaults to `"main"`.
             commit_message (`str`, *optional*): the first line of the commit's message.
             create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
 
         Returns:
-            [`~huggingface_hub.CommitInfo`]: a `str`, the address of the commit.
+            [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit.
 
         Raises:
-            ValueError: `repo_id` has characters that the Hub does not allow.
-            PermissionError: there is no token, or it may not write there.
-            OSError: the connection broke, or the Hub failed. The same call again completes the upload.
+            ValueError: `repo_id` is not a valid repository id.
+            PermissionError: there is no token, or it has no write access.
+            OSError: the connection broke, or the Hub failed. Call it again to complete the upload.
         """
         repo_id = create_repository(repo_id, private=private, token=token)
         with tempfile.TemporaryDirectory() as folder:
             self._save_for_hub(Path(folder), repo_id)
-            return upload_folder(
+            commit = upload_folder(
                 folder,
                 repo_id,
                 private=private,
@@ -174,74 +170,75 @@ class PushToHub:
                 create_pr=create_pr,
                 delete_patterns=self._optional_files or None,
             )
+        return cast(CommitInfo, commit)
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         self.save_pretrained(folder)
 
 
 def _check_token(repo_id: str, token: bool | str | None) -> None:
-    try:
-        known = "authorization" in build_hf_headers(token=token)
-    except LocalTokenNotFoundError:
-        known = False
-    secret = _secret(token)
-    if secret and not re.fullmatch(r"[!-~]+", secret):
-        # The HTTP library would print the whole header.
-        raise ValueError(
-            f"the token to upload to {repo_id} with has characters that no token has, such as a space or the end of a "
-            "line; copy it again from https://huggingface.co/settings/tokens"
-        )
-    if not known:
+    secret = _token_text(token)
+    if not secret:
         raise PermissionError(
-            f"there is no token to upload to {repo_id} with; make one that may write at "
+            f"there is no token to upload to {repo_id} with; create one with write access at "
             "https://huggingface.co/settings/tokens, then log in with `hf auth login`, set HF_TOKEN or pass token"
         )
+    if not re.fullmatch(r"[!-~]+", secret):  # the HTTP library would print the whole header
+        raise ValueError(
+            f"the token to upload to {repo_id} with must be printable ASCII, without spaces or line breaks; copy it "
+            "again from https://huggingface.co/settings/tokens"
+        )
 
 
-def _secret(token: bool | str | None) -> str:
-    """The token that is sent for `token`; empty where there is none."""
-    return token if isinstance(token, str) else (get_token() or "") if token is not False else ""
+def _token_text(token: bool | str | None) -> str:
+    """The token that is sent for `token`; empty if there is none."""
+    if isinstance(token, str):
+        return token
+    return "" if token is False else get_token() or ""
 
 
-def without_token(error: Exception, token: bool | str | None = None) -> tuple[str, Exception | None]:
+def redact_token(error: Exception, token: bool | str | None = None) -> tuple[str, Exception | None]:
     """
-    What an error of the Hub's client says, without the token, if the answer of a server or proxy repeats it; and the
-    error itself to raise from, unless it, or one behind it, does so.
+    Remove the token from the message of an error of the Hub's client: a server or proxy may repeat it in a response.
+
+    Returns:
+        `tuple[str, Exception | None]`: the message, and the error to raise from, which is `None` if it or one of its
+        causes contains the token.
     """
-    secret, said = _secret(token), str(error).strip()
-    if secret and any(secret in f"{each} {each!r}" for each in _chain(error)):
-        return said.replace(secret, "<token>"), None
-    return said, error
+    secret, message = _token_text(token), str(error).strip()
+    if secret and any(secret in f"{each} {each!r}" for each in _causes(error)):
+        return message.replace(secret, "<token>"), None
+    return message, error
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error, its cause, the cause of that, ..."""
     chain = [error]
-    while (behind := chain[-1].__cause__ or chain[-1].__context__) is not None and behind not in chain:
-        chain.append(behind)
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
     return chain
 
 
 @contextmanager
-def _explained(repo_id: str, token: bool | str | None) -> Iterator[None]:
-    """What the Hub or the connection did becomes an `OSError` that says so; what is wrong here stays as it is."""
+def _explain_upload_errors(repo_id: str, token: bool | str | None) -> Iterator[None]:
+    """Turn errors of the Hub or the connection into an `OSError` that says what to do; others stay as they are."""
     try:
         yield
     except Exception as error:
-        chain = [error]
-        while chain[-1].__cause__ is not None:
-            chain.append(chain[-1].__cause__)
-        remote = next((each for each in chain if isinstance(each, _REMOTE)), None)
-        if remote is None or (isinstance(error, ValueError) and remote is not error):  # such as a card that is refused
+        remote = next((each for each in _causes(error) if isinstance(each, _REMOTE)), None)
+        refused_card = isinstance(error, ValueError) and remote is not error
+        if remote is None or refused_card:
             raise
+        kind: type[OSError]
         status = remote.response.status_code if isinstance(remote, HfHubHTTPError) else None
         if status in (401, 403, 404):
-            kind, reason = PermissionError, f"the Hub refused it ({status}); use a token that may write there"
+            kind, reason = PermissionError, f"the Hub refused it ({status}); use a token with write access"
         elif status is not None:
             kind, reason = OSError, f"the Hub answered with an error ({status})"
         else:
             kind, reason = ConnectionError, "the Hub could not be reached, or the connection broke"
-        said, shown = without_token(remote, token)
+        message, cause = redact_token(remote, token)
         raise kind(
-            f"could not upload to {repo_id}: {reason}. The local files are whole, and the same call again completes "
-            f"the upload. The Hub client says: {said}"
-        ) from (error if shown else None)
+            f"could not upload to {repo_id}: {reason}. The local files are unchanged; call it again to complete the "
+            f"upload. The Hub client says: {message}"
+        ) from (error if cause else None)

@@ -1,4 +1,4 @@
-"""Reading safetensors that may be damaged or hostile."""
+"""Read safetensors files, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -19,28 +19,27 @@ _INDEX = "model.safetensors.index.json"
 
 def weight_names(folder: Path) -> set[str]:
     """
-    Names of the weights in a folder's safetensors, for which only the heads of the files are read.
+    Names of the weights in the safetensors files of a folder. Only the headers of the files are read.
 
     Raises:
-        OSError: there are none; a file is cut short or damaged, and is named; or the index of several files names
-            one that is not in the folder.
+        OSError: there are no such files, one of them is damaged, or their index names a file that is not among them.
     """
     return set(weight_sizes(folder))
 
 
 def weight_sizes(folder: Path) -> dict[str, int]:
-    """As [`weight_names`], each with the number of its values."""
+    """Number of values of each weight in a folder, by name; see [`weight_names`]."""
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none of those either"
+        found = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "none"
         raise OSError(
             f"{folder} has no safetensors weights. Pickled weights can run code and are not read (found: {found}); "
-            "where you trust their author, convert them once: "
+            "if you trust their author, convert them once: "
             'safetensors.torch.save_file(torch.load("pytorch_model.bin", weights_only=True), "model.safetensors")'
         )
     if not (folder / WEIGHTS).is_file():
         _check_index(folder / _INDEX, {path.name for path in files})
-    sizes = {}
+    sizes: dict[str, int] = {}
     for path in files:
         weights = _open(path)
         sizes |= {name: math.prod(weights.get_slice(name).get_shape()) for name in weights.keys()}
@@ -48,14 +47,12 @@ def weight_sizes(folder: Path) -> dict[str, int]:
 
 
 def _check_index(path: Path, files: set[str]) -> None:
-    """transformers opens whatever an index names: a file elsewhere, and a pickle too."""
+    """Check the index of several files: transformers would open any file that it names, even a pickle elsewhere."""
     index = read_json(path, {"weight_map": dict, "metadata": dict})
     named = {str(name) for name in index.get("weight_map", {"": "nothing"}).values()}
     if not named <= files or "metadata" not in index:
-        strange = ", ".join(sorted(named - files)[:3]) or "no metadata"
-        raise OSError(
-            f"{path} names {printable(strange):.255} and not only safetensors beside it; fetch the checkpoint again"
-        )
+        wrong = ", ".join(sorted(named - files)[:3]) or "no metadata"
+        raise OSError(f"{path} must name safetensors files in its folder, got {printable(wrong):.255}; fetch it again")
 
 
 def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -63,7 +60,7 @@ def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Te
     Read the weights with these names from a safetensors file, by default all.
 
     Raises:
-        OSError: the file is cut short or damaged, or lacks one of them.
+        OSError: the file is damaged, or lacks one of the weights.
     """
     weights = _open(path)
     names = weights.keys() if names is None else names

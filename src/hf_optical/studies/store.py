@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from ..retrieval import TokenVectors
-from ..storage.staging import flush, settle, write_text
+from ..storage.staging import flush, recover, write_text
 
 
 # Counted up when the meaning of what is stored changes; older cells are then done again.
@@ -103,7 +103,7 @@ class Store:
     def settle(self) -> None:
         """Ends what processes that were killed began to write."""
         for folder in self.folder.glob("*/"):
-            settle(folder)
+            recover(folder)
 
     def folder_of(self, key: str) -> Path:
         """Where the files of a cell lie."""

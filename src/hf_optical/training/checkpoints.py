@@ -27,8 +27,9 @@ from ..languages import LanguagePack, languages
 from ..languages.adapters import adapter_name
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
+from ..storage.locking import run_lock
 from ..storage.names import WEIGHTS
-from ..storage.staging import flush, saving_to, sole_run, staged_directory
+from ..storage.staging import explain_write_errors, flush, staged_directory
 from .distributed import any_process, from_main_process
 
 
@@ -78,7 +79,7 @@ class ResumableTrainer(Trainer):
 
             def begin() -> str | None:
                 if self.args.should_save:
-                    held.enter_context(sole_run(output_dir))
+                    held.enter_context(run_lock(output_dir))
                 asked = _is_asked(resume_from_checkpoint)
                 return checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None
 
@@ -118,7 +119,7 @@ class ResumableTrainer(Trainer):
             (folder / _STATE).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
         # Trainer would delete older ones before this one is on the disk, and tells their age by the clock.
-        with self._no_limit() as limit, saving_to(folder):
+        with self._no_limit() as limit, explain_write_errors(folder):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
             for path in (folder / _STATE, folder, run):

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..languages import active_language
 from ..model import OpticalModel, OpticalProcessor
-from ..storage.staging import settle, staged_directory
+from ..storage.staging import recover, staged_directory
 from .distributed import from_main_process
 
 
@@ -132,7 +132,7 @@ class TeacherVectors:
         def write() -> list[Path]:
             root = Path(datasets.config.HF_DATASETS_CACHE) / "hf_optical" if folder is None else Path(folder)
             root = root / _fingerprint(teacher, autocast) / str(dtype).removeprefix("torch.")
-            settle(root)
+            recover(root)
             shards = _whole_shards(root)
             for role in roles:
                 cache = cls(shards, teacher.embedding_dim, dtype)

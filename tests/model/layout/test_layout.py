@@ -73,7 +73,7 @@ def test_damaged_json_raises_with_its_name(checkpoint, name, content):
 @pytest.mark.parametrize("name", ["modules.json", "config_sentence_transformers.json"])
 def test_json_of_the_wrong_type_raises_with_its_name(checkpoint, name):
     (checkpoint / name).write_text('"text"')
-    with pytest.raises(OSError, match=f"{name} holds no JSON"):
+    with pytest.raises(OSError, match=f"{name} must hold a JSON"):
         OpticalModel.from_pretrained(checkpoint)
 
 

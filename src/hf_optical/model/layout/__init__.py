@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ...storage.fetching import local_folder
 from ...storage.json_files import read_optional_json
 from ...storage.names import ENCODER_CONFIG, ENCODER_MODULE_CONFIG, WEIGHTS
-from ...storage.safety import check_detours
+from ...storage.safety import check_redirects
 from .base import Layout, Roles, invalid_roles
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .multi_vector_encoder import read_multi_vector_encoder
@@ -50,7 +50,7 @@ def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) ->
     folder = local_folder(name_or_path, revision)
     if problem := _problem(folder):
         raise OSError(f"{folder} {problem}")
-    check_detours(folder)
+    check_redirects(folder)
     layout = next(layout for layout in (read(folder) for read in _READERS) if layout is not None)
     layout.lower_case = bool(read_optional_json(folder / ENCODER_MODULE_CONFIG).get("do_lower_case"))
     layout.roles = _with_folder_in_errors(folder, layout.roles)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ...storage.json_files import misfits
+from ...storage.json_files import mismatches
 from ..texts import unwritable
 from .projection import LinearLayer
 
@@ -18,7 +18,7 @@ Roles = Callable[[PreTrainedTokenizerBase], dict[str, Any]]
 LENGTH = range(2**24 + 1)
 QUERY_LENGTH = range(2**16 + 1)
 
-# Types of the settings of `OpticalProcessor`, for `misfits`, whatever name they are stored under.
+# Types of the settings of `OpticalProcessor`, for `mismatches`, whatever name they are stored under.
 ROLE_KINDS: dict[str, Any] = {
     **dict.fromkeys(("query_marker", "document_marker", "query_prompt", "document_prompt"), str),
     **{"query_length": QUERY_LENGTH, "document_length": LENGTH},
@@ -43,7 +43,7 @@ def invalid_roles(roles: dict[str, Any], place: str = "") -> list[str]:
         del given["skip_tokens"]
     null = [name for name, value in given.items() if value is None and name not in _OPTIONAL]
     invalid = [f"{place}.{name}".lstrip(".") for name in null]
-    return (invalid or misfits(given, ROLE_KINDS, place) or unwritable(given, place))[:5]
+    return (invalid or mismatches(given, ROLE_KINDS, place) or unwritable(given, place))[:5]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""A study on the Hub, opened there by `datasets`."""
+"""Publish a study, and load it with `datasets`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_optical.studies.publishing import publish_study  # noqa: E402
 from hf_optical.studies.report import write_report  # noqa: E402
 
 
-def test_a_study_is_a_dataset(hub, tiny, tmp_path):
+def test_published_study_loads_as_dataset(hub, tiny, tmp_path):
     content = {
         **{"name": "small", "data_dir": str(DEMO), "teacher": str(tiny), "sizes": [30], "measures": ["AP"]},
         "corpora": {"sentences": {"sw": "train.jsonl"}},
@@ -35,6 +35,6 @@ def test_a_study_is_a_dataset(hub, tiny, tmp_path):
     assert address.startswith(f"{hub.url}/datasets/org/study/commit/")
     assert {"README.md", "report.md", "results.json"} < hub.files("org/study", kind="dataset").keys()
     places = [str(tmp_path), str(tiny), tempfile.gettempdir() + "/", f"{Path.home()}/"]
-    assert not [place for place in places if any(place.encode() in sent for sent in hub.left)]
+    assert not [place for place in places if any(place.encode() in sent for sent in hub.received)]
     values = load_dataset("org/study", split="train", cache_dir=str(tmp_path / "datasets"))
     assert len(values) == sum(len(each.values["AP"]) for each in records)

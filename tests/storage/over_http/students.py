@@ -1,4 +1,4 @@
-"""Bases, packs, retrievers and training runs: published, opened from the Hub, and nothing told of this machine."""
+"""Publish bases, packs, retrievers and training runs, and load them from the Hub."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOKEN = "hf_writer"
 
 @pytest.fixture
 def base(hub, tiny) -> str:
-    """The tiny model, on the Hub."""
+    """The id of the tiny model on the Hub."""
     OpticalModel.from_pretrained(tiny).push_to_hub("org/base")
     OpticalProcessor.from_pretrained(tiny).push_to_hub("org/base")
     return "org/base"
@@ -43,27 +43,27 @@ def metadata(card: bytes) -> ModelCardData:
     return ModelCard(card.decode(), ignore_metadata_errors=False).data
 
 
-def assert_nothing_of_this_machine(hub, *folders: Path) -> None:
-    """No token, no path and no pickle in any byte that left."""
+def assert_nothing_private_uploaded(hub, *folders: Path) -> None:
+    """No uploaded byte is part of a token, local path or pickle."""
     places = [tempfile.gettempdir() + "/", f"{Path.home()}/", f"/{getpass.getuser()}/", str(REPOSITORY)]
     secrets = [TOKEN, "hf_secret", *places, *map(str, folders)]
-    for sent in hub.left:
-        told = [secret for secret in secrets if secret.encode() in sent]
-        assert not told, (told, sent[:300])
+    for sent in hub.received:
+        found = [secret for secret in secrets if secret.encode() in sent]
+        assert not found, (found, sent[:300])
         assert not sent.startswith((b"\x80\x02", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")), sent[:100]
-    names = {path for found in hub.repositories.values() for files in found.commits.values() for path in files}
+    names = {path for each in hub.repositories.values() for files in each.commits.values() for path in files}
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")) or "checkpoint" in name]
 
 
-def test_a_base_from_the_hub_is_as_it_was_here(hub, base, tiny):
+def test_base_from_hub_equals_local_one(hub, base, tiny):
     opened, here = (OpticalRetriever.from_pretrained(name, device="cpu") for name in (base, tiny))
     assert_equal(opened.encode_queries(TEXTS), here.encode_queries(TEXTS))
     head = hub.repositories["model", base].heads["main"]
     assert (opened.model.revision, opened.model.name_or_path) == (head, base)
-    assert_nothing_of_this_machine(hub, tiny)
+    assert_nothing_private_uploaded(hub, tiny)
 
 
-def test_a_pack_is_opened_on_the_commit_of_its_base(hub, base, tiny, tmp_path, monkeypatch):
+def test_pack_is_loaded_on_commit_of_its_base(hub, base, tiny, tmp_path, monkeypatch):
     first = hub.repositories["model", base].heads["main"]
     pack = make_pack(base, "sw", 3, WORDS)
     assert (pack.base_model, pack.base_revision) == (base, first)
@@ -86,9 +86,9 @@ def test_a_pack_is_opened_on_the_commit_of_its_base(hub, base, tiny, tmp_path, m
     assert (described["base_model_name_or_path"], described["revision"]) == (base, first)
 
 
-def test_a_pack_tells_nothing_of_this_machine_and_leaves_nothing_stale(hub, tiny, tmp_path):
-    told = {"teacher": str(tiny), "files": [str(tmp_path / "a.jsonl")], "bitext": "org/bitext", "n": 3}
-    pack = replace(make_pack(tiny, "sw", 1, WORDS), details=told)
+def test_pack_has_no_local_paths_and_removes_stale_files(hub, tiny, tmp_path):
+    details = {"teacher": str(tiny), "files": [str(tmp_path / "a.jsonl")], "bitext": "org/bitext", "n": 3}
+    pack = replace(make_pack(tiny, "sw", 1, WORDS), details=details)
     assert pack.push_to_hub("pack", private=True, commit_message="Swahili").repo_url.repo_id == "writer/pack"
     assert sorted(hub.files("writer/pack")) == sorted([*PACK, "vocabulary.safetensors"])
     assert hub.repositories["model", "writer/pack"].messages[-1] == "Swahili"
@@ -100,10 +100,10 @@ def test_a_pack_tells_nothing_of_this_machine_and_leaves_nothing_stale(hub, tiny
     make_pack(tiny, "sw", 2).push_to_hub("pack")
     assert sorted(hub.files("writer/pack")) == PACK
     assert LanguagePack.from_pretrained("writer/pack").vocabulary is None
-    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+    assert_nothing_private_uploaded(hub, tiny, tmp_path)
 
 
-def test_a_retriever_is_pushed_with_its_packs_and_without_those_it_closed(hub, base, tiny, tmp_path):
+def test_retriever_is_uploaded_with_its_current_packs(hub, base, tiny, tmp_path):
     retriever = OpticalRetriever.from_pretrained(base, device="cpu")
     for seed, (language, words) in enumerate({"ha": [], "yo": [], "sw": WORDS}.items()):
         retriever.add_language(language, make_pack(base, language, seed, words))
@@ -137,10 +137,10 @@ def test_a_retriever_is_pushed_with_its_packs_and_without_those_it_closed(hub, b
     assert_equal(merged.encode_queries(TEXTS), expected, 1e-5)
     card = metadata(hub.files("org/retriever")["README.md"])
     assert (card.base_model, card.language, card.library_name) == (base, ["ha"], "sentence-transformers")
-    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+    assert_nothing_private_uploaded(hub, tiny, tmp_path)
 
 
-def test_a_merged_model_takes_the_place_of_its_pack(hub, tiny):
+def test_merged_model_replaces_pack(hub, tiny):
     pack = make_pack(tiny, "sw", 1, WORDS)
     pack.push_to_hub("org/student")
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
@@ -152,18 +152,18 @@ def test_a_merged_model_takes_the_place_of_its_pack(hub, tiny):
     assert_equal(opened.encode_queries(TEXTS), retriever.encode_queries(TEXTS), 1e-5)
 
 
-def test_the_card_that_a_model_has_is_kept(hub, tiny, tmp_path):
+def test_existing_card_is_kept(hub, tiny, tmp_path):
     retriever = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "model"), device="cpu")
     (tmp_path / "model" / "README.md").write_text("---\nlanguage: en\n---\nmine\n")
-    (tmp_path / "model" / "training.png").write_bytes(b"shown")
+    (tmp_path / "model" / "training.png").write_bytes(b"plot")
     retriever.push_to_hub("org/model")
-    assert hub.files("org/model")["training.png"] == b"shown"
+    assert hub.files("org/model")["training.png"] == b"plot"
     assert hub.files("org/model")["README.md"] == b"---\nlanguage: en\n---\nmine\n"
 
 
 @pytest.fixture
 def run(tiny, tmp_path):
-    """A trainer that publishes, its folder full of what must not leave."""
+    """Make a trainer that publishes, whose folder is full of files that must not be uploaded."""
 
     def make(languages: list[str], **options) -> OTDistillationTrainer:
         pairs = load_bitext(DEMO / "train.jsonl", "sw").select(range(20))
@@ -195,17 +195,19 @@ def run(tiny, tmp_path):
     return make
 
 
-# Where progress bars are off for good, Trainer turns them off for training and fails to turn them on again.
+# Trainer turns progress bars off and on again, which fails if the environment turns them off.
 no_progress_bars = pytest.mark.filterwarnings("ignore:Cannot enable progress bars")
 
 
 @no_progress_bars
 @pytest.mark.parametrize("languages", [["sw"], ["sw", "lo"]], ids=["one", "two"])
-def test_every_pack_of_a_run_has_a_repository_of_its_own(hub, run, tiny, tmp_path, languages, monkeypatch):
+def test_each_pack_of_a_run_has_its_own_repository(hub, run, tiny, tmp_path, languages, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     trainer = run(languages)
     names = ["org/student"] if len(languages) == 1 else [f"org/student-{code}" for code in languages]
-    assert [name for _, name in hub.repositories] == names and hub.files(names[0]) == {}, "made before training begins"
+    assert [name for _, name in hub.repositories] == names and hub.files(names[0]) == {}, (
+        "created before training starts"
+    )
     assert all(repository.private for repository in hub.repositories.values())
     trainer.train()
     pushed = trainer.push_to_hub()
@@ -213,24 +215,24 @@ def test_every_pack_of_a_run_has_a_repository_of_its_own(hub, run, tiny, tmp_pat
     for name in names:
         assert set(PACK) <= hub.files(name).keys() <= {*PACK, "vocabulary.safetensors", "training.png"}
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
-    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+    assert_nothing_private_uploaded(hub, tiny, tmp_path)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     retriever = OpticalRetriever.from_pretrained(names[0], base_model=tiny, device="cpu")
     assert_equal(retriever.encode_queries(TEXTS), with_pack(tiny, trainer.language_pack("sw"), TEXTS, "query"))
 
 
 @no_progress_bars
-def test_a_run_that_is_pushed_by_hand_tells_no_more(hub, run, tiny, tmp_path):
+def test_manual_push_uploads_nothing_private(hub, run, tiny, tmp_path):
     trainer = run(["sw"], push_to_hub=False)
     trainer.train()
     assert hub.repositories == {}
     trainer.push_to_hub()
     assert json.loads(hub.files("org/student")["language_pack.json"])["base_model"] == tiny.name
-    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+    assert_nothing_private_uploaded(hub, tiny, tmp_path)
 
 
 @no_progress_bars
-def test_a_model_trained_whole_is_pushed_whole_and_again_after_a_failure(hub, run, tiny, tmp_path):
+def test_fully_trained_model_is_uploaded_again_after_failure(hub, run, tiny, tmp_path):
     stale = {"nearest_words.json": b'{"words": ["maji"]}', "language_pack.json": b"{}", "notes.md": b"by hand"}
     (tmp_path / "before").mkdir()
     for name, content in stale.items():
@@ -238,14 +240,14 @@ def test_a_model_trained_whole_is_pushed_whole_and_again_after_a_failure(hub, ru
     upload_folder(tmp_path / "before", "org/student")
     trainer = run(["sw"], train_all_weights=True)
     trainer.train()
-    hub.goes_wrong("POST /api/models/org/student/commit/", status=500)
-    with pytest.raises(OSError, match="the same call again completes the upload"):
+    hub.add_fault("POST /api/models/org/student/commit/", status=500)
+    with pytest.raises(OSError, match="call it again to complete the upload"):
         trainer.push_to_hub()
     assert hub.files("org/student") == stale
     here = OpticalRetriever.from_pretrained(tmp_path / "run", device="cpu")
     hub.faults.clear()
     trainer.push_to_hub(blocking=False).result(60)
-    assert_nothing_of_this_machine(hub, tiny, tmp_path)
+    assert_nothing_private_uploaded(hub, tiny, tmp_path)
     there = OpticalRetriever.from_pretrained("org/student", device="cpu")
     assert_equal(there.encode_queries(TEXTS), here.encode_queries(TEXTS))
     files = hub.files("org/student")

@@ -1,4 +1,4 @@
-"""A small Hub on this machine for the real client: repositories, commits, large files, rights, and what goes wrong."""
+"""A small Hub for the real client: repositories, commits, large files, permissions and faults."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Repository:
 @dataclass
 class Fault:
     """
-    What is to go wrong with the next requests of a kind: an error for an answer; a pause before it; a connection that
-    breaks after this share of what is sent, or, for `lost`, when all was done and the answer is due.
+    A fault of the next requests of a kind: an error status, a delay in seconds, a connection that breaks after a share
+    of the bytes (`cut`), or one that breaks after the work and before the answer (`lost`).
     """
 
     request: str
@@ -80,7 +80,7 @@ class Fault:
     cut: float | None = None
     lost: bool = False
 
-    def strikes(self, request: str) -> bool:
+    def applies_to(self, request: str) -> bool:
         hit = self.times > 0 and re.search(self.request, request) is not None
         self.times -= hit
         return hit
@@ -89,11 +89,11 @@ class Fault:
 class LocalHub(ThreadingHTTPServer):
     """
     Attributes:
-        repositories (`dict[tuple[str, str], Repository]`): (type, id) -> what is there.
-        large (`dict[str, bytes]`): SHA-256 -> content of the large files that have arrived.
+        repositories (`dict[tuple[str, str], Repository]`): (type, id) -> repository.
+        large (`dict[str, bytes]`): SHA-256 -> content of the uploaded large files.
         requests (`list[str]`): method and path of every request, in order.
-        left (`list[bytes]`): every byte that came here, but for the header with the token; files as they are.
-        unknown (`list[str]`): requests that nothing answers to.
+        received (`list[bytes]`): every received byte, except the header with the token; files are decoded.
+        unknown (`list[str]`): requests without a route.
     """
 
     daemon_threads = True
@@ -107,44 +107,44 @@ class LocalHub(ThreadingHTTPServer):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.large: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.left: list[bytes] = []
+        self.received: list[bytes] = []
         self.unknown: list[str] = []
         self.faults: list[Fault] = []
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "model") -> dict[str, bytes]:
-        """What a repository holds, but for what the Hub puts there itself."""
+        """Files of a repository, without those that the Hub adds."""
         _, files = self.repositories[kind, repo_id].at(revision)
         return {path: file.content for path, file in files.items() if path != ".gitattributes"}
 
-    def goes_wrong(self, request: str, times: int = 1000, **how) -> None:
-        """Every request that matches `request`, `"METHOD /path"`, meets this fault, `times` times."""
+    def add_fault(self, request: str, times: int = 1000, **how) -> None:
+        """Add a fault for the next `times` requests that match the pattern `request`, `"METHOD /path"`."""
         self.faults.append(Fault(request, times, **how))
 
     def handle_error(self, request, client_address) -> None:
-        pass  # a connection that was cut
+        pass  # a connection that a fault closed
 
 
 class Request(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet an answer: two would wait for each other
+    wbufsize = -1  # one packet per answer; two would wait for each other
     server: LocalHub
 
     def do_GET(self) -> None:
         hub, path = self.server, urlsplit(self.path).path
         request = f"{self.command} {path}"
         hub.requests.append(request)
-        told = [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "authorization"]
-        hub.left.append("\n".join([self.path, *told]).encode())
-        self.fault = next((fault for fault in hub.faults if fault.strikes(request)), Fault("", 0))
+        headers = [f"{name}: {value}" for name, value in self.headers.items() if name.lower() != "authorization"]
+        hub.received.append("\n".join([self.path, *headers]).encode())
+        self.fault = next((fault for fault in hub.faults if fault.applies_to(request)), Fault("", 0))
         size = int(self.headers.get("Content-Length") or 0)
         if self.fault.cut is not None and size:
-            hub.left.append(self.rfile.read(int(size * self.fault.cut)))
+            hub.received.append(self.rfile.read(int(size * self.fault.cut)))
             return self.hang_up()
         body = self.rfile.read(size)
-        hub.left.append(body)
+        hub.received.append(body)
         time.sleep(self.fault.seconds)
         if self.fault.status is not None:
-            return self.answer({"error": "as the test wants it"}, self.fault.status)
+            return self.answer({"error": "a fault of the test"}, self.fault.status)
         for pattern, name in ROUTES:
             found = re.fullmatch(pattern, request)
             if found:
@@ -156,7 +156,7 @@ class Request(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_HEAD = do_GET
 
-    # What it answers.
+    # Routes.
 
     def create(self, body: bytes) -> None:
         asked = json.loads(body)
@@ -185,7 +185,7 @@ class Request(BaseHTTPRequestHandler):
 
     def preupload(self, body: bytes, kind: str, repo_id: str, revision: str) -> None:
         asked = json.loads(body)["files"]
-        self.server.left += [base64.b64decode(file["sample"]) for file in asked]
+        self.server.received += [base64.b64decode(file["sample"]) for file in asked]
         repository = self.writable(kind, repo_id)
         if repository is None:
             return
@@ -234,7 +234,7 @@ class Request(BaseHTTPRequestHandler):
                 message = value["summary"]
             elif key == "file":
                 files[value["path"]] = File(base64.b64decode(value["content"]), False)
-                self.server.left.append(files[value["path"]].content)
+                self.server.received.append(files[value["path"]].content)
             elif key == "lfsFile":
                 if value["oid"] not in self.server.large:
                     return self.refuse(400, message=f"{value['path']} was never uploaded")
@@ -277,7 +277,7 @@ class Request(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         self.send(content[start:], 206 if wanted else 200, "application/octet-stream", headers)
 
-    # Rights.
+    # Permissions.
 
     @property
     def spaces(self) -> list[str]:
@@ -309,7 +309,7 @@ class Request(BaseHTTPRequestHandler):
             self.refuse(404, "RevisionNotFound")
         return found
 
-    # The wire.
+    # Answers.
 
     def refuse(self, status: int, code: str = "", message: str = "") -> None:
         self.answer(
@@ -335,7 +335,7 @@ class Request(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def hang_up(self) -> None:
-        """Ends the connection at once and with no goodbye."""
+        """Reset the connection."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
 
@@ -361,7 +361,7 @@ ROUTES: list[tuple[str, str]] = [
 
 
 def check_metadata(card: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings of the Hub about the metadata of a card."""
+    """Errors and warnings of the Hub for the metadata of a card."""
     found = re.match(r"---\r?\n(.*?)\r?\n---(\r?\n|$)", card, flags=re.DOTALL)
     if not found:
         return [], ["empty or missing yaml metadata in repo card"]

@@ -1,4 +1,4 @@
-"""What is looked at before anything leaves; and, in a process that knows no other Hub, all the rest over HTTP."""
+"""Checks before an upload, and uploads over HTTP to a local Hub, in a process of their own."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hf_optical import OTDistillationConfig, OTDistillationTrainer
 from hf_optical.hub import upload_folder
 
 
-def test_over_http(tmp_path):
-    """The client reads the address of the Hub once, at import: hence a process, one for all that is asked there."""
+def test_uploads_over_http(tmp_path):
+    """Run the tests in `over_http/` in one process, since the client reads the URL of the Hub when it is imported."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    asked = ["transfers.py", "students.py", "studies.py"]
-    # The client itself sends large files in a way that its HTTP library calls outdated.
+    files = ["transfers.py", "students.py", "studies.py"]
+    # The client uses a deprecated option of its HTTP library for large files.
     known = "ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning"
     result = subprocess.run(
-        [*(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", known), *asked],
+        [*(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", known), *files],
         cwd=Path(__file__).parent / "over_http",
         env={
             **environment,
@@ -43,8 +43,8 @@ def test_over_http(tmp_path):
 
 
 @pytest.fixture
-def nobody(tmp_path, monkeypatch):
-    """Nobody is logged in."""
+def logged_out(tmp_path, monkeypatch):
+    """No user is logged in."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
@@ -53,12 +53,12 @@ def nobody(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "repo_id", ["org/a b", "org/schön", "a/b/c", "org/-x", "org/x.", "org/a--b", "org/x.git", "", "org/" + "x" * 97]
 )
-def test_an_id_that_the_hub_would_not_take(tmp_path, repo_id):
-    with pytest.raises(ValueError, match="^repo_id=.* is no repository id; pass 'name' or 'namespace/name'"):
+def test_invalid_repository_id_is_error(tmp_path, repo_id):
+    with pytest.raises(ValueError, match="(?i)repo.id"):
         upload_folder(tmp_path, repo_id, token="hf_token")
 
 
-def test_no_token(nobody, tmp_path, tiny):
+def test_missing_token_is_error(logged_out, tmp_path, tiny):
     for token in (None, False, True):
         with pytest.raises(PermissionError, match="no token to upload to org/some .*settings/tokens.*hf auth login"):
             upload_folder(tmp_path, "org/some", token=token)
@@ -67,14 +67,14 @@ def test_no_token(nobody, tmp_path, tiny):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\nX: y", " ", " é"])
-def test_a_token_with_more_than_a_token_in_it(tmp_path, end):
-    """The HTTP library refuses such a header and shows all of it."""
-    with pytest.raises(ValueError, match="the token to upload to org/some with has characters") as caught:
+def test_token_with_other_characters_is_error_and_not_shown(tmp_path, end):
+    """The HTTP library refuses such a header with a message that contains the token."""
+    with pytest.raises(ValueError, match="the token to upload to org/some with must be printable ASCII") as caught:
         upload_folder(tmp_path, "org/some", token=f"hf_secret{end}")
     assert "hf_secret" not in "".join(map(str, (caught.value, caught.value.__cause__, caught.value.__context__)))
 
 
-def test_a_run_that_could_not_be_published_does_not_begin(nobody, tiny, tmp_path):
+def test_run_that_cannot_be_published_does_not_start(logged_out, tiny, tmp_path):
     settings = {"output_dir": str(tmp_path), "language": "sw", "use_cpu": True, "push_to_hub": True}
     settings |= {"new_words": 0, "eval_strategy": "no"}
     for error, options in {
@@ -85,8 +85,8 @@ def test_a_run_that_could_not_be_published_does_not_begin(nobody, tiny, tmp_path
             OTDistillationTrainer(str(tiny), str(tiny), OTDistillationConfig(**settings, **options))
 
 
-def test_no_folder_and_no_connection(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*none to upload"):
+def test_missing_folder_and_connection_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="folder .*none to upload does not exist"):
         upload_folder(tmp_path / "none", "org/some", token="hf_token")
     with pytest.raises(ConnectionError, match="could not be reached.*The Hub client says: .*offline mode is enabled"):
         upload_folder(tmp_path, "org/some", token="hf_token")

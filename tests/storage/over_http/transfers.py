@@ -1,12 +1,12 @@
-"""One folder to the Hub and back, and whatever can go wrong on the way."""
+"""Upload and download of a folder, with all faults of the connection and the Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hub.local_hub import File
 from huggingface_hub import constants, snapshot_download
+from storage.local_hub import File
 
 from hf_optical.hub import upload_folder
 from hf_optical.storage.fetching import local_folder
@@ -45,14 +45,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
-def test_what_is_pushed_comes_back_and_is_not_sent_twice(hub, folder):
+def test_uploaded_files_come_back_and_are_not_sent_twice(hub, folder):
     address = upload_folder(folder, "org/some", commit_message="first")
     assert address == f"{hub.url}/org/some/commit/{address.oid}" and hub.files("org/some") == files_of(folder)
     assert [request.startswith(step) for request, step in zip(dict.fromkeys(hub.requests), STEPS, strict=True)] == [
         True
     ] * 6
     assert hub.repositories["model", "org/some"].messages == ["initial commit", "first"]
-    assert len(hub.large) == 1, "weights go the way of large files, and nothing else does"
+    assert len(hub.large) == 1, "only weights are uploaded as large files"
     pulled = files_of(Path(snapshot_download("org/some")))
     assert pulled.pop(".gitattributes") and pulled == files_of(folder)
 
@@ -68,14 +68,14 @@ def test_what_is_pushed_comes_back_and_is_not_sent_twice(hub, folder):
     )
 
 
-def test_without_a_namespace_it_is_the_users_own(hub, folder):
+def test_id_without_namespace_belongs_to_user(hub, folder):
     assert upload_folder(folder, "some", private=True).repo_url.repo_id == "writer/some"
     assert hub.repositories["model", "writer/some"].private
     upload_folder(folder, "org/some", repo_type="dataset")
     assert hub.files("org/some", kind="dataset") == files_of(folder)
 
 
-def test_what_runs_code_or_tells_of_this_machine_stays_here(hub, folder):
+def test_pickles_and_private_files_are_not_uploaded(hub, folder):
     whole = files_of(folder)
     for name in (
         *(
@@ -91,10 +91,10 @@ def test_what_runs_code_or_tells_of_this_machine_stays_here(hub, folder):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"secret")
     upload_folder(folder, "org/some")
-    assert hub.files("org/some") == whole and not any(b"secret" in sent for sent in hub.left)
+    assert hub.files("org/some") == whole and not any(b"secret" in sent for sent in hub.received)
 
 
-def test_only_what_is_asked_for_is_pushed_and_only_what_is_stale_deleted(hub, folder):
+def test_patterns_select_files_to_upload_and_delete(hub, folder):
     upload_folder(folder, "org/some")
     (folder / "sub" / "words.txt").rename(folder / "sub" / "more.txt")
     (folder / "README.md").write_text(CARD + "edited")
@@ -103,7 +103,7 @@ def test_only_what_is_asked_for_is_pushed_and_only_what_is_stale_deleted(hub, fo
     assert found.keys() == files_of(folder).keys() and found["README.md"] == CARD.encode()
 
 
-def test_a_pull_request_leaves_the_branch_as_it_is(hub, folder):
+def test_pull_request_leaves_branch_unchanged(hub, folder):
     upload_folder(folder, "org/some")
     before = hub.files("org/some")
     (folder / "config.json").write_text('{"a": 1}')
@@ -113,25 +113,25 @@ def test_a_pull_request_leaves_the_branch_as_it_is(hub, folder):
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
-def test_a_branch_is_made_if_need_be(hub, folder, kind):
+def test_missing_branch_is_created(hub, folder, kind):
     for content in ('{"a": 1}', '{"a": 2}'):
         (folder / "config.json").write_text(content)
         upload_folder(folder, "org/some", revision="try", repo_type=kind)
         assert hub.files("org/some", "try", kind) == files_of(folder) and hub.files("org/some", kind=kind) == {}
 
 
-def test_in_the_background(hub, folder):
+def test_upload_in_background(hub, folder):
     future = upload_folder(folder, "org/some", blocking=False)
     assert future.result(60).startswith(hub.url) and hub.files("org/some") == files_of(folder)
     (folder / "config.json").write_text('{"a": 1}')
-    hub.goes_wrong(COMMIT, status=500)
+    hub.add_fault(COMMIT, status=500)
     with pytest.raises(OSError, match="the Hub answered with an error"):
         upload_folder(folder, "org/some", blocking=False).result(60)
 
 
 @pytest.mark.parametrize("token", ["hf_reader", "hf_nobody"])
 @pytest.mark.parametrize("private", [True, False])
-def test_a_repository_of_others(hub, folder, token, private, monkeypatch):
+def test_repository_of_others_cannot_be_written(hub, folder, token, private, monkeypatch):
     upload_folder(folder, "org/some", private=private)
     before, whole, large = hub.files("org/some"), files_of(folder), len(hub.large)
     (folder / "model.safetensors").write_bytes(b"mine")
@@ -155,26 +155,24 @@ def test_a_repository_of_others(hub, folder, token, private, monkeypatch):
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("how", [{"cut": 0.5}, {"status": 500}, {"lost": True}], ids=["cut", "500", "lost"])
-def test_after_any_failure_all_is_whole_and_a_second_push_completes(hub, folder, step, how):
+def test_second_upload_completes_failed_one(hub, folder, step, how):
     upload_folder(folder, "org/some")
     before = hub.files("org/some")
     (folder / "model.safetensors").write_bytes(bytes(range(255, -1, -1)) * 6000)
     (folder / "config.json").write_text('{"a": 1}')
     whole = files_of(folder)
     sent = len(hub.requests)
-    hub.goes_wrong(step, **how)
+    hub.add_fault(step, **how)
     expected, reason = (
         (OSError, r"answered with an error \(500\)") if "status" in how else (ConnectionError, "connection broke")
     )
-    with pytest.raises(
-        expected, match=rf"(?s)could not upload to org/some: .*{reason}.*the same call again completes"
-    ):
+    with pytest.raises(expected, match=rf"(?s)could not upload to org/some: .*{reason}.*call it again to complete"):
         upload_folder(folder, "org/some")
     assert files_of(folder) == whole
     arrived = step == COMMIT and "lost" in how
-    assert hub.files("org/some") == (whole if arrived else before), "all or nothing"
+    assert hub.files("org/some") == (whole if arrived else before), "the commit is all or nothing"
     retried = sum(request.startswith(step) for request in hub.requests[sent:])
-    assert retried == (6 if step in STEPS[2:5] else 1), "the client tries again where that does no harm"
+    assert retried == (6 if step in STEPS[2:5] else 1), "the client retries requests that are safe to repeat"
 
     hub.faults.clear()
     had_arrived = len(hub.large) == 2
@@ -187,16 +185,16 @@ def test_after_any_failure_all_is_whole_and_a_second_push_completes(hub, folder,
 
 
 @pytest.mark.parametrize("how", [{"cut": 0.9}, {"status": 503}, {"lost": True}, {"seconds": 0.5}])
-def test_what_passes_is_not_noticed(hub, folder, how):
+def test_temporary_faults_are_retried(hub, folder, how):
     for step in STEPS[2:5]:
-        hub.goes_wrong(step, 1, **how)
+        hub.add_fault(step, 1, **how)
     if "seconds" in how:
-        hub.goes_wrong(COMMIT, 1, **how)
+        hub.add_fault(COMMIT, 1, **how)
     upload_folder(folder, "org/some")
     assert hub.files("org/some") == files_of(folder)
 
 
-def test_metadata_that_the_hub_refuses(hub, folder):
+def test_invalid_metadata_is_error(hub, folder):
     (folder / "README.md").write_text(CARD.replace("sw", "Kiswahili"))
     with pytest.raises(ValueError, match='(?s)Invalid metadata in README.md.*"language" must only contain'):
         upload_folder(folder, "org/some")
@@ -208,16 +206,16 @@ def test_metadata_that_the_hub_refuses(hub, folder):
 @pytest.mark.parametrize(
     "how", [{"cut": 0.5}, {"seconds": 1}, {"status": 503}, {"lost": True}], ids=["cut", "slow", "503", "lost"]
 )
-def test_a_download_that_breaks(hub, folder, how, monkeypatch):
+def test_interrupted_download_is_resumed_or_error(hub, folder, how, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.25)
     upload_folder(folder, "org/some")
     weights = "GET /org/some/resolve/.*safetensors"
-    if {"cut", "seconds"} & how.keys():  # the client goes on from where it broke
-        hub.goes_wrong(weights, 1, **how)
+    if {"cut", "seconds"} & how.keys():  # the client resumes
+        hub.add_fault(weights, 1, **how)
         assert (local_folder("org/some") / "model.safetensors").read_bytes() == files_of(folder)["model.safetensors"]
     (folder / "model.safetensors").write_bytes(b"other")
     upload_folder(folder, "org/some")
-    hub.goes_wrong(weights, **how)
+    hub.add_fault(weights, **how)
     with pytest.raises(OSError, match="'org/some' .*could not be fetched from the Hub"):
         local_folder("org/some")
     hub.faults.clear()
@@ -225,7 +223,7 @@ def test_a_download_that_breaks(hub, folder, how, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["../../../../evil.json", "a/../../../../../evil.json", "/evil.json"])
-def test_files_with_names_that_lead_elsewhere(hub, folder, tmp_path, name):
+def test_file_names_outside_of_folder_are_errors(hub, folder, tmp_path, name):
     upload_folder(folder, "org/some")
     repository = hub.repositories["model", "org/some"]
     repository.commit("main", {**repository.at("main")[1], name: File(b"{}", False)}, "by another client")
@@ -234,11 +232,11 @@ def test_files_with_names_that_lead_elsewhere(hub, folder, tmp_path, name):
     assert not list(tmp_path.rglob("evil.json")) and not Path("/evil.json").exists()
 
 
-def test_the_clients_own_way_for_many_files(hub, folder, monkeypatch):
-    """As installed it uploads with hf_xet; what is small goes to the Hub itself there too."""
+def test_upload_with_xet(hub, folder, monkeypatch):
+    """By default the client uses hf_xet, but still sends small files to the Hub itself."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     (folder / "model.safetensors").unlink()
-    hub.goes_wrong(COMMIT, status=500)
+    hub.add_fault(COMMIT, status=500)
     whole = files_of(folder)
     with pytest.raises(OSError, match=r"answered with an error \(500\)"):
         upload_folder(folder, "org/some")

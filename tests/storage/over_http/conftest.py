@@ -1,4 +1,4 @@
-"""A Hub at the address that the client was told of when it was imported."""
+"""A local Hub at the URL that the client read when it was imported."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from hub.local_hub import LocalHub
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
+from storage.local_hub import LocalHub
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +24,11 @@ def server() -> Iterator[LocalHub]:
 
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch) -> Iterator[LocalHub]:
-    """An empty Hub, somebody who is logged in, an empty cache."""
+    """An empty Hub with a user who is logged in, and an empty cache."""
     server.clear()
     monkeypatch.setenv("HF_TOKEN", "hf_writer")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    # The client waits for seconds before it tries again; that it does is all that matters here.
+    # The client waits for seconds before a retry; tests need not wait.
     for module in (_http, file_download):
         monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda seconds: None))
     yield server
