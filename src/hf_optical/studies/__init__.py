@@ -1,7 +1,7 @@
-from .config import Method, StudyConfig
-from .reading import load_study
 from .runner import Failure, Study, load_records
+from .settings import Method, StudyConfig
 from .store import Record, Store
+from .study_file import load_study
 
 
 __all__ = ["Failure", "Method", "Record", "Store", "Study", "StudyConfig", "load_records", "load_study"]

@@ -1,4 +1,4 @@
-"""Numbers, lists and tables as Markdown."""
+"""Numbers, lists, tables and sections in Markdown."""
 
 from __future__ import annotations
 
@@ -6,31 +6,40 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from tabulate import tabulate
 
-NOTHING_THERE = "–"
+
+MISSING = "–"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table; its first column is aligned to the left, the others to the right."""
-    lines = [header, ["---", *["--:"] * (len(header) - 1)], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines]
+    """Lines of a table and a blank line. The first column is aligned to the left, the others to the right."""
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+    aligned = ["left", *["right"] * (len(header) - 1)]
+    text = tabulate(cells[1:], cells[0], tablefmt="pipe", colalign=aligned, disable_numparse=True)
+    return [*text.split("\n"), ""]
 
 
 def curve_table(
     curves: Mapping[str, Sequence[tuple[float, float]]], x_format: str, y_format: Callable[[float | None], str]
 ) -> list[str]:
-    """The lines of a table of curves: name -> points (x, y), one column an x."""
+    """A table with a row per curve (name -> points (x, y)) and a column per x."""
     positions = sorted({x for points in curves.values() for x, _ in points})
     rows = [[name, *(y_format(dict(points).get(x)) for x in positions)] for name, points in curves.items()]
     return table(["Method", *(x_format.format(x) for x in positions)], rows)
 
 
+def section(title: str, lines: list[str], text: str = "") -> list[str]:
+    """A section with an introductory text; nothing without lines."""
+    return [f"## {title}", "", *([text, ""] if text else []), *lines] if lines else []
+
+
 def number(value: float | None) -> str:
-    return NOTHING_THERE if value is None else f"{value:.3f}"
+    return MISSING if value is None else f"{value:.3f}"
 
 
 def share(value: float | None) -> str:
-    return NOTHING_THERE if value is None else f"{100 * value:.0f} %"
+    return MISSING if value is None else f"{100 * value:.0f} %"
 
 
 def p_value(p: float, equal: str = "") -> str:
@@ -42,13 +51,8 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def settings(entries: Mapping[str, Any]) -> str:
-    """Settings in one line, without the folders of the machine they come from."""
-    return ", ".join(f"{name} {public(value)}" for name, value in entries.items())
-
-
 def public(value: Any) -> str:
-    """A value in words; of a path its last part."""
+    """Settings in words. Paths are shortened to their last part, to hide folders of this machine."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {public(own)}" for key, own in value.items())
     if isinstance(value, (list, tuple)):

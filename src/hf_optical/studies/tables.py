@@ -1,52 +1,36 @@
-"""The numbers of a study: which cells stand beside each other, and what is known about their differences."""
+"""The numbers of a study: which cells are compared, and the results of the comparisons."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from ..errors import DataError
 from ..evaluation import Comparison, compare_systems, correct_together, gap_closed
+from .kinds import REFERENCES, SEPARATE
 from .store import Record
 
 
-# Kinds that show where the others stand and compete with none of them. `"human"` is any method that is given human
-# translations of the queries, which a searcher does not have.
-REFERENCES = ("zero_shot", "ceiling", "human")
-# Kinds that learn every language by itself, whatever is trained together.
-_ALONE = ("lexicon", "bm25")
+# The column of means over languages.
+MEAN = "mean"
+# The training corpus of the untrained student.
+NOTHING = "nothing (zero-shot)"
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Record):
     """
-    What one method reached in one place: a [`Record`] for all its seeds.
+    Results of a method at one setting: a [`Record`] with means over seeds.
 
     Args:
-        values (mapping of measure to mapping of query id to `float`): the mean over the seeds, query by query.
-        seed_means (mapping of measure to tuple of `float`): the mean over the queries, seed by seed.
-        pairs (`float`): sentence pairs used a language, the mean over its languages and the seeds.
-        seconds (`float`), search_seconds (`float`): the mean over the seeds.
+        seed_means (mapping of measure to tuple of `float`): mean over queries per seed.
 
-    The rest is as in [`Record`].
+    `pairs` is the number of sentence pairs per language.
     """
 
-    method: str
-    kind: str
-    corpus: str | None
-    size: int | None
-    pairs: float
-    languages: tuple[str, ...]
-    language: str
-    test: str
-    perturbation: str | None
-    strength: float
-    values: Mapping[str, Mapping[str, float]]
-    seed_means: Mapping[str, tuple[float, ...]]
-    seconds: float
-    search_seconds: float
+    seed_means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def is_reference(self) -> bool:
@@ -54,61 +38,59 @@ class Cell:
 
     @property
     def learns(self) -> bool:
-        """Whether it depends on sentence pairs."""
+        """Whether the method depends on sentence pairs."""
         return self.corpus is not None
 
     @property
     def learns_together(self) -> bool:
-        """Whether it also depends on what other languages are trained."""
-        return self.learns and self.kind not in _ALONE
-
-    def mean(self, measure: str) -> float:
-        return fmean(self.values[measure].values())
+        """Whether the method also depends on the other languages of its training run."""
+        return self.learns and self.kind not in SEPARATE
 
 
-_PLACE = ("method", "kind", "corpus", "size", "languages", "language", "test", "perturbation", "strength")
+_SETTING = ("method", "kind", "corpus", "size", "languages", "language", "test", "perturbation", "strength")
 
-# method -> language -> cell
-Table = dict[str, dict[str, Cell]]
+# language -> cell, for one method
+Row = dict[str, Cell]
+# method -> row
+Table = dict[str, Row]
+# panel -> method -> points (x, y), sorted by x
+Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def pool_seeds(records: Iterable[Record]) -> list[Cell]:
     """
-    One cell for the records that differ in nothing but their seed, in the order in which they come.
+    Pool records that differ only in their seed.
 
     Raises:
         DataError: two seeds of a cell were measured on different queries.
     """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
-        groups.setdefault(tuple(getattr(record, name) for name in _PLACE), []).append(record)
+        groups.setdefault(tuple(getattr(record, name) for name in _SETTING), []).append(record)
     return [_pooled(group) for group in groups.values()]
 
 
 def _pooled(group: Sequence[Record]) -> Cell:
-    first, values, seed_means = group[0], {}, {}
-    for measure in first.values:
-        own = [record.values[measure] for record in group]
-        if any(each.keys() != own[0].keys() for each in own):
+    one, values, seed_means = group[0], {}, {}
+    for measure in one.values:
+        by_seed = [record.values[measure] for record in group]
+        if any(own.keys() != by_seed[0].keys() for own in by_seed):
             raise DataError(
-                f"the seeds of method {first.method!r}, language {first.language!r}, test {first.test!r} were "
+                f"the seeds of method {one.method!r}, language {one.language!r}, test {one.test!r} were "
                 "measured on different queries; delete their records and run the study again"
             )
-        values[measure] = {query: fmean(each[query] for each in own) for query in own[0]}
-        seed_means[measure] = tuple(fmean(each.values()) for each in own)
-    pairs = [record.pairs / max(len(record.languages), 1) for record in group]
-    return Cell(
-        **{name: getattr(first, name) for name in _PLACE},
-        pairs=fmean(pairs),
-        values=values,
-        seed_means=seed_means,
-        seconds=fmean(record.seconds for record in group),
-        search_seconds=fmean(record.search_seconds for record in group),
-    )
+        values[measure] = {query: fmean(own[query] for own in by_seed) for query in by_seed[0]}
+        seed_means[measure] = tuple(fmean(own.values()) for own in by_seed)
+    means = {
+        "pairs": fmean(record.pairs / max(len(record.languages), 1) for record in group),
+        "seconds": fmean(record.seconds for record in group),
+        "search_seconds": fmean(record.search_seconds for record in group),
+    }
+    return Cell(**{**vars(one), **means, "seed": None, "values": values, "seed_means": seed_means})
 
 
 def places_of(cells: Sequence[Cell]) -> list[tuple[str, str | None]]:
-    """Every test with every corpus that was trained on for it; with `None` where nothing was trained."""
+    """All pairs of test and training corpus; the corpus is `None` for a test without training."""
     found: dict[str, dict[str | None, None]] = {}
     for cell in cells:
         corpora = found.setdefault(cell.test, {})
@@ -117,24 +99,38 @@ def places_of(cells: Sequence[Cell]) -> list[tuple[str, str | None]]:
     return [(test, corpus) for test, corpora in found.items() for corpus in corpora or {None: None}]
 
 
-def place(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cell]:
-    """The cells of a test that were trained on `corpus` or on nothing, in the languages that were trained."""
+def comparable(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cell]:
+    """
+    Cells of a test at comparable settings.
+
+    They were trained on `corpus` or not at all, in its languages, on the largest size of their language, with the
+    most languages together.
+    """
+    return with_most_languages(at_largest_size(_at_place(cells, test, corpus)))
+
+
+def _at_place(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cell]:
+    """Cells of a test that were trained on `corpus` or not at all, in the trained languages."""
     here = [cell for cell in cells if cell.test == test and cell.corpus in (corpus, None)]
     languages = {cell.language for cell in here if cell.learns} or {cell.language for cell in here}
     return [cell for cell in here if cell.language in languages]
 
 
 def at_largest_size(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells that learned from the most pairs that any has in their language, and those that learn nothing."""
+    """Cells without training, and cells trained on the largest size of any in their language."""
     largest: dict[str, float] = {}
     for cell in cells:
         if cell.learns:
-            largest[cell.language] = max(largest.get(cell.language, 0), _rank(cell.size))
-    return [cell for cell in cells if not cell.learns or _rank(cell.size) == largest[cell.language]]
+            largest[cell.language] = max(largest.get(cell.language, 0), _size(cell))
+    return [cell for cell in cells if not cell.learns or _size(cell) == largest[cell.language]]
+
+
+def _size(cell: Cell) -> float:
+    return math.inf if cell.size is None else cell.size
 
 
 def with_most_languages(cells: Sequence[Cell]) -> list[Cell]:
-    """Of the cells that are trained, those with the most languages that any is trained in together; and all others."""
+    """Cells that do not learn languages together, and those trained with the most languages of any in theirs."""
     most: dict[str, tuple] = {}
     for cell in cells:
         if cell.learns_together:
@@ -143,18 +139,46 @@ def with_most_languages(cells: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if not cell.learns_together or cell.languages == most[cell.language][1]]
 
 
-def _rank(size: int | None) -> float:
-    return math.inf if size is None else size
+@dataclass(frozen=True)
+class Headline:
+    """The main table of a test and a training corpus: comparable cells on unperturbed queries."""
+
+    test: str
+    corpus: str | None
+    table: Table
+
+    @property
+    def languages(self) -> list[str]:
+        return list(dict.fromkeys(language for row in self.table.values() for language in row))
+
+    @property
+    def columns(self) -> list[str]:
+        """The languages, after [`MEAN`] if there are several."""
+        return ([MEAN] if len(self.languages) > 1 else []) + self.languages
+
+    @property
+    def rivals(self) -> Table:
+        """The table without references."""
+        return {method: row for method, row in self.table.items() if not first(row).is_reference}
+
+    def covered(self, column: str) -> list[str]:
+        """The languages of a column."""
+        return self.languages if column == MEAN else [column]
+
+    def mean(self, method: str, column: str, measure: str) -> float | None:
+        """The value of a method in a column; `None` if it lacks a language."""
+        return mean_over(self.table[method], self.covered(column), measure)
+
+    def ranking(self, column: str, measure: str) -> list[str]:
+        """Rivals that have all languages of a column, best first."""
+        means = {method: self.mean(method, column, measure) for method in self.rivals}
+        complete = {method: value for method, value in means.items() if value is not None}
+        return sorted(complete, key=lambda method: -complete[method])
 
 
-def headline(cells: Sequence[Cell], test: str, corpus: str | None) -> Table:
-    """
-    The cells that are compared first: queries as they are, the largest size, the most languages trained together.
-
-    A method that lacks a language at that setting lacks it here: cells of unequal size are not put side by side.
-    """
-    here = with_most_languages(at_largest_size(place(cells, test, corpus)))
-    return by_method(cell for cell in here if cell.perturbation is None)
+def headline(cells: Sequence[Cell], test: str, corpus: str | None) -> Headline:
+    """The main table of a test and a training corpus. Methods lack languages that they have at other settings only."""
+    return Headline(test, corpus, by_method(c for c in comparable(cells, test, corpus) if c.perturbation is None))
 
 
 def by_method(cells: Iterable[Cell]) -> Table:
@@ -164,68 +188,41 @@ def by_method(cells: Iterable[Cell]) -> Table:
     return table
 
 
-def languages_of(table: Table) -> list[str]:
-    return list(dict.fromkeys(language for row in table.values() for language in row))
+def first(row: Row) -> Cell:
+    return next(iter(row.values()))
 
 
 def mean_over(row: Mapping[str, Cell], languages: Sequence[str], measure: str) -> float | None:
-    """The mean over `languages`; `None` where the row lacks one of them."""
+    """The mean over `languages`; `None` if the row lacks one of them."""
     if not languages or any(language not in row for language in languages):
         return None
     return fmean(row[language].mean(measure) for language in languages)
 
 
-def references(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, Cell]]:
-    """(test, language) -> `"zero_shot"` and `"ceiling"` -> their cell on the queries as they are."""
-    found: dict[tuple[str, str], dict[str, Cell]] = {}
-    for cell in cells:
-        if cell.kind in ("zero_shot", "ceiling") and cell.perturbation is None:
-            found.setdefault((cell.test, cell.language), {})[cell.kind] = cell
-    return found
-
-
-def gap_closed_by(cell: Cell, reference: Mapping[str, Cell], measure: str) -> float | None:
-    """Share of the gap between untrained student and ceiling that `cell` closed; `None` where one is missing."""
-    if not {"zero_shot", "ceiling"} <= reference.keys():
-        return None
-    return gap_closed(reference["zero_shot"].mean(measure), cell.mean(measure), reference["ceiling"].mean(measure))
-
-
-# Panel -> method -> points (x, y), in the order of x.
-Curves = dict[str, dict[str, list[tuple[float, float]]]]
-MEAN = "mean"
-# What the untrained student was trained on.
-NOTHING = "nothing (zero-shot)"
-
-
 def data_size_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
-    """Language, and first the mean over all -> method -> (sentence pairs a language, value)."""
-    here = [cell for cell in place(cells, test, corpus) if cell.learns and cell.perturbation is None]
+    """[`MEAN`] or language -> method -> (sentence pairs per language, value)."""
+    here = [cell for cell in _at_place(cells, test, corpus) if cell.learns and cell.perturbation is None]
     here = with_most_languages(here)
     languages = list(dict.fromkeys(cell.language for cell in here))
-    curves: Curves = {MEAN: {}} if len(languages) > 1 else {}
-    curves |= {language: {} for language in languages}
+    curves: Curves = {panel: {} for panel in ([MEAN] if len(languages) > 1 else []) + languages}
+    rows: dict[tuple[str, int | None], Row] = {}
+    for cell in here:
+        rows.setdefault((cell.method, cell.size), {})[cell.language] = cell
     for method in dict.fromkeys(cell.method for cell in here):
-        sizes: dict[int | None, dict[str, Cell]] = {}
-        for cell in here:
-            if cell.method == method:
-                sizes.setdefault(cell.size, {})[cell.language] = cell
-        for row in sizes.values():
-            for panel in curves:
+        for row in (row for (name, _), row in rows.items() if name == method):
+            for panel, lines in curves.items():
                 covered = languages if panel == MEAN else [panel]
                 value = mean_over(row, covered, measure)
                 if value is not None:
-                    point = (fmean(row[language].pairs for language in covered), value)
-                    curves[panel].setdefault(method, []).append(point)
+                    lines.setdefault(method, []).append((fmean(row[code].pairs for code in covered), value))
     return _sorted(curves)
 
 
 def robustness_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
-    """Perturbation -> method -> (strength, mean over all languages); strength 0 is the queries as they are."""
-    tables = robustness_tables(cells, test, corpus)
-    languages = languages_of(headline(cells, test, corpus))
+    """Perturbation -> method -> (strength, mean over languages); strength 0 is unperturbed."""
+    languages = headline(cells, test, corpus).languages
     curves: Curves = {}
-    for (perturbation, strength), table in tables.items():
+    for (perturbation, strength), table in robustness_tables(cells, test, corpus).items():
         for method, row in table.items():
             value = mean_over(row, languages, measure)
             if value is not None:
@@ -234,45 +231,39 @@ def robustness_curves(cells: Sequence[Cell], test: str, corpus: str | None, meas
 
 
 def robustness_tables(cells: Sequence[Cell], test: str, corpus: str | None) -> dict[tuple[str, float], Table]:
-    """(perturbation, strength) -> table of the cells; each perturbation at strength 0 too."""
-    clean, groups = headline(cells, test, corpus), {}
-    for cell in with_most_languages(at_largest_size(place(cells, test, corpus))):
-        if cell.perturbation:
-            groups.setdefault((cell.perturbation, cell.strength), []).append(cell)
-    tables = {key: by_method(group) for key, group in groups.items()}
-    for perturbation in dict.fromkeys(name for name, _ in groups):
-        changed = {method for (name, _), table in tables.items() if name == perturbation for method in table}
-        tables[perturbation, 0.0] = {method: row for method, row in clean.items() if method in changed}
-    # In the order in which the kinds come, and each by its strength.
-    kinds = list(dict.fromkeys(name for name, _ in groups))
-    return {key: tables[key] for key in sorted(tables, key=lambda key: (kinds.index(key[0]), key[1]))}
+    """(perturbation, strength) -> table, including strength 0 of each perturbation."""
+    perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
+    clean = headline(cells, test, corpus).table
+    tables = {}
+    for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
+        own = [cell for cell in perturbed if cell.perturbation == kind]
+        methods = {cell.method for cell in own}
+        tables[kind, 0.0] = {method: row for method, row in clean.items() if method in methods}
+        for strength in sorted({cell.strength for cell in own}):
+            tables[kind, strength] = by_method(cell for cell in own if cell.strength == strength)
+    return tables
 
 
 def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple[str, str], float]]:
     """
-    Method -> (corpus, test) -> mean over the languages that every corpus with that test has.
+    Method -> (corpus, test) -> mean over the languages that all corpora of the test share.
 
-    Only methods that learned from a corpus which has several tests, or that have a test with several corpora. What
-    the untrained student reaches stands in every matrix, under [`NOTHING`].
+    Only methods with several tests of one corpus or several corpora of one test have a matrix. All matrices contain
+    the untrained student as corpus [`NOTHING`].
     """
-    tables = {key: headline(cells, *key) for key in places_of(cells) if key[1] is not None}
+    tables = [headline(cells, *place) for place in places_of(cells) if place[1] is not None]
     shared: dict[str, list[str]] = {}
-    for (test, _), table in tables.items():
-        own = languages_of(table)
-        shared[test] = [language for language in shared.get(test, own) if language in own]
+    for own in tables:
+        shared[own.test] = [code for code in shared.get(own.test, own.languages) if code in own.languages]
+    untrained: dict[tuple[str, str], float] = {}
     matrices: dict[str, dict[tuple[str, str], float]] = {}
-    for (test, corpus), table in tables.items():
-        for method, row in table.items():
-            value = mean_over(row, shared[test], measure)
-            if value is not None and next(iter(row.values())).learns:
-                matrices.setdefault(method, {})[corpus, test] = value
-    untrained = {
-        (NOTHING, test): value
-        for (test, _), table in tables.items()
-        for row in table.values()
-        if next(iter(row.values())).kind == "zero_shot"
-        and (value := mean_over(row, shared[test], measure)) is not None
-    }
+    for own in tables:
+        for method, row in own.table.items():
+            value = mean_over(row, shared[own.test], measure)
+            if value is not None and first(row).learns:
+                matrices.setdefault(method, {})[str(own.corpus), own.test] = value
+            elif value is not None and first(row).kind == "zero_shot":
+                untrained[NOTHING, own.test] = value
     return {
         method: untrained | matrix
         for method, matrix in matrices.items()
@@ -282,38 +273,44 @@ def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple
 
 def language_pair_curves(cells: Sequence[Cell], corpus: str | None, measure: str) -> tuple[Curves, bool]:
     """
-    How each language fares as more are trained together.
+    Results by the number of languages trained together.
 
     Returns:
-        `tuple[Curves, bool]`: language (with its test, if there are several), and first the mean over those that were
-        trained with every number -> method -> (number of languages trained together, value); and whether the value is
-        the share of the gap closed, which it is where all references are there, or else the measure itself.
+        `tuple[Curves, bool]`: language (with its test, if there are several) -> method -> (number of languages,
+        value), starting with the mean over languages that have all numbers; and whether values are shares of the gap
+        closed. They are the measure itself where references are missing.
     """
-    known = references(cells)
-    here = [cell for cell in cells if cell.learns_together and cell.corpus == corpus]
-    here = at_largest_size([cell for cell in here if cell.perturbation is None])
-    shares = [gap_closed_by(cell, known.get((cell.test, cell.language), {}), measure) for cell in here]
-    is_gap = all(share is not None for share in shares)
+    ends = {(cell.test, cell.language, cell.kind): cell for cell in cells if cell.perturbation is None}
+
+    def share(cell: Cell) -> float | None:
+        """Share of the gap between untrained student and ceiling that is closed."""
+        low, high = (ends.get((cell.test, cell.language, kind)) for kind in ("zero_shot", "ceiling"))
+        return gap_closed(low.mean(measure), cell.mean(measure), high.mean(measure)) if low and high else None
+
+    here = [cell for cell in cells if cell.learns_together and cell.corpus == corpus and cell.perturbation is None]
+    here = at_largest_size(here)
+    shares = [share(cell) for cell in here]
+    is_gap = None not in shares
     several = len({cell.test for cell in here}) > 1
     values: dict[str, dict[str, dict[int, list[float]]]] = {}
-    for cell, share in zip(here, shares, strict=True):
+    for cell, closed in zip(here, shares, strict=True):
         panel = f"{cell.language}, {cell.test}" if several else cell.language
         points = values.setdefault(panel, {}).setdefault(cell.method, {})
-        points.setdefault(len(cell.languages), []).append(share if is_gap else cell.mean(measure))
+        points.setdefault(len(cell.languages), []).append(cell.mean(measure) if closed is None or not is_gap else closed)
     curves: Curves = {
         panel: {method: [(n, fmean(own)) for n, own in points.items()] for method, points in lines.items()}
         for panel, lines in values.items()
     }
-    return _sorted(_with_mean_of_whole(curves)), is_gap
+    return _sorted(_with_mean(curves)), is_gap
 
 
-def _with_mean_of_whole(curves: Curves) -> Curves:
-    """Adds the mean over the panels in which some method has every x there is, for the methods that have it in all."""
+def _with_mean(curves: Curves) -> Curves:
+    """Add the mean over panels in which a method has all x, for methods that have them in all such panels."""
     every = {x for lines in curves.values() for points in lines.values() for x, _ in points}
-    whole = [lines for lines in curves.values() if any(len(points) == len(every) for points in lines.values())]
+    complete = [lines for lines in curves.values() if any(len(points) == len(every) for points in lines.values())]
     mean: dict[str, list[tuple[float, float]]] = {}
-    for method in whole[0] if len(whole) > 1 else ():
-        own = [dict(lines.get(method, ())) for lines in whole]
+    for method in complete[0] if len(complete) > 1 else ():
+        own = [dict(lines.get(method, ())) for lines in complete]
         if all(points.keys() == every for points in own):
             mean[method] = [(x, fmean(points[x] for points in own)) for x in every]
     return {MEAN: mean, **curves} if mean else curves
@@ -327,55 +324,38 @@ def _sorted(curves: Curves) -> Curves:
 
 @dataclass(frozen=True)
 class Tested:
-    """A [`Comparison`] and where it was made; `language` may be [`MEAN`]."""
+    """A [`Comparison`] and its place; `column` is a language or [`MEAN`]."""
 
     test: str
     corpus: str | None
-    language: str
+    column: str
     result: Comparison
 
 
 def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
     """
-    Every test that a report leans on, with Holm's correction over all of them together.
+    All significance tests of a report, with Holm's correction over all of them.
 
-    For each test and corpus: all pairs of methods in their mean over languages; and in each language the best method
-    against the runner-up, which is enough to call it the best there (Gutmann & Maymin 1987). References compete with
-    none.
+    For each test and corpus, they compare all pairs of methods in their mean over languages, and in each language the
+    best method with the runner-up, which is enough to call it the best (Gutmann & Maymin 1987). References do not
+    compete.
     """
-    places: list[tuple[str, str | None, str, dict[str, dict[str, Mapping[str, float]]]]] = []
-    for test, corpus in places_of(cells):
-        table = headline(cells, test, corpus)
-        languages = languages_of(table)
-        rivals = competitors(table)
-        whole = ranking(rivals, languages, measure)
-        systems = {method: {code: rivals[method][code].values[measure] for code in languages} for method in whole}
-        places.append((test, corpus, MEAN if len(languages) > 1 else languages[0], systems))
-        for code in languages if len(languages) > 1 else ():
-            best = ranking(rivals, [code], measure)[:2]
-            places.append(
-                (test, corpus, code, {method: {code: rivals[method][code].values[measure]} for method in best})
-            )
-    places = [place for place in places if len(place[3]) > 1]
-    # No corrected p can be below comparisons / permutations; this leaves it room.
-    count = sum(math.comb(len(systems), 2) for *_, systems in places)
-    permutations = max(10_000, 400 * count)
+    groups = []
+    for table in (headline(cells, *place) for place in places_of(cells)):
+        for index, column in enumerate(table.columns):
+            methods = table.ranking(column, measure)[: 2 if index else None]
+            systems = {
+                method: {code: table.table[method][code].values[measure] for code in table.covered(column)}
+                for method in methods
+            }
+            if len(systems) > 1:
+                groups.append((table.test, table.corpus, column, systems))
+    # Corrected p-values cannot be below comparisons / permutations, which this keeps far from 5 %.
+    permutations = max(10_000, 400 * sum(math.comb(len(systems), 2) for *_, systems in groups))
     tested = [
-        Tested(test, corpus, language, result)
-        for test, corpus, language, systems in places
+        Tested(test, corpus, column, result)
+        for test, corpus, column, systems in groups
         for result in compare_systems(systems, permutations=permutations)
     ]
     corrected = correct_together([each.result for each in tested])
     return [replace(each, result=result) for each, result in zip(tested, corrected, strict=True)]
-
-
-def competitors(table: Table) -> Table:
-    """The table without its references."""
-    return {method: row for method, row in table.items() if not any(cell.is_reference for cell in row.values())}
-
-
-def ranking(table: Table, languages: Sequence[str], measure: str) -> list[str]:
-    """The methods that have all `languages`, best mean first."""
-    means = {method: mean_over(row, languages, measure) for method, row in table.items()}
-    whole = [method for method, value in means.items() if value is not None]
-    return sorted(whole, key=lambda method: -means[method])

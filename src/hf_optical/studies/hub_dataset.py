@@ -1,4 +1,4 @@
-"""A finished study as a dataset: its report, its settings, and what every method scored with every query."""
+"""A finished study as a Hub dataset: report, settings, and the scores of every method on every query."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..errors import DataError
 from ..hub import upload_folder
 from ..hub.cards import iso_codes
 from ..storage.staging import staged_directory
-from .config import StudyConfig, read_yaml
+from .settings import TEACHER_LANGUAGE, StudyConfig
+from .study_file import read_yaml
 from .markdown import public
-from .plan import TEACHER_LANGUAGE
 from .store import Record
 
 
-# What stands for the repository in the code of a card that knows of none.
+# Repository in the card's code if it is not known.
 PLACE = "REPOSITORY_OR_FOLDER"
-# One row for each record in `runs.parquet`; what comes before `pairs` says which it is in `per_query.parquet` too.
+# Columns of `runs.parquet`, which has one row per record. `per_query.parquet` has those before `pairs` too.
 _COLUMNS = {
     "method": pa.string(),
     "kind": pa.string(),
@@ -44,8 +44,8 @@ _COLUMNS = {
     "seconds": pa.float64(),
     "search_seconds": pa.float64(),
 }
-_ABOUT = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
-# A path from the root or the home folder, of two parts or more; not the rest of an address or of a relative path.
+_KEYS = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
+# An absolute path, or one from the home folder, of two parts or more; not the rest of a URL or of a relative path.
 _LOCAL_PATH = re.compile(r"(?<![\w/.~-])(?:file://|~)?(?:/[^\s/\"'`,;:|()<>\[\]{}]+){2,}/?")
 
 
@@ -61,25 +61,25 @@ def publish_study(
     commit_message: str | None = None,
 ) -> CommitInfo:
     """
-    Uploads a study to a dataset repository on the Hub, which is made if need be. See [`write_dataset`].
+    Upload a study to a dataset repository on the Hub, creating it if needed. See [`write_dataset`].
 
     Args:
-        output_dir (`str` or `os.PathLike`): where [`write_report`] wrote the report.
+        output_dir (`str` or `os.PathLike`): folder of the report, from [`write_report`].
         repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
-        config ([`StudyConfig`]), records (sequence of [`Record`]): the study, and what was measured.
-        license (`str`, *optional*): a licence identifier of the Hub, for what is published.
+        config ([`StudyConfig`]), records (sequence of [`Record`]): the study and its results.
+        license (`str`, *optional*): licence identifier of the Hub for the dataset.
         private (`bool`, *optional*): whether a new repository is private.
-        token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the one that is logged in.
-        commit_message (`str`, *optional*): the first line of the commit's message.
+        token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default the saved one.
+        commit_message (`str`, *optional*): commit message.
 
     Returns:
-        [`~huggingface_hub.CommitInfo`]: a `str`, the address of the commit.
+        [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit.
 
     Raises:
         DataError: there is no report in `output_dir`, or there are no records.
-        ValueError: `repo_id` has characters that the Hub does not allow, or the Hub refuses the card's metadata.
-        PermissionError: there is no token, or it may not write there.
-        OSError: the connection broke, or the Hub failed. The same call again completes the upload.
+        ValueError: `repo_id` is not a valid repository id, or the Hub rejects the card's metadata.
+        PermissionError: there is no token, or it has no write access.
+        OSError: the connection or the Hub failed. Calling it again completes the upload.
     """
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(folder, output_dir, config, records, license=license, repo_id=repo_id)
@@ -90,7 +90,7 @@ def publish_study(
             private=private,
             token=token,
             commit_message=commit_message or f"Upload the study {config.name}",
-            delete_patterns=["figures/*"],  # those of an older report
+            delete_patterns=["figures/*"],  # of an older report
         )
 
 
@@ -104,42 +104,42 @@ def write_dataset(
     repo_id: str | None = None,
 ) -> None:
     """
-    Writes a study as a dataset that `datasets.load_dataset` opens: `README.md`, `report.md`, `results.json`,
-    `figures`, `study.yaml`, and the values themselves in `per_query.parquet` and `runs.parquet`.
+    Write a study as a dataset that `datasets.load_dataset` opens: `README.md`, `report.md`, `results.json`,
+    `figures`, `study.yaml`, and the scores in `per_query.parquet` and `runs.parquet`.
 
-    Of paths on this machine only the last part is told. Texts of queries and documents are not among what is written.
+    Absolute paths are shortened to their last part. Texts of queries and documents are not included.
 
     Args:
-        folder (`str` or `os.PathLike`): where. Created if need be.
+        folder (`str` or `os.PathLike`): the folder, created if it does not exist.
         output_dir, config, records, license: as in [`publish_study`].
-        repo_id (`str`, *optional*): where it will be found, for the code on the page.
+        repo_id (`str`, *optional*): repository to name in the card's code.
 
     Raises:
         DataError: there is no report in `output_dir`, or there are no records.
     """
     if not records:
-        raise DataError(f"the study {config.name} has no records, so there are no results to publish; run it first")
+        raise DataError(f"the study {config.name} has no results to publish; run it first")
     output_dir = Path(output_dir)
     texts = {name: _read(output_dir, name) for name in ("report.md", "results.json")}
     texts["report.md"] = without_local_paths(texts["report.md"])
-    results = _told(json.loads(texts["results.json"]), without_local_paths)
+    results = _map_texts(json.loads(texts["results.json"]), without_local_paths)
     texts["results.json"] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     texts["README.md"] = _card(config, texts["report.md"], license, repo_id)
     if config.file is not None:
         texts["study.yaml"] = _public_yaml(config.file)
-    shown = [Path(name).name for name in re.findall(r"\(figures/([^)]+)\)", texts["report.md"])]
+    figures = [Path(name).name for name in re.findall(r"\(figures/([^)]+)\)", texts["report.md"])]
     with staged_directory(folder) as staged:
         for name, text in texts.items():
             (staged / name).write_text(text, encoding="utf-8")
         (staged / "figures").mkdir()
-        for name in shown:
+        for name in figures:
             (staged / "figures" / name).write_bytes((output_dir / "figures" / name).read_bytes())
         pq.write_table(_runs(config, records), staged / "runs.parquet", compression="zstd")
         pq.write_table(_per_query(config, records), staged / "per_query.parquet", compression="zstd")
 
 
 def without_local_paths(text: str) -> str:
-    """A text with the last part of every absolute path in place of the path."""
+    """Shorten absolute paths in a text to their last part."""
     return _LOCAL_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
 
 
@@ -147,7 +147,7 @@ def _read(folder: Path, name: str) -> str:
     try:
         return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"there is no {name} in {folder}; write the report there first") from error
+        raise DataError(f"{folder} has no {name}; write the report first") from error
 
 
 def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | None) -> str:
@@ -176,23 +176,23 @@ def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | 
         license=license,
         place=repo_id or PLACE,
     )
-    # Parts that have nothing to say leave blank lines.
+    # Empty parts leave blank lines.
     return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
 
 
 def _public_yaml(file: Path) -> str:
-    """The study's settings, to be run with `data_dir` given anew."""
+    """The study's settings without `data_dir`."""
     content = {name: value for name, value in read_yaml(file).items() if name != "data_dir"}
-    content = _told(content, lambda text: without_local_paths(public(os.path.expanduser(text))))
+    content = _map_texts(content, lambda text: without_local_paths(public(os.path.expanduser(text))))
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=119)
 
 
-def _told(value: Any, shorten: Callable[[str], str]) -> Any:
-    """A value of JSON or YAML with every text in it shortened."""
+def _map_texts(value: Any, shorten: Callable[[str], str]) -> Any:
+    """Apply a function to all texts in a JSON or YAML value."""
     if isinstance(value, Mapping):
-        return {name: _told(own, shorten) for name, own in value.items()}
+        return {name: _map_texts(own, shorten) for name, own in value.items()}
     if isinstance(value, list):
-        return [_told(own, shorten) for own in value]
+        return [_map_texts(own, shorten) for own in value]
     return shorten(value) if isinstance(value, str) else value
 
 
@@ -208,13 +208,13 @@ def _runs(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
 
 def _per_query(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
     rows = [
-        {name: getattr(record, name) for name in _ABOUT}
+        {name: getattr(record, name) for name in _KEYS}
         | {"query": query}
         | {measure: record.values[measure][query] for measure in config.measures}
         for record in records
         for query in record.values[config.measures[0]]
     ]
-    return _table(rows, {name: _COLUMNS[name] for name in _ABOUT} | {"query": pa.string()}, config)
+    return _table(rows, {name: _COLUMNS[name] for name in _KEYS} | {"query": pa.string()}, config)
 
 
 def _table(rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType], config: StudyConfig) -> pa.Table:
