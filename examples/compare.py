@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 from hf_optical.studies import Store, Study, load_study
-from hf_optical.studies.publishing import publish_study
+from hf_optical.studies.hub_dataset import publish_study
 from hf_optical.studies.report import write_report
 
 

@@ -55,7 +55,7 @@ def print_failure(function: Callable, *args, **kwargs) -> None:
 
 
 def study(folder: Path, token: str) -> None:
-    from hf_optical.studies.publishing import publish_study
+    from hf_optical.studies.hub_dataset import publish_study
     from hf_optical.studies.report import write_report
 
     content = {

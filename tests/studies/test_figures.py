@@ -48,7 +48,7 @@ def labels(axis):
     return [label.get_text() for label in axis.get_yticklabels()]
 
 
-def test_dots_and_intervals_are_those_of_the_records():
+def test_dots_and_intervals_match_the_records():
     records = [
         record(method, level, language)
         for method, level in (("greedy", 0.3), ("ot", 0.5), ("sentence", 0.4))
@@ -70,11 +70,11 @@ def test_dots_and_intervals_are_those_of_the_records():
     upright = [line.get_xdata()[0] for line in lines_of(ha) if line.get_linestyle() in (":", "--")]
     expected = [each.mean(MEASURE) for each in records if each.language == "ha" and each.corpus is None]
     assert upright == pytest.approx(expected)
-    # Lines that stand alone at an end are within the limits.
+    # The limits include the reference lines.
     assert ha.get_xlim()[0] < min(expected) and max(expected) < ha.get_xlim()[1]
 
 
-def test_a_method_without_a_language_has_no_dot_there_and_none_in_the_mean():
+def test_methods_that_lack_a_language_are_not_in_the_mean():
     records = [record("ot", 0.5, "ha"), record("ot", 0.5, "ig"), record("greedy", 0.6, "ha")]
 
     mean, ha, ig = plot_languages(records, measure=MEASURE).axes
@@ -88,7 +88,7 @@ def test_one_language_has_one_panel():
     assert axis.get_title(loc="left") == "ha"
 
 
-def test_data_size_is_logarithmic_and_in_true_numbers_of_pairs():
+def test_data_size_axis_is_logarithmic_in_actual_pairs():
     records = [
         record("ot", level, size=size, pairs=pairs) for level, size, pairs in ((0.3, 500, 500), (0.5, None, 5865))
     ]
@@ -114,7 +114,7 @@ def test_robustness_has_a_panel_for_each_perturbation():
     assert curve.get_ydata() == pytest.approx([clean.mean(MEASURE), changed.mean(MEASURE)])
 
 
-def test_domain_matrix_shows_its_numbers():
+def test_domain_matrix_shows_its_values():
     records = [
         record("ot", level, test=test, corpus=corpus)
         for level, test, corpus in ((0.6, "questions", "news"), (0.3, "captions", "news"), (0.5, "captions", "web"))
@@ -148,7 +148,7 @@ def test_share_of_the_gap_by_number_of_languages():
     assert list(curve.get_xdata()) == [1, 2] and curve.get_ydata() == pytest.approx(expected)
 
 
-def test_a_method_looks_the_same_in_every_figure(many):
+def test_methods_look_the_same_in_all_figures(many):
     styles = method_styles(many)
     sizes = plot_data_size(many, measure=MEASURE)
     dots = plot_languages(many, measure=MEASURE)
@@ -166,7 +166,7 @@ def test_no_two_methods_look_alike(many):
     assert len({(style["color"], style["marker"], style["linestyle"]) for style in styles.values()}) == len(styles)
 
 
-def test_known_kinds_look_the_same_in_every_study():
+def test_known_kinds_look_the_same_in_all_studies():
     alone = method_styles([record("Greedy", 0.5, kind="greedy")])
     among = method_styles([record("x", 0.5), record("OT", 0.5, kind="ot"), record("Greedy", 0.5, kind="greedy")])
 
@@ -191,7 +191,7 @@ def test_nothing_overlaps_with_twelve_methods_and_six_languages(many, plot):
     assert figure.get_figwidth() == 9
 
 
-def test_the_style_of_the_caller_stays(many):
+def test_plotting_restores_the_callers_style(many):
     before = dict(matplotlib.rcParams)
 
     plot_languages(many, measure=MEASURE)
@@ -199,26 +199,26 @@ def test_the_style_of_the_caller_stays(many):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_several_tests_or_corpora_have_to_be_named():
+def test_ambiguous_tests_and_corpora_raise_errors():
     records = [record("ot", 0.5, test=test, corpus=corpus) for test in ("a", "b") for corpus in ("c", "d")]
 
-    with pytest.raises(ValueError, match="test=None: the records hold a, b; name one"):
+    with pytest.raises(ValueError, match="test must be one of 'a', 'b', got None"):
         plot_languages(records, measure=MEASURE)
-    with pytest.raises(ValueError, match="corpus='e': the records hold c, d; name one"):
+    with pytest.raises(ValueError, match="corpus must be one of 'c', 'd', got 'e'"):
         plot_languages(records, test="a", corpus="e", measure=MEASURE)
     assert len(plot_languages(records, test="a", corpus="c", measure=MEASURE).axes) == 1
-    with pytest.raises(ValueError, match="no corpus with two tests"):
+    with pytest.raises(ValueError, match="must have a corpus with two tests"):
         plot_domains([record("ot", 0.5)], measure=MEASURE)
 
 
-def test_without_matplotlib_the_cure_is_named(monkeypatch):
+def test_missing_matplotlib_raises_an_error_with_the_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
 
     with pytest.raises(ImportError, match=r'pip install "hf_optical\[plots\]"'):
         plot_languages([record("ot", 0.5)], measure=MEASURE)
 
 
-def test_matplotlib_is_imported_when_a_figure_is_drawn_and_no_earlier():
+def test_matplotlib_is_imported_lazily():
     imported = [
         node for node in ast.parse(Path(figures.__file__).read_text("utf-8")).body if isinstance(node, ast.Import)
     ]

@@ -34,7 +34,7 @@ def test_every_combination_is_a_cell(load):
         (20, 2, 20),
     ]
     assert len({cell.key for cell in training}) == 4
-    # Asked as they are and in two strengths; nobody perturbs what a person translated.
+    # Human translations are not perturbed.
     by_method = {name: [cell for cell in tests if cell.method.name == name] for name in config.methods}
     assert {name: len(found) for name, found in by_method.items()} == {"before": 3, "OT": 12, "ceiling": 1}
     assert {cell.corpus for cell in by_method["OT"]} == {"sentences"}
@@ -43,20 +43,20 @@ def test_every_combination_is_a_cell(load):
     assert len({cell.key for cell in tests}) == len(tests)
 
 
-def test_a_training_cell_is_followed_by_those_who_ask_it(load):
+def test_test_cells_follow_their_training_cell(load):
     planned = plan(config := load(sizes=[10, 20]), Inputs(config))
-    kinds = "".join("T" if isinstance(cell, TrainingCell) else "a" for cell in planned)
-    assert kinds == "aTaTaa"
+    kinds = "".join("T" if isinstance(cell, TrainingCell) else "q" for cell in planned)
+    assert kinds == "qTqTqq"
     assert planned[2].training is planned[1]
 
 
-def test_more_pairs_than_there_are_is_all_there_are(load):
+def test_sizes_above_the_number_of_pairs_use_all_pairs(load):
     all_of_them, too_many = cells(load(sizes=[None, 10_000]), TrainingCell)
     assert all_of_them.key == too_many.key and all_of_them.pairs == too_many.pairs == 720
     assert (all_of_them.size, too_many.size) == (None, 10_000)
 
 
-def test_a_seed_counts_only_where_something_is_drawn(load):
+def test_seeds_multiply_only_random_cells(load):
     methods = {"words": {"kind": "lexicon"}, "new": {"kind": "untrained_pack"}}
     assert {cell.seed for cell in cells(load(methods=methods, seeds=[1, 2], sizes=[None]), TestCell)} == {None}
     assert {cell.seed for cell in cells(load(methods=methods, seeds=[1, 2], sizes=[9]), TestCell)} == {1, 2}
@@ -69,7 +69,7 @@ def test_samples_are_nested(load):
     assert [pair["index"] for pair in inputs.pairs("sentences", "sw", 10, seed=2)] != small
 
 
-def test_names_change_no_key(load):
+def test_names_do_not_change_keys(load):
     before = keys(load())
     methods = {"a": {"kind": "zero_shot"}, "b": {"kind": "trained", "method": "ot"}, "c": {"kind": "ceiling"}}
     assert keys(load(name="other", title="Other", methods=methods, measures=["AP"])) == before
@@ -84,7 +84,7 @@ def test_names_change_no_key(load):
         {"corpora": {"sentences": {"sw": "validation.jsonl"}}},
     ],
 )
-def test_what_training_depends_on_changes_its_key(load, changes):
+def test_training_inputs_change_the_key(load, changes):
     (before,), (after,) = (cells(load(**own), TrainingCell) for own in ({}, changes))
     assert before.key != after.key
 
@@ -95,7 +95,7 @@ def test_the_teacher_changes_every_key(load, tmp_path):
     assert not set(before) & set(keys(load(teacher=str(teacher))))
 
 
-def test_the_content_of_a_file_counts_and_not_its_name(load, tmp_path):
+def test_keys_depend_on_file_contents_not_names(load, tmp_path):
     pairs = (DEMO / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     other = tmp_path / "other.jsonl"
     other.write_text("".join(pairs), encoding="utf-8")
@@ -105,15 +105,15 @@ def test_the_content_of_a_file_counts_and_not_its_name(load, tmp_path):
     assert keys(load()) != keys(load(corpora=corpora))
 
 
-def test_settings_that_say_nothing_new():
-    told = essential({"method": "greedy", "use_cpu": True, "max_steps": 3}, ("sw",))
-    # A default of our own may change, and then the cell is another one.
-    assert told["method"] == "greedy" and told["epsilon"] == OTDistillationConfig(language="sw").epsilon
-    assert told["max_steps"] == 3 and told["learning_rate"] == 2e-3
-    assert not {"use_cpu", "output_dir", "language", "seed", "num_train_epochs"} & told.keys()
+def test_only_settings_that_affect_training_enter_the_key():
+    kept = essential({"method": "greedy", "use_cpu": True, "max_steps": 3}, ("sw",))
+    # Our own defaults may change between versions.
+    assert kept["method"] == "greedy" and kept["epsilon"] == OTDistillationConfig(language="sw").epsilon
+    assert kept["max_steps"] == 3 and kept["learning_rate"] == 2e-3
+    assert not {"use_cpu", "output_dir", "language", "seed", "num_train_epochs"} & kept.keys()
 
 
-def test_the_languages_that_a_corpus_has(load, tmp_path):
+def test_language_sets_need_a_corpus_with_all_languages(load, tmp_path):
     rows = [json.loads(line)["translation"] for line in (DEMO / "train.jsonl").read_text("utf-8").splitlines()[:40]]
     file = tmp_path / "lo.jsonl"
     file.write_text("".join(json.dumps({"translation": {"en": r["en"], "lo": r["sw"][::-1]}}) + "\n" for r in rows))
@@ -130,7 +130,7 @@ def test_the_languages_that_a_corpus_has(load, tmp_path):
     assert asked[4:] == [("both", ("sw",), "sw"), ("both", ("lo",), "lo"), ("one", ("sw",), "sw")]
 
 
-def test_a_sample_of_queries_and_documents(load):
+def test_samples_of_queries_and_documents_are_nested(load):
     whole, some = ({"folder": "retrieval", **own} for own in ({}, {"queries": 20, "pool": 60}))
     config = load(tests={"whole": {"sw": whole}, "some": {"sw": some}, "more": {"sw": {**some, "queries": 30}}})
     inputs = Inputs(config)
@@ -142,14 +142,14 @@ def test_a_sample_of_queries_and_documents(load):
     assert list(some.queries) == [key for key in whole.queries if key in some.queries]
 
 
-def test_sentences_as_a_test_set(load):
+def test_sentence_pairs_as_a_test_set(load):
     inputs = Inputs(load(tests={"pairs": {"sw": {"bitext": "validation.jsonl", "queries": 10}}}))
     dataset = inputs.test_set("pairs", "sw")
     assert len(dataset.queries) == 10 and len(dataset.corpus) > 10
     assert dataset is inputs.test_set("pairs", "sw")
 
 
-def test_a_corpus_without_the_language(load):
+def test_missing_languages_and_models_raise_errors(load):
     corpora = {"sentences": {"yo": "train.jsonl"}}
     config = load(corpora=corpora, tests={"q": {"yo": {"folder": "retrieval"}}})
     with pytest.raises(DataError, match="has no language 'yo'"):

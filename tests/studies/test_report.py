@@ -9,7 +9,7 @@ from study_records import MEASURE, record, references
 
 from hf_optical.errors import DataError
 from hf_optical.evaluation import bootstrap_interval, gap_closed
-from hf_optical.studies.config import Method, StudyConfig
+from hf_optical.studies import Method, StudyConfig
 from hf_optical.studies.report import write_report
 
 
@@ -17,7 +17,7 @@ LANGUAGES = ("ha", "ig")
 
 
 def study(methods, **more):
-    """A study of these methods, as far as its report looks at it."""
+    """A study of these methods, with what a report needs."""
     entries = {
         "name": "demo",
         "title": "A demonstration",
@@ -57,13 +57,13 @@ def rows_of(part):
     return {first: others for first, *others in cells}
 
 
-def test_what_the_introduction_says_of_models_and_seeds(tmp_path):
+def test_introduction_names_models_and_seeds(tmp_path):
     records = [replace(each, seed=42) for each in levels(ot=0.4, greedy=0.5)]
     text, _ = write(tmp_path / "two", records)
-    assert "| Teacher, student | org/teacher, student |" in text
+    assert rows_of(text)["Teacher, student"] == ["org/teacher, student"]
     assert "not what another training run" in text
     text, _ = write(tmp_path / "one", records, student="org/teacher")
-    assert "| Teacher and student | org/teacher |" in text
+    assert rows_of(text)["Teacher and student"] == ["org/teacher"]
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_scores_are_the_means_and_their_intervals(clear):
     assert stored["ot", "ha"] == pytest.approx(records[0].mean(MEASURE))
 
 
-def test_the_best_is_bold_only_where_it_beats_the_runner_up(clear):
+def test_best_method_is_bold_only_if_it_beats_the_runner_up(clear):
     table = rows_of(section(clear[2], "Scores"))
 
     assert [cell.startswith("**") for cell in table["ot"]] == [True, True, False]
@@ -111,7 +111,7 @@ def test_references_are_marked_and_do_not_compete(clear):
     }
 
 
-def test_findings_say_what_the_tests_support(clear):
+def test_findings_follow_the_tests(clear):
     said = section(clear[2], "What this says")
 
     assert re.search(r"ot is best \(MAP 0\.\d{3}\): better than (greedy and sentence|sentence and greedy)", said)
@@ -123,12 +123,12 @@ def test_significance_has_both_tests_and_a_verdict(clear):
     part = section(text, "Significance")
 
     assert part.count("**better**") == sum(row["significant"] for row in results["comparisons"]) == 3
-    assert "| no difference shown |" in part
+    assert re.search(r"\| +no difference shown \|", part)
     # Three pairs in the mean, one in each language.
     assert len(results["comparisons"]) == 5 and "all 5 comparisons" in text
 
 
-def test_noise_is_not_called_a_win(tmp_path):
+def test_noise_is_not_reported_as_a_difference(tmp_path):
     text, results = write(tmp_path, levels(ot=0.4, greedy=0.4))
 
     assert "No method is shown to be best" in text and "no difference shown from" in section(text, "What this says")
@@ -136,7 +136,7 @@ def test_noise_is_not_called_a_win(tmp_path):
     assert not any("**" in cell for cells in rows_of(section(text, "Scores")).values() for cell in cells)
 
 
-def test_where_ot_loses_it_is_said(tmp_path):
+def test_report_says_where_ot_loses(tmp_path):
     said = section(write(tmp_path, levels(ot=0.3, greedy=0.6))[0], "What this says")
 
     assert "greedy is best" in said and re.search(r"ot: worse than greedy \(-0\.\d{3}, p ", said)
@@ -155,7 +155,7 @@ def test_language_gap(clear):
     assert results["language_gap"][0]["gap_closed"]["ha"] == pytest.approx(closed[0])
 
 
-def test_tests_of_different_languages_stand_in_one_gap_table(tmp_path):
+def test_tests_of_different_languages_share_a_gap_table(tmp_path):
     records = [
         each
         for language, test in (("ha", "questions"), ("de", "captions"))
@@ -167,7 +167,7 @@ def test_tests_of_different_languages_stand_in_one_gap_table(tmp_path):
     assert table["Method"][:3] == ["ha", "de", "mean"]
 
 
-def test_files_are_png_and_the_same_every_time(clear, tmp_path):
+def test_reports_are_reproducible(clear, tmp_path):
     folder, records, text, _ = clear
     write(tmp_path, records, groups={"high": ["ha"], "low": ["ig"]})
 
@@ -179,13 +179,13 @@ def test_files_are_png_and_the_same_every_time(clear, tmp_path):
     assert matplotlib.image.imread(folder / names[0]).shape[1] == 1800
 
 
-def test_parts_without_anything_to_show_are_left_out(clear):
+def test_empty_sections_are_omitted(clear):
     titles = re.findall("^## (.*)$", clear[2], re.M)
 
     assert titles == ["What this says", "Scores", "Significance", "Language gap"]
 
 
-def test_a_study_of_everything(tmp_path):
+def test_report_of_a_full_study(tmp_path):
     records = [
         record(
             method,
@@ -243,7 +243,7 @@ def test_a_study_of_everything(tmp_path):
     assert rows_of(section(text, "Time"))["ot"] == ["8", "62 (61 to 62)", "2.0"]
 
 
-def test_what_lacks_and_what_failed_is_listed(tmp_path):
+def test_missing_and_failed_cells_are_listed(tmp_path):
     records = [*levels(ot=0.5), record("greedy", 0.4, "ha")]
     config = study(["ot", "greedy", "sentence"])
 
@@ -253,13 +253,13 @@ def test_what_lacks_and_what_failed_is_listed(tmp_path):
     assert results["missing"] == [line.removeprefix("- ") for line in part.split("\n") if line]
     assert "sentence: nothing was measured" in part and "greedy lacks ig on questions" in part
     assert "failed: train hybrid on news: OSError" in part
-    # No mean is told, or compared, of a part of the languages.
+    # Incomplete methods have no mean and are not compared.
     assert rows_of(section(text, "Scores"))["greedy"][0] == "–"
     assert [row["language"] for row in results["comparisons"]] == ["ha"]
     assert "Fewer than two methods were measured in every language" in section(text, "What this says")
 
 
-def test_a_method_that_is_given_human_translations_is_no_rival(tmp_path):
+def test_methods_with_human_translations_are_references(tmp_path):
     records = levels(ot=0.3, greedy=0.3, bm25=0.9)
     config = replace(study([]), methods={"bm25": Method("bm25", "bm25", {"translated": "human"})})
 
@@ -269,7 +269,7 @@ def test_a_method_that_is_given_human_translations_is_no_rival(tmp_path):
     assert {row["system"] for row in results["comparisons"]} <= {"ot", "greedy"}
 
 
-def test_the_report_tells_no_folder_of_this_machine(tmp_path):
+def test_report_hides_local_folders(tmp_path):
     config = study(["ot"], training={"dictionary": {"ha": "/home/somebody/ha.txt"}, "num_train_epochs": 3})
 
     text, _ = write(tmp_path, levels(ot=0.5), config=config)
@@ -278,7 +278,7 @@ def test_the_report_tells_no_folder_of_this_machine(tmp_path):
     assert "org/teacher, student" in text and "dictionary ha ha.txt, num_train_epochs 3" in text
 
 
-def test_without_records_there_is_no_report(tmp_path):
+def test_report_without_records_raises_an_error(tmp_path):
     with pytest.raises(DataError, match="no records; run it first"):
         write_report(tmp_path / "report", study(["ot"]), [])
     assert not (tmp_path / "report").exists()

@@ -13,19 +13,19 @@ import pytest
 from tiny import DEMO, REPOSITORY
 
 from hf_optical.studies import Store, Study, load_records
-from hf_optical.studies.methods import Workbench
+from hf_optical.studies.workbench import Workbench
 from hf_optical.studies.plan import TestCell, TrainingCell
 from hf_optical.studies.runner import Durations, duration
 
 
 def log_of(folder: Path) -> list[str]:
-    """What a run noted, without the time of day and how long it took."""
+    """Lines of a log without times."""
     lines = (folder / "study.log").read_text(encoding="utf-8").splitlines()
     return [re.sub(r"^\S+ \S+ [\d.]+ s ", "", line) for line in lines]
 
 
 def start(study_file: Path, output_dir: Path, cells: Path) -> subprocess.Popen:
-    """The study in a process of its own."""
+    """Run the study in another process."""
     code = """
 import sys
 from hf_optical.studies import Store, Study, load_study
@@ -42,7 +42,7 @@ print(study.run(sys.argv[2], show_progress=False))
     )
 
 
-def test_what_is_done_is_not_done_again(run, load, store, tmp_path):
+def test_finished_cells_do_not_run_again(run, load, store, tmp_path):
     first = run()
     assert len(log_of(tmp_path / "out")) == 4 and first.todo() == []
     again = Study(load(), store)
@@ -51,7 +51,7 @@ def test_what_is_done_is_not_done_again(run, load, store, tmp_path):
     assert again.records() == first.records() == load_records(load(), store)
 
 
-def test_another_study_does_only_what_is_its_own(run, tmp_path):
+def test_studies_share_finished_cells(run, tmp_path):
     before = run()
     methods = {"OT": {"kind": "trained"}, "greedy": {"method": "greedy"}}
     both = run(name="another", methods=methods, title="Another")
@@ -61,7 +61,7 @@ def test_another_study_does_only_what_is_its_own(run, tmp_path):
     assert theirs == [mine]
 
 
-def test_a_measure_more_asks_again_and_trains_no_more(run, tmp_path):
+def test_new_measures_do_not_train_again(run, tmp_path):
     run(measures=["AP"])
     study = run(measures=["AP", "P@1"])
     assert [line.split()[0] for line in log_of(tmp_path / "out")].count("train") == 1
@@ -69,7 +69,7 @@ def test_a_measure_more_asks_again_and_trains_no_more(run, tmp_path):
     assert len(run(measures=["P@1"]).todo()) == 0 and len(log_of(tmp_path / "out")) == 7
 
 
-def test_a_cell_that_fails_does_not_keep_the_others_back(load, store, tmp_path):
+def test_failed_cells_do_not_stop_the_others(load, store, tmp_path):
     folder = tmp_path / "broken"
     shutil.copytree(DEMO / "retrieval", folder)
     (folder / "queries.jsonl").write_text("no JSON\n", encoding="utf-8")
@@ -77,30 +77,29 @@ def test_a_cell_that_fails_does_not_keep_the_others_back(load, store, tmp_path):
     study = Study(load(tests=tests), store)
     failures = study.run(tmp_path / "out", show_progress=False)
     assert [failure.cell for failure in failures] == [
-        f"ask {what} broken sw" for what in ("before", "OT (sentences sw, 30 pairs)", "ceiling")
+        f"test {what} on broken sw" for what in ("before", "OT (sentences sw, 30 pairs)", "ceiling")
     ]
-    assert "line 1 cannot be read" in failures[0].error
+    assert "line 1: not JSON" in failures[0].error
     assert [record.test for record in study.records()] == ["whole"] * 3
     text = (tmp_path / "out" / "study.log").read_text(encoding="utf-8")
     assert text.count("FAILED") == 3 and "Traceback" not in text
-    # Mended, and the same command goes on.
+    # After the repair, the same command continues.
     shutil.copytree(DEMO / "retrieval", folder, dirs_exist_ok=True)
     study = Study(load(tests=tests), store)
     assert study.run(tmp_path / "out", show_progress=False) == [] and len(study.records()) == 6
 
 
-def test_a_training_that_fails_is_told_once(load, store, tmp_path):
+def test_failed_training_is_reported_once(load, store, tmp_path):
     methods = {"OT": {"kind": "trained", "learning_rate": 1e30}, "before": {"kind": "zero_shot"}}
     study = Study(load(methods=methods, training={"max_steps": 20, "use_cpu": True, "warmup_steps": 0}), store)
     (failure,) = study.run(tmp_path / "out", show_progress=False)
     assert failure.cell.startswith("train OT") and "FloatingPointError: the loss is not finite" in failure.error
     text = (tmp_path / "out" / "study.log").read_text(encoding="utf-8")
-    assert "Traceback" in text and "SKIPPED ask OT" in text
+    assert "Traceback" in text and "SKIPPED test OT" in text
     assert [record.method for record in study.records()] == ["before"]
 
 
-@pytest.mark.slow
-def test_killed_and_started_again(load, store, tmp_path):
+def test_killed_run_resumes(load, store, tmp_path):
     load(sizes=[20, 30, 40, 50])
     process = start(tmp_path / "study.yaml", tmp_path / "killed", store.folder)
     deadline = time.monotonic() + 120
@@ -135,39 +134,39 @@ def test_two_processes_share_the_work(load, store, tmp_path):
     assert study.todo() == [] and len(study.records()) == 5
 
 
-def test_ctrl_c_stops_and_the_cell_is_done_next_time(load, store, tmp_path, monkeypatch):
+def test_interrupted_cell_runs_next_time(load, store, tmp_path, monkeypatch):
     study = Study(load(), store)
-    ask = Workbench.ask
+    evaluate = Workbench.evaluate
 
     def stop(bench, cell):
         if cell.method.name == "OT":
             raise KeyboardInterrupt
-        return ask(bench, cell)
+        return evaluate(bench, cell)
 
-    monkeypatch.setattr(Workbench, "ask", stop)
+    monkeypatch.setattr(Workbench, "evaluate", stop)
     with pytest.raises(KeyboardInterrupt):
         study.run(tmp_path / "out", show_progress=False)
     monkeypatch.undo()
     assert [str(cell) for cell in study.todo()] == [
-        "ask OT (sentences sw, 30 pairs) questions sw",
-        "ask ceiling questions sw",
+        "test OT (sentences sw, 30 pairs) on questions sw",
+        "test ceiling on questions sw",
     ]
     assert study.run(tmp_path / "out", show_progress=False) == [] and len(study.records()) == 3
 
 
-def test_time_left_is_in_proportion_to_the_work(load, store):
+def test_time_estimates_are_proportional_to_work(load, store):
     study = Study(load(sizes=[100, 400], training={"num_train_epochs": 2, "use_cpu": True}), store)
     small, large = (cell for cell in study.cells if isinstance(cell, TrainingCell))
     asked = next(cell for cell in study.cells if isinstance(cell, TestCell))
     assert (small.work, large.work) == (200, 800)
     durations = Durations(study.cells, store)
     assert durations.estimate(large) is None and durations.left([small, large]) == "time unknown"
-    durations.add(small, 10.0)
+    durations.add(small.group, 10.0, small.work)
     assert durations.estimate(large) == pytest.approx(40.0)
     assert durations.left([small, large]) == "about 50 s" and durations.left([large, asked]) == "more than 40 s"
     store.write(small.key, {"group": small.group, "work": small.work, "seconds": 20.0})
     assert Durations(study.cells, store).estimate(large) == pytest.approx(80.0)
-    # A way to train of which nothing is known yet takes as long as the others.
+    # Unknown training methods take as long as the others.
     greedy = Study(load(methods={"g": {"method": "greedy"}}, sizes=[100], training={"num_train_epochs": 2}), store)
     assert durations.estimate(greedy.cells[0]) == pytest.approx(10.0)
 
@@ -175,5 +174,5 @@ def test_time_left_is_in_proportion_to_the_work(load, store):
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0, "0 s"), (89, "89 s"), (100, "2 min"), (5000, "83 min"), (9000, "2.5 h")]
 )
-def test_durations_as_a_person_says_them(seconds, said):
+def test_durations_are_readable(seconds, said):
     assert duration(seconds) == said

@@ -9,17 +9,17 @@ from hf_optical.studies import Record, Store
 from hf_optical.studies.store import key_of
 
 
-def test_the_mean_of_a_record():
+def test_record_mean():
     record = Record("m", "ot", "t", "sw", {"AP": {"a": 0.5, "b": 0.0}})
     assert record.mean("AP") == 0.25 and record.corpus is None and record.seconds == 0
 
 
-def test_a_key_depends_on_what_is_in_it_and_not_on_its_order():
+def test_keys_depend_on_content_not_order():
     assert key_of({"a": 1, "b": [1, 2]}) == key_of({"b": [1, 2], "a": 1})
     assert len({key_of(content) for content in ({"a": 1}, {"a": 2}, {"a": "1"}, {"a": None}, {})}) == 5
 
 
-def test_a_cell_is_there_once_its_file_is_written(store):
+def test_cells_are_finished_once_written(store):
     key = key_of({"a": 1})
     assert store.read(key) is None
     store.folder_of(key).mkdir(parents=True)
@@ -28,13 +28,13 @@ def test_a_cell_is_there_once_its_file_is_written(store):
     assert store.read(key) == {"values": {"é": 1.0}} == Store(store.folder).read(key)
 
 
-def test_a_damaged_cell_is_done_again(store):
+def test_damaged_cells_count_as_unfinished(store):
     store.write("abcd", {"values": {}})
     (store.folder / "ab" / "abcd.json").write_text('{"values": {', encoding="utf-8")
     assert store.read("abcd") is None
 
 
-def test_what_a_killed_process_left_is_removed(store):
+def test_settle_removes_files_of_killed_processes(store):
     store.write("abcd", {"values": {}})
     left = store.folder / "ab" / ".saving-x" / "new" / "abcd.json"
     left.parent.mkdir(parents=True)
@@ -43,7 +43,7 @@ def test_what_a_killed_process_left_is_removed(store):
     assert [path.name for path in (store.folder / "ab").iterdir()] == ["abcd.json"]
 
 
-def test_a_lock_keeps_others_out(store):
+def test_locks_exclude_others(store):
     with store.lock("abcd").acquire(blocking=False):
         with pytest.raises(Timeout):
             Store(store.folder).lock("abcd").acquire(blocking=False)

@@ -33,18 +33,18 @@ def test_seeds_are_averaged_query_by_query():
     assert cell.seconds == 15
 
 
-def test_seeds_with_different_queries_are_refused():
+def test_seeds_with_different_queries_raise_an_error():
     with pytest.raises(DataError, match="different queries"):
         pool_seeds([record("ot", 0.3, seed=1), record("ot", 0.3, seed=2, queries=41)])
 
 
-def test_pairs_are_told_for_one_language():
+def test_pairs_are_per_language():
     (cell,) = pool_seeds([record("ot", 0.3, languages=("ha", "ig"), pairs=500)])
 
     assert cell.pairs == 250
 
 
-def test_only_cells_of_the_largest_setting_stand_beside_each_other():
+def test_headline_has_only_cells_of_the_largest_setting():
     both = ("ha", "ig")
     cells = pool_seeds(
         [
@@ -52,13 +52,13 @@ def test_only_cells_of_the_largest_setting_stand_beside_each_other():
             record("ot", 0.5, size=None),
             whole := record("ot", 0.6, size=None, languages=both),
             record("greedy", 0.9, size=500, languages=both),  # has no cell of that size
-            words := record("lexicon", 0.3, size=None),  # learns one language whatever is trained together
+            words := record("lexicon", 0.3, size=None),  # learns languages separately
             record("ot", 0.2, size=None, languages=both, perturbation="case", strength=0.5),
-            *references(["ha", "de"]),  # nobody learned German
+            *references(["ha", "de"]),  # without training in German
         ]
     )
 
-    table = headline(cells, "questions", "news")
+    table = headline(cells, "questions", "news").table
 
     assert {method: list(row) for method, row in table.items()} == {
         "ot": ["ha"],
@@ -81,7 +81,7 @@ def test_comparisons_are_corrected_over_all_tests_and_languages():
     tested = compare(pool_seeds([*records, *references(["ha", "ig"])]), MEASURE)
 
     # Three pairs in the mean and one in each of two languages, on two tests; references are not among them.
-    assert [each.language for each in tested] == [MEAN, MEAN, MEAN, "ha", "ig"] * 2
+    assert [each.column for each in tested] == [MEAN, MEAN, MEAN, "ha", "ig"] * 2
     raw = [each.result.p_randomisation for each in tested]
     assert [each.result.adjusted_randomisation for each in tested] == pytest.approx(holm(raw))
     values = {method: {} for method in levels}
@@ -95,14 +95,14 @@ def test_comparisons_are_corrected_over_all_tests_and_languages():
         assert own.p_t == pytest.approx(expected.p_t)
 
 
-def test_in_a_language_the_best_meets_the_runner_up():
+def test_best_method_of_a_language_is_compared_with_the_runner_up():
     records = [
         record(method, level, language)
         for method, levels in {"ot": (0.6, 0.3), "greedy": (0.5, 0.5), "sentence": (0.2, 0.6)}.items()
         for language, level in zip(("ha", "ig"), levels, strict=True)
     ]
 
-    tested = {each.language: each.result for each in compare(pool_seeds(records), MEASURE) if each.language != MEAN}
+    tested = {each.column: each.result for each in compare(pool_seeds(records), MEASURE) if each.column != MEAN}
 
     assert (tested["ha"].system, tested["ha"].baseline) == ("ot", "greedy")
     assert (tested["ig"].system, tested["ig"].baseline) == ("sentence", "greedy")
@@ -158,11 +158,11 @@ def test_domain_matrix_holds_languages_that_all_corpora_share():
     }
 
 
-def test_one_corpus_and_one_test_are_no_matrix():
+def test_one_corpus_and_one_test_have_no_matrix():
     assert domain_matrices(pool_seeds([record("ot", 0.5), *references(["ha"])]), MEASURE) == {}
 
 
-def test_number_of_languages():
+def test_language_pair_curves():
     alone = record("ot", 0.3)
     both = [record("ot", level, language, languages=("ha", "ig")) for language, level in (("ha", 0.4), ("ig", 0.5))]
     words = record("lexicon", 0.2)
@@ -178,7 +178,7 @@ def test_number_of_languages():
     assert not is_gap and curves["ha"]["ot"][0] == (1, pytest.approx(alone.mean(MEASURE)))
 
 
-def test_mean_over_languages_that_were_trained_with_every_number():
+def test_mean_is_over_languages_with_all_numbers():
     records = [
         record("ot", 0.3, language, languages=tuple(languages.split("+")))
         for languages in ("ha", "ig", "ha+ig", "ha+yo")
@@ -192,7 +192,7 @@ def test_mean_over_languages_that_were_trained_with_every_number():
     assert curves[MEAN]["ot"] == [(1, pytest.approx(one)), (2, pytest.approx(two))]
 
 
-def test_places_of_methods_that_learn_nothing():
+def test_places_of_methods_without_training():
     cells = pool_seeds([replace(record("translation", 0.4), corpus=None)])
 
     assert places_of(cells) == [("questions", None)]

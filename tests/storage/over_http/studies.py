@@ -16,7 +16,7 @@ from hf_optical.studies import load_study
 
 pytest.importorskip("matplotlib")
 
-from hf_optical.studies.publishing import publish_study  # noqa: E402
+from hf_optical.studies.hub_dataset import publish_study  # noqa: E402
 from hf_optical.studies.report import write_report  # noqa: E402
 
 

@@ -8,7 +8,7 @@ from hf_optical.errors import DataError
 from hf_optical.studies import load_study
 
 
-def test_a_study(load, tiny):
+def test_reads_a_study(load, tiny):
     config = load(seeds=[1, 2], sizes=[10, None], perturbations={"typos": [0.1, 0.2]}, groups={"low": ["sw"]})
     assert config.teacher == config.student == str(tiny)
     assert config.corpora == {"sentences": {"sw": DEMO / "train.jsonl"}}
@@ -24,13 +24,13 @@ def test_a_study(load, tiny):
     }
 
 
-def test_methods_by_their_names_alone(load):
+def test_methods_may_be_a_list_of_kinds(load):
     config = load(methods=["zero_shot", "ot", "hybrid", "lexicon"])
     assert [method.kind for method in config.methods.values()] == ["zero_shot", "trained", "trained", "lexicon"]
     assert config.methods["hybrid"].settings == {"method": "hybrid"}
 
 
-def test_bm25_stems_unless_told_otherwise(load):
+def test_bm25_stems_english_by_default(load):
     methods = {"BM25": {"kind": "bm25"}, "whole words": {"kind": "bm25", "stemmer": "none"}}
     config = load(methods=methods)
     assert [method.settings["stemmer"] for method in config.methods.values()] == ["english", "none"]
@@ -48,7 +48,7 @@ def test_paths_are_relative_to_the_file_or_to_data_dir(content, tmp_path):
         load_study(folder / "study.yaml")
 
 
-def test_language_sets_in_place_of_languages(load):
+def test_language_sets_replace_languages(load):
     corpora = {"both": {"sw": "train.jsonl", "lo": "validation.jsonl"}}
     tests = {"pairs": {code: {"bitext": "validation.jsonl"} for code in ("sw", "lo")}}
     assert load(corpora=corpora, tests=tests).language_sets == [("sw",), ("lo",)]
@@ -62,7 +62,7 @@ SW = {"folder": "retrieval"}
 
 @pytest.mark.promise(
     "Safety",
-    "Settings of a study that are not what they should be are named with their file and place, and open no file.",
+    "Invalid settings of a study raise an error that names the file and the place, and never open a file.",
 )
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -72,57 +72,57 @@ SW = {"folder": "retrieval"}
         ({"methods": {"OT": {"kind": "trainde"}}}, "methods.OT: unknown kind 'trainde'; did you mean 'trained'"),
         ({"methods": {"OT": {"method": "ott"}}}, "method='ott'; choose one of ot"),
         ({"methods": {"x": {"kind": "translation"}}}, "'model' is missing"),
-        ({"methods": {"x": {"kind": "bm25", "translated": "yes"}}}, "choose human or lexicon"),
+        ({"methods": {"x": {"kind": "bm25", "translated": "yes"}}}, "translated: Input should be 'human' or 'lexicon', got 'yes'"),
         ({"methods": ["ot", "zero_shott"]}, "unknown kind 'zero_shott'; did you mean 'zero_shot'"),
-        ({"methods": {"x": {"kind": "bm25", "stemmer": None}}}, "stemmer: None; choose english or none"),
+        ({"methods": {"x": {"kind": "bm25", "stemmer": None}}}, "stemmer: Input should be 'english' or 'none', got None"),
         ({"methods": {"x": {"kind": "translation", "max_new_tokens": 9}}}, "unknown key 'max_new_tokens'"),
         ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
         ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"training": {"epsilon": 0.1, "side": "left"}}, "side='left'"),
         ({"training": {"metric_for_best_model": 5}}, "methods.OT with training: .*no attribute"),
         ({"training": {"ddp_timeout": 10**30}}, "methods.OT with training: .*too large"),
-        ({"training": {"accelerator_config": "x"}}, "accelerator_config: 'x' in place of `key: value` lines"),
-        ({"training": {"accelerator_config": True}}, "accelerator_config: True in place of `key: value` lines"),
-        ({"methods": {"OT": {"method": "ot", "deepspeed": "x.json"}}}, "deepspeed: 'x.json' in place of"),
-        ({"training": {"fsdp_config": [1]}}, "fsdp_config: .1. in place of"),
-        ({"corpora": ["x" * 999] * 99}, "corpora: .'xxx.* in place of `key: value` lines"),
-        ({"tests": {}}, "'tests' is missing"),
+        ({"training": {"accelerator_config": "x"}}, "training.accelerator_config: .*valid dictionary, got 'x'"),
+        ({"training": {"accelerator_config": True}}, "training.accelerator_config: .*valid dictionary, got True"),
+        ({"methods": {"OT": {"method": "ot", "deepspeed": "x.json"}}}, "methods.OT.deepspeed: .*valid dictionary, got 'x.json'"),
+        ({"training": {"fsdp_config": [1]}}, "fsdp_config: .*valid dictionary, got .1."),
+        ({"corpora": ["x" * 999] * 99}, "corpora: .*valid dictionary, got .'xxx"),
+        ({"tests": {}}, "tests: .* at least 1 item"),
         ({"tests": {"q": {"sw": {"folder": "retrieval", "poll": 3}}}}, "tests.q.sw: unknown key 'poll'; .*'pool'"),
         ({"tests": {"q": {"sw": {"split": "dev"}}}}, "has one of the keys folder, bitext, benchmark"),
-        ({"tests": {"q": {"sw": {**SW, "pool": 0}}}}, "pool: 0 is no number above 0"),
+        ({"tests": {"q": {"sw": {**SW, "pool": 0}}}}, "tests.q.sw.pool: Input should be greater than 0, got 0"),
         ({"tests": {"q": {"sw": {**SW, "split": "dev"}}}}, "1 data files are missing: .*dev.tsv"),
         ({"tests": {"q": {"yo": SW}}}, "no test set has the language 'sw'"),
         ({"languages": ["sw", "yo"], "tests": {"q": {"sw": SW, "yo": SW}}}, "no corpus has sentence pairs for yo"),
-        ({"languages": [False]}, "quote it"),
-        ({"languages": ["sw"], "language_sets": [["sw"]]}, "keep one"),
-        ({"sizes": [0]}, "sizes: 0 is of no use"),
-        ({"sizes": 500}, "500 in place of a list"),
-        ({"seeds": [1.5]}, "seeds: 1.5 is of no use"),
-        ({"seeds": []}, "the list is empty"),
+        ({"languages": [False]}, "write it in quotes"),
+        ({"languages": ["sw"], "language_sets": [["sw"]]}, "languages and language_sets exclude each other"),
+        ({"sizes": [0]}, "sizes.0: Input should be greater than 0, got 0"),
+        ({"sizes": 500}, "sizes: Input should be a valid list, got 500"),
+        ({"seeds": [1.5]}, "seeds.0: Input should be a valid integer.*, got 1.5"),
+        ({"seeds": []}, "seeds: List should have at least 1 item"),
         ({"perturbations": {"typoes": [0.1]}}, "perturbations: unknown kind 'typoes'; did you mean 'typos'"),
-        ({"perturbations": {"typos": [2]}}, "typos: 2 is of no use"),
+        ({"perturbations": {"typos": [2]}}, "perturbations.typos.0: Input should be less than or equal to 1, got 2"),
         ({"measures": ["MAPP"]}, "unknown measure 'MAPP'"),
         ({"groups": {"low": ["swa"]}}, "groups.low: unknown language 'swa'; did you mean 'sw'"),
-        ({"corpora": ["train.jsonl"]}, "in place of `key: value` lines"),
+        ({"corpora": ["train.jsonl"]}, "corpora: .*valid dictionary"),
     ],
 )
-def test_what_is_wrong_is_named(load, changes, message, tmp_path):
+def test_invalid_settings_raise_an_error_with_their_place(load, changes, message, tmp_path):
     with pytest.raises(DataError, match=message) as error:
         load(**changes)
     assert str(error.value).startswith(str(tmp_path / "study.yaml")) and "\n" not in str(error.value)
 
 
-def test_a_time_is_a_text_without_quotes_too(content, tmp_path):
+def test_times_are_read_as_text(content, tmp_path):
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(content) + "\ntitle: 12:30:5\n", encoding="utf-8")
     assert load_study(tmp_path / "study.yaml").title == "12:30:5"
 
 
-def test_no_yaml(tmp_path):
+def test_invalid_yaml_raises_an_error(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1, 2", encoding="utf-8")
-    with pytest.raises(DataError, match=r"broken.yaml is no YAML in UTF-8: .*line"):
+    with pytest.raises(DataError, match=r"broken.yaml is not YAML in UTF-8: .*line"):
         load_study(tmp_path / "broken.yaml")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot read the study"):
         load_study(tmp_path / "nowhere.yaml")
     (tmp_path / "code.yaml").write_text("name: !!python/object/apply:os.getcwd []", encoding="utf-8")
-    with pytest.raises(DataError, match="is no YAML"):
+    with pytest.raises(DataError, match="is not YAML"):
         load_study(tmp_path / "code.yaml")

@@ -14,9 +14,9 @@ from hf_optical.evaluation import RetrievalDataset, per_query_metrics, run_from_
 from hf_optical.evaluation.perturbations import perturb_queries
 from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer
 from hf_optical.studies import Study
-from hf_optical.studies.config import training_arguments
-from hf_optical.studies.methods import Workbench
+from hf_optical.studies.settings import training_arguments
 from hf_optical.studies.plan import TestCell, TrainingCell
+from hf_optical.studies.workbench import Workbench
 
 
 EVERY = {
@@ -60,7 +60,7 @@ def per_query(dataset, hits, measures):
     return per_query_metrics(dataset.qrels, run_from_hits(hits), measures)
 
 
-def test_every_method_and_what_an_evaluator_says_of_it(everything, store, tiny):
+def test_every_method_scores_as_an_evaluator_does(everything, store, tiny):
     records = {(record.method, record.perturbation): record for record in everything.records()}
     assert {method for method, _ in records} == EVERY.keys() and len(records) == 3 * len(EVERY) - 6
     measures = everything.config.measures
@@ -76,7 +76,7 @@ def test_every_method_and_what_an_evaluator_says_of_it(everything, store, tiny):
     assert records["before", "typos"].values == per_query(dataset, evaluator.search(*teacher, queries=typed), measures)
     assert records["before", "typos"].strength == 0.5
 
-    # What was saved and opened again is what the trainer had in its hands.
+    # Saved and reopened models are those of the trainer.
     trainer = train_directly(everything, tiny)
     found = evaluator.search(trainer.model, trainer.processors["sw"])
     assert records["OT", None].values == per_query(dataset, found, measures)
@@ -109,7 +109,7 @@ def train_directly(study, tiny) -> OTDistillationTrainer:
     return trainer
 
 
-def test_documents_are_those_the_teacher_reads(run, store, tiny):
+def test_document_vectors_are_those_of_the_teacher(run, store, tiny):
     study = run(methods=["zero_shot"])
     dataset = study.inputs.test_set("questions", "sw")
     found = bench_of(study, store).document_vectors(test_of(study, "zero_shot"))
@@ -119,7 +119,7 @@ def test_documents_are_those_the_teacher_reads(run, store, tiny):
     assert (found.values.float() - expected.values).abs().max() < 1e-3
 
 
-def test_languages_together_in_packs_of_their_own_or_in_one(run, store):
+def test_languages_train_into_separate_or_shared_packs(run, store):
     corpora = {"both": {"sw": "train.jsonl", "lo": "lo.jsonl"}}
     lo = (store.folder.parent / "lo.jsonl").absolute()
     lo.write_text(
@@ -139,7 +139,7 @@ def test_languages_together_in_packs_of_their_own_or_in_one(run, store):
     assert (folders[0] / "lo" / "language_pack.json").is_file() and (folders[1] / "language_pack.json").is_file()
 
 
-def test_a_translation_model_and_how_long_it_may_write(run, store, tiny, tmp_path):
+def test_translation_model_respects_max_length(run, store, tiny, tmp_path):
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     ids = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep")}
@@ -174,24 +174,24 @@ def test_a_translation_model_and_how_long_it_may_write(run, store, tiny, tmp_pat
     assert asked[5] != asked[9]
 
 
-def test_the_study_passes_over_identical_ids_too(run, store):
+def test_documents_with_the_id_of_the_query_are_ignored(run, store):
     study = run(methods=["zero_shot"])
     cell, bench = test_of(study, "zero_shot"), bench_of(study, store)
-    before = bench.ask(cell)
+    before = bench.evaluate(cell)
     dataset = study.inputs.test_set("questions", "sw")
     source = study.config.tests["questions"]["sw"]
-    hits = dict(zip(dataset.queries, bench.by_teacher([q.text for q in dataset.queries.values()], cell), strict=True))
-    # A query takes the name of the document that it wrongly finds first.
+    hits = dict(zip(dataset.queries, bench.search_with_teacher([q.text for q in dataset.queries.values()], cell), strict=True))
+    # Give a query the id of the first irrelevant document that it finds.
     query, document = next(
         (key, own[0].document) for key, own in hits.items() if own[0].document not in dataset.qrels[key]
     )
     own = {document: dataset.queries[query]}, {document: dataset.qrels[query]}
     for ignored in (False, True):
         study.inputs._loaded[source] = RetrievalDataset("own", dataset.corpus, *own, ignored)
-        assert (bench.ask(cell)["AP"][document] > before["AP"][query]) is ignored
+        assert (bench.evaluate(cell)["AP"][document] > before["AP"][query]) is ignored
 
 
-def test_the_dense_peer(run):
+def test_dense_peer_with_and_without_new_words(run):
     pytest.importorskip("sentence_transformers")
     methods = {
         "peer": {"kind": "dense_peer", "max_steps": 2},
@@ -201,18 +201,18 @@ def test_the_dense_peer(run):
     assert plain.corpus == "sentences" and plain.seconds > 0 and plain.values != with_words.values
 
 
-def test_a_translation_that_is_not_there(load, store, tmp_path):
+def test_missing_human_translations_raise_an_error(load, store, tmp_path):
     folder = tmp_path / "retrieval"
     shutil.copytree(DEMO / "retrieval", folder)
     queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text("utf-8").splitlines()]
     rows = [json.dumps({"_id": query["_id"], "text": query["text"]}) for query in queries]
     (folder / "queries.jsonl").write_text("\n".join(rows), encoding="utf-8")
     study = Study(load(tests={"questions": {"sw": {"folder": str(folder)}}}, methods=["ceiling"]), store)
-    with pytest.raises(DataError, match="no human translation, which ceiling asks"):
-        bench_of(study, store).ask(test_of(study, "ceiling"))
+    with pytest.raises(DataError, match="no human translation, which ceiling needs"):
+        bench_of(study, store).evaluate(test_of(study, "ceiling"))
 
 
-def test_a_student_other_than_the_teacher(run, store, tmp_path):
+def test_student_may_differ_from_the_teacher(run, store, tmp_path):
     student = tiny_checkpoint(tmp_path / "student", seed=3)
     records = {record.method: record for record in run(student=str(student)).records()}
     assert records["before"].values != run(methods=["zero_shot"]).records()[0].values

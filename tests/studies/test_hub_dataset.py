@@ -13,7 +13,7 @@ from huggingface_hub import DatasetCard
 from study_records import record, references
 
 from hf_optical.errors import DataError
-from hf_optical.studies.publishing import PLACE, publish_study, without_local_paths, write_dataset
+from hf_optical.studies.hub_dataset import PLACE, publish_study, without_local_paths, write_dataset
 
 
 pytest.importorskip("matplotlib")
@@ -50,7 +50,7 @@ def dataset(reported, config, records, tmp_path) -> Path:
     return tmp_path / "dataset"
 
 
-def test_every_value_comes_back(dataset, records):
+def test_all_values_can_be_loaded(dataset, records):
     values = load_dataset(str(dataset), split="train").to_pandas()
     assert len(values) == sum(len(each.values["AP"]) for each in records)
     runs = load_dataset(str(dataset), "runs", split="train")
@@ -63,7 +63,7 @@ def test_every_value_comes_back(dataset, records):
         assert {tuple(codes) for codes in own.languages} == {each.languages}
 
 
-def test_the_card(dataset, reported):
+def test_card(dataset, reported):
     card = DatasetCard.load(dataset / "README.md", ignore_metadata_errors=False)
     data = card.data.to_dict()
     assert (
@@ -76,7 +76,7 @@ def test_the_card(dataset, reported):
     assert "\n\n\n" not in card.content and "{{" not in card.content
 
 
-def test_its_code_runs(dataset):
+def test_code_of_the_card_runs(dataset):
     card = (dataset / "README.md").read_text(encoding="utf-8")
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
@@ -85,7 +85,7 @@ def test_its_code_runs(dataset):
     assert names["runs"].num_rows == 7
 
 
-def test_the_settings_run_the_study_again(dataset, config, load):
+def test_published_settings_load_the_same_study(dataset, config, load):
     content = yaml.safe_load((dataset / "study.yaml").read_text(encoding="utf-8"))
     assert "data_dir" not in content and content["teacher"] == Path(config.teacher).name
     data_dir = config.corpora["sentences"]["sw"].parent
@@ -93,7 +93,7 @@ def test_the_settings_run_the_study_again(dataset, config, load):
     assert again == replace(config, notes="Kept in small.txt.", file=again.file)
 
 
-def test_nothing_of_this_machine_is_told(dataset, tmp_path):
+def test_local_paths_are_not_published(dataset, tmp_path):
     secrets = [str(tmp_path), str(Path.home()) + "/", "/home/somebody"]
     for file in dataset.rglob("*"):
         if file.is_file():
@@ -102,7 +102,7 @@ def test_nothing_of_this_machine_is_told(dataset, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("OSError: '/home/a/b c", "OSError: 'b c"),
         ("teacher:/home/a/b c", "teacher:b c"),
@@ -113,20 +113,20 @@ def test_nothing_of_this_machine_is_told(dataset, tmp_path):
         ),
     ],
 )
-def test_of_a_path_the_last_part_is_told(text, told):
-    assert without_local_paths(text) == told
+def test_paths_are_shortened_to_their_last_part(text, expected):
+    assert without_local_paths(text) == expected
 
 
-def test_a_study_without_results_is_refused(reported, config, records, tmp_path):
-    with pytest.raises(DataError, match="the study small has no records, so there are no results to publish"):
+def test_publishing_without_results_raises_an_error(reported, config, records, tmp_path):
+    with pytest.raises(DataError, match="the study small has no results to publish"):
         publish_study(reported, "org/small", config, [])
-    with pytest.raises(DataError, match=r"there is no report.md in .*; write the report there first"):
+    with pytest.raises(DataError, match=r"has no report.md; write the report first"):
         publish_study(tmp_path, "org/small", config, records)
     with pytest.raises(ValueError, match="Repo id must use .*'org/sm all'"):
         publish_study(reported, "org/sm all", config, records)
 
 
-def test_without_a_licence_it_says_so(reported, config, records, tmp_path):
+def test_card_without_a_licence_says_so(reported, config, records, tmp_path):
     write_dataset(tmp_path / "dataset", reported, config, records, repo_id="org/small")
     card = DatasetCard.load(tmp_path / "dataset" / "README.md")
     assert card.data.license is None and "- These values have no stated licence" in card.text

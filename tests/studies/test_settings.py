@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 
 from hf_optical.studies import Method
-from hf_optical.studies.config import KINDS, existing, trained_methods, training_arguments
+from hf_optical.studies.settings import KINDS, existing, training_arguments, training_methods
 
 
-def test_the_ways_to_train_are_those_of_the_trainer():
-    assert {"ot", "greedy", "sentence", "code_switch", "hybrid"} <= set(trained_methods())
-    assert not set(trained_methods()) & KINDS.keys()
+def test_training_methods_are_those_of_the_trainer():
+    assert {"ot", "greedy", "sentence", "code_switch", "hybrid"} <= set(training_methods())
+    assert not set(training_methods()) & KINDS.keys()
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ def test_the_ways_to_train_are_those_of_the_trainer():
         ("ceiling", {}, False),
     ],
 )
-def test_which_methods_depend_on_sentence_pairs(kind, settings, reads):
+def test_methods_that_read_sentence_pairs(kind, settings, reads):
     assert Method("m", kind, settings).reads_pairs is reads
 
 
-def test_settings_of_a_method_go_over_those_of_all(load):
+def test_method_settings_override_common_settings(load):
     methods = {"OT": {"kind": "trained"}, "long": {"method": "greedy", "max_steps": 9}}
     config = load(methods=methods)
     assert config.training_settings(config.methods["OT"])["max_steps"] == 2
@@ -38,7 +38,7 @@ def test_settings_of_a_method_go_over_those_of_all(load):
     assert [method.report_kind(config) for method in config.methods.values()] == ["ot", "greedy"]
 
 
-def test_dictionaries_are_put_in_the_order_of_the_languages(tmp_path):
+def test_dictionaries_are_in_the_order_of_the_languages(tmp_path):
     settings = {"method": "code_switch", "dictionary": {"ha": "ha.txt", "ig": "ig.txt"}, "use_cpu": True}
     args = training_arguments(settings, ("ig", "ha"), output_dir=str(tmp_path))
     assert args.dictionary == ["ig.txt", "ha.txt"] and args.languages == ["ig", "ha"]
