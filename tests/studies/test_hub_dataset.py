@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,7 +89,7 @@ def test_published_settings_load_the_same_study(dataset, config, load):
     assert "data_dir" not in content and content["teacher"] == Path(config.teacher).name
     data_dir = config.corpora["sentences"]["sw"].parent
     again = load(**{**content, "teacher": config.teacher, "data_dir": str(data_dir)})
-    assert again == replace(config, notes="Kept in small.txt.", file=again.file)
+    assert again == config.model_copy(update={"notes": "Kept in small.txt.", "file": again.file})
 
 
 def test_local_paths_are_not_published(dataset, tmp_path):

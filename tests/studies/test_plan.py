@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from tiny import DEMO, tiny_checkpoint
@@ -155,4 +154,4 @@ def test_missing_languages_and_models_raise_errors(load):
     with pytest.raises(DataError, match="has no language 'yo'"):
         plan(config, Inputs(config))
     with pytest.raises(OSError, match="no/such-model"):
-        keys(replace(load(), teacher="no/such-model"))
+        keys(load().model_copy(update={"teacher": "no/such-model"}))

@@ -261,7 +261,7 @@ def test_missing_and_failed_cells_are_listed(tmp_path):
 
 def test_methods_with_human_translations_are_references(tmp_path):
     records = levels(ot=0.3, greedy=0.3, bm25=0.9)
-    config = replace(study([]), methods={"bm25": Method("bm25", "bm25", {"translated": "human"})})
+    config = study([], methods={"bm25": Method("bm25", "bm25", {"translated": "human"})})
 
     text, results = write(tmp_path, records, config=config)
 

@@ -13,9 +13,9 @@ import pytest
 from tiny import DEMO, REPOSITORY
 
 from hf_optical.studies import Store, Study, load_records
-from hf_optical.studies.workbench import Workbench
 from hf_optical.studies.plan import TestCell, TrainingCell
 from hf_optical.studies.runner import Durations, duration
+from hf_optical.studies.workbench import Workbench
 
 
 def log_of(folder: Path) -> list[str]:

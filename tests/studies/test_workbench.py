@@ -14,8 +14,8 @@ from hf_optical.evaluation import RetrievalDataset, per_query_metrics, run_from_
 from hf_optical.evaluation.perturbations import perturb_queries
 from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer
 from hf_optical.studies import Study
-from hf_optical.studies.settings import training_arguments
 from hf_optical.studies.plan import TestCell, TrainingCell
+from hf_optical.studies.settings import training_arguments
 from hf_optical.studies.workbench import Workbench
 
 
@@ -180,7 +180,9 @@ def test_documents_with_the_id_of_the_query_are_ignored(run, store):
     before = bench.evaluate(cell)
     dataset = study.inputs.test_set("questions", "sw")
     source = study.config.tests["questions"]["sw"]
-    hits = dict(zip(dataset.queries, bench.search_with_teacher([q.text for q in dataset.queries.values()], cell), strict=True))
+    hits = dict(
+        zip(dataset.queries, bench.search_with_teacher([q.text for q in dataset.queries.values()], cell), strict=True)
+    )
     # Give a query the id of the first irrelevant document that it finds.
     query, document = next(
         (key, own[0].document) for key, own in hits.items() if own[0].document not in dataset.qrels[key]

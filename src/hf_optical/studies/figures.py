@@ -148,7 +148,9 @@ def plot_robustness(
     cells = pool_seeds(records)
     test, corpus = _which(cells, test, corpus)
     curves = robustness_curves(cells, test, corpus, measure)
-    figure, axes = _plot_curves({kind.replace("_", " "): lines for kind, lines in curves.items()}, method_styles(cells))
+    figure, axes = _plot_curves(
+        {kind.replace("_", " "): lines for kind, lines in curves.items()}, method_styles(cells)
+    )
     for axis, lines in zip(axes, curves.values(), strict=True):
         axis.set_xticks(_positions([lines]))
         axis.xaxis.set_major_formatter("{x:g}")

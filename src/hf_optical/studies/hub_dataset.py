@@ -20,10 +20,10 @@ from ..errors import DataError
 from ..hub import upload_folder
 from ..hub.cards import iso_codes
 from ..storage.staging import staged_directory
-from .settings import TEACHER_LANGUAGE, StudyConfig
-from .study_file import read_yaml
 from .markdown import public
+from .settings import TEACHER_LANGUAGE, StudyConfig
 from .store import Record
+from .study_file import read_yaml
 
 
 # Repository in the card's code if it is not known.

@@ -138,7 +138,9 @@ def _findings(results: Results, own: Headline) -> Iterator[str]:
     if len(order) < 2:
         yield "Fewer than two methods were measured in every language; nothing was compared."
         return
-    tested = [each for each in results.tested if (each.test, each.corpus, each.column) == (own.test, own.corpus, column)]
+    tested = [
+        each for each in results.tested if (each.test, each.corpus, each.column) == (own.test, own.corpus, column)
+    ]
     best = order[0]
     value = f"{results.label} {own.mean(best, column, results.measure):.3f}"
     equal = [name for name, verdict, _ in _comparisons(tested, best) if verdict != "better"]

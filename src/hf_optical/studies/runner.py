@@ -101,7 +101,9 @@ class Study:
             for cell, seconds in zip(todo, estimates, strict=True)
         ]
         total = len({cell.key for cell in self.cells})
-        return "\n".join([f"{self.config.name}: {total} cells, {len(todo)} to do, {self.durations.left(todo)}", *lines])
+        return "\n".join(
+            [f"{self.config.name}: {total} cells, {len(todo)} to do, {self.durations.left(todo)}", *lines]
+        )
 
     def run(self, output_dir: str | os.PathLike, *, show_progress: bool = True) -> list[Failure]:
         """

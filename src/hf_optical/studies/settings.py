@@ -60,7 +60,7 @@ def _as_written(value: Any, check: Any) -> Any:
     return value
 
 
-def _data_path(path: str, info: ValidationInfo) -> Path:
+def _data_path(path: str | Path, info: ValidationInfo) -> Path:
     return (info.context or Path()) / path
 
 
@@ -69,7 +69,7 @@ def _model_name(name: str, info: ValidationInfo) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-def _distinct_languages(codes: list[str]) -> list[str]:
+def _distinct_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(codes)) < len(codes):
         raise ValueError("a language is listed twice")
     return codes
@@ -80,12 +80,13 @@ def _known_measures(measures: list[str]) -> list[str]:
     return measures
 
 
-DataPath = Annotated[str, AfterValidator(_data_path)]
+DataPath = Annotated[Path, Field(strict=False), AfterValidator(_data_path)]
 DataFile = Annotated[str, AfterValidator(lambda path, info: str(_data_path(path, info)))]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 Number = Annotated[float, Field(strict=False), WrapValidator(_as_written)]
 Strength = Annotated[float, Field(gt=0, le=1), WrapValidator(_as_written)]
-Languages = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct_languages)]
+Languages = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_distinct_languages)]
+Distinct = AfterValidator(lambda values: list(dict.fromkeys(values)))
 Text = Annotated[
     str, BeforeValidator(lambda text: "\n\n".join(map(str, text)) if isinstance(text, list) else str(text).strip())
 ]
@@ -271,31 +272,7 @@ class Method:
         return str(config.training_settings(self).get("method", "ot")) if self.kind == "trained" else self.kind
 
 
-class StudyFile(Settings):
-    """Keys of a study's YAML file. `tests`, `methods` and `training` have models of their own."""
-
-    name: Text = ""
-    title: Text = ""
-    questions: Text = ""
-    notes: Text = ""
-    data_dir: Text = "."
-    teacher: ModelName
-    student: ModelName | None = None
-    corpora: dict[str, dict[str, DataPath]] = {}
-    languages: Languages | None = None
-    language_sets: list[Languages] | None = None
-    tests: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    methods: Annotated[dict[str, Any] | list[str], Field(min_length=1)]
-    training: Any = {}
-    sizes: Annotated[list[PositiveInt | None], Field(min_length=1)] = [None]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] = [42]
-    perturbations: dict[str, Annotated[list[Strength], Field(min_length=1)]] = {}
-    measures: Annotated[list[str], Field(min_length=1), AfterValidator(_known_measures)] = MEASURES
-    groups: dict[str, Languages] = {}
-
-
-@dataclass(frozen=True)
-class StudyConfig:
+class StudyConfig(Settings):
     """
     A study, as [`load_study`] reads it. Methods, test sets and corpora are identified by name.
 
@@ -303,28 +280,29 @@ class StudyConfig:
         corpora (`dict[str, dict[str, Path]]`): corpus -> language -> file of sentence pairs.
         language_sets (`list[tuple[str, ...]]`): languages of each training run.
         tests (`dict[str, dict[str, TestSource]]`): test set -> language -> source.
+        training (`dict[str, Any]`): fields of `OTDistillationConfig` for all trained methods.
         sizes (`list[int | None]`): number of sentence pairs per language; `None` uses all.
         perturbations (`dict[str, list[float]]`): kind -> strengths, in addition to the unperturbed queries.
-        groups (`dict[str, list[str]]`): name -> languages, for the language gap.
+        groups (`dict[str, tuple[str, ...]]`): name -> languages, for the language gap.
     """
 
-    name: str
-    teacher: str
-    student: str
-    corpora: dict[str, dict[str, Path]]
-    language_sets: list[tuple[str, ...]]
-    tests: dict[str, dict[str, TestSource]]
-    methods: dict[str, Method]
-    training: dict[str, Any]
-    sizes: list[int | None]
-    seeds: list[int]
-    perturbations: dict[str, list[float]]
-    measures: list[str]
-    groups: dict[str, list[str]]
-    title: str = ""
-    questions: str = ""
-    notes: str = ""
+    name: Text
+    title: Text = ""
+    questions: Text = ""
+    notes: Text = ""
     file: Path | None = None
+    teacher: ModelName
+    student: ModelName
+    corpora: dict[str, dict[str, DataPath]] = {}
+    language_sets: Annotated[list[Languages], Distinct]
+    tests: dict[str, dict[str, TestSource]]
+    methods: Annotated[dict[str, Method], Field(min_length=1)]
+    training: dict[str, Any] = {}
+    sizes: Annotated[list[PositiveInt | None], Field(min_length=1), Distinct] = [None]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1), Distinct] = [42]
+    perturbations: dict[str, Annotated[list[Strength], Field(min_length=1), Distinct]] = {}
+    measures: Annotated[list[str], Field(min_length=1), AfterValidator(_known_measures)] = MEASURES
+    groups: dict[str, Languages] = {}
 
     @property
     def languages(self) -> list[str]:
@@ -371,9 +349,7 @@ def method_files(settings: Mapping[str, Any]) -> list[Path]:
 
 def load_pairs(file: Path, language: str) -> Dataset:
     """Filtered sentence pairs of a file."""
-    pairs, _ = filter_bitext(
-        load_bitext(existing(file), language, TEACHER_LANGUAGE), language, TEACHER_LANGUAGE
-    )
+    pairs, _ = filter_bitext(load_bitext(existing(file), language, TEACHER_LANGUAGE), language, TEACHER_LANGUAGE)
     return pairs
 
 

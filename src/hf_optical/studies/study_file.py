@@ -22,7 +22,6 @@ from .settings import (
     Method,
     Settings,
     StudyConfig,
-    StudyFile,
     TestSource,
     TrainingSettings,
     existing,
@@ -52,10 +51,9 @@ def load_study(file: str | os.PathLike, data_dir: str | os.PathLike | None = Non
     """
     file = Path(file)
     content = read_yaml(file)
-    if isinstance(content, Mapping):
-        content = {key: value for key, value in content.items() if value is not None}
-        data_dir = data_dir or file.parent / str(content.get("data_dir", "."))
-    return _Reader(file, Path(data_dir or ".")).study(content)
+    if data_dir is None:
+        data_dir = file.parent / str(content.get("data_dir", ".") if isinstance(content, Mapping) else ".")
+    return _Reader(file, Path(data_dir)).study(content)
 
 
 class _Reader:
@@ -65,35 +63,33 @@ class _Reader:
         self.file, self.data_dir = file, data_dir
 
     def study(self, content: Any) -> StudyConfig:
-        entries = self.validated(StudyFile, content)
-        name = entries.name or self.file.stem
-        tests = {
-            name: {code: self.test(source, f"tests.{name}.{code}") for code, source in sources.items()}
-            for name, sources in entries.tests.items()
-        }
-        config = StudyConfig(
-            name=name,
-            title=entries.title or name,
-            questions=entries.questions,
-            notes=entries.notes,
-            teacher=entries.teacher,
-            student=entries.student or entries.teacher,
-            corpora=entries.corpora,
-            language_sets=self.language_sets(entries, entries.corpora or tests),
-            tests=tests,
-            methods=self.methods(entries.methods),
-            training=self.settings(TrainingSettings, entries.training, "training"),
-            sizes=list(dict.fromkeys(entries.sizes)),
-            seeds=list(dict.fromkeys(entries.seeds)),
-            perturbations={kind: list(dict.fromkeys(own)) for kind, own in entries.perturbations.items()},
-            measures=entries.measures,
-            groups=entries.groups,
-            file=self.file,
-        )
+        content = self.mapping(content, "")
+        entries = {key: content[key] for key in content if content[key] not in ((None, {}) if key == "tests" else (None,))}
+        entries.pop("data_dir", None)
+        if "tests" in entries:
+            entries["tests"] = {
+                name: {
+                    code: self.test(source, f"tests.{name}.{code}")
+                    for code, source in self.mapping(sources, f"tests.{name}").items()
+                }
+                for name, sources in self.mapping(entries["tests"], "tests").items()
+            }
+        if "methods" in entries:
+            entries["methods"] = self.methods(entries["methods"])
+        entries["training"] = self.settings(TrainingSettings, entries.get("training", {}), "training")
+        entries["language_sets"] = self.language_sets(entries)
+        defaults = {"name": self.file.stem, "student": entries.get("teacher"), "file": self.file}
+        config = self.validated(StudyConfig, {**defaults, "title": entries.get("name", self.file.stem), **entries})
         self.check_languages(config)
         self.check_files(config)
         self.check_training(config)
         return config
+
+    def mapping(self, value: Any, place: str) -> dict[str, Any]:
+        value = {} if value is None else value
+        if not isinstance(value, Mapping):
+            raise self.error(place, f"Input should be a valid dictionary, got {reprlib.repr(value)}")
+        return dict(value)
 
     def validated(self, model: type[Any], value: Any, place: str = "") -> Any:
         try:
@@ -110,8 +106,8 @@ class _Reader:
         return DataError(f"{self.file}{', ' * bool(place)}{place}: {message}")
 
     def explained(self, error: ValidationError, model: type[Settings], place: str) -> DataError:
-        """The first error that pydantic found, with its place in the file and a cure."""
-        first = error.errors(include_url=False)[0]
+        """An unknown key or else the first error of a validation, with its place in the file."""
+        first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
         *parents, key = [place, *map(str, first["loc"])]
         parent, where = ".".join(filter(None, parents)), ".".join(filter(None, [*parents, key]))
         if first["type"] == "missing":
@@ -139,15 +135,12 @@ class _Reader:
             raise self.error(place, f"a test set has one of the keys {', '.join(TESTS)}, got {reprlib.repr(value)}")
         return self.validated(TESTS[kinds[0]], value, place)
 
-    def methods(self, value: dict[str, Any] | list[str]) -> dict[str, Method]:
-        entries = {name: {"kind": name} for name in value} if isinstance(value, list) else value
+    def methods(self, value: Any) -> dict[str, Method]:
+        entries = {str(name): {"kind": name} for name in value} if isinstance(value, list) else value
         methods = {}
-        for name, settings in entries.items():
+        for name, entry in self.mapping(entries, "methods").items():
             place = f"methods.{name}"
-            settings = {} if settings is None else settings
-            if not isinstance(settings, Mapping):
-                raise self.error(place, f"expected `key: value` lines, got {reprlib.repr(settings)}")
-            settings = dict(settings)
+            settings = self.mapping(entry, place)
             kind = str(settings.pop("kind", "trained" if "method" in settings else name))
             # The shorthand [zero_shot, ot, greedy] names training methods.
             if kind in training_methods():
@@ -159,13 +152,15 @@ class _Reader:
             methods[name] = Method(name, kind, self.settings(KINDS[kind], settings, place))
         return methods
 
-    def language_sets(self, entries: StudyFile, available: Mapping[str, Mapping]) -> list[tuple[str, ...]]:
-        if entries.languages and entries.language_sets:
+    def language_sets(self, entries: dict[str, Any]) -> Any:
+        """The entry `language_sets`, or each of the `languages` alone, which default to those of the data."""
+        languages = entries.pop("languages", None)
+        if languages and "language_sets" in entries:
             raise self.error("", "languages and language_sets exclude each other; keep one")
-        if entries.language_sets:
-            return list(dict.fromkeys(map(tuple, entries.language_sets)))
-        known = dict.fromkeys(code for files in available.values() for code in files)
-        return [(code,) for code in entries.languages or known]
+        data = self.mapping(entries.get("corpora") or entries.get("tests"), "corpora")
+        known = [code for name, files in data.items() for code in self.mapping(files, f"corpora.{name}")]
+        single = languages or list(dict.fromkeys(known))
+        return entries.get("language_sets", [[code] for code in single] if isinstance(single, list) else single)
 
     def check_languages(self, config: StudyConfig) -> None:
         """Check that perturbations are known, and that languages have test sets and sentence pairs."""

@@ -296,7 +296,9 @@ def language_pair_curves(cells: Sequence[Cell], corpus: str | None, measure: str
     for cell, closed in zip(here, shares, strict=True):
         panel = f"{cell.language}, {cell.test}" if several else cell.language
         points = values.setdefault(panel, {}).setdefault(cell.method, {})
-        points.setdefault(len(cell.languages), []).append(cell.mean(measure) if closed is None or not is_gap else closed)
+        points.setdefault(len(cell.languages), []).append(
+            cell.mean(measure) if closed is None or not is_gap else closed
+        )
     curves: Curves = {
         panel: {method: [(n, fmean(own)) for n, own in points.items()] for method, points in lines.items()}
         for panel, lines in values.items()

@@ -27,9 +27,9 @@ from ..retrieval.search import Hit, search
 from ..retrieval.translation import LexiconTranslator, Seq2SeqTranslator
 from ..training import OTDistillationTrainer
 from ..training.teacher import TeacherVectors
-from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, training_arguments
 from .peers import dense_vectors, open_dense, train_dense_peer
 from .plan import Inputs, TestCell, TrainingCell
+from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, training_arguments
 from .store import Store, key_of
 
 
