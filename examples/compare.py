@@ -1,20 +1,20 @@
 """
-Compare methods, languages, data sizes, seeds, test sets and perturbed queries by one file, and write a report.
+Compare methods, languages, data sizes, seeds, test sets and query perturbations, and write a report.
 
-Without arguments, the embedded study: English-Swahili sentence pairs and questions written for this project.
+Without arguments, it runs a small study on English-Swahili sentence pairs and questions written for this project.
 
     python examples/compare.py
 
-With your own:
+With your own settings:
 
     python examples/compare.py --config study.yaml --output_dir outputs/study
 
-A study that is done can be published as a dataset, with what every method scored with every query:
+Publish a finished study as a dataset, with the scores of every method on every query:
 
     python examples/compare.py --report_only --push_to_hub NAMESPACE/NAME
 
-What is done is not done again: stopped at any moment, the same command goes on. Studies that share `--cells` share
-what they have in common, and several processes may work at one study.
+Finished cells do not run again: after an interruption, the same command continues. Studies with the same `--cells`
+folder share results, and several processes may work on one study.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
         if not args.report_only:
             failures = study.run(output_dir)
     except KeyboardInterrupt:
-        sys.exit("\nstopped; what is done is kept, and the same command goes on")
+        sys.exit("\nstopped; finished cells are kept, and the same command continues")
     failed = [f"{failure.cell}: {failure.error}" for failure in failures]
     records = study.records()
     try:
@@ -65,20 +65,20 @@ def main() -> None:
             url = publish_study(output_dir, args.push_to_hub, config, records, license=args.license, private=private)
         except (OSError, ValueError) as error:
             sys.exit(f"error: {error}")
-        print(f"It is published: {url}")
+        print(f"Published at {url}")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=STUDIES / "demo.yaml", help="The study, a YAML file.")
-    parser.add_argument("--output_dir", type=Path, help="Where to. Default: outputs/NAME of the study.")
-    parser.add_argument("--cells", type=Path, help="Where finished cells are kept. Default: OUTPUT_DIR/cells.")
-    parser.add_argument("--data_dir", type=Path, help="What paths are relative to, in place of the study's own.")
-    parser.add_argument("--dry_run", action="store_true", help="Say what there is to do, and stop.")
-    parser.add_argument("--report_only", action="store_true", help="Report what is done, and do nothing more.")
-    parser.add_argument("--push_to_hub", metavar="REPO", help="Publish it as this dataset repository on the Hub.")
+    parser.add_argument("--config", type=Path, default=STUDIES / "demo.yaml", help="YAML file of the study.")
+    parser.add_argument("--output_dir", type=Path, help="Output folder. Default: outputs/NAME of the study.")
+    parser.add_argument("--cells", type=Path, help="Folder of finished cells. Default: OUTPUT_DIR/cells.")
+    parser.add_argument("--data_dir", type=Path, help="Folder of the study's paths. Default: its data_dir.")
+    parser.add_argument("--dry_run", action="store_true", help="Print the plan and stop.")
+    parser.add_argument("--report_only", action="store_true", help="Report finished cells without running others.")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="Dataset repository on the Hub to publish to.")
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
-    parser.add_argument("--license", help="Licence of what is published, an identifier of the Hub such as cc-by-4.0.")
+    parser.add_argument("--license", help="Licence of the dataset, a Hub identifier such as cc-by-4.0.")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     return parser.parse_args(argv)
 

@@ -67,8 +67,8 @@ def test_a_cell_that_fails_is_said_at_the_end(study, tmp_path):
     study.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     result = run_compare("--config", study, "--data_dir", DEMO, "--output_dir", tmp_path / "out")
     assert result.returncode == 1 and "error: 1 cell failed" in result.stderr
-    assert result.stderr.splitlines()[-1].startswith("  ask other questions sw: OSError: ")
-    assert "ask other questions sw" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert result.stderr.splitlines()[-1].startswith("  test other on questions sw: OSError: ")
+    assert "test other on questions sw" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

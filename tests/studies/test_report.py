@@ -11,6 +11,7 @@ from hf_optical.errors import DataError
 from hf_optical.evaluation import bootstrap_interval, gap_closed
 from hf_optical.studies import Method, StudyConfig
 from hf_optical.studies.report import write_report
+from hf_optical.studies.settings import BenchmarkTest
 
 
 LANGUAGES = ("ha", "ig")
@@ -25,7 +26,7 @@ def study(methods, **more):
         "student": "/home/somebody/student",
         "corpora": {},
         "language_sets": [LANGUAGES],
-        "tests": {},
+        "tests": {"questions": {"ha": BenchmarkTest(benchmark="afriqa")}},
         "methods": {name: Method(name, name, {}) for name in methods},
         "training": {},
         "sizes": [None],

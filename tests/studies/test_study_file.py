@@ -95,7 +95,7 @@ SW = {"folder": "retrieval"}
         ),
         ({"training": {"fsdp_config": [1]}}, "fsdp_config: .*valid dictionary, got .1."),
         ({"corpora": ["x" * 999] * 99}, "corpora: .*valid dictionary, got .'xxx"),
-        ({"tests": {}}, "'tests' is missing"),
+        ({"tests": {}}, "tests: Dictionary should have at least 1 item"),
         ({"tests": {"q": {"sw": {"folder": "retrieval", "poll": 3}}}}, "tests.q.sw: unknown key 'poll'; .*'pool'"),
         ({"tests": {"q": {"sw": {"split": "dev"}}}}, "has one of the keys folder, bitext, benchmark"),
         ({"tests": {"q": {"sw": {**SW, "pool": 0}}}}, "tests.q.sw.pool: Input should be greater than 0, got 0"),

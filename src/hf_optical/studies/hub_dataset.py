@@ -43,6 +43,8 @@ _COLUMNS = {
     "pairs": pa.int64(),
     "seconds": pa.float64(),
     "search_seconds": pa.float64(),
+    "queries": pa.int64(),
+    "query": pa.string(),
 }
 _KEYS = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
 # An absolute path, or one from the home folder, of two parts or more; not the rest of a URL or of a relative path.
@@ -198,12 +200,12 @@ def _map_texts(value: Any, shorten: Callable[[str], str]) -> Any:
 
 def _runs(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
     rows = [
-        {name: getattr(record, name) for name in _COLUMNS}
+        {name: getattr(record, name) for name in _COLUMNS if name not in ("queries", "query")}
         | {"queries": len(record.values[config.measures[0]])}
         | {measure: record.mean(measure) for measure in config.measures}
         for record in records
     ]
-    return _table(rows, _COLUMNS | {"queries": pa.int64()}, config)
+    return _table(rows, config)
 
 
 def _per_query(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
@@ -214,10 +216,9 @@ def _per_query(config: StudyConfig, records: Sequence[Record]) -> pa.Table:
         for record in records
         for query in record.values[config.measures[0]]
     ]
-    return _table(rows, {name: _COLUMNS[name] for name in _KEYS} | {"query": pa.string()}, config)
+    return _table(rows, config)
 
 
-def _table(rows: list[dict[str, Any]], columns: Mapping[str, pa.DataType], config: StudyConfig) -> pa.Table:
-    return pa.Table.from_pylist(
-        rows, pa.schema([*columns.items(), *((name, pa.float64()) for name in config.measures)])
-    )
+def _table(rows: list[dict[str, Any]], config: StudyConfig) -> pa.Table:
+    columns = _COLUMNS | dict.fromkeys(config.measures, pa.float64())
+    return pa.Table.from_pylist(rows, pa.schema([(name, columns[name]) for name in rows[0]]))

@@ -45,7 +45,7 @@ _NEUTRAL = {
 
 @dataclass(frozen=True)
 class TrainingCell:
-    """One training run: a method, its sentence pairs and a seed. Runs of one `group` take time in proportion to `work`."""
+    """One training run: a method, its sentence pairs and a seed. In a `group`, time is proportional to `work`."""
 
     key: str
     method: Method

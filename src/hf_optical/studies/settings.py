@@ -180,10 +180,6 @@ class BenchmarkTest(TestSource):
 TESTS: dict[str, type[TestSource]] = {test.kind: test for test in (FolderTest, BitextTest, BenchmarkTest)}
 
 
-class NoSettings(Settings):
-    """Settings of a method that has none."""
-
-
 class LexiconSettings(Settings):
     translations: int | None = None
     min_probability: Number | None = None
@@ -217,31 +213,25 @@ class DensePeerSettings(Settings):
     new_words: int | None = None
 
 
-class _TrainingFiles(Settings):
-    dictionary: dict[str, DataFile] | Any = None
-
-
+_dictionary = Annotated[dict[str, DataFile] | Any, Field(union_mode="left_to_right")]
 TrainingSettings = create_model(
     "TrainingSettings",
-    __base__=_TrainingFiles,
-    **{name: (dict[str, Any] | None if name in _MAPPINGS else Any, None) for name in TRAINING_KEYS - {"dictionary"}},
+    __base__=Settings,
+    **dict.fromkeys(TRAINING_KEYS, (Any, None))
+    | dict.fromkeys(_MAPPINGS, (dict[str, Any] | None, None))
+    | {"dictionary": (_dictionary, None)},
 )
-
-
-class TrainedSettings(TrainingSettings):  # type: ignore[misc, valid-type]
-    triples: DataFile | None = None
-
 
 # Kind of method -> its settings.
 KINDS: dict[str, type[Settings]] = {
-    "zero_shot": NoSettings,
+    "zero_shot": Settings,
     "untrained_pack": TrainingSettings,
-    "trained": TrainedSettings,
+    "trained": create_model("TrainedSettings", __base__=TrainingSettings, triples=(DataFile | None, None)),
     "lexicon": LexiconSettings,
     "bm25": BM25Settings,
     "translation": TranslationSettings,
     "dense_peer": DensePeerSettings,
-    "ceiling": NoSettings,
+    "ceiling": Settings,
 }
 # Kinds that train a model on sentence pairs and save it.
 TRAINED_KINDS = ("trained", "untrained_pack", "dense_peer")
@@ -295,7 +285,7 @@ class StudyConfig(Settings):
     student: ModelName
     corpora: dict[str, dict[str, DataPath]] = {}
     language_sets: Annotated[list[Languages], Distinct]
-    tests: dict[str, dict[str, TestSource]]
+    tests: Annotated[dict[str, dict[str, TestSource]], Field(min_length=1)]
     methods: Annotated[dict[str, Method], Field(min_length=1)]
     training: dict[str, Any] = {}
     sizes: Annotated[list[PositiveInt | None], Field(min_length=1), Distinct] = [None]

@@ -63,8 +63,7 @@ class _Reader:
         self.file, self.data_dir = file, data_dir
 
     def study(self, content: Any) -> StudyConfig:
-        content = self.mapping(content, "")
-        entries = {key: content[key] for key in content if content[key] not in ((None, {}) if key == "tests" else (None,))}
+        entries = {key: value for key, value in self.mapping(content, "").items() if value is not None}
         entries.pop("data_dir", None)
         if "tests" in entries:
             entries["tests"] = {

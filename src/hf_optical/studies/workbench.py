@@ -235,9 +235,9 @@ class Workbench:
         return perturb_queries(queries, cell.perturbation, cell.strength, seed=SAMPLE_SEED, dictionary=dictionary)
 
     def system(self, cell: TestCell) -> System:
-        """The system that ranks the documents for the queries of a cell."""
+        """The system of a cell, made by the method of this class named after its kind."""
         key = (cell.method, cell.training, cell.language, cell.corpus, cell.size, cell.seed)
-        return self.keep("system", str(key), lambda: _SYSTEMS[cell.method.kind](self, cell))
+        return self.keep("system", str(key), lambda: getattr(self, f"_{cell.method.kind}")(cell))
 
     def _zero_shot(self, cell: TestCell) -> System:
         return self._student(self.config.student)
@@ -248,6 +248,11 @@ class Workbench:
         if args.train_all_weights:
             return self._student(folder)
         return self._student(args.folder_of(args.pack_of(cell.language), folder), base_model=self.config.student)
+
+    _untrained_pack = _trained
+
+    def _ceiling(self, cell: TestCell) -> System:
+        return self.search_with_teacher
 
     def _student(self, name: str | Path, **options: Any) -> System:
         student = OpticalRetriever.from_pretrained(name, device=self.device, **options)
@@ -305,15 +310,3 @@ class Workbench:
 
 def _seed_of(cell: TrainingCell) -> int:
     return _DEFAULT_SEED if cell.seed is None else cell.seed
-
-
-_SYSTEMS: dict[str, Callable[[Workbench, TestCell], System]] = {
-    "zero_shot": Workbench._zero_shot,
-    "ceiling": lambda bench, cell: bench.search_with_teacher,
-    "trained": Workbench._trained,
-    "untrained_pack": Workbench._trained,
-    "lexicon": Workbench._lexicon,
-    "translation": Workbench._translation,
-    "bm25": Workbench._bm25,
-    "dense_peer": Workbench._dense_peer,
-}
