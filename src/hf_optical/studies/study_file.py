@@ -243,18 +243,18 @@ def read_yaml(file: Path) -> Any:
         DataError: the file is missing, too large, or not YAML in UTF-8. The message names it.
     """
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{file} has more than {_MAX_BYTES} bytes, too many for a study; check the path")
-        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a safe loader
-        size = _expanded_size(content, {})
+        with file.open("rb") as stream:
+            raw = stream.read(_MAX_BYTES + 1)
     except OSError as error:
         raise DataError(f"cannot read the study {file} ({error.strerror}); check the path") from error
-    except RecursionError as error:
-        raise DataError(f"{file} is nested too deeply; use fewer levels") from error
-    except DataError:
-        raise
+    if len(raw) > _MAX_BYTES:
+        raise DataError(f"{file} has more than {_MAX_BYTES} bytes, too many for a study; check the path")
+    try:
+        content = yaml.load(raw.decode("utf-8"), _Loader)  # a safe loader
+        size = _expanded_size(content, {})
     except Exception as error:  # constructors of the parser raise errors of many classes
-        raise DataError(f"{file} is not YAML in UTF-8: {_one_line(error)}") from error
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        raise DataError(f"{file} is not YAML in UTF-8: {reason}") from error
     if size > _MAX_VALUES:
         raise DataError(f"{file} has more than {_MAX_VALUES} characters and values with aliases expanded")
     return content
