@@ -14,7 +14,7 @@ from hf_optical.studies import Store, Study, StudyConfig, load_study
 
 @pytest.fixture
 def content(tiny) -> dict[str, Any]:
-    """What the YAML of a study holds."""
+    """Content of the YAML file of a study."""
     return {
         "name": "small",
         "data_dir": str(DEMO),
@@ -29,7 +29,7 @@ def content(tiny) -> dict[str, Any]:
 
 @pytest.fixture
 def load(content, tmp_path) -> Callable[..., StudyConfig]:
-    """Writes the study, with changes of its entries, and reads it."""
+    """Write the study with changed entries, and load it."""
 
     def load(**changes: Any) -> StudyConfig:
         file = tmp_path / "study.yaml"
@@ -46,7 +46,7 @@ def store(tmp_path) -> Store:
 
 @pytest.fixture
 def run(load, store, tmp_path) -> Callable[..., Study]:
-    """Runs the study, with changes of its entries."""
+    """Run the study with changed entries."""
 
     def run(**changes: Any) -> Study:
         study = Study(load(**changes), store)

@@ -60,10 +60,14 @@ class Study:
 
     def todo(self) -> list[Cell]:
         """Unfinished cells with distinct keys, without training cells that no unfinished test cell needs."""
-        unfinished = {cell.key: cell for cell in self.cells if self.finished(cell) is None}
+        unfinished = {cell.key: cell for cell in self.cells if not self.is_done(cell)}
         tests = [cell for cell in unfinished.values() if isinstance(cell, TestCell)]
         needed = {cell.training.key for cell in tests if cell.training}
         return [cell for cell in unfinished.values() if isinstance(cell, TestCell) or cell.key in needed]
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a cell is finished, with all measures of this study."""
+        return self.finished(cell) is not None
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
         """Results of a cell; `None` if it is not finished or lacks a measure of this study."""
@@ -143,12 +147,12 @@ class Study:
         start = time.perf_counter()
         training = cell.training if isinstance(cell, TestCell) else None
         try:
-            if training and self.finished(training) is None:
+            if training and not self.is_done(training):
                 if training.key in failures:
                     _log(log, f"SKIPPED {cell}: its training failed")
                 return training.key in failures
             with self.store.lock(cell.key).acquire(blocking=False):
-                if self.finished(cell) is None:
+                if not self.is_done(cell):
                     self._run_cell(cell, bench, start, log)
         except Timeout:
             return False
