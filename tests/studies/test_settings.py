@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from hf_optical.methods import method_names
 from hf_optical.studies import Method
-from hf_optical.studies.settings import KINDS, existing, training_arguments, training_methods
+from hf_optical.studies.settings import KINDS, existing, training_arguments
 
 
 def test_training_methods_are_those_of_the_trainer():
-    assert {"ot", "greedy", "sentence", "code_switch", "hybrid"} <= set(training_methods())
-    assert not set(training_methods()) & KINDS.keys()
+    assert {"ot", "greedy", "sentence", "code_switch", "hybrid"} <= set(method_names())
+    assert not set(method_names()) & KINDS.keys()
 
 
 @pytest.mark.parametrize(

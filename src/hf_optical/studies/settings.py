@@ -46,12 +46,6 @@ TRAINING_KEYS = {f.name for f in dataclasses.fields(OTDistillationConfig) if f.i
 _MAPPINGS = ("accelerator_config", "deepspeed", "fsdp_config", "parallelism_config")
 
 
-def training_methods() -> list[str]:
-    """The choices of `OTDistillationConfig.method`."""
-    (option,) = (option for option in dataclasses.fields(OTDistillationConfig) if option.name == "method")
-    return list(option.metadata["choices"])
-
-
 # Types of the entries of a study's file. The validation context is the data folder.
 
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ..errors import DataError
 from ..evaluation.perturbations import PERTURBATIONS
+from ..methods import method_names
 from .settings import (
     KINDS,
     SET_BY_STUDY,
@@ -27,7 +28,6 @@ from .settings import (
     existing,
     method_files,
     training_arguments,
-    training_methods,
 )
 
 
@@ -142,10 +142,10 @@ class _Reader:
             settings = self.mapping(entry, place)
             kind = str(settings.pop("kind", "trained" if "method" in settings else name))
             # The shorthand [zero_shot, ot, greedy] names training methods.
-            if kind in training_methods():
+            if kind in method_names():
                 kind, settings = "trained", {"method": kind, **settings}
             if kind not in KINDS:
-                raise self.unknown(place, "kind", kind, [*KINDS, *training_methods()])
+                raise self.unknown(place, "kind", kind, [*KINDS, *method_names()])
             if kind == "bm25":
                 settings.setdefault("stemmer", "english")
             methods[name] = Method(name, kind, self.settings(KINDS[kind], settings, place))
