@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from ..evaluation import RetrievalDataset
 from ..evaluation.benchmarks import sample_pool
@@ -254,7 +256,9 @@ def essential(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str,
     `TrainingArguments` that differ from its defaults.
     """
     args = training_arguments({name: value for name, value in settings.items() if name not in _FILES}, languages)
-    own = {name: getattr(args, name) for name in OTDistillationConfig.__annotations__ if name in TRAINING_KEYS}
+    classes = [cls for cls in OTDistillationConfig.__mro__ if cls not in TrainingArguments.__mro__]
+    names = {name for cls in classes for name in inspect.get_annotations(cls)} & TRAINING_KEYS
+    own = {name: getattr(args, name) for name in sorted(names)}
     defaults = {f.name: f.default for f in fields(OTDistillationConfig) if f.default is not MISSING}
     changed = {name: value for name, value in settings.items() if name in defaults and defaults[name] != value}
     return {name: value for name, value in {**own, **changed}.items() if name not in _NEUTRAL | _FILES}
