@@ -262,7 +262,8 @@ def test_missing_and_failed_cells_are_listed(tmp_path):
 
 def test_methods_with_human_translations_are_references(tmp_path):
     records = levels(ot=0.3, greedy=0.3, bm25=0.9)
-    config = study([], methods={"bm25": Method("bm25", "bm25", {"translated": "human"})})
+    methods = {"bm25": Method("bm25", "bm25", {"translated": "human"})}
+    config = study(["bm25"]).model_copy(update={"methods": methods})
 
     text, results = write(tmp_path, records, config=config)
 

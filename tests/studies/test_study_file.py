@@ -70,7 +70,7 @@ SW = {"folder": "retrieval"}
         ({"metods": {}}, "unknown key 'metods'; did you mean 'methods'"),
         ({"methods": {"OT": {"kind": "trained", "epsilonn": 1}}}, "methods.OT: unknown key 'epsilonn'; .*'epsilon'"),
         ({"methods": {"OT": {"kind": "trainde"}}}, "methods.OT: unknown kind 'trainde'; did you mean 'trained'"),
-        ({"methods": {"OT": {"method": "ott"}}}, "method='ott'; choose one of ot"),
+        ({"methods": {"OT": {"method": "ott"}}}, "methods.OT with training: method must be one of 'ot', .*got 'ott'"),
         ({"methods": {"x": {"kind": "translation"}}}, "'model' is missing"),
         (
             {"methods": {"x": {"kind": "bm25", "translated": "yes"}}},
@@ -84,7 +84,7 @@ SW = {"folder": "retrieval"}
         ({"methods": {"x": {"kind": "translation", "max_new_tokens": 9}}}, "unknown key 'max_new_tokens'"),
         ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
         ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
-        ({"training": {"epsilon": 0.1, "side": "left"}}, "side='left'"),
+        ({"training": {"epsilon": 0.1, "side": "left"}}, "side must be one of .*got 'left'"),
         ({"training": {"metric_for_best_model": 5}}, "methods.OT with training: .*no attribute"),
         ({"training": {"ddp_timeout": 10**30}}, "methods.OT with training: .*too large"),
         ({"training": {"accelerator_config": "x"}}, "training.accelerator_config: .*valid dictionary, got 'x'"),
