@@ -1,4 +1,4 @@
-"""Synthetic records: random scores around the level of a method."""
+"""Simulated records of studies, with scores drawn around a given level."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def record(
     """
     A record with values around `level`.
 
-    The difficulty of a query is the same for all methods; `noise` depends on all arguments.
+    The difficulty of a query is the same for all methods. The `noise` depends on the arguments.
     """
-    hardness = np.random.default_rng(zlib.crc32(f"{test} {language}".encode())).normal(0, 0.1, queries)
+    difficulty = np.random.default_rng(zlib.crc32(f"{test} {language}".encode())).normal(0, 0.1, queries)
     own = np.random.default_rng(zlib.crc32(repr((method, language, test, corpus, sorted(more.items()))).encode()))
-    values = np.clip(level + hardness + own.normal(0, noise, queries), 0, 1)
+    values = np.clip(level + difficulty + own.normal(0, noise, queries), 0, 1)
     return Record(
         method=method,
         kind=kind or method,

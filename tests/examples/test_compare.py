@@ -1,28 +1,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from tiny import DEMO, REPOSITORY
+from example_scripts import run_compare
+from tiny import DEMO
 
 
 pytest.importorskip("matplotlib")
-
-
-def compare(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "examples/compare.py", *map(str, arguments)],
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
 
 
 @pytest.fixture
@@ -42,15 +29,15 @@ def study(tiny, tmp_path) -> Path:
     return file
 
 
-def test_plan_run_and_report(study, tmp_path):
+def test_from_the_plan_to_the_report(study, tmp_path):
     out = tmp_path / "out"
     arguments = ("--config", study, "--data_dir", DEMO, "--output_dir", out)
-    planned = compare(*arguments, "--dry_run")
+    planned = run_compare(*arguments, "--dry_run")
     assert planned.returncode == 0 and "4 cells, 4 to do" in planned.stdout and not out.exists()
-    nothing = compare(*arguments, "--report_only")
+    nothing = run_compare(*arguments, "--report_only")
     assert nothing.returncode == 1 and "error: " in nothing.stderr and "Traceback" not in nothing.stderr
 
-    result = compare(*arguments)
+    result = run_compare(*arguments)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "A small study" in (out / "report.md").read_text(encoding="utf-8")
     assert json.loads((out / "results.json").read_text(encoding="utf-8"))
@@ -59,34 +46,34 @@ def test_plan_run_and_report(study, tmp_path):
 
     # In another place, from the same cells: nothing is done again. It is not published under such a name.
     again = ("--cells", out / "cells", "--report_only", "--push_to_hub", "org/so me", "--private", "--license", "mit")
-    elsewhere = compare(*arguments[:-1], tmp_path / "elsewhere", *again)
-    assert elsewhere.returncode == 1 and elsewhere.stderr.startswith("error: repo_id='org/so me' is no repository id")
+    elsewhere = run_compare(*arguments[:-1], tmp_path / "elsewhere", *again)
+    assert elsewhere.returncode == 1 and elsewhere.stderr.startswith("error: Repo id must use")
     assert (tmp_path / "elsewhere" / "report.md").read_text("utf-8") == (out / "report.md").read_text("utf-8")
 
 
-def test_bad_input_prints_one_line(study, tmp_path):
-    missing = compare("--config", study, "--output_dir", tmp_path / "out")
+def test_bad_input_ends_in_one_line(study, tmp_path):
+    missing = run_compare("--config", study, "--output_dir", tmp_path / "out")
     assert missing.returncode == 1 and "4 data files are missing" in missing.stderr
     study.write_text(study.read_text(encoding="utf-8") + "sedes: [1]\n", encoding="utf-8")
-    unknown = compare("--config", study, "--data_dir", DEMO)
+    unknown = run_compare("--config", study, "--data_dir", DEMO)
     assert unknown.returncode == 1 and "unknown key 'sedes'; did you mean 'seeds'" in unknown.stderr
     for result in (missing, unknown):
         assert result.stderr.strip().startswith("error: ") and len(result.stderr.strip().splitlines()) == 1
 
 
-def test_failed_cells_are_listed_at_the_end(study, tmp_path):
+def test_a_cell_that_fails_is_said_at_the_end(study, tmp_path):
     content = yaml.safe_load(study.read_text(encoding="utf-8"))
     content["methods"]["other"] = {"kind": "translation", "model": "no/such-model"}
     study.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    result = compare("--config", study, "--data_dir", DEMO, "--output_dir", tmp_path / "out")
+    result = run_compare("--config", study, "--data_dir", DEMO, "--output_dir", tmp_path / "out")
     assert result.returncode == 1 and "error: 1 cell failed" in result.stderr
     assert result.stderr.splitlines()[-1].startswith("  test other on questions sw: OSError: ")
     assert "test other on questions sw" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_default_study(tmp_path):
-    result = compare("--output_dir", tmp_path / "out")
+def test_the_embedded_default(tmp_path):
+    result = run_compare("--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert results["study"] == "demo"

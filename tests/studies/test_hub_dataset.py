@@ -69,7 +69,7 @@ def test_card(dataset, reported):
         data["pretty_name"] == "A small study" and data["language"] == ["sw", "en"] and data["license"] == "cc-by-4.0"
     )
     assert [each["config_name"] for each in data["configs"]] == ["per_query", "runs"]
-    assert "## What this says\n\n- **questions.**" in card.text and "No licence" not in card.text
+    assert "## What this says\n\n- **questions.**" in card.text and "no stated licence" not in card.text
     shown = re.findall(r"\(((?:figures/)?[^():]+\.(?:png|md|json))\)", card.text)
     assert len(shown) > 3 and all((dataset / name).is_file() for name in shown)
     assert "\n\n\n" not in card.content and "{{" not in card.content
