@@ -173,7 +173,9 @@ def test_several_processes_equal_one_with_the_joint_batch(alone, together, name)
         assert (other.vocabulary.rows - one.vocabulary.rows).abs().max() <= 1e-6
 
 
-@pytest.mark.promise("Several processes", "With a ranking loss, several processes equal one process that accumulates gradients.")
+@pytest.mark.promise(
+    "Several processes", "With a ranking loss, several processes equal one process that accumulates gradients."
+)
 @pytest.mark.parametrize("name", names(RANKED))
 def test_ranking_in_several_processes_equals_accumulation_in_one(alone, together, name):
     one, ranks = alone[1][name], [rank[name] for rank in together[1]]
