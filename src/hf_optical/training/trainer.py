@@ -398,8 +398,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Trainer would also write `training_args.bin`, a pickle that contains the Hub token
-        # (huggingface/transformers#34612).
+        # Without Trainer's `training_args.bin`, a pickle that contains the Hub token (huggingface/transformers#34612).
         if not self.args.should_save:
             return
         output_dir = output_dir or self.args.output_dir
