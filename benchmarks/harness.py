@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from hf_optical.training.run_details import processor_name
+from hf_optical.training.record import processor_name
 
 
 @dataclass

@@ -32,6 +32,7 @@ from hf_optical.training import (
     DataArguments,
     build_trainer,
     load_training_data,
+    measure_references,
     questions_text,
     results_text,
     resume_point,
@@ -59,7 +60,7 @@ def main() -> None:
         args.resume_from_checkpoint = resume_point(args)
         data = load_training_data(data_args, args)
         trainer = build_trainer(data_args, args, data)
-        before = trainer.measure_references()
+        before = measure_references(trainer)
     except (OSError, ValueError) as error:
         # Wrong input is reported in one line; later errors are faults, and show where.
         sys.exit(f"error: {error}")

@@ -12,6 +12,7 @@ from tiny import DEMO, MINILM, REPOSITORY
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
 from hf_optical.languages import add_adapter, default_lora_config, learn_vocabulary
+from hf_optical.methods import Method
 from hf_optical.studies import load_study
 
 
@@ -82,6 +83,21 @@ def test_language_pack_snippets_run(tmp_path, monkeypatch, capsys):
     assert OpticalRetriever.from_pretrained("outputs/merged").languages == []
     assert scope["lexicon"].top("maji", 1)[0][0] == "water"
     assert "maji water\n" in (tmp_path / "sw-en.txt").read_text(encoding="utf-8")
+
+
+def test_method_snippets_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Method, "registered", dict(Method.registered))
+    settings = {"language": "sw", "max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "use_cpu": True}
+    pairs = load_bitext(DEMO / "train.jsonl", "sw").select(range(20))
+    scope: dict = {"__name__": "docs", "student": tiny, "teacher": tiny, "pairs": pairs}
+    scope["settings"] = {**settings, "disable_tqdm": True, "logging_steps": 1}
+    for snippet in blocks("methods.md", "python"):
+        exec(compile(snippet, "methods.md", "exec", dont_inherit=True), scope)
+    log = next(log for log in scope["trainer"].state.log_history if "loss" in log)
+    assert log["loss_nearest"] == pytest.approx(log["loss"], abs=1e-4) and log["nearest_cosine"] > 0
+    card = (tmp_path / "outputs" / "sw" / "README.md").read_text(encoding="utf-8")
+    assert "pulled to the nearest token that the teacher reads in English" in card and "me2026nearest" in card
 
 
 def test_documented_study_keys_are_valid(tmp_path):

@@ -34,7 +34,7 @@ def launch_distill(*arguments: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def small(tiny, tmp_path) -> list:
-    """A run of a few steps: tiny models, the embedded data gzipped, the corpus in a place of its own."""
+    """Arguments of a run of a few steps: tiny models, the embedded data gzipped, the corpus in another folder."""
     files = {}
     for name in ("train", "validation"):
         files[name] = tmp_path / f"{name}.jsonl.gz"
@@ -54,7 +54,7 @@ def small(tiny, tmp_path) -> list:
     ]
 
 
-def test_the_contract(small, tiny, tmp_path):
+def test_run_writes_results_card_and_pack(small, tiny, tmp_path):
     result = launch_distill(*small)
     assert result.returncode == 0, result.stderr[-3000:]
     out = tmp_path / "out"
@@ -81,7 +81,7 @@ def test_the_contract(small, tiny, tmp_path):
         found = dict(own["measures"][measure])
         low, high = found.pop("interval")
         assert found == {name: results[key] for name, key in names.items()} and low <= found["trained"] <= high
-    # What is pushed later has the same card, but for the figure.
+    # A pack that is pushed later has the same card, without the figure.
     pack.save_pretrained(tmp_path / "again")
     pack.write_card(tmp_path / "again")
     figure = "![Losses and retrieval measures over the steps of training](training.png)\n\n"
@@ -97,7 +97,7 @@ def test_the_contract(small, tiny, tmp_path):
 
 @pytest.fixture
 def two_languages(small, tmp_path) -> list:
-    """The run for Swahili and, under the code `lo`, Swahili spelt backwards: one training file, all else one each."""
+    """Arguments of a run for Swahili and, under the code `lo`, reversed Swahili, with one training file for both."""
     pairs = {name: [json.loads(line)["translation"] for line in (DEMO / f"{name}.jsonl").read_text().splitlines()]
              for name in ("train", "validation")}  # fmt: skip
     train = tmp_path / "all.jsonl"
@@ -139,7 +139,7 @@ def test_two_languages_in_one_run(two_languages, tmp_path):
         assert f"{after:.3f}" in (out / language / "README.md").read_text(encoding="utf-8")
         assert f"\n{language} " in result.stdout
     assert "language packs are in" in result.stdout
-    # The teacher reads the passages that both search once.
+    # The teacher encodes the passages once for both languages.
     assert len(re.findall(r"Encoding document texts: +0%", result.stderr)) == 1, result.stderr
     retriever = OpticalRetriever.from_pretrained(out / "lo")
     retriever.add_language("sw", out / "sw")
@@ -159,11 +159,11 @@ def test_two_languages_in_one_pack(two_languages, tmp_path):
 
 
 @pytest.mark.slow
-def test_going_on_where_a_run_stopped(small, tmp_path):
+def test_resumed_run_gives_the_same_weights(small, tmp_path):
     assert run_distill(*small, "--seed", 3).returncode == 0
     whole = LanguagePack.from_pretrained(tmp_path / "out")
     again = run_distill(*small, "--seed", 3)
-    assert again.returncode != 0 and "holds another run" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode != 0 and "contains another run" in again.stderr and "Traceback" not in again.stderr
     for path in [*(tmp_path / "out").glob("checkpoint-4/*"), *(tmp_path / "out").glob("*.*")]:
         path.unlink()
     resumed = run_distill(*small, "--seed", 3, "--resume_from_checkpoint", "last")
@@ -190,19 +190,19 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
     ("change", "message"),
     [
         ({"--train_file": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
-        ({"--language": "yo"}, "has no language 'yo'"),
+        ({"--language": "yo"}, "'yo'"),
         ({"--eval_split": "train"}, "train"),
         ({"--eval_dir": "nowhere"}, "nowhere"),
         ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
         ({"--side": "left"}, "side"),
         ({"--query_length": "1"}, "query_length must be at least 3"),
         ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "nowhere.csv cannot be read"),
-        ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt cannot be read"),
-        ({"--sampling_temperature": "-1"}, "sampling_temperature=-1.0 is not above 0"),
-        ({"--license": "CC BY 4.0"}, "--license 'CC BY 4.0' is no identifier"),
+        ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt"),
+        ({"--sampling_temperature": "-1"}, "sampling_temperature must be positive, got -1.0"),
+        ({"--license": "CC BY 4.0"}, "--license must be an identifier"),
     ],
 )
-def test_bad_arguments_end_in_one_line(small, change, message):
+def test_invalid_arguments_end_with_one_line(small, change, message):
     arguments = list(small)
     for option, value in change.items():
         if option in arguments:
@@ -214,15 +214,15 @@ def test_bad_arguments_end_in_one_line(small, change, message):
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
 
 
-def test_sizes_that_do_not_meet_end_in_one_line(small, tmp_path):
+def test_different_vector_sizes_end_with_one_line(small, tmp_path):
     arguments = list(small)
     arguments[arguments.index("--teacher_model") + 1] = tiny_checkpoint(tmp_path / "teacher", projection_dim=16)
     result = run_distill(*arguments)
-    assert result.returncode != 0 and "16 numbers and the student's 32" in result.stderr
+    assert result.returncode != 0 and "vector size of the teacher must be 32, got 16" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_embedded_data_is_what_it_says():
+def test_embedded_data_has_no_duplicates_or_leaks():
     pairs = {name: [json.loads(line)["translation"] for line in (DEMO / f"{name}.jsonl").read_text().splitlines()]
              for name in ("train", "validation")}  # fmt: skip
     folder = DEMO / "retrieval"
@@ -240,7 +240,7 @@ def test_the_embedded_data_is_what_it_says():
 
 
 @pytest.mark.slow
-def test_the_embedded_default(tmp_path):
+def test_embedded_default_learns(tmp_path):
     result = launch_distill("--output_dir", tmp_path / "out")
     assert result.returncode == 0, result.stderr[-3000:]
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())

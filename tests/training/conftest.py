@@ -1,4 +1,4 @@
-"""A trainer ready to run: tiny teacher and student, the embedded sentences."""
+"""A trainer that is ready to run: tiny teacher and student, the embedded sentences."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ _ARGUMENTS = (
 )
 
 
+TRIPLES = [
+    {"query": "who sells coffee", "positive": "the farmer sells coffee", "negatives": ["the bus is late"]},
+    {"query": "when does the bus come", "positive": "the bus comes at noon", "negatives": []},
+    {"query": "where is the market", "positive": "the market is near the lake", "negatives": ["rain", "a school"]},
+]
+
+
 @pytest.fixture(scope="session")
 def pairs():
     return load_bitext(DEMO / "train.jsonl", "sw").select(range(30))
@@ -40,9 +47,14 @@ def held_out():
     return load_bitext(DEMO / "validation.jsonl", "sw").select(range(11))
 
 
+@pytest.fixture(scope="session")
+def triples():
+    return Dataset.from_list(TRIPLES)
+
+
 @pytest.fixture
 def best_by_map():
-    """Arguments of a trainer that learns too fast, stops early and goes back to its best checkpoint."""
+    """Arguments of a trainer that overshoots, stops early and loads its best checkpoint."""
     return {
         "num_train_epochs": 8,
         "eval_strategy": "epoch",
@@ -57,7 +69,7 @@ def best_by_map():
 
 
 def in_lao(pairs: Dataset) -> Dataset:
-    """The pairs with the Swahili spelt backwards, as a second language under a code that PEFT could trip over."""
+    """Reverse the Swahili of the pairs, for a second language whose code is part of `lora`."""
     rows = [
         {**row, "translation": {"en": row["translation"]["en"], "lo": row["translation"]["sw"][::-1]}} for row in pairs
     ]
@@ -66,7 +78,7 @@ def in_lao(pairs: Dataset) -> Dataset:
 
 @pytest.fixture(scope="session")
 def two(pairs):
-    """Sentence pairs of two languages, unequal in number."""
+    """Sentence pairs of two languages, more of one than of the other."""
     return {"sw": pairs, "lo": in_lao(pairs.select(range(5, 17)))}
 
 
@@ -77,7 +89,7 @@ def two_held_out(held_out):
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory) -> Path:
-    """Another architecture, tokenizer and size than the student's; the vector size meets."""
+    """A teacher that shares only the vector size with the student."""
     return tiny_checkpoint(tmp_path_factory.mktemp("teacher"), "xlm-roberta", seed=1)
 
 
@@ -91,6 +103,8 @@ def evaluator(tiny):
 def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
     def make(trainer_class=OTDistillationTrainer, student=tiny, teacher=teacher_folder, **options):
         arguments = {name: options.pop(name) for name in _ARGUMENTS if name in options}
+        if not isinstance(options.get("method", ""), str):
+            arguments["method"] = options.pop("method")
         settings = {
             "output_dir": str(tmp_path / "run"),
             "language": "sw",
@@ -117,7 +131,7 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
 
 @pytest.fixture
 def make_two(make_trainer, two, two_held_out):
-    """As `make_trainer`, for two languages."""
+    """Make a trainer of two languages."""
 
     def make(**options):
         return make_trainer(
@@ -129,7 +143,7 @@ def make_two(make_trainer, two, two_held_out):
 
 @pytest.fixture
 def run_python():
-    """Runs a piece of Python in a process of its own, in the repository's root."""
+    """Run Python code in a new process, in the root of the repository."""
 
     def run(code: str, *command: str, timeout: int = 300, **environment: str) -> subprocess.CompletedProcess:
         return subprocess.run(

@@ -1,7 +1,8 @@
 """
-What `test_distributed.py` runs in one process and in several: each scenario evaluates, trains and evaluates again, and
-every rank writes what it found. Two languages of a scenario are Swahili and, under the code `lo`, Swahili spelt
-backwards. In some scenarios something goes wrong on one rank.
+The script that `test_distributed.py` runs in one process and in several.
+
+Each scenario evaluates, trains and evaluates again, and every rank writes its results. The second language of a
+scenario is reversed Swahili under the code `lo`. In some scenarios, one rank fails.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ WORLD, RANK = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0
 
 
 class Fault(TrainerCallback):
-    """What goes wrong on one rank, and a file that says when."""
+    """Let one rank fail, and note the time in a file."""
 
     def __init__(self, kind: str | None, output: str):
         self.kind, self.moment = kind, Path(output) / "moment"
@@ -51,7 +52,7 @@ class Fault(TrainerCallback):
 
     def fill_disk(self) -> None:
         self.note()
-        # No file of this process may grow beyond this many bytes.
+        # The largest size of a file of this process, in bytes.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 
     def on_step_end(self, args, state, control, **_):

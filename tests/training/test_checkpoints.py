@@ -37,9 +37,9 @@ def run(make_trainer, tmp_path) -> Path:
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "A checkpoint that is being written, written over or deleted is never resumed from.",
+    "A run never resumes from a checkpoint that is partly written, overwritten or deleted.",
 )
-def test_half_written_checkpoints_are_passed_over(run):
+def test_incomplete_checkpoints_are_skipped(run):
     assert last_complete_checkpoint(run).endswith("checkpoint-6")
     state = run / "checkpoint-6" / "trainer_state.json"
     state.write_bytes(state.read_bytes()[:-20])
@@ -53,9 +53,9 @@ def test_half_written_checkpoints_are_passed_over(run):
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "Copies that somebody made of a checkpoint under another name are neither deleted nor resumed from.",
+    "Copies of a checkpoint under another name are neither deleted nor resumed from.",
 )
-def test_copies_under_other_names_are_no_checkpoints(run, make_trainer):
+def test_copies_under_other_names_are_ignored(run, make_trainer):
     copies = ["checkpoint-backup-20240501", "checkpoint-before-2"]
     for name in copies:
         shutil.copytree(run / "checkpoint-2", run / name)
@@ -66,21 +66,21 @@ def test_copies_under_other_names_are_no_checkpoints(run, make_trainer):
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    '`train(resume_from_checkpoint=True)` and `"last"` choose as the script does: the newest whole checkpoint.',
+    '`train(resume_from_checkpoint=True)` and `"last"` resume from the newest complete checkpoint.',
 )
 @pytest.mark.parametrize("newest", [True, "last"])
-def test_the_trainer_itself_passes_over_half_written_checkpoints(run, make_trainer, newest):
+def test_trainer_resumes_from_the_newest_complete_checkpoint(run, make_trainer, newest):
     (run / "checkpoint-6" / "trainer_state.json").unlink()
     trainer = make_trainer(max_steps=5)
     trainer.train(resume_from_checkpoint=newest)
     assert [log["step"] for log in trainer.state.log_history if "loss" in log] == [1, 2, 3, 4, 5]
-    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="is not a complete checkpoint"):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
 
 
-@pytest.mark.promise("Stopping anywhere", "A run that had ended trains no further when it is resumed.")
+@pytest.mark.promise("Stopping anywhere", "Resuming a finished run takes no further step.")
 @pytest.mark.parametrize("settings", [{"max_steps": 3}, {"num_train_epochs": 0.5}])
-def test_a_run_that_has_ended_trains_no_further(make_trainer, tmp_path, settings):
+def test_resuming_a_finished_run_takes_no_step(make_trainer, tmp_path, settings):
     settings = {**settings, **SAVING, "lr_scheduler_type": "constant"}
     ended, resumed = make_trainer(**settings), make_trainer(**settings)
     ended.train()
@@ -91,14 +91,14 @@ def test_a_run_that_has_ended_trains_no_further(make_trainer, tmp_path, settings
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "A checkpoint without optimizer or schedule, and an adapter of another scale, are refused and not gone on from.",
+    "Resuming raises an error if the checkpoint has no optimizer or schedule, or an adapter of another scale.",
 )
-def test_a_checkpoint_without_its_state_is_refused(make_trainer, tmp_path):
-    """Trainer would begin anew with optimizer and schedule, and say nothing."""
+def test_checkpoint_without_optimizer_state_raises(make_trainer, tmp_path):
+    """Trainer would silently reset optimizer and schedule."""
     make_trainer(max_steps=2, save_only_model=True, **SAVING).train()
     run = tmp_path / "run"
     for given in ("last", str(run / "checkpoint-2")):
-        with pytest.raises(ValueError, match="no state of the optimizer and the scheduler.*save_only_model at False"):
+        with pytest.raises(ValueError, match="no state of the optimizer and the scheduler.*save_only_model=False"):
             checkpoint_to_resume(run, given)
     (run / "checkpoint-2" / "scheduler.pt").touch()
     with pytest.raises(ValueError, match="no state of the optimizer, so"):
@@ -112,24 +112,24 @@ def test_a_checkpoint_without_its_state_is_refused(make_trainer, tmp_path):
     assert checkpoint_to_resume(run, "last")
 
 
-def test_an_adapter_of_another_scale_is_refused(run, make_trainer):
-    with pytest.raises(ValueError, match="trained with lora_alpha=32, and this run has lora_alpha=4; go on with"):
+def test_adapter_of_another_scale_raises(run, make_trainer):
+    with pytest.raises(ValueError, match="trained with lora_alpha=32, but this run has lora_alpha=4; resume with"):
         make_trainer(lora_alpha=4).train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="trained with r=32, lora_alpha=32, and this run has r=8, lora_alpha=8"):
+    with pytest.raises(ValueError, match="trained with r=32, lora_alpha=32, but this run has r=8, lora_alpha=8"):
         read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2")
 
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "While a run is at work, another one is refused in its `output_dir`; a run that was killed bars nothing.",
+    "Only one run can be active in an `output_dir`; a killed run does not block the next.",
 )
-def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch):
+def test_second_run_in_a_folder_raises(make_trainer, tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     trainer = make_trainer(max_steps=1)
     with run_lock(run), pytest.raises(FileExistsError, match=f"output_dir {run} is in use by another run; wait"):
         trainer.train()
-    # What a killed run leaves is in nobody's way.
+    # A killed run leaves its lock file, which must not block the next run.
     (run / ".run.lock").touch()
     trainer.train()
     assert list(run.iterdir()) == []
@@ -143,14 +143,14 @@ def test_two_runs_in_one_folder_are_refused(make_trainer, tmp_path, monkeypatch)
 
 
 class StopsHalfway(OTDistillationTrainer):
-    """Goes no further than the optimizer's state when it saves a checkpoint."""
+    """Stops after writing the optimizer state of a checkpoint."""
 
     def _save_optimizer_and_scheduler(self, output_dir):
         super()._save_optimizer_and_scheduler(output_dir)
         raise KeyboardInterrupt
 
 
-def test_a_whole_checkpoint_that_is_written_over_is_not_whole_meanwhile(run, make_trainer):
+def test_overwritten_checkpoint_is_incomplete_until_finished(run, make_trainer):
     shutil.rmtree(run / "checkpoint-6")
     with pytest.raises(KeyboardInterrupt):
         make_trainer(StopsHalfway, max_steps=6, **SAVING).train(resume_from_checkpoint=str(run / "checkpoint-2"))
@@ -159,11 +159,11 @@ def test_a_whole_checkpoint_that_is_written_over_is_not_whole_meanwhile(run, mak
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "`save_total_limit` keeps the newest checkpoint and the best one whatever the clock says, and deletes "
-    "an old one only when the new one is on the disk.",
+    "`save_total_limit` keeps the newest checkpoint and the best one, whatever their modification times, and deletes "
+    "an old one only when the new one is on disk.",
 )
-def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(run, make_trainer):
-    """The clock was put back; and a checkpoint that is not whole is the first to go."""
+def test_oldest_steps_are_deleted_whatever_the_modification_times(run, make_trainer):
+    """The clock was set back. Incomplete checkpoints are deleted first."""
     for step in (2, 4, 6):
         later = time.time() + 1000 * (10 - step)
         os.utime(run / f"checkpoint-{step}", (later, later))
@@ -176,7 +176,7 @@ def test_the_newest_checkpoints_are_kept_whatever_the_clock_says(run, make_train
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-8"]
 
 
-def test_a_checkpoint_that_is_half_deleted_is_not_whole(make_trainer, tmp_path, monkeypatch):
+def test_partly_deleted_checkpoint_is_incomplete(make_trainer, tmp_path, monkeypatch):
     rmtree = shutil.rmtree
 
     def give_up(folder, **options):
@@ -195,8 +195,8 @@ def test_a_checkpoint_that_is_half_deleted_is_not_whole(make_trainer, tmp_path, 
     assert last_complete_checkpoint(tmp_path / "run") is None
 
 
-@pytest.mark.promise("Stopping anywhere", "Metrics and the state of a run are written in one step.")
-def test_metrics_and_state_are_written_in_one_step(make_trainer, tmp_path):
+@pytest.mark.promise("Stopping anywhere", "Metrics and the state of a run are written completely or not at all.")
+def test_metrics_and_state_are_written_completely_or_not_at_all(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.save_metrics("train", {"a": 1.0, "b": 2.0})
     trainer.save_state()
@@ -213,55 +213,55 @@ def test_metrics_and_state_are_written_in_one_step(make_trainer, tmp_path):
     assert found == {"all_results.json": everything, "train_results.json": everything, "eval_results.json": {"c": 3.0}}
 
 
-def test_a_folder_that_holds_another_run_is_refused(run, tmp_path):
-    with pytest.raises(FileExistsError, match=r"holds another run \(checkpoint-2.*--resume_from_checkpoint last"):
+def test_folder_with_another_run_raises(run, tmp_path):
+    with pytest.raises(FileExistsError, match=r"contains another run \(checkpoint-2.*--resume_from_checkpoint last"):
         checkpoint_to_resume(run, None)
     assert checkpoint_to_resume(tmp_path / "new", None) is None
     assert checkpoint_to_resume(run, "last").endswith("checkpoint-6")
     assert checkpoint_to_resume(run, True).endswith("checkpoint-6")
     assert checkpoint_to_resume(run, str(run / "checkpoint-2")).endswith("checkpoint-2")
-    with pytest.raises(FileNotFoundError, match="is no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="is not a complete checkpoint"):
         checkpoint_to_resume(run, str(run / "checkpoint-3"))
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(FileExistsError, match="must be a folder"):
         checkpoint_to_resume(tmp_path / "file", None)
 
 
-def test_nothing_to_resume_starts_from_the_beginning(tmp_path, caplog):
+def test_resuming_without_checkpoint_starts_from_the_beginning(tmp_path, caplog):
     assert checkpoint_to_resume(tmp_path, "last") is None
     assert "starts from the beginning" in caplog.text
 
 
-def test_a_checkpoint_of_another_language_or_base_is_refused(run, make_trainer, tmp_path):
-    with pytest.raises(ValueError, match="checkpoint for sw, and this run trains ha"):
+def test_checkpoint_of_another_language_or_base_raises(run, make_trainer, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint for sw, but this run trains ha"):
         other = make_trainer(language="ha", new_words=0, train_dataset=None, eval_dataset=None)
         read_weights(other.model, run / "checkpoint-2")
     other = tiny_checkpoint(tmp_path / "other", seed=5)
-    with pytest.raises(ValueError, match=f"was trained on .*, and the student is {other}"):
+    with pytest.raises(ValueError, match=f"was trained on .*, but the student is {other}"):
         read_weights(make_trainer(student=other).model, run / "checkpoint-2")
 
 
-def test_a_checkpoint_of_several_packs(make_two, make_trainer, tmp_path):
+def test_checkpoint_of_several_packs_needs_all_of_them(make_two, make_trainer, tmp_path):
     make_two(max_steps=4, **SAVING).train()
     run = tmp_path / "run"
     last = run / "checkpoint-4"
     assert last_complete_checkpoint(run) == str(last)
     assert [path.name for path in pack_folders(last)] == ["lo", "sw"] and pack_folders(run) == []
-    with pytest.raises(ValueError, match="checkpoint for lo, sw, and this run trains sw;"):
+    with pytest.raises(ValueError, match="checkpoint for lo, sw, but this run trains sw;"):
         read_weights(make_trainer().model, last)
     (last / "lo" / "language_pack.json").unlink()
     assert last_complete_checkpoint(run).endswith("checkpoint-2")
-    with pytest.raises(ValueError, match="checkpoint for sw, and this run trains sw, lo;"):
+    with pytest.raises(ValueError, match="checkpoint for sw, but this run trains sw, lo;"):
         read_weights(make_two().model, last)
 
 
-def test_a_folder_that_holds_several_packs_is_refused(make_two, tmp_path):
+def test_folder_with_several_packs_raises(make_two, tmp_path):
     make_two().save_model()
-    with pytest.raises(FileExistsError, match=r"holds another run \(lo, sw\)"):
+    with pytest.raises(FileExistsError, match=r"contains another run \(lo, sw\)"):
         checkpoint_to_resume(tmp_path / "run", None)
 
 
-def test_weights_of_a_whole_model_are_read(make_trainer, tmp_path):
+def test_read_weights_of_a_whole_model(make_trainer, tmp_path):
     trainer = make_trainer(train_all_weights=True, max_steps=2)
     trainer.train()
     trainer.save_model(tmp_path / "whole")
@@ -271,7 +271,7 @@ def test_weights_of_a_whole_model_are_read(make_trainer, tmp_path):
 
 
 class Interrupt(TrainerCallback):
-    """A user who presses Ctrl-C in the middle of a step."""
+    """Send a signal in the middle of a step."""
 
     def __init__(self, step: int, number: int):
         self.step, self.number = step, number
@@ -282,7 +282,7 @@ class Interrupt(TrainerCallback):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_and_resumes_to_the_same_weights(make_trainer, tmp_path, number):
+def test_interrupted_run_resumes_to_the_same_weights(make_trainer, tmp_path, number):
     settings = {"max_steps": 6, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
     straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
     straight.train()
@@ -299,27 +299,27 @@ def test_an_interrupted_run_saves_and_resumes_to_the_same_weights(make_trainer, 
 
 
 class InterruptAt(TrainerCallback):
-    """A user who presses Ctrl-C at an event of a step."""
+    """Send SIGTERM at an event of a step."""
 
     def __init__(self, event: str, step: int):
         self.step = step
-        setattr(self, event, self._press)
+        setattr(self, event, self._interrupt)
 
-    def _press(self, args, state, control, **kwargs):
+    def _interrupt(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("event", ["on_pre_optimizer_step", "on_evaluate", "on_train_end"])
-def test_where_training_has_ended_an_interrupt_cuts_nothing_off(make_trainer, tmp_path, event, caplog):
+def test_interrupt_after_the_last_step_lets_training_finish(make_trainer, tmp_path, event, caplog):
     last = 5 if event == "on_pre_optimizer_step" else 6
     trainer = make_trainer(callbacks=[InterruptAt(event, last)], eval_strategy="epoch")
     assert trainer.train().global_step == 6
-    assert "come to its end" in caplog.text and last_complete_checkpoint(tmp_path / "run") is None
+    assert "already finished" in caplog.text and last_complete_checkpoint(tmp_path / "run") is None
 
 
 class EverWorse(OTDistillationTrainer):
-    """Every evaluation is worse than the one before, so the first is the best."""
+    """Report a metric that gets worse with every evaluation."""
 
     def _evaluate(self, *args, **kwargs):
         return super()._evaluate(*args, **kwargs) | {"eval_worse": float(self.state.global_step)}
@@ -327,9 +327,9 @@ class EverWorse(OTDistillationTrainer):
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "Ctrl-C and SIGTERM finish the step and save a checkpoint whatever is saved else (`save_strategy` "
-    '"no" and "best", `save_only_model`); where training has ended, they cut nothing off. The resumed run '
-    "evaluates at the steps of one that was never stopped, to the same weights.",
+    "Ctrl-C and SIGTERM finish the step and save a checkpoint, whatever else is saved (`save_strategy` "
+    '"no" and "best", `save_only_model`); after the last step, they let training finish. The resumed run '
+    "evaluates at the same steps as an uninterrupted one and reaches the same weights.",
 )
 @pytest.mark.parametrize(
     "settings",
@@ -339,7 +339,7 @@ class EverWorse(OTDistillationTrainer):
         {"save_strategy": "steps", "save_steps": 1, "save_only_model": True},
     ],
 )
-def test_what_is_announced_is_saved_whatever_else_is(make_trainer, tmp_path, settings):
+def test_interrupt_saves_a_checkpoint_under_every_strategy(make_trainer, tmp_path, settings):
     settings = {"greater_is_better": False, **settings}
     trainer = make_trainer(EverWorse, callbacks=[InterruptAt("on_step_begin", 2)], **settings)
     with pytest.raises(KeyboardInterrupt, match="after saving"):
@@ -348,8 +348,8 @@ def test_what_is_announced_is_saved_whatever_else_is(make_trainer, tmp_path, set
 
 
 @pytest.mark.parametrize(("step", "saving"), [(3, "epoch"), (6, "no"), (12, "epoch")])
-def test_an_interrupted_run_evaluates_at_the_same_steps(make_trainer, tmp_path, step, saving):
-    """Also if it was interrupted in the last step of an epoch, or in that by which it ends."""
+def test_interrupted_run_evaluates_at_the_same_steps(make_trainer, tmp_path, step, saving):
+    """Also if it was interrupted in the last step of an epoch or of the run."""
 
     def make(name: str, *callbacks: TrainerCallback) -> OTDistillationTrainer:
         return make_trainer(
@@ -359,7 +359,7 @@ def test_an_interrupted_run_evaluates_at_the_same_steps(make_trainer, tmp_path, 
             **{"metric_for_best_model": "loss", "load_best_model_at_end": saving == "epoch"},
         )
 
-    def course(trainer: OTDistillationTrainer) -> tuple:
+    def history(trainer: OTDistillationTrainer) -> tuple:
         state = trainer.state
         evaluated = [(log["step"], log["eval_loss"]) for log in state.log_history if "eval_loss" in log]
         return state.global_step, state.best_metric, evaluated
@@ -373,19 +373,19 @@ def test_an_interrupted_run_evaluates_at_the_same_steps(make_trainer, tmp_path, 
         assert trainer.state.global_step == step
         trainer = make("run")
     trainer.train(resume_from_checkpoint=step < 12)
-    assert course(trainer) == course(straight)
+    assert history(trainer) == history(straight)
     assert all(torch.equal(weight, weights(trainer.model)[name]) for name, weight in weights(straight.model).items())
 
 
 @pytest.fixture
 def interruptible():
-    """Started in the background, as by a CI runner, a process is deaf to Ctrl-C, and so would be this test."""
+    """Restore the handler of Ctrl-C, which a process that is started in the background ignores."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_interrupt_stops_at_once_and_handlers_come_back(interruptible):
+def test_second_interrupt_stops_at_once_and_handlers_are_restored(interruptible):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt) as stopped, SaveOnInterrupt():
         os.kill(os.getpid(), signal.SIGINT)
@@ -395,20 +395,20 @@ def test_a_second_interrupt_stops_at_once_and_handlers_come_back(interruptible):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_sigterm_after_ctrl_c_does_not_cut_the_saving_short():
+def test_sigterm_after_ctrl_c_does_not_interrupt_saving():
     with pytest.raises(KeyboardInterrupt, match="after saving a checkpoint"), SaveOnInterrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
         interrupt.stopped = True
 
 
-def test_an_error_in_training_is_not_covered_up():
+def test_error_in_training_is_raised_after_an_interrupt():
     with pytest.raises(ZeroDivisionError), SaveOnInterrupt():
         os.kill(os.getpid(), signal.SIGINT)
         1 / 0  # noqa: B018
 
 
-def test_outside_the_main_thread_signals_are_left_alone():
+def test_signal_handlers_are_unchanged_outside_the_main_thread():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work():
@@ -421,8 +421,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
     assert seen == [before]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(run_python, tmp_path, tiny, teacher_folder):
-    """Files may not grow past 40 kB from step 3 on: what is saved then fails, and checkpoint 2 resumes."""
+def test_full_disk_leaves_the_last_checkpoint_complete(run_python, tmp_path, tiny, teacher_folder):
+    """From step 3 on, files are limited to 40 kB, so saving fails."""
     result = run_python(
         f"""
         import resource, signal

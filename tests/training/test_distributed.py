@@ -19,7 +19,7 @@ from hf_optical.training.checkpoints import pack_folders
 from hf_optical.training.distributed import PairMeans, from_main_process, pair_weights
 
 
-# The first test waits for all scenarios.
+# The first test runs all scenarios.
 pytestmark = pytest.mark.timeout(1800)
 
 LAUNCHERS = {
@@ -33,7 +33,7 @@ LAUNCHERS = {
     ),
 }
 
-# 45 sentences to train on and 13 to evaluate on: neither six nor four nor three of a batch divide them evenly.
+# 45 training and 13 evaluation sentences, which no batch size here divides evenly.
 TRAINED = {
     "two epochs": {"max_steps": -1, "num_train_epochs": 2, "cache_teacher": False},
     "cached": {"max_steps": -1, "num_train_epochs": 1, "side": "both", "anchor_weight": 0.5, "cache_teacher": True},
@@ -41,17 +41,17 @@ TRAINED = {
     "two languages": {"language": ["sw", "lo"], "gradient_accumulation_steps": 2, "max_steps": 3},
     "shared": {"language": ["sw", "lo"], "shared_pack": "eastern", "train_sampling_strategy": "group_by_length"},
 }
-# Documents are ranked within a process's batch, so that twice the batch would be another loss.
+# Documents are ranked within the batch of a process, so a batch of twice the size has another loss.
 RANKED = {
     name: {"method": "hybrid", "switch_side": "both", "batch": 3, "accumulated": 6, "max_steps": 2, **settings}
     for name, settings in {"ranked": {}, "in turns": {"alternate": True}}.items()
 }
-# Eight or eleven steps an epoch; the checkpoint is in the second.
+# Eight or eleven steps per epoch; the checkpoint is in the second epoch.
 STRAIGHT = {
     f"straight {len(languages)}": {"language": languages, "max_steps": 15, "save_steps": 13}
     for languages in (["sw"], ["sw", "lo"])
 }
-# Batches of unequal size, which one process would draw otherwise. The oldest transformers has no such sampler.
+# Batches of unequal size, which depend on the number of processes. The oldest transformers has no such sampler.
 DEALT = {}
 if hasattr(trainer_pt_utils, "BatchRebalanceSampler"):
     DEALT["dealt"] = {"train_sampling_strategy": "batch_rebalance", "dataloader_drop_last": True, "max_steps": 9}
@@ -70,14 +70,14 @@ def names(scenarios: dict) -> list:
 
 
 def selected(request: pytest.FixtureRequest, scenarios: dict) -> dict:
-    """The scenarios that this test run needs."""
+    """Return the scenarios that the selected tests need."""
     chosen = {getattr(item, "callspec", None) and item.callspec.params.get("name") for item in request.session.items}
     slow = bool(chosen & SLOW)
     return {name: settings for name, settings in scenarios.items() if slow or name not in SLOW}
 
 
 def run(folder: Path, models: tuple[Path, Path], processes: int, scenarios: dict, launcher: str = "accelerate"):
-    """Runs scenarios in one launch; what takes longer than it may is ended."""
+    """Run scenarios in one launch, with a timeout."""
     folder.mkdir(exist_ok=True)
     launch = ("-m", *LAUNCHERS[launcher], str(processes)) if processes > 1 else ()
     script = "tests/training/distributed_run.py"
@@ -99,7 +99,7 @@ def run(folder: Path, models: tuple[Path, Path], processes: int, scenarios: dict
 
 
 def results(folder: Path, models: tuple[Path, Path], processes: int, scenarios: dict) -> list[dict]:
-    """What each process of a run found, by scenario."""
+    """Run scenarios and return the results of each process."""
     outcome = run(folder, models, processes, scenarios)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
@@ -112,14 +112,14 @@ def models(tiny, teacher_folder) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def alone(request, models, tmp_path_factory) -> tuple[Path, dict]:
-    """What one process writes and finds."""
+    """Output folder and results of one process."""
     folder = tmp_path_factory.mktemp("alone")
     return folder, results(folder, models, 1, selected(request, TRAINED | RANKED))[0]
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request, models, tmp_path_factory) -> tuple[Path, list[dict]]:
-    """What two and three processes write and find."""
+    """Output folder and results of two and of three processes."""
     folder = tmp_path_factory.mktemp("together")
     return folder, results(
         folder, models, request.param, selected(request, TRAINED | RANKED | STRAIGHT | RESUMED | DEALT)
@@ -128,8 +128,10 @@ def together(request, models, tmp_path_factory) -> tuple[Path, list[dict]]:
 
 def comparable(values: dict[str, float]) -> dict[str, float]:
     """
-    Without times, and without what the solver says of itself: it looks every ten iterations whether it is done, and
-    the last digit may decide. That moves a loss by some 1e-6.
+    Leave out times and the diagnostics of the solver.
+
+    The solver checks for convergence every ten iterations, where the last digit may decide; that changes a loss by
+    about 1e-6.
     """
     return {name: value for name, value in values.items() if not re.search("epoch|_runtime|_per_second|plan_", name)}
 
@@ -140,19 +142,19 @@ def check_training(one: dict, ranks: list[dict]) -> None:
     for step, (log, expected) in enumerate(zip(first["log"], one["log"], strict=True)):
         assert comparable(log) == pytest.approx(comparable(expected), abs=1e-5), step
     assert first["weights"] == pytest.approx(one["weights"], abs=1e-5)
-    assert all(rank["weights"] == first["weights"] for rank in ranks), "the ranks have parted"
+    assert all(rank["weights"] == first["weights"] for rank in ranks), "ranks have different weights"
 
 
 @pytest.mark.promise(
     "Several processes",
-    "Two and three processes give the losses, metrics and weights of one with their batches together, "
-    "where the pairs do not divide evenly too, with accumulation, an anchor, both roles and a teacher "
-    "cache. Evaluating before training changes nothing; after training every process holds the same "
-    "weights, to the bit.",
+    "Two and three processes give the losses, metrics and weights of one process with the joint batch, "
+    "also if the pairs do not divide evenly, with accumulation, an anchor, both roles and a teacher "
+    "cache. Evaluating before training changes nothing; after training, every process has the same "
+    "weights, bit for bit.",
 )
 @pytest.mark.parametrize("name", names(TRAINED))
-def test_several_processes_equal_one_with_their_batches_together(alone, together, name):
-    """Where the sentences do not divide evenly, too; and `evaluate` comes before `train`."""
+def test_several_processes_equal_one_with_the_joint_batch(alone, together, name):
+    """Also if the sentences do not divide evenly, and with `evaluate` before `train`."""
     (folder, one), (other_folder, ranks) = alone, together
     one, ranks = one[name], [rank[name] for rank in ranks]
     check_training(one, ranks)
@@ -171,9 +173,11 @@ def test_several_processes_equal_one_with_their_batches_together(alone, together
         assert (other.vocabulary.rows - one.vocabulary.rows).abs().max() <= 1e-6
 
 
-@pytest.mark.promise("Several processes", "Several processes that rank are one process that accumulates.")
+@pytest.mark.promise(
+    "Several processes", "With a ranking loss, several processes equal one process that accumulates gradients."
+)
 @pytest.mark.parametrize("name", names(RANKED))
-def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
+def test_ranking_in_several_processes_equals_accumulation_in_one(alone, together, name):
     one, ranks = alone[1][name], [rank[name] for rank in together[1]]
     check_training(one, ranks)
     assert one["after"]["eval_loss"] < one["before"]["eval_loss"]
@@ -181,31 +185,33 @@ def test_several_processes_rank_as_one_that_accumulates(alone, together, name):
 
 @pytest.mark.promise(
     "Several processes",
-    "Several processes that resume in mid-epoch see the same pairs and reach the same weights: two bit "
-    "for bit, three to rounding.",
+    "Several processes that resume within an epoch see the same pairs and reach the same weights: two bit "
+    "for bit, three up to rounding.",
 )
 @pytest.mark.parametrize("name", names(STRAIGHT))
-def test_several_processes_go_on_in_mid_epoch_with_the_same_pairs(together, name):
-    """Torch arranges gradients anew after the first step of a run, and of three summands the order then counts."""
+def test_several_processes_resume_within_an_epoch_with_the_same_pairs(together, name):
+    """Torch rearranges gradients after the first step of a run, so the order of three summands changes."""
     ranks = together[1]
     for rank in ranks:
         straight, resumed = rank[name], rank[name.replace("straight", "resumed")]
         assert [log["loss"] for log in resumed["log"]] == [log["loss"] for log in straight["log"]]
         assert resumed["weights"] == pytest.approx(straight["weights"], abs=1e-8 if len(ranks) > 2 else 0, rel=0)
-        assert resumed["weights"] == ranks[0][name.replace("straight", "resumed")]["weights"], "the ranks have parted"
+        assert resumed["weights"] == ranks[0][name.replace("straight", "resumed")]["weights"], (
+            "ranks have different weights"
+        )
 
 
 @pytest.mark.promise(
     "Several processes",
-    "Several processes may be dealt batches of unequal size (`batch_rebalance`), and hold the same weights after.",
+    "With batches of unequal size (`batch_rebalance`), several processes end with the same weights.",
 )
 @pytest.mark.parametrize("name", DEALT)
-def test_several_processes_are_dealt_batches_of_like_cost(alone, together, name):
-    """What training drops is evaluated on all the same."""
+def test_rebalanced_batches_give_the_same_weights_on_every_process(alone, together, name):
+    """Pairs that training drops are still evaluated on."""
     first, *others = (rank[name] for rank in together[1])
     assert comparable(first["before"]) == pytest.approx(comparable(alone[1]["two epochs"]["before"]), abs=1e-5)
     assert len(first["log"]) == 9 and first["after"]["eval_loss"] < first["before"]["eval_loss"]
-    assert all(other["weights"] == first["weights"] for other in others), "the ranks have parted"
+    assert all(other["weights"] == first["weights"] for other in others), "ranks have different weights"
 
 
 NOT_FINITE = "FloatingPointError: the loss is not finite at sentence pair"
@@ -213,8 +219,8 @@ NOT_FINITE = "FloatingPointError: the loss is not finite at sentence pair"
 
 @pytest.mark.promise(
     "Several processes",
-    "A process that fails (a loss that is not finite, SIGKILL, a full disk) ends the whole run with its "
-    "error, and not with a hang.",
+    "If a process fails (a loss that is not finite, SIGKILL, a full disk), the run ends with its error and does not "
+    "hang.",
 )
 @pytest.mark.parametrize(
     ("processes", "fault", "rank", "error", "launcher"),
@@ -235,40 +241,40 @@ NOT_FINITE = "FloatingPointError: the loss is not finite at sentence pair"
         ),
     ],
 )
-def test_a_rank_that_dies_ends_the_run_with_its_error(models, tmp_path, processes, fault, rank, error, launcher):
+def test_failure_of_a_rank_ends_the_run_with_its_error(models, tmp_path, processes, fault, rank, error, launcher):
     settings = {"fault": [fault, rank], "cache_teacher": "teacher" in fault}
     if fault == "killed while it waits":
-        # The others wait for the main process, which will not be done before the test is.
+        # The other processes wait for the main one, which takes longer than the test.
         settings |= {"eval_strategy": "steps", "eval_steps": 2, "search_seconds": 600}
     outcome = run(tmp_path, models, processes, {"fails": settings}, launcher)
     seconds = time.time() - float((tmp_path / "fails" / "moment").read_text())
     print(f"{fault} on rank {rank} of {processes}: over after {seconds:.1f} s")
     assert outcome.returncode != 0
     assert error in outcome.stderr, outcome.stderr[-5000:]
-    # A launcher gives those that are left half a minute. The limit of the collective operations is half an hour.
+    # A launcher gives the other processes half a minute; the timeout of collective operations is half an hour.
     assert seconds < 90
     assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.promise(
     "Several processes",
-    "Processes wait for the main one (teacher's vectors, search) longer than `ddp_timeout`.",
+    "The other processes wait for the main one (teacher vectors, search) longer than `ddp_timeout`.",
 )
 @pytest.mark.slow
-def test_the_others_wait_for_the_main_process_longer_than_for_each_other(models, tmp_path):
-    """Reading a large bitext with the teacher takes hours; `ddp_timeout` is for steps."""
+def test_processes_wait_for_the_main_one_longer_than_the_timeout(models, tmp_path):
+    """Encoding a large bitext with the teacher takes hours; `ddp_timeout` is for steps."""
     first, second = results(tmp_path, models, 2, {"slow": {"ddp_timeout": 8, "search_seconds": 14, "max_steps": 1}})
     assert first["slow"]["after"]["eval_map"] == second["slow"]["after"]["eval_map"]
 
 
-def test_one_process_does_no_more_than_the_question_asks():
+def test_single_process_needs_no_communication():
     assert from_main_process(lambda: {"map": 0.5}) == {"map": 0.5}
     with pytest.raises(ZeroDivisionError):
         from_main_process(lambda: 1 / 0)
     assert pair_weights(4) is None
 
 
-def test_means_over_pairs():
+def test_pair_means_leave_out_repeated_pairs():
     means = PairMeans()
     means.add("loss", torch.tensor([1.0, 2.0, 6.0]))
     means.add("loss", torch.tensor([4.0, 100.0, 8.0, 100.0]), torch.tensor([2.0, 0.0]))

@@ -13,7 +13,8 @@ from tiny import demo_pairs, tiny_checkpoint
 
 from hf_optical import MultiVectorOTAlignmentLoss, OpticalModel, OpticalProcessor, OpticalRetriever, OTAlignmentLoss
 from hf_optical.bitext import inverse_document_frequency
-from hf_optical.bitext.collator import DistillationCollator
+from hf_optical.methods import DistillationCollator, LanguageData
+from hf_optical.methods.base import PairReader
 
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -26,7 +27,7 @@ def columns() -> Dataset:
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
-    """A student with a marker and query expansion."""
+    """A student with a query marker and query expansion."""
     roles = {"query_marker": "[MASK]", "query_expansion": True, "query_length": 24, "attend_to_expansion": True}
     return tiny_checkpoint(tmp_path_factory.mktemp("marked"), **roles)
 
@@ -36,7 +37,7 @@ def encoder(folder) -> MultiVectorEncoder:
 
 
 def features(loss, columns: Dataset) -> list[dict]:
-    """A batch as the trainer hands it to a loss."""
+    """Make a batch as the trainer passes it to a loss."""
     batch = loss.data_collator("en")(list(columns))
     return [
         {key.removeprefix(f"{column}_"): value for key, value in batch.items() if key.startswith(f"{column}_")}
@@ -62,7 +63,7 @@ def trainer(model, columns, loss, folder, **options) -> MultiVectorEncoderTraine
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("special", [False, True])
-def test_it_is_the_loss_of_our_own_models_and_collator(marked, teacher_folder, columns, special, weighted):
+def test_loss_equals_that_of_our_own_models_and_collator(marked, teacher_folder, columns, special, weighted):
     student, teacher = encoder(marked), encoder(teacher_folder)
     processors = [OpticalProcessor.from_pretrained(folder) for folder in (marked, teacher_folder)]
     weights = {}
@@ -73,19 +74,22 @@ def test_it_is_the_loss_of_our_own_models_and_collator(marked, teacher_folder, c
     found = loss(features(loss, columns), None)
 
     rows = [{"translation": row, "index": i} for i, row in enumerate(columns)]
-    batch = DistillationCollator(*processors, "sw", "en", align_special_tokens=special, **weights)(rows)
-    read = [OpticalModel.from_pretrained(folder) for folder in (marked, teacher_folder)]
-    ours, theirs = read[0](**batch["student"]), read[1](**batch["teacher"])
+    student_processor, teacher_processor = processors
+    data = LanguageData("sw", "en", None, student_processor, student_processor, teacher_processor)
+    batch = DistillationCollator({"sw": [PairReader(data, ("query",), special)]}, {"sw": student_processor})(rows)
+    blocks = {"student_weights": batch["student"], "teacher_weights": batch["teacher"]["pairs"]}
+    models = [OpticalModel.from_pretrained(folder) for folder in (marked, teacher_folder)]
+    ours, theirs = (model(**block) for model, block in zip(models, blocks.values(), strict=True))
     expected = OTAlignmentLoss(epsilon=0.01, max_iterations=100, tolerance=1e-3)(
         *(ours.embeddings, theirs.embeddings, ours.mask, theirs.mask),
-        *(batch.get("student_weights"), batch.get("teacher_weights")),
+        *(weights[name][block["input_ids"]] if weighted else None for name, block in blocks.items()),
     )
     assert abs(found.item() - expected.item()) <= 1e-6
     found.backward()
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
-def test_their_trainer_teaches_by_it_what_our_retriever_opens(tiny, teacher_folder, columns, tmp_path):
+def test_retriever_opens_what_their_trainer_trained(tiny, teacher_folder, columns, tmp_path):
     student, teacher = encoder(tiny), encoder(teacher_folder)
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
     loss = MultiVectorOTAlignmentLoss(student, teacher)
@@ -105,7 +109,7 @@ def test_their_trainer_teaches_by_it_what_our_retriever_opens(tiny, teacher_fold
     assert '"solver": "sinkhorn"' in card and "huang2023optical" in card and str(tmp_path.parent) not in card
 
 
-def test_bitext_beside_english_triples(tiny, columns, tmp_path):
+def test_bitext_trains_together_with_english_triples(tiny, columns, tmp_path):
     student = encoder(tiny)
     loss = MultiVectorOTAlignmentLoss(student, student)
     assert loss.teacher is not student
@@ -121,7 +125,7 @@ def test_bitext_beside_english_triples(tiny, columns, tmp_path):
     assert run.train().metrics["train_loss"] > 0
 
 
-def test_both_sides_are_read_with_their_own_prompt_and_tokenizer(marked, teacher_folder, columns):
+def test_each_side_is_read_with_its_own_prompt_and_tokenizer(marked, teacher_folder, columns):
     loss = MultiVectorOTAlignmentLoss(encoder(marked), encoder(teacher_folder))
     student, teacher = features(loss, columns)
     for folder, text, found in ((marked, "sw", student), (teacher_folder, "en", teacher)):
@@ -129,36 +133,36 @@ def test_both_sides_are_read_with_their_own_prompt_and_tokenizer(marked, teacher
         assert torch.equal(found["input_ids"], expected["input_ids"])
 
 
-def test_what_it_tells_of_itself(tiny):
+def test_config_and_citation_describe_the_loss(tiny):
     loss = MultiVectorOTAlignmentLoss(encoder(tiny), encoder(tiny), solver="exact")
-    told = loss.get_config_dict()
-    assert told.pop("teacher") is loss.teacher
-    assert json.loads(json.dumps(told))["solver"] == "exact" and "huang2023optical" in loss.citation
+    config = loss.get_config_dict()
+    assert config.pop("teacher") is loss.teacher
+    assert json.loads(json.dumps(config))["solver"] == "exact" and "huang2023optical" in loss.citation
     loss.train()
     assert loss.model.training and not loss.teacher.training
 
 
-def test_an_empty_sentence_is_aligned_by_its_special_tokens(tiny):
+def test_empty_sentence_is_aligned_by_its_special_tokens(tiny):
     loss = MultiVectorOTAlignmentLoss(encoder(tiny), encoder(tiny))
     assert torch.isfinite(loss(features(loss, Dataset.from_dict({"sw": ["", "maji"], "en": ["water", ""]}))))
 
 
-def test_columns_that_the_teacher_did_not_cut_are_refused(tiny, columns, tmp_path):
+def test_columns_not_tokenised_for_the_teacher_raise(tiny, columns, tmp_path):
     student = encoder(tiny)
     loss = MultiVectorOTAlignmentLoss(student, student)
-    with pytest.raises(ValueError, match=r"and found one read as 'query', one read as 'document'.*data_collator=loss"):
+    with pytest.raises(ValueError, match="got one read as 'query', one read as 'document'.*data_collator=loss"):
         trainer(student, columns, loss, tmp_path).train()
     swapped = columns.select_columns(["en", "sw"])
-    with pytest.raises(ValueError, match="found one read as 'teacher', one read as 'document'"):
+    with pytest.raises(ValueError, match="got one read as 'teacher', one read as 'document'"):
         trainer(student, swapped, loss, tmp_path, data_collator=loss.data_collator("en")).train()
 
 
-def test_models_that_do_not_fit_are_refused(tiny, tiny_model, tmp_path):
+def test_models_that_do_not_fit_raise(tiny, tiny_model, tmp_path):
     student = encoder(tiny)
-    with pytest.raises(TypeError, match="teacher is a OpticalModel; open its folder or Hub id by sentence_transf"):
+    with pytest.raises(TypeError, match="teacher must be a .*MultiVectorEncoder, got OpticalModel"):
         MultiVectorOTAlignmentLoss(student, tiny_model)
     small = encoder(tiny_checkpoint(tmp_path, projection_dim=16))
-    with pytest.raises(ValueError, match="the teacher's vectors have 16 numbers and the student's 32"):
+    with pytest.raises(ValueError, match="vector size of the teacher must be 32, got 16"):
         MultiVectorOTAlignmentLoss(student, small)
     with pytest.raises(ValueError, match="epsilon"):
         MultiVectorOTAlignmentLoss(student, student, epsilon=-1)

@@ -1,4 +1,4 @@
-"""What a run tells of itself."""
+"""Results and cards of a run."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from hf_optical.storage.fetching import _PATTERNS
 from hf_optical.training.publishing import _MODEL_FILES
 
 
-def test_results_are_those_of_the_student_as_it_is(make_trainer, evaluator, best_by_map, tmp_path):
+def test_results_are_those_of_the_current_student(make_trainer, evaluator, best_by_map, tmp_path):
     trainer = make_trainer(max_steps=2, retrieval_evaluator=evaluator)
     trainer.references = {"zero_shot": {"sw": {"map": 0.01}}, "ceiling": {"sw": {"map": 0.9}}}
     found = trainer.evaluate()
     assert trainer.results["sw"]["measures"]["map"]["trained"] == found["eval_map"]
     trainer.train()
-    assert trainer.results == {} == trainer.language_pack().details["results"], "the student has changed since"
+    assert trainer.results == {} == trainer.language_pack().details["results"], (
+        "the student has changed since the evaluation"
+    )
 
     found = trainer.evaluate()
     trainer.set_language("sw")
@@ -52,7 +54,7 @@ def test_results_are_those_of_the_student_as_it_is(make_trainer, evaluator, best
     json.dumps(pack.details)
 
 
-def test_results_of_other_weights_than_the_best_are_not_told(make_trainer, evaluator, best_by_map):
+def test_results_of_other_weights_than_the_best_are_dropped(make_trainer, evaluator, best_by_map):
     trainer = make_trainer(retrieval_evaluator=evaluator, **best_by_map)
     trainer.train()
     assert trainer.results == {}
@@ -60,7 +62,7 @@ def test_results_of_other_weights_than_the_best_are_not_told(make_trainer, evalu
     assert trainer.results["sw"]["measures"]["map"]["trained"] == trainer.state.best_metric
 
 
-def test_what_the_trainer_was_given_is_told_in_place_of_settings(make_trainer, tmp_path):
+def test_given_loss_and_adapter_replace_the_settings_on_the_card(make_trainer, tmp_path):
     class MeanDistance(torch.nn.Module):
         pass
 
@@ -71,10 +73,10 @@ def test_what_the_trainer_was_given_is_told_in_place_of_settings(make_trainer, t
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "the loss is `MeanDistance`, which the trainer was given." in card
-    assert not [said for said in ("optimal", "OPTICAL", "Citation") if said in card]
+    assert not [word for word in ("optimal", "OPTICAL", "Citation") if word in card]
 
 
-def test_where_nothing_was_logged_there_is_no_figure(make_trainer, tmp_path):
+def test_card_without_logs_has_no_figure(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=1)
     (tmp_path / "run").mkdir(exist_ok=True)
     (tmp_path / "run" / "training.png").write_bytes(b"of another run")

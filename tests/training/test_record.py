@@ -4,36 +4,48 @@ import pytest
 from tiny import THAI
 
 from hf_optical import OTDistillationConfig
-from hf_optical.training.run_details import hardware, run_details, scripts_of
+from hf_optical.methods import make_methods
+from hf_optical.training.record import RunRecord, hardware, scripts_of
 from hf_optical.transport import SOLVERS
 
 
-def test_what_is_told_of_several_languages_is_put_together(make_two):
-    told = {
+@pytest.fixture
+def make_record(tiny_model):
+    """Make the record of a run in Swahili and Lao."""
+
+    def make(triples=0, **options) -> RunRecord:
+        args = OTDistillationConfig(**{"language": ["sw", "lo"], "use_cpu": True, **options})
+        return RunRecord(args, make_methods(args), tiny_model, {}, triples)
+
+    return make
+
+
+def test_details_of_languages_that_share_a_pack_are_merged(make_record):
+    record = make_record(shared_pack="eastern")
+    record.details = {
         "sw": {"pairs": 30, "bitext": "a.jsonl", "counts": {"kept": 30, "empty": 1}},
         "lo": {"pairs": 12, "bitext": "b.jsonl", "counts": {"kept": 12}, "notes": ["free"]},
     }
-    args = make_two(shared_pack="eastern").args
-    details = run_details(args, "teacher", 7, ["sw", "lo"], told)
+    details = record.card_details(["sw", "lo"], step=7)
     assert (details["pairs"], details["bitext"], details["counts"]) == (
         42,
         "a.jsonl, b.jsonl",
         {"kept": 42, "empty": 1},
     )
     assert details["settings"]["sampling_temperature"] == 1.0 and details["languages"] == ["sw", "lo"]
-    assert run_details(args, "teacher", 7, ["lo"], told)["notes"] == ["free"]
-    assert "pairs" not in run_details(args, "teacher", 7, ["lo"], {})
+    assert details["steps"] == 7
+    assert record.card_details(["lo"], 7)["notes"] == ["free"]
     for license, both in ((None, {}), ("cc0-1.0", {"bitext_license": "cc-by-4.0, cc0-1.0"})):
-        told["sw"]["bitext_license"] = "cc-by-4.0"
-        told["lo"] |= {"bitext_license": license} if license else {}
-        found = run_details(args, "teacher", 7, ["sw", "lo"], told)
+        record.details["sw"]["bitext_license"] = "cc-by-4.0"
+        record.details["lo"] |= {"bitext_license": license} if license else {}
+        found = record.card_details(["sw", "lo"], 7)
         assert {name: found[name] for name in ("bitext_license",) if name in found} == both
+    assert "pairs" not in make_record().card_details(["lo"], 7)
 
 
-def test_the_settings_told_are_those_that_the_method_uses():
-    def settings(triples=0, **options):
-        args = OTDistillationConfig(language=["sw", "lo"], use_cpu=True, **options)
-        return run_details(args, "teacher", 7, ["lo"], {}, triples)["settings"]
+def test_card_has_the_settings_that_the_method_uses(make_record):
+    def settings(**options):
+        return make_record(**options).card_details(["lo"], 7)["settings"]
 
     ranking = {"switch_side", "ranking_target", "ranking_weight"}
     assert {"marginals", "side", "epsilon"} <= settings().keys() and not ranking & settings().keys()
@@ -48,6 +60,7 @@ def test_the_settings_told_are_those_that_the_method_uses():
     solvers = {solver: settings(solver=solver).keys() for solver in SOLVERS}
     assert "epsilon" in solvers["sinkhorn"] and not {"epsilon", "marginal_penalty"} & solvers["exact"]
     assert "marginal_penalty" in solvers["unbalanced"] and "transported_mass" in solvers["partial"]
+    assert not any({"max_iterations", "tolerance"} & names for names in solvers.values())
 
 
 @pytest.mark.parametrize(
@@ -62,9 +75,9 @@ def test_the_settings_told_are_those_that_the_method_uses():
         (["а" * 500 + " b"], ["Cyrillic"]),
     ],
 )
-def test_the_scripts_of_texts(texts, scripts):
+def test_scripts_of_texts(texts, scripts):
     assert sorted(scripts_of(texts)) == sorted(scripts)
 
 
-def test_what_a_run_computes_on_is_told():
+def test_hardware_names_the_processor():
     assert hardware(OTDistillationConfig(language="sw", use_cpu=True)).endswith((" thread", " threads"))

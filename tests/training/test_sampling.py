@@ -27,9 +27,7 @@ def column(sizes: dict[str, int]) -> list[str]:
     seed=st.integers(0, 5),
     by_length=st.booleans(),
 )
-def test_blocks_are_of_one_language_and_every_pair_is_seen_as_often_as_the_next(
-    sizes, block_size, temperature, seed, by_length
-):
+def test_blocks_have_one_language_and_pairs_are_drawn_equally_often(sizes, block_size, temperature, seed, by_length):
     languages = column(sizes)
     lengths = [7 * row % 31 for row in range(len(languages))] if by_length else None
     sampler = LanguageSampler(languages, block_size, temperature=temperature, seed=seed, lengths=lengths)
@@ -45,7 +43,7 @@ def test_blocks_are_of_one_language_and_every_pair_is_seen_as_often_as_the_next(
     for language in sizes:
         counts = [seen[row] for row, other in enumerate(languages) if other == language]
         assert max(counts) - min(counts) <= 1
-    # In any order of epochs, as after a resume, an epoch is what it was.
+    # An epoch does not depend on the epochs before it, as after resuming.
     again = LanguageSampler(languages, block_size, temperature=temperature, seed=seed, lengths=lengths)
     for epoch in (2, 0):
         again.set_epoch(epoch)
@@ -53,7 +51,7 @@ def test_blocks_are_of_one_language_and_every_pair_is_seen_as_often_as_the_next(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, float("inf")])
-def test_batches_go_to_languages_by_temperature(temperature):
+def test_temperature_sets_the_share_of_each_language(temperature):
     sizes = {"ha": 6400, "ig": 1600, "yo": 100}
     sampler = LanguageSampler(column(sizes), 10, temperature=temperature)
     powers = {language: size ** (1 / temperature) for language, size in sizes.items()}
@@ -64,14 +62,14 @@ def test_batches_go_to_languages_by_temperature(temperature):
         assert sorted(sampler) == list(range(8100))
 
 
-def test_a_language_of_few_pairs_gets_a_block_and_repeats():
+def test_small_language_gets_one_block_and_repeats():
     sampler = LanguageSampler(column({"ha": 1000, "lo": 3}), 8)
     assert sampler.blocks == {"ha": 126, "lo": 1}
     (block,) = [block for block in blocks(sampler) if block[0] >= 1000]
     assert max(Counter(block).values()) == 3 and set(block) == {1000, 1001, 1002}
 
 
-def test_orders_differ_by_seed_and_epoch_and_not_by_who_is_beside():
+def test_order_depends_on_seed_and_epoch_but_not_on_other_languages():
     def order(sizes, seed=0, epoch=0) -> list[int]:
         sampler = LanguageSampler(column(sizes), 4, seed=seed)
         sampler.set_epoch(epoch)
@@ -82,7 +80,7 @@ def test_orders_differ_by_seed_and_epoch_and_not_by_who_is_beside():
     assert plain not in (order({"ha": 16}, seed=1), order({"ha": 16}, epoch=1))
 
 
-def test_blocks_hold_like_lengths():
+def test_blocks_hold_similar_lengths():
     languages, lengths = column({"ha": 60, "yo": 40}), [(37 * row) % 101 for row in range(100)]
 
     def spread(given) -> int:
@@ -94,7 +92,7 @@ def test_blocks_hold_like_lengths():
     assert spread(lengths) < 0.5 * spread(None)
 
 
-def test_like_lengths_of_one_language_are_in_the_same_order_whatever_else_draws():
+def test_length_sampler_does_not_use_the_global_random_state():
     lengths = [(37 * row) % 101 for row in range(100)]
 
     def order(seed: int, epoch: int) -> list[int]:
@@ -109,7 +107,7 @@ def test_like_lengths_of_one_language_are_in_the_same_order_whatever_else_draws(
     assert first not in (order(0, 1), order(1, 0))
 
 
-def test_joined_every_row_says_its_language():
+def test_joined_rows_have_their_language():
     one = Dataset.from_list([{"translation": {"en": "a", "ha": "b"}, "index": 4, "length": 2, "source": "x"}])
     other = Dataset.from_list([{"translation": {"en": "c", "lo": "d"}, "index": i, "length": 2} for i in (0, 2)])
     joined = join_languages({"ha": one, "lo": other.select([1])})

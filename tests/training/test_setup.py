@@ -18,28 +18,36 @@ def test_pairs_by_language(two, pairs):
     assert pairs_by_language(make("sw"), "eval_dataset", None) == {}
 
 
-def test_pairs_that_do_not_fit_are_named(two, pairs):
+def test_pairs_of_wrong_languages_raise(two, pairs):
     for args, dataset, message in [
-        (make("sw", "lo"), pairs, "pairs is one, for the languages sw, lo; pass a dict"),
-        (make("sw", "lo"), {**two, "yo": pairs}, "pairs is for sw, lo, yo, and the languages are sw, lo"),
-        (make("sw", "lo"), {}, "pairs is for no language, and"),
-        (make("sw", "lo"), {"sw": pairs, "lo": pairs}, r"pairs\['lo'\] has no language 'lo'.*it has en, sw"),
-        (make("sw", "lo"), {"sw": pairs.select([]), "lo": two["lo"]}, r"pairs\['sw'\] is empty"),
-        (make("ha"), pairs, "pairs has no language 'ha'.*it has en, sw"),
+        (make("sw", "lo"), pairs, "pairs must be a dict with a value for each of the languages sw, lo, got Dataset"),
+        (make("sw", "lo"), {**two, "yo": pairs}, "for each of the languages sw, lo, got sw, lo, yo"),
+        (make("sw", "lo"), {}, "for each of the languages sw, lo, got dict"),
+        (
+            make("sw", "lo"),
+            {"sw": pairs, "lo": pairs},
+            "must have rows with 'lo' and .*, got 30 rows with en, sw",
+        ),
+        (
+            make("sw", "lo"),
+            {"sw": pairs.select([]), "lo": two["lo"]},
+            "'sw' and .*got 0 rows with no language",
+        ),
+        (make("ha"), pairs, "pairs must have rows with 'ha' and 'en'"),
     ]:
         with pytest.raises(ValueError, match=message):
             pairs_by_language(args, "pairs", dataset)
-    with pytest.raises(ValueError, match="pairs is for sw, and the languages are sw, lo"):
+    with pytest.raises(ValueError, match="pairs must be a dict with a value for each of the languages sw, lo, got sw"):
         pairs_by_language(make("sw", "lo"), "pairs", {"sw": pairs}, complete=True)
 
 
 def test_evaluators_may_be_for_some_languages(evaluator):
     assert by_language(make("sw", "lo"), "retrieval_evaluator", {"lo": evaluator}) == {"lo": evaluator}
-    with pytest.raises(ValueError, match="retrieval_evaluator is for yo, and the languages are sw, lo"):
+    with pytest.raises(ValueError, match="retrieval_evaluator must be a dict .* languages sw, lo, got yo"):
         by_language(make("sw", "lo"), "retrieval_evaluator", {"yo": evaluator})
 
 
-def test_a_pack_starts_the_same_whoever_is_beside_it(make_two, make_trainer, two):
+def test_initial_weights_of_a_pack_do_not_depend_on_other_packs(make_two, make_trainer, two):
     together = make_two().model.state_dict()
     alone = make_trainer(language="lo", train_dataset=two["lo"], eval_dataset=None).model.state_dict()
     own = [name for name in alone if "language_lo" in name]
@@ -47,9 +55,10 @@ def test_a_pack_starts_the_same_whoever_is_beside_it(make_two, make_trainer, two
     assert all(torch.equal(together[name], alone[name]) for name in own)
 
 
-def test_what_a_token_counts_for_is_told_by_each_language(make_two, make_trainer, two):
-    collators = make_two().data_collator.collators
+def test_token_weights_are_counted_for_each_language(make_two, make_trainer, two):
+    together = make_two().methods[0]._weights
     for language, pairs in two.items():
-        alone = make_trainer(language=language, train_dataset=pairs, eval_dataset=None).data_collator
-        assert torch.equal(collators[language].student_weights, alone.student_weights)
-        assert torch.equal(collators[language].teacher_weights, alone.teacher_weights)
+        alone = make_trainer(language=language, train_dataset=pairs, eval_dataset=None).methods[0]._weights
+        assert together.keys() == two.keys() and alone.keys() == {language}
+        for weights, expected in zip(together[language], alone[language], strict=True):
+            assert torch.equal(weights, expected)

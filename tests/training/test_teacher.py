@@ -24,7 +24,7 @@ BOTH = ("query", "document")
 
 @pytest.fixture
 def counted(tiny_model):
-    """The teacher, and the number of rows it has read."""
+    """The teacher, and the number of rows of each of its calls."""
     rows = []
     tiny_model.register_forward_pre_hook(
         lambda _, args, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
@@ -37,7 +37,7 @@ def tokenize(processor, texts, roles=("query",)):
 
 
 def check_equal(vectors, teacher, batch, tolerance):
-    """Cached vectors against the teacher's own, wherever there is no padding."""
+    """Compare cached vectors with the teacher's own at every position without padding."""
     cached = vectors(batch)
     with torch.no_grad():
         online = teacher(**batch).embeddings
@@ -48,13 +48,13 @@ def check_equal(vectors, teacher, batch, tolerance):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float16, 1e-3)])
-def test_what_is_read_is_what_the_teacher_says(tiny_model, tiny_processor, tmp_path, dtype, tolerance):
-    """Any order, repetitions, both roles, an empty text, and another padding than when it was written."""
+def test_cached_vectors_equal_those_of_the_teacher(tiny_model, tiny_processor, tmp_path, dtype, tolerance):
+    """In any order, with repetitions, both roles, an empty text, and different padding."""
     texts = [*TEXTS, "", TEXTS[0]]
     vectors = TeacherVectors.prepare(
         tiny_model, tiny_processor, texts, BOTH, tmp_path, batch_size=7, dtype=dtype, show_progress=False
     )
-    # Without markers a query and a document are read alike.
+    # Without markers, a query and a document have the same tokens.
     assert len(vectors) == len(set(texts))
     for chosen in ([texts[i] for i in (5, 40, 3, 5, 41, 17)], texts, [""]):
         check_equal(vectors, tiny_model, tokenize(tiny_processor, chosen, BOTH), tolerance)
@@ -69,8 +69,8 @@ def test_one_text_at_a_time_is_exact(tiny_model, tiny_processor, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["xlm-roberta", "modernbert"])
-def test_markers_and_expansion(tmp_path, architecture):
-    """Mask tokens behind a query, attended to or not, have vectors of their own."""
+def test_cached_vectors_with_markers_and_expansion(tmp_path, architecture):
+    """Mask tokens after a query have vectors too, attended to or not."""
     folder = tiny_checkpoint(tmp_path / "model", architecture, projection_dim=12)
     teacher = OpticalModel.from_pretrained(folder)
     for settings in ({}, {"query_expansion": True}, {"query_expansion": True, "attend_to_expansion": True}):
@@ -81,7 +81,7 @@ def test_markers_and_expansion(tmp_path, architecture):
         check_equal(vectors, teacher, tokenize(processor, TEXTS, BOTH), 1e-6)
 
 
-def test_only_what_is_missing_is_read(counted, tiny_processor, tmp_path):
+def test_only_missing_texts_are_encoded(counted, tiny_processor, tmp_path):
     teacher, rows = counted
 
     def prepare(texts, roles=("query",), processor=tiny_processor, **options):
@@ -98,14 +98,14 @@ def test_only_what_is_missing_is_read(counted, tiny_processor, tmp_path):
     assert read == 10 and len(second) == 30 and second.nbytes > first.nbytes
     assert set(first.shards) < set(second.shards)
     assert prepare(TEXTS[:20], BOTH)[1] == 0
-    # Which tokens match changes no vector; where a text is cut does, for the texts that are longer.
+    # The tokens that match do not affect the vectors; truncation does, for longer texts.
     assert prepare(TEXTS[:20], BOTH, OpticalProcessor(tiny_processor.tokenizer, skip_tokens=[]))[1] == 0
     lengths = tiny_processor(TEXTS[:20], "query")["attention_mask"].sum(1)
     room = int(lengths.median())
     longer = int((lengths > room).sum())
     assert 0 < longer < 20
     assert prepare(TEXTS[:20], processor=OpticalProcessor(tiny_processor.tokenizer, query_length=room))[1] == longer
-    # Other numbers, other vectors: nothing in common.
+    # Other dtypes, weights and configurations share no vectors.
     assert prepare(TEXTS[:5], dtype=torch.float32)[1] == 5
     assert prepare(TEXTS[:5], autocast=torch.bfloat16)[1] == 5
     assert prepare([])[1] == 0
@@ -116,7 +116,7 @@ def test_only_what_is_missing_is_read(counted, tiny_processor, tmp_path):
     assert prepare(TEXTS[:5])[1] == 5
 
 
-def test_texts_of_like_length_are_read_together(counted, tiny_processor, tmp_path):
+def test_batches_group_texts_by_length(counted, tiny_processor, tmp_path):
     teacher, _ = counted
     shapes = []
     teacher.register_forward_pre_hook(
@@ -129,8 +129,8 @@ def test_texts_of_like_length_are_read_together(counted, tiny_processor, tmp_pat
     assert torch.stack(shapes).mean() > 0.85 > unsorted.mean()
 
 
-def test_the_teacher_is_left_as_it_was(tiny_model, tiny_processor, tmp_path):
-    """Dropout plays no part, and where the teacher was training it goes on."""
+def test_mode_of_the_teacher_is_restored(tiny_model, tiny_processor, tmp_path):
+    """Dropout is off while it encodes."""
     expected = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path / "a", show_progress=False)
     tiny_model.train()
     vectors = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path / "b", show_progress=False)
@@ -139,13 +139,13 @@ def test_the_teacher_is_left_as_it_was(tiny_model, tiny_processor, tmp_path):
     assert torch.equal(vectors(batch), expected(batch))
 
 
-def test_the_default_folder_and_the_log(tiny_model, tiny_processor, tmp_path, monkeypatch, caplog):
+def test_default_folder_and_log(tiny_model, tiny_processor, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with caplog.at_level(logging.INFO, module.__name__):
         vectors = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, show_progress=False)
     assert all(tmp_path / "hf_optical" in shard.parents for shard in vectors.shards)
     tokens = int(tiny_processor(list(set(TEXTS)), "query")["attention_mask"].sum())
-    assert f"{len(set(TEXTS))} query texts to read, {tokens * 32 * 2 / 1e6:.1f} MB more" in caplog.text
+    assert f"{len(set(TEXTS))} query texts to encode, {tokens * 32 * 2 / 1e6:.1f} MB more" in caplog.text
     assert tokens * 32 * 2 < vectors.nbytes < 1.2 * tokens * 32 * 2
     assert f"megabytes={vectors.nbytes / 1e6:.1f}" in repr(vectors)
 
@@ -160,7 +160,7 @@ def test_datasets_opens_a_shard(tiny_model, tiny_processor, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "one bit", "removed"])
-def test_a_damaged_shard_is_read_again(counted, tiny_processor, tmp_path, caplog, monkeypatch, damage):
+def test_texts_of_a_damaged_shard_are_encoded_again(counted, tiny_processor, tmp_path, caplog, monkeypatch, damage):
     teacher, rows = counted
     monkeypatch.setattr(module, "_SHARD_BYTES", 1)
     options = {"folder": tmp_path, "batch_size": 8, "dtype": torch.float32, "show_progress": False}
@@ -176,11 +176,11 @@ def test_a_damaged_shard_is_read_again(counted, tiny_processor, tmp_path, caplog
     with caplog.at_level(logging.WARNING, module.__name__):
         vectors = TeacherVectors.prepare(teacher, tiny_processor, TEXTS, **options)
     assert rows == [8]
-    assert (f"{shards[2]} is damaged" in caplog.text) == (damage != "removed")
+    assert (f"Removing {shards[2]}, which is damaged" in caplog.text) == (damage != "removed")
     check_equal(vectors, teacher, tokenize(tiny_processor, TEXTS), 1e-6)
 
 
-def test_an_error_in_the_middle_keeps_what_was_stored(counted, tiny_processor, tmp_path, monkeypatch):
+def test_error_keeps_the_vectors_stored_before(counted, tiny_processor, tmp_path, monkeypatch):
     teacher, rows = counted
     options = {"folder": tmp_path, "batch_size": 8, "show_progress": False}
     TeacherVectors.prepare(teacher, tiny_processor, TEXTS[:8], **options)
@@ -200,7 +200,7 @@ def test_an_error_in_the_middle_keeps_what_was_stored(counted, tiny_processor, t
     assert len(TeacherVectors.prepare(teacher, tiny_processor, TEXTS, **options)) == 40 and sum(rows) == 32
 
 
-def test_workers_get_paths_alone(tiny_model, tiny_processor, tmp_path):
+def test_pickling_sends_only_paths(tiny_model, tiny_processor, tmp_path):
     vectors = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path, show_progress=False)
     batch = tokenize(tiny_processor, TEXTS)
     sent = pickle.dumps(vectors)
@@ -208,7 +208,7 @@ def test_workers_get_paths_alone(tiny_model, tiny_processor, tmp_path):
     assert torch.equal(pickle.loads(sent)(batch), vectors(batch))
 
 
-def test_reading_allocates_nothing_but_what_it_returns(tiny_model, tiny_processor, tmp_path):
+def test_lookup_allocates_no_arrow_memory(tiny_model, tiny_processor, tmp_path):
     vectors = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path, show_progress=False)
     before = pa.total_allocated_bytes()
     vectors(tokenize(tiny_processor, TEXTS))
@@ -216,18 +216,18 @@ def test_reading_allocates_nothing_but_what_it_returns(tiny_model, tiny_processo
     assert pa.total_allocated_bytes() == before
 
 
-def test_clear_errors(tiny_model, tiny_processor, tmp_path):
-    with pytest.raises(ValueError, match="dtype=torch.bfloat16; choose torch.float16 or torch.float32"):
+def test_invalid_arguments_raise(tiny_model, tiny_processor, tmp_path):
+    with pytest.raises(ValueError, match="dtype must be one of torch.float16, torch.float32, got torch.bfloat16"):
         TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path, batch_size=0)
-    with pytest.raises(ValueError, match="choose 'query' or 'document'"):
+    with pytest.raises(ValueError, match="'query'.*'document'"):
         TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, ("passage",), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path / "file", show_progress=False)
     vectors = TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path / "a", show_progress=False)
-    with pytest.raises(KeyError, match="1 rows of the batch, the first of them 2, have no teacher vectors"):
+    with pytest.raises(KeyError, match="1 rows of the batch have no teacher vectors, the first is row 2"):
         vectors(tokenize(tiny_processor, [*TEXTS[:2], "never seen"]))
     empty = TeacherVectors.prepare(tiny_model, tiny_processor, [], folder=tmp_path / "empty", show_progress=False)
     assert len(empty) == empty.nbytes == 0
@@ -235,10 +235,10 @@ def test_clear_errors(tiny_model, tiny_processor, tmp_path):
         empty(tokenize(tiny_processor, ["never seen"]))
 
 
-def test_a_language_at_work_is_refused(tiny_model, tiny_processor, tmp_path):
-    """The fingerprint is that of the base: its vectors would be taken for those of the pack."""
+def test_teacher_with_an_active_pack_raises(tiny_model, tiny_processor, tmp_path):
+    """The fingerprint is that of the base, whose vectors the cache would return."""
     add_adapter(tiny_model, "sw", default_lora_config(tiny_model, rank=2))
-    with pytest.raises(ValueError, match="language pack 'sw' at work"):
+    with pytest.raises(ValueError, match="active language pack of the teacher must be None, got 'sw'"):
         TeacherVectors.prepare(tiny_model, tiny_processor, TEXTS, folder=tmp_path)
 
 
@@ -275,13 +275,13 @@ PREPARE = """
 
 @pytest.mark.promise(
     "Stopping anywhere",
-    "The teacher's cache survives a kill: what was stored is not read again, and a damaged file is "
-    "noticed and read again.",
+    "The teacher's cache survives a kill: stored texts are not encoded again, and a damaged file is detected and "
+    "its texts are encoded again.",
 )
-def test_a_killed_run_is_gone_on_with(run_python, tiny, counted, tiny_processor, tmp_path):
+def test_cache_of_a_killed_run_is_continued(run_python, tiny, counted, tiny_processor, tmp_path):
     outcome = run_python(PREPARE, FOLDER=str(tiny), CACHE=str(tmp_path), KILL="4", PROCESSES="1", OMP_NUM_THREADS="1")
     assert outcome.returncode == -9, outcome.stderr
-    assert list(tmp_path.rglob(".saving-*")), "it was killed while it wrote"
+    assert list(tmp_path.rglob(".saving-*")), "it must be killed while it writes"
     stored = sum(len(datasets.Dataset.from_file(str(shard))) for shard in tmp_path.glob("*/*/*.arrow"))
     assert 0 < stored < 40
     teacher, rows = counted
@@ -293,8 +293,8 @@ def test_a_killed_run_is_gone_on_with(run_python, tiny, counted, tiny_processor,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one_run", [False, True])
-def test_two_processes(run_python, tiny, counted, tiny_processor, tmp_path, one_run):
-    """Two runs at the same time, and two processes of one run, of which the first alone reads."""
+def test_two_processes_share_the_cache(run_python, tiny, counted, tiny_processor, tmp_path, one_run):
+    """Two runs at the same time, and two processes of one run, of which only the first encodes."""
     environment = {"FOLDER": str(tiny), "CACHE": str(tmp_path), "PROCESSES": "2", "OMP_NUM_THREADS": "1"}
     if one_run:
         with socket.socket() as free:

@@ -13,10 +13,12 @@ from transformers import TrainerCallback
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OTDistillationTrainer, load_bitext
 from hf_optical.languages import activate
+from hf_optical.methods import Anchor
 from hf_optical.model.modeling_optical import base_state_dict
+from hf_optical.transport import SOLVERS
 
 
-def test_training_lowers_the_loss_and_leaves_the_base_alone(make_trainer, tiny_model):
+def test_training_lowers_the_loss_and_leaves_the_base_unchanged(make_trainer, tiny_model):
     trainer = make_trainer(num_train_epochs=6)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
@@ -26,7 +28,7 @@ def test_training_lowers_the_loss_and_leaves_the_base_alone(make_trainer, tiny_m
     assert trained and all(".lora_" in name or ".rows.language_sw" in name for name in trained)
 
 
-def test_all_weights_train_on_request(make_trainer, tiny_model):
+def test_train_all_weights_changes_the_base(make_trainer, tiny_model):
     trainer = make_trainer(train_all_weights=True, num_train_epochs=3)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
@@ -35,7 +37,7 @@ def test_all_weights_train_on_request(make_trainer, tiny_model):
     assert not any(".lora_" in name for name in trainer.model.state_dict())
 
 
-def test_the_loss_is_the_mean_of_exact_transport_one_pair_at_a_time(make_trainer, tiny, teacher_folder, held_out):
+def test_eval_loss_is_the_mean_of_exact_transport_pair_by_pair(make_trainer, tiny, teacher_folder, held_out):
     trainer = make_trainer(solver="exact", align_special_tokens=True, marginals="uniform", new_words=0)
     student, student_processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     teacher, teacher_processor = (
@@ -60,7 +62,7 @@ def test_eval_loss_does_not_depend_on_the_batch_size(make_trainer, batch_size):
     )
 
 
-def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
+def test_accumulated_gradients_equal_those_of_a_larger_batch(make_trainer):
     settings = {"disable_dropout": True, "optim": "sgd", "learning_rate": 0.5, "max_grad_norm": 0.0}
     whole = make_trainer(per_device_train_batch_size=6, max_steps=3, **settings)
     whole.train()
@@ -82,7 +84,7 @@ def test_accumulating_gradients_equals_a_larger_batch(make_trainer):
 )
 def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, settings):
     saving = {"save_strategy": "steps", "save_steps": 4, "save_total_limit": None}
-    # With dropout, so that the state of the random numbers has to come back too.
+    # With dropout, so that the random state must be restored too.
     settings = {"num_train_epochs": 2, "disable_dropout": False, **saving, **settings}
     straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
     straight.train()
@@ -107,14 +109,14 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-def test_the_best_checkpoint_by_map_is_loaded_and_stops_early(make_trainer, evaluator, best_by_map, tmp_path):
+def test_best_checkpoint_by_map_is_loaded_after_early_stopping(make_trainer, evaluator, best_by_map, tmp_path):
     trainer = make_trainer(
         retrieval_evaluator=evaluator,
         **best_by_map,
     )
     trainer.train()
     found = [log["eval_map"] for log in trainer.state.log_history if "eval_map" in log]
-    assert len(found) < 8, "a rate this high must overshoot"
+    assert len(found) < 8, "the learning rate must be high enough to overshoot"
     assert trainer.state.best_metric == max(found)
     best = LanguagePack.from_pretrained(trainer.state.best_model_checkpoint)
     in_memory = trainer.language_pack()
@@ -122,7 +124,7 @@ def test_the_best_checkpoint_by_map_is_loaded_and_stops_early(make_trainer, eval
     assert trainer.evaluate()["eval_map"] == max(found)
 
 
-def test_the_logs_tell_the_parts_of_the_loss_and_the_plans(make_trainer):
+def test_logs_contain_the_parts_of_the_loss_and_the_diagnostics(make_trainer):
     trainer = make_trainer(anchor_weight=0.5, eval_strategy="epoch")
     trainer.train()
     step = next(log for log in trainer.state.log_history if "loss" in log)
@@ -134,7 +136,7 @@ def test_the_logs_tell_the_parts_of_the_loss_and_the_plans(make_trainer):
 
 
 class EvaluatesAt(TrainerCallback):
-    """Evaluates after a step, under a name of its own."""
+    """Evaluate after a step, under another prefix."""
 
     trainer: OTDistillationTrainer
 
@@ -149,10 +151,10 @@ class EvaluatesAt(TrainerCallback):
 
 @pytest.mark.promise(
     "Numbers",
-    "What a log tells is of what it names: an evaluation, and a run that failed, change no mean of the "
-    "training; with several languages every `eval_` number is a mean over them",
+    "Logged means cover exactly the steps since the last log: evaluations and failed runs do not change them; with "
+    "several languages, every `eval_` number is a mean over the languages",
 )
-def test_an_evaluation_between_two_logs_has_its_own_means_and_takes_none_away(make_trainer):
+def test_evaluation_between_logs_leaves_the_training_means_unchanged(make_trainer):
     evaluates = EvaluatesAt(3)
     trainer, undisturbed = make_trainer(logging_steps=5, callbacks=[evaluates]), make_trainer(logging_steps=5)
     evaluates.trainer = trainer
@@ -164,12 +166,12 @@ def test_an_evaluation_between_two_logs_has_its_own_means_and_takes_none_away(ma
     log, expected = (next(log for log in each.state.log_history if "loss" in log) for each in (trainer, undisturbed))
     assert log["step"] == 5 and log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
     assert {**log, "epoch": 0} == {**expected, "epoch": 0}
-    # A log of one's own gets none.
+    # Other logs get no means.
     trainer.log({"mine": 1.0})
     assert set(trainer.state.log_history[-1]) == {"mine", "epoch", "step"}
 
 
-def test_a_run_that_failed_leaves_no_means_to_the_next(make_trainer):
+def test_failed_run_leaves_no_means_for_the_next(make_trainer):
     class Fails(OTDistillationTrainer):
         fails = True
 
@@ -188,9 +190,9 @@ def test_a_run_that_failed_leaves_no_means_to_the_next(make_trainer):
     assert log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
 
 
-@pytest.mark.promise("Numbers", "Every pair and every evaluator that is given is evaluated on")
+@pytest.mark.promise("Numbers", "Every evaluation covers all given pairs and evaluators")
 @pytest.mark.parametrize("batch_size", [4, 64])
-def test_every_pair_is_evaluated_on_where_training_drops_the_last(make_trainer, held_out, batch_size):
+def test_evaluation_covers_every_pair_with_dataloader_drop_last(make_trainer, held_out, batch_size):
     trainer = make_trainer(
         dataloader_drop_last=True, per_device_train_batch_size=4, per_device_eval_batch_size=batch_size
     )
@@ -199,8 +201,8 @@ def test_every_pair_is_evaluated_on_where_training_drops_the_last(make_trainer, 
     assert len(trainer.get_train_dataloader()) == 30 // 4
 
 
-@pytest.mark.promise("Numbers", "An optimizer or a schedule that would train nothing is refused")
-def test_an_optimizer_of_other_weights_is_refused(make_trainer, tiny):
+@pytest.mark.promise("Numbers", "An optimizer or a schedule that would train nothing raises an error")
+def test_optimizer_of_other_weights_raises(make_trainer, tiny):
     student, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     settings = {"student": student, "processing_class": processor}
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
@@ -209,13 +211,13 @@ def test_an_optimizer_of_other_weights_is_refused(make_trainer, tiny):
     before = {name: weight.clone() for name, weight in weights(whole.model).items()}
     whole.train()
     assert any(not torch.equal(weight, before[name]) for name, weight in weights(whole.model).items())
-    with pytest.raises(ValueError, match="optimizers has a schedule and no optimizer.*args.lr_scheduler_type"):
+    with pytest.raises(ValueError, match="optimizers must contain .*lr_scheduler_type"):
         make_trainer(train_all_weights=True, optimizers=(None, schedule), **settings)
-    with pytest.raises(ValueError, match="optimizers holds none of the weights that are trained.*Set args.optim"):
+    with pytest.raises(ValueError, match="optimizers must contain an optimizer.*Set args.optim"):
         make_trainer(optimizers=(optimizer, None), **settings)
 
 
-def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
+def test_anchor_keeps_english_vectors(make_trainer, tiny, held_out):
     english = [pair["en"] for pair in held_out["translation"]]
     processor = OpticalProcessor.from_pretrained(tiny)
     inputs = processor.queries(english)
@@ -225,8 +227,11 @@ def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
         trainer = make_trainer(anchor_weight=anchor_weight, num_train_epochs=4)
         if anchor_weight:
             own = dict(trainer.model.named_parameters())
-            shared = trainer.reference.get_input_embeddings().weight
-            assert any(weight.data_ptr() == shared.data_ptr() for weight in own.values()), "the base is not copied"
+            (anchor,) = (each for each in trainer.methods if isinstance(each, Anchor))
+            shared = anchor.reference.get_input_embeddings().weight
+            assert any(weight.data_ptr() == shared.data_ptr() for weight in own.values()), (
+                "the base must be shared, not copied"
+            )
         trainer.train()
         if anchor_weight:
             first = next(log for log in trainer.state.log_history if "loss_anchor" in log)
@@ -237,14 +242,14 @@ def test_the_anchor_holds_english_where_it_was(make_trainer, tiny, held_out):
     assert moved(2.0) < 0.5 * moved(0.0)
 
 
-def test_both_sides_are_read(make_trainer, held_out):
+def test_loss_of_both_sides_is_the_mean_of_query_and_document(make_trainer, held_out):
     both = make_trainer(side="both").evaluate()["eval_loss"]
     query, document = (make_trainer(side=side).evaluate()["eval_loss"] for side in ("query", "document"))
     assert both == pytest.approx((query + document) / 2, abs=1e-6)
     assert query != pytest.approx(document, abs=1e-6)
 
 
-def test_batches_are_grouped_by_length_on_request(make_trainer):
+def test_group_by_length_reduces_padding(make_trainer):
     def padding(strategy: str) -> float:
         trainer = make_trainer(
             train_sampling_strategy=strategy,
@@ -274,7 +279,7 @@ def test_activation_checkpointing_gives_the_same_losses(make_trainer):
     assert losses(checkpointed) == pytest.approx(losses(plain), abs=1e-6)
 
 
-def test_the_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_processor, pairs):
+def test_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_processor, pairs):
     from hf_optical import OTDistillationConfig
 
     args = OTDistillationConfig(output_dir="unused", language="sw", max_steps=2, use_cpu=True, disable_tqdm=True,
@@ -287,11 +292,11 @@ def test_the_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_proce
     assert trainer.teacher.fingerprint() == fingerprint
 
 
-def test_what_is_saved_is_what_is_in_memory(make_trainer, tiny, tmp_path):
+def test_saved_pack_gives_the_same_vectors(make_trainer, tiny, tmp_path):
     trainer = make_trainer(max_steps=3)
     trainer.train()
     trainer.save_model(tmp_path / "pack")
-    assert not list((tmp_path / "pack").rglob("*.bin")), "training_args.bin would carry the Hub token"
+    assert not list((tmp_path / "pack").rglob("*.bin")), "training_args.bin would contain the Hub token"
     pack = LanguagePack.from_pretrained(tmp_path / "pack")
     assert {"max_steps", "seed", "learning_rate"} <= set(pack.details["settings"])
     fresh = OpticalModel.from_pretrained(tiny)
@@ -303,14 +308,14 @@ def test_what_is_saved_is_what_is_in_memory(make_trainer, tiny, tmp_path):
     assert torch.equal(fresh(**inputs).embeddings, OpticalModel.from_pretrained(tiny)(**inputs).embeddings)
 
 
-def test_the_main_process_alone_writes(make_trainer, tmp_path, monkeypatch):
+def test_only_the_main_process_writes(make_trainer, tmp_path, monkeypatch):
     trainer = make_trainer()
     monkeypatch.setattr(type(trainer.args), "should_save", False)
     trainer.save_model(tmp_path / "pack")
     assert not (tmp_path / "pack").exists()
 
 
-def test_a_whole_student_is_saved_whole(make_trainer, tmp_path):
+def test_student_with_all_weights_trained_is_saved_completely(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=2, train_all_weights=True)
     trainer.train()
     trainer.save_model(tmp_path / "model")
@@ -325,11 +330,13 @@ def test_every_solver_trains(make_trainer, solver):
     trainer = make_trainer(solver=solver, max_steps=2, marginal_penalty=0.5, transported_mass=0.7)
     trainer.train()
     assert all(math.isfinite(loss) for loss in losses(trainer))
-    assert trainer.loss.options["marginal_penalty"] == 0.5 and trainer.loss.options["transported_mass"] == 0.7
+    used = trainer.methods[0].loss.solver
+    assert isinstance(used, SOLVERS[solver])
+    assert getattr(used, "marginal_penalty", 0.5) == 0.5 and getattr(used, "transported_mass", 0.7) == 0.7
 
 
 class SentenceMSETrainer(OTDistillationTrainer):
-    """Adds the distance of mean vectors (Reimers & Gurevych 2020) to the transported cost."""
+    """Adds the distance of mean vectors (Reimers & Gurevych 2020) to the cost of transport."""
 
     def pair_losses(self, student, teacher):
         parts = super().pair_losses(student, teacher)
@@ -341,7 +348,7 @@ def mean_vector(texts):
     return (texts.embeddings * texts.mask[..., None]).sum(1) / texts.mask.sum(1, keepdim=True)
 
 
-def test_a_subclass_adds_a_part_to_the_loss(make_trainer):
+def test_subclass_adds_a_part_to_the_loss(make_trainer):
     trainer = make_trainer(SentenceMSETrainer, max_steps=2)
     trainer.train()
     step = next(log for log in trainer.state.log_history if "loss" in log)
@@ -349,7 +356,7 @@ def test_a_subclass_adds_a_part_to_the_loss(make_trainer):
     assert step["loss"] == pytest.approx(step["loss_alignment"] + step["loss_sentence"], abs=1e-4)
 
 
-def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
+def test_peft_config_and_loss_replace_the_defaults(make_trainer):
     class MeanCosine(nn.Module):
         def forward(self, student, teacher, student_mask, teacher_mask):
             return 1 - (student.mean(1) * teacher.mean(1)).sum(-1)
@@ -373,7 +380,7 @@ def test_a_peft_config_and_a_loss_of_ones_own(make_trainer):
         {"peft_config": LoraConfig(r=2, lora_dropout=0.25, target_modules=["query"]), "new_words": 0},
     ],
 )
-def test_the_students_own_dropout_is_off_and_the_adapters_is_as_it_was_set(make_trainer, settings, tmp_path):
+def test_dropout_is_off_except_in_the_adapter(make_trainer, settings, tmp_path):
     trainer = make_trainer(**settings)
     found = {
         (".lora_dropout." in name, module.p)
@@ -385,14 +392,18 @@ def test_the_students_own_dropout_is_off_and_the_adapters_is_as_it_was_set(make_
     assert LanguagePack.from_pretrained(tmp_path / "run").lora_config.lora_dropout == 0.25
 
 
-def test_vector_sizes_that_do_not_meet(make_trainer, tmp_path):
+def test_different_vector_sizes_raise(make_trainer, tmp_path):
     small = tiny_checkpoint(tmp_path / "small", projection_dim=16)
-    with pytest.raises(ValueError, match="16 numbers and the student's 32.*projection_dim=16"):
+    with pytest.raises(
+        ValueError, match="vector size of the teacher must be 32, got 16; open the student with projection_dim=16"
+    ):
         make_trainer(teacher=small)
 
 
-def test_sentence_pairs_without_the_language(make_trainer):
-    with pytest.raises(ValueError, match="train_dataset has no language 'ha'.*it has en, sw"):
+def test_sentence_pairs_without_the_language_raise_raise(make_trainer):
+    with pytest.raises(
+        ValueError, match="train_dataset train_dataset must have rows with 'ha' .*got 30 rows with en, sw"
+    ):
         make_trainer(language="ha")
 
 
@@ -408,27 +419,27 @@ def test_new_words_are_added_and_saved(make_trainer, tmp_path):
     assert without.vocabulary is None and any("lora_embedding" in name for name in without.weights)
 
 
-def test_a_model_without_its_processor(make_trainer, tiny_model):
-    with pytest.raises(ValueError, match="model is a model, so processing_class"):
+def test_open_model_without_processor_raises(make_trainer, tiny_model):
+    with pytest.raises(ValueError, match="processing_class must be passed with a model that is already open"):
         make_trainer(student=tiny_model)
 
 
-def test_a_loss_that_is_not_finite_names_the_pair(make_trainer, tiny, pairs):
+def test_error_for_a_non_finite_loss_names_the_pair(make_trainer, tiny, pairs):
     trainer = make_trainer(per_device_train_batch_size=30, max_steps=1, new_words=0)
     tokenizer = trainer.processing_class.tokenizer
     rows = [tokenizer(pair["sw"])["input_ids"] for pair in pairs["translation"]]
-    lonely = next(
+    unique = next(
         (token, row) for row, ids in enumerate(rows) for token in ids if sum(token in other for other in rows) == 1
     )
     with torch.no_grad():
-        dict(trainer.model.named_modules())["encoder.embeddings.word_embeddings"].base_layer.weight[lonely[0]] = (
+        dict(trainer.model.named_modules())["encoder.embeddings.word_embeddings"].base_layer.weight[unique[0]] = (
             math.nan
         )
-    with pytest.raises(FloatingPointError, match=rf"sentence pair {pairs[lonely[1]]['index']} \(row"):
+    with pytest.raises(FloatingPointError, match=rf"sentence pair {pairs[unique[1]]['index']} \(row"):
         trainer.train()
 
 
-def test_the_card_is_written(make_trainer, tmp_path):
+def test_card_is_written(make_trainer, tmp_path):
     trainer = make_trainer(max_steps=1)
     trainer.train()
     trainer.save_model()
@@ -437,11 +448,11 @@ def test_the_card_is_written(make_trainer, tmp_path):
     assert "sw" in card and str(tmp_path) not in card
 
 
-def test_marginals_by_inverse_document_frequency(make_trainer, pairs):
-    """Against exact transport, pair by pair, with weights counted here."""
+def test_idf_marginals_equal_exact_transport_with_counted_weights(make_trainer, pairs):
+    """Compare with exact transport, pair by pair, with weights that are counted here."""
     trainer = make_trainer(solver="exact", new_words=0, eval_dataset=pairs.select(range(5)))
     assert trainer.args.marginals == "idf"
-    student, teacher = trainer.processing_class, trainer.data_collator.teacher_processor
+    student, teacher = trainer.processing_class, trainer.teacher_processor
     costs = []
     for pair in pairs.select(range(5))["translation"]:
         sides = []

@@ -1,4 +1,4 @@
-"""The teacher's vectors, read from disk instead of computed at every step."""
+"""Training with teacher vectors from the cache instead of the teacher."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hf_optical import OTDistillationConfig, load_bitext
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    """The cache folder of `datasets`, empty."""
+    """An empty cache folder of `datasets`."""
     folder = tmp_path / "datasets"
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     return folder
 
 
 def count_rows(trainer) -> list[int]:
-    """How many texts each call of the teacher reads."""
+    """Record the number of texts of each call of the teacher."""
     rows: list[int] = []
     trainer.teacher.register_forward_pre_hook(
         lambda _, args, inputs: rows.append(len(inputs["input_ids"])), with_kwargs=True
@@ -52,11 +52,11 @@ class StopAfter(TrainerCallback):
 
 @pytest.mark.promise(
     "Several processes",
-    "The teacher reads a sentence once, for all epochs, languages and runs; another teacher never gets its vectors.",
+    "The teacher encodes a sentence once for all epochs, languages and runs; teachers never share vectors.",
 )
 @pytest.mark.parametrize("settings", [{}, {"side": "both"}, {"anchor_weight": 0.5, "side": "document"}])
-def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_trainer, pairs, held_out, cache, settings):
-    """Marginals, special tokens and both roles play no part in it."""
+def test_every_sentence_is_encoded_once_and_the_losses_are_the_same(make_trainer, pairs, held_out, cache, settings):
+    """Whatever the marginals, special tokens and roles."""
     settings = {"num_train_epochs": 2, "eval_strategy": "epoch", **settings}
     online, cached = make_trainer(cache_teacher=False, **settings), make_trainer(**settings)
     assert cached.args.cache_teacher is True
@@ -66,7 +66,7 @@ def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_train
     roles = len(online.args.roles)
     assert sum(rows) == 2 * roles * (len(pairs) + len(held_out))
     cached.train()
-    # Without markers a query and a document are read alike.
+    # Without markers, a query and a document have the same tokens.
     assert sum(read) == len(english(pairs, held_out)) < 2 * len(pairs)
     assert len(losses(cached)) == 12 and len(losses(cached, "eval_loss")) == 2
     for name in ("loss", "eval_loss", "loss_alignment"):
@@ -76,7 +76,7 @@ def test_every_sentence_is_read_once_and_the_losses_are_those_without(make_train
     assert read == []
 
 
-def test_a_later_run_reads_nothing(make_trainer, cache):
+def test_later_run_encodes_nothing(make_trainer, cache):
     make_trainer(num_train_epochs=2).train()
     written = [path.stat().st_mtime_ns for path in shards(cache)]
     again = make_trainer(num_train_epochs=2, seed=7, lora_rank=4)
@@ -85,7 +85,7 @@ def test_a_later_run_reads_nothing(make_trainer, cache):
     assert rows == [] and written == [path.stat().st_mtime_ns for path in shards(cache)] != []
 
 
-def test_a_run_for_another_language_reads_nothing_of_the_same_english(make_trainer, two, two_held_out, cache):
+def test_run_for_another_language_reuses_the_same_english(make_trainer, two, two_held_out, cache):
     make_trainer(num_train_epochs=2).train()
     other = {"language": "lo", "train_dataset": two["lo"], "eval_dataset": two_held_out["lo"], "num_train_epochs": 2}
     online, cached = make_trainer(cache_teacher=False, **other), make_trainer(**other)
@@ -96,7 +96,7 @@ def test_a_run_for_another_language_reads_nothing_of_the_same_english(make_train
     assert losses(cached) == pytest.approx(losses(online), abs=1e-3)
 
 
-def test_another_teacher_shares_the_folder_and_no_vectors(make_trainer, tiny, pairs, held_out, cache):
+def test_another_teacher_shares_the_folder_but_no_vectors(make_trainer, tiny, pairs, held_out, cache):
     first = make_trainer(num_train_epochs=2)
     first.train()
     settings = {"teacher": tiny, "num_train_epochs": 2}
@@ -121,22 +121,22 @@ def test_another_teacher_shares_the_folder_and_no_vectors(make_trainer, tiny, pa
         ({"num_train_epochs": 3, "cache_teacher": False}, False),
     ],
 )
-def test_it_is_on_where_it_pays(settings, expected):
+def test_cache_is_on_by_default_for_several_epochs(settings, expected):
     assert OTDistillationConfig(language="sw", use_cpu=True, **settings).cache_teacher is expected
 
 
-def test_not_over_several_machines(monkeypatch):
-    """Which need not see each other's disks."""
+def test_cache_is_off_by_default_on_several_machines(monkeypatch):
+    """Their disks may not be shared."""
     monkeypatch.setenv("WORLD_SIZE", "4")
     for local, expected in (("4", True), ("2", False)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
-        # What Trainer's arguments do with such an environment is to wait for the other processes.
+        # In such an environment, TrainingArguments would wait for the other processes.
         monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)
         assert OTDistillationConfig(language="sw", num_train_epochs=2).cache_teacher is expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"cache_teacher": False, "num_train_epochs": 2}])
-def test_where_it_is_off_nothing_is_written(make_trainer, held_out, cache, settings):
+def test_nothing_is_written_without_the_cache(make_trainer, held_out, cache, settings):
     trainer = make_trainer(**settings)
     assert trainer.args.cache_teacher is False
     trainer.train()
@@ -144,12 +144,12 @@ def test_where_it_is_off_nothing_is_written(make_trainer, held_out, cache, setti
     assert not cache.exists() or shards(cache) == []
 
 
-def test_a_folder_of_ones_own(make_trainer, cache, tmp_path):
+def test_teacher_cache_dir_sets_the_folder(make_trainer, cache, tmp_path):
     make_trainer(num_train_epochs=2, teacher_cache_dir=str(tmp_path / "mine")).train()
     assert shards(tmp_path / "mine") and not shards(cache)
 
 
-def test_evaluating_before_training_and_on_other_pairs_after(make_trainer, held_out, pairs, cache):
+def test_evaluation_before_training_and_on_other_pairs(make_trainer, held_out, pairs, cache):
     other = load_bitext(DEMO / "validation.jsonl", "sw").select(range(20, 27))
     online, cached = make_trainer(cache_teacher=False, num_train_epochs=2), make_trainer(num_train_epochs=2)
     rows = count_rows(cached)
@@ -164,13 +164,13 @@ def test_evaluating_before_training_and_on_other_pairs_after(make_trainer, held_
         found, expected = (trainer.evaluate(other)["eval_loss"] for trainer in (cached, online))
         assert found == pytest.approx(expected, abs=1e-3)
         assert sum(rows) == len(english(other))
-    # What was read for training is still there.
+    # The vectors for training are still in the cache.
     assert cached.evaluate()["eval_loss"] == pytest.approx(online.evaluate()["eval_loss"], abs=1e-3)
     cached.train()
     assert sum(rows) == len(english(other))
 
 
-def test_languages_that_share_english_have_it_read_once(make_two, two, two_held_out):
+def test_english_shared_by_languages_is_encoded_once(make_two, two, two_held_out):
     settings = {"num_train_epochs": 2, "eval_strategy": "epoch"}
     online, cached = make_two(cache_teacher=False, **settings), make_two(**settings)
     rows = count_rows(cached)
@@ -184,7 +184,7 @@ def test_languages_that_share_english_have_it_read_once(make_two, two, two_held_
     assert cached.evaluate(other)["eval_loss"] == pytest.approx(online.evaluate(other)["eval_loss"], abs=1e-3)
 
 
-def test_workers_of_the_data_loader_read_it_too(make_trainer):
+def test_data_loader_workers_read_the_cache(make_trainer):
     alone = make_trainer(num_train_epochs=2)
     workers = make_trainer(num_train_epochs=2, dataloader_num_workers=1)
     for trainer in (alone, workers):
@@ -193,8 +193,8 @@ def test_workers_of_the_data_loader_read_it_too(make_trainer):
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, emptied):
-    """Whether the cache is still there, or has to be written once more."""
+def test_resumed_run_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, emptied):
+    """With the cache, or after it was deleted."""
     settings = {"num_train_epochs": 2, "disable_dropout": False, "save_strategy": "steps", "save_steps": 4}
     settings |= {"save_total_limit": None, "teacher_cache_dir": str(tmp_path / "cache")}
     straight = make_trainer(output_dir=str(tmp_path / "straight"), **settings)
@@ -212,13 +212,13 @@ def test_resuming_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, emp
         assert torch.equal(weights(second.model)[name], weight), name
 
 
-def test_pairs_to_predict_on_are_read_too(make_trainer, held_out, pairs):
+def test_pairs_for_predict_are_added_to_the_cache(make_trainer, held_out, pairs):
     other = load_bitext(DEMO / "validation.jsonl", "sw").select(range(20, 27))
     online, cached = make_trainer(cache_teacher=False, num_train_epochs=2), make_trainer(num_train_epochs=2)
     for trainer in (online, cached):
         trainer.train()
     found, expected = (trainer.predict(other).predictions for trainer in (cached, online))
     assert found == pytest.approx(expected, abs=1e-3)
-    # What was predicted on is no part of the next evaluation's means.
+    # Predictions do not change the means of the next evaluation.
     metrics = online.evaluate()
     assert metrics["eval_loss_alignment"] == pytest.approx(metrics["eval_loss"], abs=1e-6)

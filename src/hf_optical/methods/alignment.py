@@ -17,6 +17,8 @@ from .base import LanguageData, Method, PairSettings, Reader, Reading, Run
 
 
 MARGINALS = ("uniform", "idf")
+# Options that decide how precisely a problem is solved, not which; a card leaves them out.
+PRECISION = ("max_iterations", "tolerance")
 PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 
 
@@ -141,7 +143,8 @@ class OptimalTransport(Alignment):
     def used_settings(self) -> dict[str, Any]:
         if self.custom_loss:
             return super().used_settings()
-        return {**super().used_settings(), "solver": self.settings.solver, **asdict(self.loss.solver)}
+        options = {name: value for name, value in asdict(self.loss.solver).items() if name not in PRECISION}
+        return {**super().used_settings(), "solver": self.settings.solver, **options}
 
 
 class Greedy(Alignment):

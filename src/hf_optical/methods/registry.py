@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import check_choice
+from ..checks import check_choice, check_number
 from .alignment import Alignment
 from .anchor import Anchor
 from .base import Method
@@ -45,13 +45,14 @@ def make_methods(
         loss (`nn.Module`, *optional*): used in place of the alignment loss.
 
     Raises:
-        ValueError: there is no such method, or a `loss` and no method that aligns.
+        ValueError: there is no such method, a `loss` comes without a method that aligns, or several methods align.
     """
     if method is None:
         check_choice("method", settings.method, method_names())
         method = [each(settings) for each in method_classes(settings.method)]
     methods = [each(settings) if isinstance(each, type) else each for each in _listed(method)]
     aligning = [each for each in methods if isinstance(each, Alignment)]
+    check_number("number of methods that align sentences", len(aligning), at_most=1)
     if loss is not None and not aligning:
         raise ValueError(f"loss must come with a method that aligns sentences, got method={name_of(methods)!r}")
     if loss is not None:

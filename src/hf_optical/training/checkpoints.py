@@ -1,4 +1,4 @@
-"""Stopping and going on: which folder holds a run, checkpoints that are whole, and Ctrl-C without lost work."""
+"""Interrupted and resumed runs: complete checkpoints, what to resume from, and a checkpoint on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -37,18 +37,23 @@ logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
 _ALL_RESULTS = "all_results.json"
-# What an adapter's weights are multiplied by: the same weights are another adapter where these differ.
+# Settings that scale an adapter: with other values, the same weights are a different adapter.
 _SCALE = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")
 
 
 class ResumableTrainer(Trainer):
     """
-    A [`~transformers.Trainer`] that can be killed at any moment: what it has half-written, half-deleted or not yet
-    brought to the disk is never taken for a checkpoint, and the last whole one is there until the next one is.
+    A [`~transformers.Trainer`] that can be killed at any time.
+
+    A checkpoint that is partly written, partly deleted or not yet flushed is never used, and the last complete one is
+    kept until the next one is complete.
+
+    The private methods that it overrides are the steps at which `Trainer` writes, deletes and loads checkpoints; there
+    are no public ones.
     """
 
-    # What training began with, for `auto_find_batch_size`: weights, optimizer, schedule.
-    _beginning: _Beginning | None = None
+    # For `auto_find_batch_size`.
+    _initial: _InitialState | None = None
 
     def __init__(self, *args, callbacks: list[TrainerCallback] | None = None, **kwargs):
         self._interrupt = SaveOnInterrupt()
@@ -57,41 +62,41 @@ class ResumableTrainer(Trainer):
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
         """
-        A block around training in which no other run writes to `output_dir`.
+        Lock `output_dir` against other runs while training.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): as in [`checkpoint_to_resume`].
 
         Yields:
-            `str`, *optional*: the checkpoint to go on from.
+            `str`, *optional*: the checkpoint to resume from.
 
         Raises:
-            OSError: `output_dir` cannot be written to, another run is at work in it, or the checkpoint is not whole.
-            ValueError: the checkpoint lacks what is needed to go on from it.
+            OSError: `output_dir` cannot be written to, another run is active in it, or the checkpoint is incomplete.
+            ValueError: the checkpoint lacks the state of optimizer or schedule.
         """
         output_dir = self.args.output_dir
         if self.args.should_save:
-            # What cannot be written to is told before the work, not behind it.
+            # Fail before training, not after it, if the folder cannot be written to.
             with staged_directory(output_dir):
                 pass
-        self._beginning = None
+        self._initial = None
         with ExitStack() as held:
 
             def begin() -> str | None:
                 if self.args.should_save:
                     held.enter_context(run_lock(output_dir))
-                asked = _is_asked(resume_from_checkpoint)
-                return checkpoint_to_resume(output_dir, resume_from_checkpoint) if asked else None
+                resumes = _resume_requested(resume_from_checkpoint)
+                return checkpoint_to_resume(output_dir, resume_from_checkpoint) if resumes else None
 
             yield from_main_process(begin)
 
     def get_batch_samples(self, *args) -> tuple[list[Any], Tensor | int | None]:
-        # Trainer asks whether that was the last step behind a step only, so a run that had ended would make one more.
+        # Trainer checks for the last step only after a step, so a run that had finished would take one more.
         return ([], None) if self.state.global_step >= self.state.max_steps else super().get_batch_samples(*args)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        # After the evaluation that is due: it may end training, and where the best is saved it decides on saving.
+        # After a due evaluation, which may end training or, with `save_strategy="best"`, save a checkpoint.
         if self._interrupt.due and not self.control.should_training_stop:
             only_model = self.args.save_only_model
             if only_model or not self._interrupt.saved:
@@ -105,21 +110,22 @@ class ResumableTrainer(Trainer):
 
     def _update_auto_batch_size(self, batch_size: int) -> None:
         super()._update_auto_batch_size(batch_size)
-        if self._beginning is None:
-            self._beginning = _Beginning(self.model, self.optimizer, self.lr_scheduler)
+        if self._initial is None:
+            self._initial = _InitialState(self.model, self.optimizer, self.lr_scheduler)
         else:
-            # A batch did not fit. Trainer begins again, but with what the steps before made of weights and optimizer.
-            self.optimizer, self.lr_scheduler = self._beginning.restore()
+            # A batch did not fit. Trainer starts again, but would keep the weights and optimizer of the failed run.
+            self.optimizer, self.lr_scheduler = self._initial.restore()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         run = Path(self._get_output_dir(trial))
         folder = run / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.args.should_save:
-            # A whole one of the same step is written over, and is no longer whole from here on.
+            # A complete checkpoint of the same step is overwritten, so mark it incomplete first.
             (folder / _STATE).unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
-        # Trainer would delete older ones before this one is on the disk, and tells their age by the clock.
-        with self._no_limit() as limit, explain_write_errors(folder):
+        # Trainer would delete old checkpoints before this one is on disk, and sort them by modification time
+        # (huggingface/transformers#26961).
+        with self._without_deleting() as limit, explain_write_errors(folder):
             super()._save_checkpoint(model, trial)
         if self.args.should_save:
             for path in (folder / _STATE, folder, run):
@@ -127,16 +133,16 @@ class ResumableTrainer(Trainer):
             _delete_older(run, limit, [folder, self.state.best_model_checkpoint])
 
     def _finalize_training(self, trial: Any, *args, **kwargs) -> TrainOutput:
-        with self._no_limit() as limit:
+        with self._without_deleting() as limit:
             output = super()._finalize_training(trial, *args, **kwargs)
-        # As Trainer has it: of one checkpoint that is to be left, it is the best.
+        # As in Trainer: if a single checkpoint is kept, it is the best one.
         if self.args.should_save and limit == 1 and self.state.best_model_checkpoint:
             _delete_older(Path(self._get_output_dir(trial)), limit, [self.state.best_model_checkpoint])
         return output
 
     @contextmanager
-    def _no_limit(self) -> Iterator[int | None]:
-        """Has Trainer delete no checkpoints; gives the limit that is set."""
+    def _without_deleting(self) -> Iterator[int | None]:
+        """Keep Trainer from deleting checkpoints, and yield the limit that is set."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             yield limit
@@ -144,7 +150,7 @@ class ResumableTrainer(Trainer):
             self.args.save_total_limit = limit
 
     def _save_rng_state(self, output_dir: str) -> None:
-        # The last that every process writes. After it the main one writes the state, by which a checkpoint is whole.
+        # This is the last file of every process. The main process then writes the state, which marks completeness.
         super()._save_rng_state(output_dir)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
@@ -177,8 +183,8 @@ class ResumableTrainer(Trainer):
                 (staged / name).write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
 
-class _Beginning:
-    """The weights that are trained, and the optimizer and schedule that were given, as they are now."""
+class _InitialState:
+    """A copy of the trained weights, and of the given optimizer and schedule."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None):
         self._weights = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
@@ -196,83 +202,82 @@ class _Beginning:
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint of a run that was written to its end, or `None`. Half-written ones are passed over."""
+    """Return the newest complete checkpoint of a run, or `None`."""
     return next((str(folder) for folder in reversed(_checkpoints(output_dir)) if _is_complete(folder)), None)
 
 
 def resume_point(args: TrainingArguments) -> str | None:
-    """As [`checkpoint_to_resume`] for the settings of a run, on every process; call it before anything takes time."""
+    """Call [`checkpoint_to_resume`] with the settings of a run, on every process."""
     return from_main_process(lambda: checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint))
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:
     """
-    Where a run starts from, and whether it may start at all.
+    Decide where a run starts, and whether it may start at all.
 
     Args:
-        output_dir (`str` or `os.PathLike`): where the run writes.
+        output_dir (`str` or `os.PathLike`): the output folder of the run.
         resume_from_checkpoint (`str` or `bool`, *optional*):
-            A checkpoint folder; or `True` (`"true"`, `"last"`) for the newest whole one in `output_dir`.
+            A checkpoint folder; or `True` (`"true"`, `"last"`) for the newest complete one in `output_dir`.
 
     Returns:
-        `str`, *optional*: the checkpoint; `None` starts from the beginning.
+        `str`, *optional*: the checkpoint; `None` to start from the beginning.
 
     Raises:
-        FileExistsError: `output_dir` holds another run, and resuming was not asked for.
-        FileNotFoundError: the checkpoint named is not there, or was not written to its end.
-        ValueError: the checkpoint, also if it is the newest whole one, holds no state of optimizer or schedule, as
-            with `save_only_model`.
+        FileExistsError: `output_dir` contains another run, and the run is not to be resumed.
+        FileNotFoundError: the checkpoint does not exist or is incomplete.
+        ValueError: the checkpoint has no state of optimizer or schedule, as with `save_only_model`.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
-        raise FileExistsError(f"output_dir {output_dir} is a file; choose a folder")
+        raise FileExistsError(f"output_dir must be a folder, got the file {output_dir}")
     if str(resume_from_checkpoint).lower() in ("true", "last"):
         checkpoint = last_complete_checkpoint(output_dir)
         if checkpoint is None:
-            logger.warning("There is no whole checkpoint in %s; the run starts from the beginning.", output_dir)
-        return checkpoint and _with_its_state(checkpoint)
-    if _is_asked(resume_from_checkpoint):
+            logger.warning("There is no complete checkpoint in %s; the run starts from the beginning.", output_dir)
+        return checkpoint and _checked_state(checkpoint)
+    if _resume_requested(resume_from_checkpoint):
         if not _is_complete(Path(resume_from_checkpoint)):
             raise FileNotFoundError(
-                f"{resume_from_checkpoint} is no whole checkpoint; pass --resume_from_checkpoint last for the newest "
-                "one"
+                f"{resume_from_checkpoint} is not a complete checkpoint; pass --resume_from_checkpoint last for the "
+                "newest one"
             )
-        return _with_its_state(str(resume_from_checkpoint))
-    holds = [name for name in (PACK_CONFIG, WEIGHTS, "eval_results.json") if (output_dir / name).exists()]
-    holds += [folder.name for folder in pack_folders(output_dir) if folder != output_dir]
-    holds += [folder.name for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
-    if holds:
+        return _checked_state(str(resume_from_checkpoint))
+    found = [name for name in (PACK_CONFIG, WEIGHTS, "eval_results.json") if (output_dir / name).exists()]
+    found += [folder.name for folder in pack_folders(output_dir) if folder != output_dir]
+    found += [folder.name for folder in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*")]
+    if found:
         raise FileExistsError(
-            f"output_dir {output_dir} holds another run ({', '.join(sorted(holds)[:4])}). Pass "
-            "--resume_from_checkpoint last to go on with it, or choose another --output_dir"
+            f"output_dir {output_dir} contains another run ({', '.join(sorted(found)[:4])}). Pass "
+            "--resume_from_checkpoint last to resume it, or choose another --output_dir"
         )
     return None
 
 
-def _is_asked(resume_from_checkpoint: str | bool | None) -> bool:
-    """Whether a run is to go on; on a command line no is a word."""
+def _resume_requested(resume_from_checkpoint: str | bool | None) -> bool:
+    """Return whether a run is to be resumed; on a command line, `False` is the word `"false"`."""
     return bool(resume_from_checkpoint) and str(resume_from_checkpoint).lower() != "false"
 
 
-def _with_its_state(checkpoint: str) -> str:
-    """The checkpoint, if it holds more than weights: Trainer would begin anew with optimizer and schedule."""
-    # FSDP writes `optimizer.bin` or `optimizer_0/`; DeepSpeed has all of it in a folder of its own.
+def _checked_state(checkpoint: str) -> str:
+    """Return the checkpoint if it has the state of optimizer and schedule, which Trainer would otherwise reset."""
+    # FSDP writes `optimizer.bin` or `optimizer_0/`; DeepSpeed writes both into a folder `global_step...`.
     if not any(Path(checkpoint).glob("global_step*")):
         missing = [name for name in ("optimizer", "scheduler") if not any(Path(checkpoint).glob(f"*{name}*"))]
         if missing:
             raise ValueError(
-                f"{checkpoint} holds no state of the {' and the '.join(missing)}, so a run cannot go on from it; name "
-                "a checkpoint that does, or start again in another output_dir and leave save_only_model at False"
+                f"{checkpoint} has no state of the {' and the '.join(missing)}, so a run cannot resume from it; pass "
+                "another checkpoint, or start again in another output_dir with save_only_model=False"
             )
     return checkpoint
 
 
 def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
     """
-    Sets the weights of a model in training from a checkpoint: those of its packs, or all of them.
+    Load the weights of a checkpoint into a model in training: those of its packs, or all of them.
 
     Raises:
-        ValueError: the checkpoint is of other languages, another base, or an adapter of another scale.
+        ValueError: the checkpoint has other languages, another base, or an adapter of another scale.
     """
     folders = pack_folders(folder)
     if not folders:
@@ -282,26 +287,26 @@ def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
     found = sorted(pack.language for pack in packs)
     if found != sorted(languages(model)):
         raise ValueError(
-            f"{folder} is a checkpoint for {', '.join(found)}, and this run trains "
+            f"{folder} is a checkpoint for {', '.join(found)}, but this run trains "
             f"{', '.join(languages(model)) or 'all weights'}; choose another output_dir"
         )
     fingerprint = model.fingerprint()
     for pack in packs:
         if pack.base_fingerprint != fingerprint:
-            raise ValueError(f"{folder} was trained on {pack.base_model}, and the student is {model.name_or_path}")
+            raise ValueError(f"{folder} was trained on {pack.base_model}, but the student is {model.name_or_path}")
         config = model.encoder.peft_config[adapter_name(pack.language)]
         before, now = ({name: getattr(each, name) or None for name in _SCALE} for each in (pack.lora_config, config))
         if changed := [name for name in _SCALE if before[name] != now[name]]:
             raise ValueError(
-                f"{folder} was trained with {', '.join(f'{name}={before[name]}' for name in changed)}, and this run "
-                f"has {', '.join(f'{name}={now[name]}' for name in changed)}; go on with the same settings, or choose "
-                "another output_dir"
+                f"{folder} was trained with {', '.join(f'{name}={before[name]}' for name in changed)}, but this run "
+                f"has {', '.join(f'{name}={now[name]}' for name in changed)}; resume with the same settings, or "
+                "choose another output_dir"
             )
         pack.load_into(model)
 
 
 def pack_folders(folder: str | os.PathLike) -> list[Path]:
-    """Where the packs of a run are: one in the folder itself, several each in a folder of its own."""
+    """List the folders of a run's packs: a single pack is in `folder` itself, several are in its subfolders."""
     folder = Path(folder)
     if is_pack(folder):
         return [folder]
@@ -313,7 +318,7 @@ def pack_folders(folder: str | os.PathLike) -> list[Path]:
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """The checkpoints of a run, whole or not, by their steps; copies that somebody made under other names are none."""
+    """List the checkpoints of a run, complete or not, by step. Copies under other names are left out."""
     found = {
         path: re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-([0-9]+)", path.name)
         for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
@@ -323,7 +328,7 @@ def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
 
 
 def _delete_older(run: Path, limit: int | None, kept: Iterable[str | os.PathLike | None]) -> None:
-    """Deletes checkpoints until no more than `limit` are left: those that are not whole, then those of early steps."""
+    """Delete checkpoints until at most `limit` are left: first incomplete ones, then those of early steps."""
     if not limit or limit < 0:
         return
     checkpoints, kept = _checkpoints(run), {Path(folder).resolve() for folder in kept if folder}
@@ -335,7 +340,7 @@ def _delete_older(run: Path, limit: int | None, kept: Iterable[str | os.PathLike
 
 
 def _is_complete(folder: Path) -> bool:
-    # What makes it whole is written last, and deleted first.
+    # The state is written last and deleted first.
     try:
         json.loads((folder / _STATE).read_text(encoding="utf-8"))
         TrainerState.load_from_json(str(folder / _STATE))
@@ -348,15 +353,15 @@ def _is_complete(folder: Path) -> bool:
 
 class SaveOnInterrupt(TrainerCallback):
     """
-    Ctrl-C (and SIGTERM) finishes the step, saves a checkpoint and then stops; a second Ctrl-C stops at once.
+    Stop on Ctrl-C or SIGTERM after the current step, with a checkpoint. A second Ctrl-C stops at once.
 
-    Used as a context around the training of a [`ResumableTrainer`]. On leaving it after such a stop, raises
-    `KeyboardInterrupt`; where training came to its own end before, it has simply ended.
+    It is used as a context around the training of a [`ResumableTrainer`]. Leaving the context after such a stop raises
+    `KeyboardInterrupt`, unless training had finished before.
 
     Attributes:
-        due (`bool`): whether to stop here. In mid-epoch behind the step; behind the last one of an epoch only after
-            what the end of the epoch evaluates, so that this belongs to the checkpoint.
-        saved (`bool`): whether a checkpoint was saved here.
+        due (`bool`): whether to stop now: within an epoch after the step, and after its last step only once the
+            evaluation at the end of the epoch is done, so that the checkpoint contains it.
+        saved (`bool`): whether a checkpoint was saved at this point.
         stopped (`bool`): whether training was stopped.
     """
 
@@ -365,13 +370,13 @@ class SaveOnInterrupt(TrainerCallback):
         self._reset()
 
     def _reset(self) -> None:
-        # Whether this process was asked, and whether all know by now that one was.
+        # Whether this process received a signal, and whether all processes know that one did.
         self._requested = self._agreed = False
         self.due = self.saved = self.stopped = False
 
     def __enter__(self) -> SaveOnInterrupt:
         self._reset()
-        # Signals reach the main thread alone; elsewhere, as in a notebook's worker, they are left as they are.
+        # Only the main thread may set handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._request)
@@ -380,15 +385,17 @@ class SaveOnInterrupt(TrainerCallback):
     def __exit__(self, *error) -> None:
         self._restore()
         if self.stopped and error[0] is None:
-            raise KeyboardInterrupt("stopped after saving a checkpoint; resume_from_checkpoint goes on from there")
+            raise KeyboardInterrupt("stopped after saving a checkpoint; pass resume_from_checkpoint to continue")
         if self._requested and error[0] is None:
-            logger.warning("Training had come to its end already.")
+            logger.warning("Training had already finished.")
 
     def _request(self, number: int, frame: object) -> None:
         self._requested = True
-        # This signal alone: after a Ctrl-C torchrun sends SIGTERM to its workers, which must not cut the saving short.
+        # Only for this signal: after Ctrl-C, torchrun sends SIGTERM to its workers, which must not interrupt saving.
         signal.signal(number, self._handlers.pop(number))
-        logger.warning("Stopping: this step is finished and saved first. Once more to stop at once, without saving.")
+        logger.warning(
+            "Stopping after this step and saving a checkpoint. Press Ctrl-C again to stop at once, without saving."
+        )
 
     def _restore(self) -> None:
         while self._handlers:
@@ -402,7 +409,7 @@ class SaveOnInterrupt(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         self.due, self.saved = self._agreed, False
         if self.stopped:
-            # Trainer takes leaving the epoch for its end.
+            # Trainer treats leaving the epoch as its end.
             control.should_evaluate = control.should_save = False
 
     def on_save(self, args, state, control, **kwargs):

@@ -13,13 +13,13 @@ from ..methods import AlignmentSettings, AnchorSettings, CodeSwitchSettings, met
 from .distributed import check_strategy
 
 
-# Ways to sample that keep a batch in one language.
+# Sampling strategies that keep a batch in one language.
 _STRATEGIES = ("random", "group_by_length")
-# Settings of Trainer that have to keep one value here, and why.
+# Settings of Trainer with a fixed value, and the reason.
 _FIXED = {
     "remove_unused_columns": (False, "the collator needs the sentences"),
     "hub_strategy": ("end", "others would publish `training_args.bin`, a pickle that contains the Hub token"),
-    # The cost of every pair is the only prediction.
+    # The only prediction is the cost of every pair.
     "eval_do_concat_batches": (True, "custom metrics are not supported"),
     "batch_eval_metrics": (False, "custom metrics are not supported"),
     "include_for_metrics": ([], "custom metrics are not supported"),
@@ -116,11 +116,13 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: 'no', 'steps', 'epoch' or 'best'."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
     hub_strategy: str = field(default="end", metadata={"help": "When to push: only 'end' is allowed."})
-    # The columns of bitext are for the collator; the model's signature says nothing about them.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Left at False: the collator needs them."})
+    # Trainer would keep only the columns in the model's signature.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay False: the collator needs all columns."}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=None,
-        metadata={"help": "Default: whether there are several packs, of which a step leaves some without gradient."},
+        metadata={"help": "Default: True with several packs, since a step leaves some without gradient."},
     )
 
     language: list[str] | None = field(
@@ -130,23 +132,26 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         default=None, metadata={"help": "Code of one pack for all languages. Default: a pack for each."}
     )
     sampling_temperature: float = field(
-        default=1.0, metadata={"help": "Above 1, languages with few pairs are seen more often than they come."}
+        default=1.0, metadata={"help": "Values above 1 favour languages with few pairs."}
     )
     teacher_language: str = field(default="en", metadata={"help": "Code of the language that the teacher reads."})
     cache_teacher: bool | None = field(
         default=None, metadata={"help": "Keep the teacher's vectors on disk. Default: with more than one epoch."}
     )
     teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Where to keep them. Default: the cache folder of `datasets`."}
+        default=None, metadata={"help": "Folder of this cache. Default: the cache folder of `datasets`."}
     )
     method: str = field(default="ot", metadata={"help": "Training objective.", "choices": method_names()})
     alternate: bool = field(
-        default=False, metadata={"help": "With --method hybrid: transport and ranking in turns, one a step."}
+        default=False,
+        metadata={"help": "With --method hybrid: alternate between transport and ranking, step by step."},
     )
     train_all_weights: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
     new_words: int | None = field(
         default=None,
-        metadata={"help": "Most words to add to the vocabulary. Default: 8000, and none with --train_all_weights."},
+        metadata={
+            "help": "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
+        },
     )
     lora_rank: int = field(default=32, metadata={"help": "Rank of the LoRA adapter."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapter. Default: its rank."})

@@ -1,4 +1,4 @@
-"""Training data from files or the Hub: sentence pairs with what a card says of them, triples and test sets."""
+"""Training data from files or the Hub: sentence pairs and their details for the card, triples and test sets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DataArguments:
     """
     Models and data of a run, as options of a command line. Lists have one value for each language, or one for all.
 
-    Attributes are explained by their `help`.
+    The `help` of each field describes it.
     """
 
     teacher_model: str = field(
@@ -51,7 +51,7 @@ class DataArguments:
         default=None, metadata={"help": "Column of the new language, if there is no `translation` column."}
     )
     teacher_column: str | None = field(default=None, metadata={"help": "Column of the teacher's language, likewise."})
-    max_length_ratio: float = field(default=6.0, metadata={"help": "Pairs more unequal than this are dropped."})
+    max_length_ratio: float = field(default=6.0, metadata={"help": "Maximum ratio of the lengths of a pair."})
     triples_file: str | None = field(
         default=None,
         metadata={"help": "English queries with relevant documents, for code switching. Default: English sentences."},
@@ -179,7 +179,7 @@ def hub_license(dataset: str) -> str | None:
     """The licence that a dataset states on the Hub, if it states one."""
     try:
         card = HfApi().dataset_info(dataset).card_data
-    except Exception as error:  # of whatever kind: a run does not fail for want of a licence
+    except Exception as error:  # a run must not fail because its licence is unknown
         logger.info("The licence of %s is unknown (%s); pass --bitext_license.", dataset, error)
         return None
     stated = card.license if card else None

@@ -1,4 +1,4 @@
-"""Several processes: one question a function, and no work where there is but one process."""
+"""Training on several processes. Every function answers one question and does nothing in a single process."""
 
 from __future__ import annotations
 
@@ -16,42 +16,46 @@ from accelerate.utils import str_to_bool
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from ..checks import check_choice
 
-# The limit of NCCL's and gloo's own calls, 10 or 30 minutes, is shorter than a teacher may read.
+
+# A teacher may read for longer than the default timeouts of NCCL and gloo, 10 and 30 minutes.
 _WAIT = timedelta(days=30)
 
 
 def check_strategy(train_all_weights: bool) -> None:
     """
-    Refuses a distributed strategy that cannot hold the teacher or the adapter, before anything is loaded.
+    Check, before anything is loaded, that the distributed strategy can hold the teacher and the adapter.
 
     Raises:
         ValueError: ZeRO stage 3, or FSDP with an adapter.
     """
-    if is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise ValueError(
-            "DeepSpeed ZeRO stage 3 cuts up every model that is opened, the frozen teacher too, which then cannot be "
-            "run. Use stage 2 (examples/accelerate_configs/deepspeed_zero2.yaml)"
+    stage = "3" if is_deepspeed_zero3_enabled() else os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")
+    reason = (
+        "since stage 3 shards every model, and the frozen teacher could not be run; use stage 2 "
+        "(examples/accelerate_configs/deepspeed_zero2.yaml)"
+    )
+    check_choice("the DeepSpeed ZeRO stage", stage, ["0", "1", "2"], reason)
+    if str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")):
+        reason = (
+            "since FSDP shards frozen and trainable weights together, and the adapter could not be saved; use several "
+            "GPUs without FSDP (examples/accelerate_configs/multi_gpu.yaml), or pass --train_all_weights"
         )
-    if str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false")) and not train_all_weights:
-        raise ValueError(
-            "FSDP cuts up frozen and trainable weights together, and the adapter could not be saved from it. An "
-            "adapter needs no such cutting: use several GPUs without it (examples/accelerate_configs/multi_gpu.yaml), "
-            "or pass --train_all_weights"
-        )
+        check_choice("train_all_weights", train_all_weights, [True], reason)
 
 
 def from_main_process(compute: Callable[[], Any]) -> Any:
     """
-    What `compute` returns on the main process, on every process. The others wait for as long as it takes
-    (`ddp_timeout` does not count); if the main process dies, they end at once.
+    Call `compute` on the main process and return its result on every process.
+
+    The other processes wait as long as it takes, whatever `ddp_timeout` is. If the main process dies, they end.
 
     Raises:
-        RuntimeError: `compute` failed on the main process. There, its own error is raised.
+        RuntimeError: on the other processes, if `compute` failed on the main one, which raises the error itself.
     """
     if not dist.is_initialized():
         return compute()
-    # To make a group all must be there, and for that the usual limit holds: one that has died is not waited for.
+    # All processes must join before the group is created, within the usual timeout, in case one has died.
     dist.barrier()
     group = dist.new_group(backend="gloo", timeout=_WAIT)
     outcome: list[Any] = [None, None]
@@ -59,7 +63,7 @@ def from_main_process(compute: Callable[[], Any]) -> Any:
     if PartialState().is_main_process:
         try:
             outcome[0] = compute()
-        except Exception as raised:  # the others must not wait for ever
+        except Exception as raised:  # or the other processes would wait for ever
             error, outcome[1] = raised, repr(raised)
     dist.broadcast_object_list(outcome, group=group, device=torch.device("cpu"))
     dist.destroy_process_group(group)
@@ -71,7 +75,7 @@ def from_main_process(compute: Callable[[], Any]) -> Any:
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether `flag` is set on any process."""
+    """Return whether `flag` is set on any process."""
     if not dist.is_initialized():
         return flag
     value = torch.tensor(int(flag), device=device)
@@ -81,17 +85,17 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def pair_weights(pairs: int) -> Tensor | None:
     """
-    What each sentence pair of the batch that was drawn last counts for in the loss.
+    Return the weight in the loss of each sentence pair in the batch that was drawn last.
 
-    Where the pairs do not divide evenly, accelerate goes back to the first ones, so that in an epoch's last step every
-    process has a whole batch. With these weights that step is the one of a single process: repeated pairs count for
-    nothing, the others for so much more that the mean over processes is that over the pairs.
+    If the pairs do not divide evenly, accelerate repeats the first ones, so that every process has a full batch in the
+    last step of an epoch. With these weights, that step equals that of a single process: repeated pairs get weight 0,
+    and the others a weight above 1, so that the mean over the processes is the mean over the pairs.
 
     Args:
         pairs (`int`): number of pairs in the batch of this process.
 
     Returns:
-        `torch.Tensor` of shape `(pairs,)`, on the CPU; `None` if each counts for 1.
+        `torch.Tensor` of shape `(pairs,)`, on the CPU; `None` if every weight is 1.
     """
     state, drawn = PartialState(), GradientState()
     if state.num_processes == 1 or not drawn.end_of_dataloader:
@@ -105,7 +109,11 @@ def pair_weights(pairs: int) -> Tensor | None:
 
 
 class PairMeans:
-    """Means over the sentence pairs of all processes, by name. On the device: nothing waits until they are taken."""
+    """
+    Means over the sentence pairs of all processes, by name.
+
+    The sums stay on the device, so nothing is synchronised before [`~PairMeans.take`].
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = defaultdict(list)
@@ -113,8 +121,11 @@ class PairMeans:
 
     def add(self, name: str, values: Tensor, weights: Tensor | None = None) -> None:
         """
+        Add values to a mean.
+
         Args:
-            values (`torch.Tensor` of shape `(roles * pairs,)`): what was found for each pair.
+            name (`str`): name of the mean.
+            values (`torch.Tensor` of shape `(roles * pairs,)`): a value for each pair.
             weights (`torch.Tensor` of shape `(pairs,)`, *optional*): from [`pair_weights`].
         """
         values = values.detach().float()
@@ -124,7 +135,7 @@ class PairMeans:
         self._counts[name] += values.numel()
 
     def take(self) -> dict[str, float]:
-        """The means since the last time. All processes must ask, and for the same names."""
+        """Return the means since the last call. Every process must call it, with the same names."""
         if not self._sums:
             return {}
         sums = torch.stack([torch.stack(values).sum() for values in self._sums.values()])

@@ -1,4 +1,4 @@
-"""Data loaders of sentence pairs: their order, and the weights of pairs that accelerate repeats."""
+"""Data loaders of sentence pairs: their samplers, and the weights of pairs that accelerate repeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sampling import LanguageSampler, LengthSampler
 
 
 class PairLoadingTrainer(Trainer):
-    """A [`~transformers.Trainer`] that samples by language, and in an order that depends on seed and epoch alone."""
+    """A [`~transformers.Trainer`] that samples by language, in an order that depends only on seed and epoch."""
 
     args: OTDistillationConfig
 
@@ -47,7 +47,7 @@ class PairLoadingTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # Batches of several languages are always full, and `batch_rebalance` deals out its own.
+        # Batches of several languages are always full, and `batch_rebalance` sees to its own.
         if batches and len(self.args.languages) == 1 and self.args.train_sampling_strategy != "batch_rebalance":
             full = self.args.dataloader_drop_last
             batches[-1] |= {"pair_weights": None if full else pair_weights(len(batches[-1]["index"]))}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..losses import OTAlignmentLoss
 from ..methods import OptimalTransport
 from ..methods.base import words_mask
@@ -33,19 +34,19 @@ class MultiVectorOTAlignmentLoss(nn.Module):
     """
     Teach a `MultiVectorEncoder` of sentence-transformers a new language from sentence pairs, in its own trainer.
 
-    The student reads the new language, a frozen teacher the English, and the loss is the cost of transporting the
+    The student reads the new language and a frozen teacher the English. The loss is the cost of transporting the
     student's token vectors onto the teacher's ([`OTAlignmentLoss`]; OPTICAL-style, arXiv 2301.12566).
 
-    Both sides are encoded as queries, with the prompt, length and query expansion that each model has for them. So the
-    student's queries move to where the teacher's English queries are, among the documents of an existing index. The
-    tokenizers may differ: [`~MultiVectorOTAlignmentLoss.data_collator`] tokenises the second column for the teacher.
+    Both sides are encoded as queries, each with the prompt, length and query expansion of its model. So the student's
+    queries move to where the teacher's English queries are, among the documents of an existing index. The tokenizers
+    may differ: [`~MultiVectorOTAlignmentLoss.data_collator`] tokenises the second column for the teacher.
 
     Args:
         model (`MultiVectorEncoder`):
             The student.
         teacher (`MultiVectorEncoder`):
-            Reads the English. It is frozen; if it is the student itself, it is copied. Its vectors must have the
-            student's size; its tokenizer may differ.
+            The teacher, which reads the English and is frozen. If it is the student itself, it is copied. Its vectors
+            must have the student's size; its tokenizer may differ.
         solver (`str` or [`~transport.Solver`], *optional*, defaults to `"sinkhorn"`):
             A solver or its name, see [`~transport.transport_plan`].
         align_special_tokens (`bool`, *optional*, defaults to `False`):
@@ -55,8 +56,8 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         options: with the name of a solver, its options, as in [`~transport.make_solver`].
 
     Raises:
-        TypeError: `model` or `teacher` is not a `MultiVectorEncoder`.
-        ValueError: the vectors differ in size, or an option is out of its range. When called: there are not two
+        TypeError: if `model` or `teacher` is not a `MultiVectorEncoder`.
+        ValueError: if the vectors differ in size, or an option is out of its range. When called, if there are not two
             columns in this order, or the second was not tokenised for the teacher.
 
     References:
@@ -81,8 +82,8 @@ class MultiVectorOTAlignmentLoss(nn.Module):
           (`retriever.merge(language)`), which has learned its words.
 
     Relations:
-        - [`OTDistillationTrainer`] has the same loss, and adapters, new words, a cache of the teacher's vectors, and
-          retrieval evaluation.
+        - [`OTDistillationTrainer`] has the same loss, and in addition adapters, new words, a cache of the teacher's
+          vectors, and retrieval evaluation.
         - `MSELoss` of sentence-transformers does this with one vector a sentence, without aligning words.
         - `MultiVectorDistillKLDivLoss` learns from a teacher's scores of documents instead of from translations. Both
           can train one student: a dictionary of datasets, and a dictionary of losses.
@@ -137,8 +138,10 @@ class MultiVectorOTAlignmentLoss(nn.Module):
 
     def data_collator(self, teacher_column: str, **options: Any) -> MultiVectorEncoderDataCollator:
         """
-        Make the data collator for the trainer. It tokenises `teacher_column` for the teacher, as queries, and every
-        other column for the student, with the prompt that the student has for the column's task.
+        Make the data collator for the trainer.
+
+        It tokenises `teacher_column` for the teacher, as queries, and every other column for the student, with the
+        student's prompt for the task of the column.
 
         Args:
             teacher_column (`str`): name of the dataset's second column.
@@ -163,7 +166,7 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         return self.transport(student, teacher, student_mask, teacher_mask, student_weights, teacher_weights)
 
     def _read(self, side: str, reader: nn.Module, features: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Vectors of a column, `(batch, tokens, dim)`, which of them are aligned, and their weights."""
+        """Encode a column: vectors `(batch, tokens, dim)`, the mask of the aligned ones, and their weights."""
         output = reader(features, task="query")
         ids, mask = output["input_ids"], output["attention_mask"].bool()
         if not self.align_special_tokens:
@@ -192,12 +195,9 @@ def _check_models(model: Any, teacher: Any) -> None:
     for name, given in (("model", model), ("teacher", teacher)):
         if not isinstance(given, MultiVectorEncoder):
             raise TypeError(f"{name} must be a sentence_transformers.MultiVectorEncoder, got {type(given).__name__}")
-    sizes = model.get_embedding_dimension(), teacher.get_embedding_dimension()
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"student and teacher must have vectors of one size, got {sizes[0]} and {sizes[1]}; choose another "
-            "teacher, or give the student a Dense module"
-        )
+    cure = "choose another teacher, or give the student a Dense module"
+    size = teacher.get_embedding_dimension()
+    check_choice("the vector size of the teacher", size, [model.get_embedding_dimension()], cure)
 
 
 def _preprocess(
@@ -214,7 +214,7 @@ def _preprocess(
 
 
 def _special_ids(reader: MultiVectorEncoder) -> Tensor:
-    """Ids of special tokens and markers, of shape `(ids,)`; the unknown token counts as a word."""
+    """Return the ids of special tokens and markers, shape `(ids,)`; the unknown token counts as a word."""
     tokenizer = reader.tokenizer
     prompts = [prompt for prompt in reader.prompts.values() if prompt]
     # The words of a prompt are not markers.

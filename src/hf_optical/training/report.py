@@ -1,4 +1,4 @@
-"""The results of a run for people: gaps closed, a table, and questions whose answer changed."""
+"""The report of a run: results before and after training, gaps closed, questions whose answer changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..evaluation import gap_closed
 from ..evaluation.results import of_language, over_languages
 from ..retrieval.search import Hit
+from .distributed import from_main_process
 
 
 if TYPE_CHECKING:
@@ -15,11 +16,35 @@ if TYPE_CHECKING:
 _ROWS = (("before", "zero_shot_"), ("after", "eval_"), ("human translation, teacher", "ceiling_"))
 
 
+def measure_references(trainer: OTDistillationTrainer) -> dict[str, dict[str, list[Hit]]]:
+    """
+    Search with the untrained student, and with the teacher on human translations; to be called before `train`.
+
+    The measures go into `trainer.references`.
+
+    Returns:
+        `dict`: language -> query id -> the hits of the untrained student.
+    """
+    trainer.set_language(None)
+    found, zero_shot, ceiling = {}, {}, {}
+    for language, evaluator in trainer.retrieval_evaluators.items():
+        found[language] = from_main_process(
+            lambda search=evaluator.search: search(trainer.model, trainer.base_processor)
+        )
+        zero_shot[language] = evaluator.measure(found[language])
+        if evaluator.has_translations:
+            ceiling[language] = from_main_process(
+                lambda evaluate=evaluator: evaluate(trainer.teacher, trainer.teacher_processor, translated=True)
+            )
+    trainer.references = {"zero_shot": zero_shot, "ceiling": ceiling}
+    return found
+
+
 def with_references(
     metrics: dict[str, float], references: dict[str, dict[str, dict[str, float]]], languages: list[str]
 ) -> dict[str, float | None]:
     """
-    Add the references of a run, as `zero_shot_map`, `ceiling_map` and so on, and the share of the gap that was closed.
+    Add the references of a run, such as `zero_shot_map` and `ceiling_map`, and the share of the gap that was closed.
 
     Args:
         metrics (`dict[str, float]`): from [`OTDistillationTrainer.evaluate`].
@@ -37,7 +62,7 @@ def with_references(
 
 
 def results_text(results: dict[str, float | None], language: str, languages: list[str]) -> str:
-    """The results of one language before and after training, as a table; empty if retrieval was not evaluated."""
+    """Format the results of a language before and after training; empty if retrieval was not evaluated."""
     own = _of_one(results, language, languages)
     measures = [name.removeprefix("zero_shot_") for name in own if name.startswith("zero_shot_")]
     if not measures:
@@ -53,7 +78,7 @@ def results_text(results: dict[str, float | None], language: str, languages: lis
 
 
 def questions_text(trainer: OTDistillationTrainer, language: str, before: dict[str, list[Hit]], count: int) -> str:
-    """A few questions whose first passage changed since `before`, those that are right now first."""
+    """Format a few questions whose first passage changed since `before`, now correct ones first."""
     evaluator = trainer.retrieval_evaluators[language]
     dataset = evaluator.dataset
     trainer.set_language(language)
@@ -61,18 +86,18 @@ def questions_text(trainer: OTDistillationTrainer, language: str, before: dict[s
         trainer.model, trainer.processors[language], top_k=1, query_ids=list(dataset.queries)[: 10 * count]
     )
 
-    def is_right(hits: dict[str, list[Hit]], query_id: str) -> bool:
+    def is_correct(hits: dict[str, list[Hit]], query_id: str) -> bool:
         return dataset.qrels[query_id].get(hits[query_id][0].document, 0) > 0
 
     changed = [query for query in after if before[query][0].document != after[query][0].document]
-    changed.sort(key=lambda query: is_right(after, query), reverse=True)
+    changed.sort(key=lambda query: is_correct(after, query), reverse=True)
     lines = []
     for query_id in changed[:count]:
         query = dataset.queries[query_id]
         lines.append(f"\n{query.text}" + (f"  ({query.translation})" if query.translation else ""))
         for label, hits in (("before", before), ("after", after)):
             document = dataset.corpus[hits[query_id][0].document]
-            mark = "+" if is_right(hits, query_id) else "-"
+            mark = "+" if is_correct(hits, query_id) else "-"
             lines.append(f"  {label:>6} {mark} {document.title}: {document.text[:90]}...")
     return "\n".join(lines)
 

@@ -1,7 +1,4 @@
-"""
-The order of sentence pairs, which depends on seed and epoch alone: of several languages, in one dataset and batches
-that hold one each, or of one language by length.
-"""
+"""Samplers of sentence pairs, by language and by length. Their order depends only on the seed and the epoch."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 def join_languages(pairs: dict[str, Dataset]) -> Dataset:
     """
-    The sentence pairs of all languages, one language after the other; the column `language` tells them apart.
+    Concatenate the sentence pairs of all languages and add their codes in the column `language`.
 
-    Columns that not every language has are left out.
+    Columns that some languages lack are left out.
     """
     first, *others = pairs.values()
     columns = [name for name in first.column_names if all(name in other.column_names for other in others)]
@@ -30,7 +27,7 @@ def join_languages(pairs: dict[str, Dataset]) -> Dataset:
 
 
 class _EpochSampler(Sampler[int]):
-    """Row numbers in an order that depends on seed and epoch alone."""
+    """Row numbers in an order that depends only on the seed and the epoch."""
 
     def __init__(self, block_size: int, seed: int):
         self.block_size = block_size
@@ -41,21 +38,21 @@ class _EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def _by_length(self, lengths: Sequence[int]) -> list[int]:
-        """Positions in `lengths`, blocks of like ones together."""
+        """Shuffle positions in `lengths` so that each block holds similar lengths."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return get_length_grouped_indices(lengths, self.block_size, generator=generator)
 
 
 class LengthSampler(_EpochSampler):
     """
-    Row numbers of a dataset, those of like length beside each other.
+    Row numbers of a dataset in blocks of similar length.
 
-    As `LengthGroupedSampler` of transformers, which has no order of its own: it draws from the random numbers of all
-    else, so that a run that is resumed, and each of several processes, would see other pairs.
+    It replaces `LengthGroupedSampler` of transformers, which draws from the global random state, so that a resumed run
+    and each of several processes would see different pairs.
 
     Args:
         lengths (sequence of `int`): length of each row.
-        block_size (`int`): rows to be of like length.
+        block_size (`int`): number of rows in a block.
         seed (`int`, defaults to 0): seed of every order.
     """
 
@@ -72,20 +69,20 @@ class LengthSampler(_EpochSampler):
 
 class LanguageSampler(_EpochSampler):
     """
-    Row numbers of a dataset of several languages: every `block_size` in succession are of one language.
+    Row numbers of a dataset of several languages, in blocks of one language each.
 
-    A language with `n` pairs gets its part of the blocks in proportion to `n ** (1 / temperature)` (arXiv 1907.05019;
-    mT5, arXiv 2010.11934, and XLM-R, arXiv 1911.02116, write the exponent as alpha), to the nearest block and at least
-    one; an epoch has about as many pairs as the dataset. A language goes through its pairs again and again, each time
-    in a new order, and an epoch goes on where the one before stopped: no pair is seen again before all others were.
+    A language with `n` pairs gets a share of the blocks in proportion to `n ** (1 / temperature)` (arXiv 1907.05019;
+    mT5, arXiv 2010.11934, and XLM-R, arXiv 1911.02116, write the exponent as alpha), rounded and at least one block.
+    An epoch has about as many pairs as the dataset. A language passes through its pairs repeatedly, each time in a new
+    order, and an epoch starts where the last one stopped: no pair is repeated before all others were seen.
 
-    The order depends on `seed` and epoch alone, and within a language not on which others are beside it.
+    The order depends only on the seed and the epoch, and within a language not on the other languages.
 
     Args:
         languages (sequence of `str`): the language of each row.
-        block_size (`int`): pairs in a step's batch, of all processes together.
-        temperature (`float`, defaults to 1.0): 1 takes the pairs as they come; more gives small languages more.
-        lengths (sequence of `int`, *optional*): length of each row, to put pairs of like length into a block.
+        block_size (`int`): pairs in the batch of a step, over all processes.
+        temperature (`float`, defaults to 1.0): 1 samples in proportion to size; higher values favour small languages.
+        lengths (sequence of `int`, *optional*): length of each row, to group pairs of similar length.
         seed (`int`, defaults to 0): seed of every order.
     """
 
@@ -118,15 +115,15 @@ class LanguageSampler(_EpochSampler):
             yield from islice(rows[language], self.block_size)
 
     def _epoch_rows(self, language: str) -> list[int]:
-        """What one language shows in this epoch: a stretch of its endless row of shuffled passes."""
+        """Return this epoch's rows of a language, a slice of its endless sequence of shuffled passes."""
         rows = self.rows[language]
         count = self.blocks[language] * self.block_size
         first_pass, start = divmod(self.epoch * count, len(rows))
         passes = math.ceil((start + count) / len(rows))
-        shown = []
+        drawn: list[int] = []
         for number in range(first_pass, first_pass + passes):
-            shown += Random(f"{self.seed} {language} {number}").sample(rows, len(rows))
-        shown = shown[start : start + count]
+            drawn += Random(f"{self.seed} {language} {number}").sample(rows, len(rows))
+        drawn = drawn[start : start + count]
         if self.lengths is None:
-            return shown
-        return [shown[i] for i in self._by_length([self.lengths[row] for row in shown])]
+            return drawn
+        return [drawn[i] for i in self._by_length([self.lengths[row] for row in drawn])]

@@ -1,11 +1,12 @@
-"""What a trainer needs before training: models opened, sentence pairs checked, packs added to the student."""
+"""Setup of a run: open the models, check the sentence pairs, add the packs to the student."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
-from accelerate import PartialState
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
@@ -13,11 +14,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
-from ..evaluation import RetrievalDataset, RetrievalEvaluator
+from ..bitext.triples import join_triples
+from ..checks import check_choice
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
-from ..methods import DistillationCollator, LanguageData, Method
+from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
 from .config import OTDistillationConfig
+from .teacher import TeacherVectors
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -25,15 +28,15 @@ def by_language(args: OTDistillationConfig, name: str, given: Any, complete: boo
     Return the argument `name` as a dict, language -> value; empty for `None`.
 
     Raises:
-        ValueError: `given` is a single value for several languages, or is for languages that are not taught, or has
-            to be `complete` and lacks one.
+        ValueError: `given` is a single value for several languages, contains languages that are not taught, or lacks
+            one although it must be `complete`.
     """
     if given is None:
         return {}
     if not isinstance(given, dict) and len(args.languages) == 1:
         return {args.languages[0]: given}
-    codes = set(given) if isinstance(given, dict) else set()
-    if not codes or not codes <= set(args.languages) or (complete and len(codes) < len(args.languages)):
+    codes = list(given) if isinstance(given, dict) else []
+    if not codes or not set(codes) <= set(args.languages) or (complete and len(codes) < len(args.languages)):
         raise ValueError(
             f"{name} must be a dict with a value for each of the languages {', '.join(args.languages)}, got "
             f"{', '.join(map(str, codes)) or type(given).__name__}"
@@ -56,14 +59,33 @@ def pairs_by_language(
     return pairs
 
 
+def training_texts(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    dataset: Dataset | dict[str, Dataset] | None,
+    triples: Dataset | None,
+) -> dict[str, Dataset]:
+    """
+    Join the sentence pairs with the triples, language -> rows, and let the methods check them.
+
+    Raises:
+        ValueError: as in [`pairs_by_language`], triples without code switching, or whatever a method raises.
+    """
+    pairs = pairs_by_language(args, "train_dataset", dataset, complete=True)
+    if triples is not None:
+        if not any(isinstance(method, CodeSwitch) for method in methods):
+            raise ValueError(f"triples must come with code switching, got method={name_of(methods)!r}; leave them out")
+        pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
+    for method in methods:
+        method.check(args.languages, pairs, args.teacher_language)
+    return pairs
+
+
 def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
     """Raise `ValueError` if the vectors of student and teacher differ in size."""
-    if teacher.embedding_dim != student.embedding_dim:
-        raise ValueError(
-            f"student and teacher must have vectors of one size, got {student.embedding_dim} and "
-            f"{teacher.embedding_dim}; open the student with projection_dim={teacher.embedding_dim}, or choose a "
-            "teacher of its size"
-        )
+    size = teacher.embedding_dim
+    cure = f"open the student with projection_dim={size}, or choose a teacher with the student's vector size"
+    check_choice("the vector size of the teacher", size, [student.embedding_dim], cure)
 
 
 def check_optimizers(model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None) -> None:
@@ -110,15 +132,15 @@ def add_packs(
     pairs: dict[str, Dataset],
     peft_config: LoraConfig | None,
 ) -> dict[str, OpticalProcessor]:
-    """Add the packs to train, and return language -> the processor that knows the new words of its pack."""
+    """Add the packs to train, and return language -> the processor with the new words of its pack."""
     processors = dict.fromkeys(args.languages, processor)
     for pack, members in args.packs.items():
-        # So that a pack starts the same, whichever are trained with it.
+        # The initial weights of a pack must not depend on the other packs.
         set_seed(args.seed)
         vocabulary = None
         if args.new_words:
             if not pairs:
-                raise ValueError("new_words are found in train_dataset; pass it, or set new_words=0")
+                check_choice("new_words", args.new_words, [0], "since words are learned from train_dataset; pass it")
             vocabulary = learn_vocabulary(
                 model,
                 processor,
@@ -143,7 +165,7 @@ def add_packs(
 
 
 def _pairs_of_pack(pairs: dict[str, Dataset], pack: str, members: list[str], teacher_language: str) -> Dataset:
-    """The sentence pairs of all languages in a pack, under its code as if it were one language."""
+    """Merge the sentence pairs of all languages in a pack into one language, under the code of the pack."""
     if members == [pack]:
         return pairs[pack]
     texts = [
@@ -162,40 +184,41 @@ def make_collator(
     base_processor: OpticalProcessor,
     teacher_processor: OpticalProcessor,
 ) -> DistillationCollator:
-    """Make the collator of all languages and methods."""
+    """Make the collator for all languages and methods."""
     data = [
         LanguageData(
             language, args.teacher_language, pairs.get(language), processor, base_processor, teacher_processor
         )
         for language, processor in processors.items()
     ]
-    return DistillationCollator(
-        {each.language: [method.reader(each) for method in methods] for each in data}, processors
-    )
+    readers = {each.language: [method.reader(each) for method in methods] for each in data}
+    return DistillationCollator(readers, processors)
 
 
-def teacher_texts(methods: list[Method], datasets: list[Dataset], teacher_language: str) -> dict[str, list[str]]:
-    """Role -> every text of these datasets that the teacher reads in it, each once."""
+def cache_teacher(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    teacher: OpticalModel,
+    processor: OpticalProcessor,
+    datasets: Iterable[Dataset | dict[str, Dataset] | None],
+    autocast: torch.dtype | None,
+) -> TeacherVectors | None:
+    """Open the cache of the teacher's vectors with all texts of the datasets; `None` if the teacher reads none."""
     texts: dict[str, dict[str, None]] = {}
-    for dataset in datasets:
-        for method in methods:
-            for role, found in method.teacher_texts(dataset, teacher_language).items():
-                texts.setdefault(role, {}).update(dict.fromkeys(found))
-    return {role: list(found) for role, found in texts.items() if found}
-
-
-def build_evaluators(
-    datasets: dict[str, RetrievalDataset], teacher: OpticalModel, processor: OpticalProcessor
-) -> dict[str, RetrievalEvaluator]:
-    """Make an evaluator for each language; the teacher encodes a corpus that languages share once."""
-    evaluators: dict[str, RetrievalEvaluator] = {}
-    for language, dataset in datasets.items():
-        vectors = None
-        # The main process alone searches.
-        if PartialState().is_main_process:
-            same = (other for other in evaluators.values() if other.dataset.corpus == dataset.corpus)
-            vectors = next((other.document_vectors for other in same), None)
-        evaluators[language] = RetrievalEvaluator(
-            dataset, teacher, processor, document_vectors=vectors, show_progress=True
+    for given in datasets:
+        for dataset in given.values() if isinstance(given, dict) else [given] if given else []:
+            for method in methods:
+                for role, found in method.teacher_texts(dataset, args.teacher_language).items():
+                    texts.setdefault(role, {}).update(dict.fromkeys(found))
+    vectors = None
+    for role in (role for role, found in texts.items() if found):
+        vectors = TeacherVectors.prepare(
+            teacher,
+            processor,
+            list(texts[role]),
+            (role,),
+            args.teacher_cache_dir,
+            autocast=autocast,
+            show_progress=not args.disable_tqdm,
         )
-    return evaluators
+    return vectors

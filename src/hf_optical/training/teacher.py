@@ -1,4 +1,4 @@
-"""The frozen teacher's token vectors: computed once, then read from disk in every epoch, language and run."""
+"""A cache on disk of the frozen teacher's token vectors, for every epoch, language and run."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..checks import check_choice, check_number
 from ..languages import active_language
 from ..model import OpticalModel, OpticalProcessor
 from ..storage.staging import recover, staged_directory
@@ -27,29 +28,29 @@ from .distributed import from_main_process
 logger = logging.getLogger(__name__)
 
 _DTYPES = {torch.float16: np.float16, torch.float32: np.float32}
-# A run that is killed loses one shard at most.
+# A killed run loses at most one shard.
 _SHARD_BYTES = 2**28
 _TEXTS_AT_A_TIME = 1024
-# Entries of a configuration that change no vector.
+# Entries of a configuration that do not affect the vectors.
 _NEUTRAL = ("_name_or_path", "architectures", "dtype", "transformers_version")
 
 
 class TeacherVectors:
     """
-    Token vectors of a frozen teacher, memory-mapped. Made by [`~TeacherVectors.prepare`].
+    Memory-mapped token vectors of a frozen teacher, from [`~TeacherVectors.prepare`].
 
-    A text is known by what the teacher reads, token ids and attention mask. So role, markers, lengths, expansion and
-    tokenizer all count; what is read alike as query and as document is stored once; and which tokens match or are
-    aligned may differ from run to run. Every position that is not padding is stored.
+    The key of a text is what the teacher reads: its token ids and attention mask. So role, markers, lengths, expansion
+    and tokenizer are part of it, a text that is read in the same way as a query and as a document is stored once, and
+    the tokens that are matched or aligned may differ between runs. Every position that is not padding is stored.
 
-    On disk, each teacher (weights, configuration, mixed precision) has a folder for each type of number. In it are
-    Arrow files that `datasets.Dataset.from_file` opens too. They never change, and each is named by its SHA-256, so
-    damage is seen and runs that write at the same time do not disturb each other: at worst they store a text twice.
+    On disk, each teacher (weights, configuration, mixed precision) has a folder for each dtype, with Arrow files that
+    `datasets.Dataset.from_file` can open too. The files never change and are named by their SHA-256, so damage is
+    detected, and runs that write at the same time do not disturb each other; at worst they store a text twice.
 
-    In memory, a text takes a few dozen bytes. Pickled, for the workers of a data loader, only the paths are sent.
+    In memory, a text takes a few dozen bytes. Pickling, for the workers of a data loader, sends only the paths.
 
     Args:
-        shards (`list[Path]`): the files.
+        shards (`list[Path]`): the Arrow files.
         dim (`int`): size of a vector.
         dtype (`torch.dtype`): `torch.float16` or `torch.float32`.
     """
@@ -67,7 +68,7 @@ class TeacherVectors:
         self._starts = np.cumsum([len(chunk) for chunk in keys])[:-1]
         stored = np.concatenate(keys)
         order = np.argsort(stored, kind="stable")
-        # Behind the last: where a text that is not stored is found.
+        # The last place is that of every text that is not stored.
         self._keys, self._places = stored[order], np.append(order, -1)
 
     def __reduce__(self):
@@ -99,30 +100,30 @@ class TeacherVectors:
         show_progress: bool = True,
     ) -> TeacherVectors:
         """
-        Opens the cache, after the teacher has read the texts that are not in it yet.
+        Let the teacher encode the texts that are not in the cache yet, and open it.
 
-        With several processes the main one reads and writes while the others wait; all must see `folder`.
+        With several processes, the main one encodes and writes while the others wait; all must have access to
+        `folder`.
 
         Args:
-            teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]): what reads the texts.
-            texts (sequence of `str`): the texts; a repeated one is read once.
-            roles (`tuple[str, ...]`, defaults to `("query",)`): as what each text is read.
+            teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]): the teacher and its processor.
+            texts (sequence of `str`): the texts; a repeated one is encoded once.
+            roles (`tuple[str, ...]`, defaults to `("query",)`): the roles in which every text is encoded.
             folder (`str` or `os.PathLike`, *optional*):
-                Where all teachers have their folders. Defaults to `hf_optical` in the cache folder of `datasets`.
-            batch_size (`int`, defaults to 32): texts at a time, grouped by length.
+                Folder of the caches of all teachers. Defaults to `hf_optical` in the cache folder of `datasets`.
+            batch_size (`int`, defaults to 32): number of texts in a batch, grouped by length.
             dtype (`torch.dtype`, defaults to `torch.float16`):
-                Type of the stored numbers. `torch.float16` is off by at most 2.5e-4.
-            autocast (`torch.dtype`, *optional*): type of mixed precision, if the teacher is to read with it.
+                Type of the stored numbers. `torch.float16` has an error of at most 2.5e-4.
+            autocast (`torch.dtype`, *optional*): dtype of mixed precision, if the teacher uses it.
             show_progress (`bool`, defaults to `True`): whether to show a progress bar.
 
         Raises:
-            OSError: the disk is full, or `folder` cannot be written. What was stored before is kept.
-            ValueError: another `dtype`, a `batch_size` below 1, or a teacher with a language pack at work.
+            OSError: the disk is full, or `folder` cannot be written to. Vectors that were stored before are kept.
+            ValueError: another `dtype`, a `batch_size` below 1, or a teacher with an active language pack.
         """
-        if dtype not in _DTYPES:
-            raise ValueError(f"dtype={dtype}; choose torch.float16 or torch.float32")
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        check_choice("dtype", dtype, _DTYPES)
+        check_number("batch_size", batch_size, at_least=1)
+        check_choice("the active language pack of the teacher", active_language(teacher), [None], "deactivate it")
 
         def read(batch: dict[str, Tensor]) -> Tensor:
             inputs = {name: tensor.to(teacher.device) for name, tensor in batch.items()}
@@ -133,12 +134,12 @@ class TeacherVectors:
             root = Path(datasets.config.HF_DATASETS_CACHE) / "hf_optical" if folder is None else Path(folder)
             root = root / _fingerprint(teacher, autocast) / str(dtype).removeprefix("torch.")
             recover(root)
-            shards = _whole_shards(root)
+            shards = _intact_shards(root)
             for role in roles:
                 cache = cls(shards, teacher.embedding_dim, dtype)
                 missing, tokens = cache._missing(processor, texts, role)
                 more = tokens * cache.dim * dtype.itemsize / 1e6
-                logger.info("%s in %s; %d %s texts to read, %.1f MB more.", cache, root, len(missing), role, more)
+                logger.info("%s in %s; %d %s texts to encode, %.1f MB more.", cache, root, len(missing), role, more)
                 starts = range(0, len(missing), batch_size)
                 hidden = not (show_progress and missing)
                 progress = tqdm(starts, f"Teacher's {role} vectors", unit="batch", disable=hidden)
@@ -155,22 +156,24 @@ class TeacherVectors:
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         """
+        Look up the vectors of a batch.
+
         Args:
-            batch (`dict`): texts as the teacher's [`OpticalProcessor`] cuts them into tokens, on the CPU.
+            batch (`dict`): the output of the teacher's [`OpticalProcessor`], on the CPU.
 
         Returns:
             `torch.Tensor` of shape `(batch, tokens, dim)` and type `dtype`: the vectors, 0 at padding.
 
         Raises:
-            KeyError: a text has not been prepared.
+            KeyError: the cache lacks a text.
         """
         lengths, keys = _lengths_and_keys(batch)
         places = self._find(keys)
         unknown = np.flatnonzero((places < 0) & (lengths > 0))
         if len(unknown):
             raise KeyError(
-                f"{len(unknown)} rows of the batch, the first of them {unknown[0]}, have no teacher vectors; prepare "
-                "all texts, those to evaluate on too, with the processor and the roles that they are read with"
+                f"{len(unknown)} rows of the batch have no teacher vectors, the first is row {unknown[0]}; prepare "
+                "all texts, also those for evaluation, with the same processor and roles"
             )
         chunks = np.searchsorted(self._starts, places, side="right") - 1
         padded = np.zeros((*batch["input_ids"].shape, self.dim), _DTYPES[self.dtype])
@@ -181,14 +184,14 @@ class TeacherVectors:
         return torch.from_numpy(padded)
 
     def _find(self, keys: np.ndarray) -> np.ndarray:
-        """Which of the stored texts each one is, counted over all shards; -1 if it is none."""
+        """Return the position of each text, counted over all shards; -1 if it is not stored."""
         found = np.searchsorted(self._keys, keys)
         known = found < len(self)
         known[known] = self._keys[found[known]] == keys[known]
         return self._places[np.where(known, found, len(self))]
 
     def _missing(self, processor: OpticalProcessor, texts: Sequence[str], role: str) -> tuple[list[int], int]:
-        """Numbers of the texts that the teacher has yet to read, the longest first; and their tokens."""
+        """Return the indices of the texts that are not stored, longest first, and their number of tokens."""
         parts = [(np.empty(0, np.int64), np.empty(0, "S16"))]
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
             parts.append(_lengths_and_keys(processor(texts[start : start + _TEXTS_AT_A_TIME], role)))
@@ -199,19 +202,14 @@ class TeacherVectors:
 
 
 def _fingerprint(teacher: OpticalModel, autocast: torch.dtype | None) -> str:
-    """What the vectors depend on beside token ids and attention mask."""
-    if (language := active_language(teacher)) is not None:
-        raise ValueError(
-            f"the teacher has the language pack {language!r} at work, of which its fingerprint knows nothing; give a "
-            "teacher without one, or do without the cache"
-        )
+    """Hash everything that the vectors depend on in addition to token ids and attention mask."""
     config = {name: value for name, value in teacher.config.encoder_config.to_dict().items() if name not in _NEUTRAL}
     settings = json.dumps([teacher.fingerprint(), config, str(autocast)], sort_keys=True, default=str)
     return hashlib.sha256(settings.encode()).hexdigest()[:32]
 
 
 def _lengths_and_keys(batch: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each text, the positions that are not padding, and a hash of what the teacher reads there."""
+    """Return the number of positions of each text without padding, and a hash of its tokens."""
     lengths = (batch["attention_mask"].bool() | batch["token_mask"]).sum(1).numpy()
     rows = torch.stack([batch["input_ids"], batch["attention_mask"]], 2).numpy()
     keys = [hashlib.blake2b(row[:length].tobytes(), digest_size=16) for row, length in zip(rows, lengths, strict=True)]
@@ -251,15 +249,15 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(file.read_buffer()).hexdigest()
 
 
-def _whole_shards(folder: Path) -> list[Path]:
-    """The shards that are as they were written; damaged ones are removed."""
+def _intact_shards(folder: Path) -> list[Path]:
+    """Return the shards that match their hash, and remove damaged ones."""
     shards = []
     for shard in sorted(folder.glob("*.arrow")):
-        # Another run may have removed it in between.
+        # Another run may have removed it in the meantime.
         with suppress(FileNotFoundError):
             if _digest(shard) == shard.stem:
                 shards.append(shard)
             else:
-                logger.warning("%s is damaged and is removed; the teacher reads its texts again.", shard)
+                logger.warning("Removing %s, which is damaged; its texts are encoded again.", shard)
                 shard.unlink()
     return shards

@@ -12,34 +12,31 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
-from ..bitext.triples import join_triples
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
-from ..methods import Alignment, CodeSwitch, Method, Reading, make_methods, turns
+from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from ..retrieval.search import Hit
 from .checkpoints import ResumableTrainer
 from .config import OTDistillationConfig
-from .data import DataArguments, TrainingData
 from .distributed import PairMeans, from_main_process, pair_weights
+from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
 from .sampling import join_languages
 from .setup import (
     add_packs,
-    build_evaluators,
     by_language,
+    cache_teacher,
     check_optimizers,
     check_sizes,
     disable_dropout,
     make_collator,
     open_model,
     pairs_by_language,
-    teacher_texts,
+    training_texts,
 )
-from .teacher import TeacherVectors
 
 
 class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
@@ -130,17 +127,11 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
     ):
-        # Everything that can be checked at once, before models are opened.
-        pairs = pairs_by_language(args, "train_dataset", train_dataset, complete=True)
+        # Check everything that needs no model before opening one.
+        self.methods = make_methods(args, method, loss)
+        pairs = training_texts(args, self.methods, train_dataset, triples)
         pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
-        self.methods = make_methods(args, method, loss)
-        if triples is not None:
-            if not any(isinstance(each, CodeSwitch) for each in self.methods):
-                raise ValueError(f"triples must come with code switching, got method={args.method!r}; leave them out")
-            pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
-        for each in self.methods:
-            each.check(args.languages, pairs, args.teacher_language)
 
         same = teacher is model
         model, base_processor = open_model(model, processing_class, "model", "processing_class")
@@ -164,7 +155,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
             eval_dataset=eval_dataset,
             processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
-            # With metrics Trainer gathers predictions: here the cost of every pair, for a mean over them.
+            # Trainer then gathers the cost of every pair, whose mean is exact for any batch size.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
             callbacks=callbacks,
             optimizers=optimizers,
@@ -185,14 +176,14 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             lora_rank=None if peft_config is None else peft_config.r,
         )
         self._repositories: dict[str, str] = {}
-        # Of training and of evaluation; and the weight of each pair of the batch.
+        # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
         self._pair_weights: Tensor | None = None
 
     # Training
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
-        # `evaluate()` before `train()` leaves a mark with which accelerate would skip the distributed wrapper here.
+        # `evaluate()` before `train()` leaves a mark that would make accelerate skip the distributed wrapper.
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
         self.run_record.forget_results()
@@ -201,26 +192,16 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self._cache_teacher(self.train_dataset, self.eval_dataset)
             with self._interrupt:
                 output = super().train(checkpoint, *args, **kwargs)
-        # How long the part before a checkpoint took is not known.
+        # The time that was spent before the checkpoint is unknown.
         self.run_record.seconds = None if checkpoint else time.monotonic() - start
         return output
 
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
-        """Let the teacher read the sentences that are not in its cache yet, if there is to be one."""
-        if not self.args.cache_teacher:
-            return
-        pairs = [
-            each for given in datasets for each in (given.values() if isinstance(given, dict) else [given]) if each
-        ]
-        for role, texts in teacher_texts(self.methods, pairs, self.args.teacher_language).items():
-            self.data_collator.teacher_vectors = TeacherVectors.prepare(
-                self.teacher,
-                self.teacher_processor,
-                texts,
-                (role,),
-                self.args.teacher_cache_dir,
-                autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision),
-                show_progress=not self.args.disable_tqdm,
+        """Let the teacher encode the sentences that its cache lacks, if `cache_teacher` is set."""
+        if self.args.cache_teacher:
+            autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+            self.data_collator.teacher_vectors = cache_teacher(
+                self.args, self.methods, self.teacher, self.teacher_processor, datasets, autocast
             )
 
     def set_language(self, language: str | None) -> None:
@@ -232,17 +213,18 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.set_language(inputs["language"])
         self._pair_weights = inputs.get("pair_weights")
-        alternate = self.args.alternate and self.model.training
-        steps = turns(self.methods, alternate)
+        steps = turns(self.methods, self.args.alternate and self.model.training)
         methods = steps[self.state.global_step % len(steps)]
-        read = self._read(model, inputs, {name for method in methods for name in method.blocks})
+        read = read_batch(model, self.teacher, inputs, {name for method in methods for name in method.blocks})
+        if "pairs" in read.student:
+            check_finite(read.student["pairs"].embeddings.sum((1, 2)), inputs["index"], self.state.global_step)
         parts: dict[str, Tensor] = {}
         for method in methods:
             parts |= method.losses(read, self)
         self.record(**{f"loss_{name}": part for name, part in parts.items()})
-        # One row a role and pair -> one cost a pair.
+        # One loss per role and pair -> one cost per pair.
         costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
-        self._check_finite(costs, inputs["index"])
+        check_finite(costs, inputs["index"], self.state.global_step)
         loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
         return (loss, {"costs": costs}) if return_outputs else loss
 
@@ -261,42 +243,6 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         alignment = next(method for method in self.methods if isinstance(method, Alignment))
         return alignment.pair_losses(student, teacher, self)
 
-    def _read(self, model: nn.Module, inputs: dict[str, Any], wanted: set[str]) -> Reading:
-        """Read the wanted blocks with the student, all in one forward; the teacher reads when it is asked."""
-        blocks = {name: rows for name, rows in inputs["blocks"].items() if name in wanted}
-        texts = inputs["student"]
-        if len(blocks) < len(inputs["blocks"]):
-            rows = [row for start, stop in blocks.values() for row in range(start, stop)]
-            texts = {name: tensor[rows] for name, tensor in texts.items()}
-        output, start = model(**texts), 0
-        student, student_inputs = {}, {}
-        for name, (first, last) in blocks.items():
-            stop = start + last - first
-            student[name] = output.rows(start, stop)
-            student_inputs[name] = {key: tensor[start:stop] for key, tensor in texts.items()}
-            start = stop
-        if "pairs" in student:
-            self._check_finite(student["pairs"].embeddings.sum((1, 2)), inputs["index"])
-        return Reading(
-            inputs["language"], student, student_inputs, inputs["teacher"], inputs["targets"], self._read_with_teacher
-        )
-
-    def _read_with_teacher(self, inputs: dict[str, Tensor]) -> OpticalOutput:
-        if "embeddings" in inputs:
-            return OpticalOutput(embeddings=inputs["embeddings"].float(), mask=inputs["token_mask"])
-        with torch.no_grad():
-            return self.teacher(**inputs)
-
-    def _check_finite(self, values: Tensor, index: Tensor) -> None:
-        finite = torch.isfinite(values).view(-1, len(index)).all(0)
-        if not finite.all():
-            rows = index[~finite].tolist()
-            raise FloatingPointError(
-                f"the loss is not finite at sentence pair {', '.join(map(str, rows[:5]))} (row in the source, counted "
-                f"from 0), step {self.state.global_step}. Check the pair; lower the learning rate; if the student "
-                "trains in half precision, use bf16 instead of fp16. The last checkpoint is intact"
-            )
-
     # Means over the pairs of all processes, between two logs
 
     def record(self, **values: Tensor) -> None:
@@ -305,13 +251,13 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self._means[self.model.training].add(name, value, self._pair_weights)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        # The logs of training alone take its means: that of a step has "loss", the last one "total_flos".
+        # Only logs of training contain its means: those of a step have "loss", the last one has "total_flos".
         if "loss" in logs or "total_flos" in logs:
             logs |= self._means[True].take()
         super().log(logs, start_time)
 
     def _inner_training_loop(self, *args, **kwargs):
-        # Called again when a batch did not fit into memory; the failed attempt has left means.
+        # With `auto_find_batch_size`, Trainer calls only this method again, and must not log the failed attempt.
         self._means[True] = PairMeans()
         return super()._inner_training_loop(*args, **kwargs)
 
@@ -336,7 +282,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         return super().get_test_dataloader(self._with_language(pairs))
 
     def _with_language(self, pairs: dict[str, Dataset]) -> Dataset:
-        """The sentence pairs of one language as the collator takes them."""
+        """Prepare the sentence pairs of one language for the collator."""
         return join_languages(pairs) if len(self.args.languages) > 1 else next(iter(pairs.values()))
 
     def evaluate(
@@ -382,40 +328,19 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         return metrics
 
     def _mean_costs(self, pairs: dict[str, Dataset], ignore_keys: list[str] | None) -> dict[str, float]:
-        """The mean cost of sentence pairs of one language, its parts, and the solver's diagnostics."""
+        """Compute the mean cost of the sentence pairs of one language, its parts and diagnostics."""
         self._means[False] = PairMeans()
         loader = self.get_eval_dataloader(self._with_language(pairs))
         output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
         return {"loss": output.metrics["eval_loss"], **self._means[False].take()}
 
     def _search(self, language: str) -> dict[str, float]:
-        """Search with the questions of a language, and keep the result for the card."""
+        """Search with the queries of a language, and keep the results for the card."""
         self.set_language(language)
         evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
         measured = from_main_process(lambda: measure(evaluator, evaluator.search(self.model, processor)))
         self.run_record.add_result(language, self.state.global_step, measured)
         return {name: own["trained"] for name, own in measured["measures"].items()}
-
-    def measure_references(self) -> dict[str, dict[str, list[Hit]]]:
-        """
-        Search with the untrained student, and with the teacher on human translations; to be called before `train`.
-
-        Their measures go into `references`.
-
-        Returns:
-            `dict`: language -> query id -> what the untrained student finds.
-        """
-        self.set_language(None)
-        found, zero_shot, ceiling = {}, {}, {}
-        for language, evaluator in self.retrieval_evaluators.items():
-            found[language] = from_main_process(lambda it=evaluator: it.search(self.model, self.base_processor))
-            zero_shot[language] = evaluator.measure(found[language])
-            if evaluator.has_translations:
-                ceiling[language] = from_main_process(
-                    lambda it=evaluator: it(self.teacher, self.teacher_processor, translated=True)
-                )
-        self.references = {"zero_shot": zero_shot, "ceiling": ceiling}
-        return found
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs | {"pair_weights": pair_weights(len(inputs["index"]))})
@@ -424,7 +349,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         return None, outputs["costs"], outputs["costs"]
 
     def _load_best_model(self) -> None:
-        # The results are those of the last weights, not of the best.
+        # The results are those of the last weights, not of the best ones; Trainer has no event for loading them.
         self.run_record.forget_results()
         super()._load_best_model()
 
@@ -448,12 +373,12 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
-        """Language -> results of the last evaluation, as in [`write_card`]; empty if training has gone on since."""
+        """Language -> results of the last evaluation, as in [`write_card`]; empty after further training steps."""
         return self.run_record.results(self.state.global_step)
 
     def language_pack(self, language: str | None = None, state_dict: dict[str, Tensor] | None = None) -> LanguagePack:
         """
-        Copy what has been learned so far into a pack.
+        Copy the weights trained so far into a pack.
 
         Args:
             language (`str`, *optional*): code of a language or a pack; optional if one pack is trained.
@@ -473,7 +398,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Trainer would also write `training_args.bin`, a pickle that contains the Hub token.
+        # Without Trainer's `training_args.bin`, a pickle that contains the Hub token (huggingface/transformers#34612).
         if not self.args.should_save:
             return
         output_dir = output_dir or self.args.output_dir
@@ -482,13 +407,13 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self.processing_class.save_pretrained(output_dir)
         for code in self.args.packs:
             pack = self.language_pack(code, state_dict)
-            # This folder is what is uploaded later.
+            # This folder is uploaded later.
             pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
     def create_model_card(self, **kwargs) -> None:
         """
-        Write a card for each pack, or for the model, to `README.md` in its folder, with the curves of the training.
+        Write a card for each pack, or for the model, to `README.md` in its folder, with the training curves.
 
         The card shows `self.results` and `self.details`. The curves need matplotlib.
         """
@@ -510,9 +435,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         **kwargs,
     ) -> Any:
         """
-        As [`~transformers.Trainer.push_to_hub`]; several packs go to `hub_model_id-CODE`, and a list is returned.
+        Upload the packs or the model, with cards, figures and results, as [`~transformers.Trainer.push_to_hub`] does.
 
-        Uploads the files of the packs or the model, the card with its figure, and the results.
+        Several packs go to `hub_model_id-CODE`, and a list is returned.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None:
@@ -522,23 +447,3 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if self.is_world_process_zero():
             pushed = push_run(self.args, self._repositories, commit_message, blocking, token, revision)
             return pushed if len(self.args.packs) > 1 else pushed[0]
-
-
-def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: TrainingData) -> OTDistillationTrainer:
-    """Open the models that the arguments name and make the trainer of a run."""
-    teacher_processor = OpticalProcessor.from_pretrained(data_args.teacher_model, **data_args.lengths)
-    teacher = OpticalModel.from_pretrained(data_args.teacher_model).to(args.device)
-    evaluators = build_evaluators(data.retrieval, teacher, teacher_processor)
-    trainer = OTDistillationTrainer(
-        model=OpticalModel.from_pretrained(data_args.student_model).to(args.device),
-        teacher=teacher,
-        args=args,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        processing_class=OpticalProcessor.from_pretrained(data_args.student_model, **data_args.lengths),
-        teacher_processing_class=teacher_processor,
-        retrieval_evaluator=evaluators or None,
-        triples=data.triples,
-    )
-    trainer.details = data.details
-    return trainer

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_optical.losses import GreedyAlignmentLoss, SentenceMSELoss
+from hf_optical.methods import Greedy, OptimalTransport
+
+
+@pytest.mark.parametrize("method", ["greedy", "sentence", "code_switch", "hybrid"])
+def test_every_method_lowers_its_loss_and_leaves_the_base_unchanged(make_trainer, tiny_model, method):
+    trainer = make_trainer(method=method, num_train_epochs=5)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.model.fingerprint() == tiny_model.fingerprint()
+    assert trainer.language_pack().details["settings"]["method"] == method
+
+
+def test_eval_loss_is_the_mean_of_the_loss_of_each_pair(make_trainer, held_out):
+    for method, loss in (("greedy", GreedyAlignmentLoss()), ("sentence", SentenceMSELoss())):
+        trainer = make_trainer(method=method, new_words=0, marginals="uniform", align_special_tokens=True)
+        student, teacher = trainer.model.eval(), trainer.teacher
+        processors = trainer.processing_class, trainer.teacher_processor
+        expected = []
+        for pair in held_out["translation"]:
+            with torch.no_grad():
+                new = student(**processors[0].queries([pair["sw"]])).embeddings
+                english = teacher(**processors[1].queries([pair["en"]])).embeddings
+            expected.append(loss(new, english).item())
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+
+
+def test_hybrid_adds_both_losses_or_alternates(make_trainer):
+    trainer = make_trainer(method="hybrid", ranking_weight=0.25)
+    trainer.train()
+    for log in (log for log in trainer.state.log_history if "loss" in log):
+        assert log["loss"] == pytest.approx(log["loss_alignment"] + log["loss_ranking"], abs=1e-4)
+    turns = make_trainer(method="hybrid", alternate=True)
+    turns.train()
+    logs = [log for log in turns.state.log_history if "loss" in log]
+    assert [("loss_alignment" in log, "loss_ranking" in log) for log in logs] == [(True, False), (False, True)] * 3
+
+
+def test_anchor_is_added_to_code_switching(make_trainer):
+    trainer = make_trainer(method="code_switch", anchor_weight=0.5, side="both")
+    trainer.train()
+    step = next(log for log in trainer.state.log_history if "loss" in log)
+    assert step["loss"] == pytest.approx(step["loss_ranking"] + step["loss_anchor"], abs=1e-4)
+    assert step["loss_anchor"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "method must be one of 'ot', 'greedy', .*, got 'magic'"),
+        ({"switch_probability": 1.5}, "switch_probability must be between 0 and 1, got 1.5"),
+        ({"alternate": True}, "alternate must be False, got True; since method='ot' is only one method"),
+        ({"dictionary": ["a.txt"]}, "dictionary must be None, got .*method='ot' has no use for it"),
+        ({"method": "hybrid", "dictionary": ["a.txt", "b.txt"]}, "number of files in dictionary must be 1, got 2"),
+        ({"method": "hybrid", "ranking_weight": 0.0}, "ranking_weight must be positive, got 0.0"),
+        ({"ranking_temperature": 0.0}, "ranking_temperature must be positive, got 0.0"),
+        ({"method": "hybrid", "dictionary": ["missing.txt"]}, "missing.txt"),
+    ],
+)
+def test_invalid_settings_raise(make_trainer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**settings)
+
+
+def test_arguments_that_a_method_does_not_use_raise(make_trainer, triples):
+    with pytest.raises(ValueError, match="triples must come with code switching, got method='ot'"):
+        make_trainer(triples=triples)
+    with pytest.raises(ValueError, match="loss must come with a method that aligns sentences, got"):
+        make_trainer(method="code_switch", loss=GreedyAlignmentLoss())
+    with pytest.raises(ValueError, match="number of methods that align sentences must be at most 1, got 2"):
+        make_trainer(method=[OptimalTransport, Greedy])
+    with pytest.raises(ValueError, match="with the columns query, positive, negatives, got"):
+        make_trainer(method="code_switch", triples=Dataset.from_dict({"query": ["a"], "text": ["b"]}))
+    with pytest.raises(ValueError, match="triples must have rows .*, got 0 rows"):
+        make_trainer(method="hybrid", triples=triples.select([]))
