@@ -22,7 +22,7 @@ PRECISION = ("max_iterations", "tolerance")
 PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 
 
-@dataclass
+@dataclass(repr=False)
 class AlignmentSettings(PairSettings):
     """Settings of [`OptimalTransport`], [`Greedy`] and [`Sentence`]; those of the solvers are for the first alone."""
 

@@ -15,7 +15,7 @@ from ..model import OpticalModel
 from .base import Blocks, LanguageData, Method, PairReader, Reader, Reading, Run
 
 
-@dataclass
+@dataclass(repr=False)
 class AnchorSettings:
     """Settings of [`Anchor`], which is added to any method."""
 

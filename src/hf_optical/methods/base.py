@@ -101,7 +101,7 @@ class Run(Protocol):
         """Log the mean of values of shape `(pairs,)`."""
 
 
-@dataclass
+@dataclass(repr=False)
 class PairSettings:
     """How sentence pairs are read; settings of every method that reads them."""
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 TARGETS = ("teacher", "labels")
 
 
-@dataclass
+@dataclass(repr=False)
 class CodeSwitchSettings:
     """Settings of [`CodeSwitch`]."""
 

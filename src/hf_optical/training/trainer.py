@@ -148,6 +148,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self.base_processor = base_processor
         self.processors = add_packs(model, base_processor, args, pairs, peft_config)
 
+        # Trainer's constructor creates the repositories of a run that is to be pushed.
+        self._repositories: dict[str, str] = {}
         super().__init__(
             model=model,
             args=args,
@@ -175,7 +177,6 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             triples=0 if triples is None else len(triples),
             lora_rank=None if peft_config is None else peft_config.r,
         )
-        self._repositories: dict[str, str] = {}
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
         self._pair_weights: Tensor | None = None
@@ -299,7 +300,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
         Args:
             eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
-                Sentence pairs, in place of the trainer's; then no retrieval is evaluated.
+                Sentence pairs, in place of the trainer's; then retrieval is evaluated in their languages only.
             ignore_keys (`list[str]`, *optional*):
                 As in [`~transformers.Trainer.evaluate`].
             metric_key_prefix (`str`, defaults to `"eval"`):
@@ -317,7 +318,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self._cache_teacher(datasets)
         start, results = time.time(), {}
         for language in self.args.languages:
-            searched = own and language in self.retrieval_evaluators
+            searched = language in self.retrieval_evaluators and (own or language in datasets)
             if language in datasets or searched:
                 costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
                 results[language] = costs | (self._search(language) if searched else {})
