@@ -53,7 +53,7 @@ class ResumableTrainer(Trainer):
     """
 
     # For `auto_find_batch_size`.
-    _initial: _InitialState | None = None
+    _initial: InitialState | None = None
 
     def __init__(self, *args, callbacks: list[TrainerCallback] | None = None, **kwargs):
         self._interrupt = SaveOnInterrupt()
@@ -111,7 +111,7 @@ class ResumableTrainer(Trainer):
     def _update_auto_batch_size(self, batch_size: int) -> None:
         super()._update_auto_batch_size(batch_size)
         if self._initial is None:
-            self._initial = _InitialState(self.model, self.optimizer, self.lr_scheduler)
+            self._initial = InitialState(self.model, self.optimizer, self.lr_scheduler)
         else:
             # A batch did not fit. Trainer starts again, but would keep the weights and optimizer of the failed run.
             self.optimizer, self.lr_scheduler = self._initial.restore()
@@ -183,7 +183,7 @@ class ResumableTrainer(Trainer):
                 (staged / name).write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")
 
 
-class _InitialState:
+class InitialState:
     """A copy of the trained weights, and of the given optimizer and schedule."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None):

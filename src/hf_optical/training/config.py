@@ -23,6 +23,7 @@ _FIXED = {
     "eval_do_concat_batches": (True, "custom metrics are not supported"),
     "batch_eval_metrics": (False, "custom metrics are not supported"),
     "include_for_metrics": ([], "custom metrics are not supported"),
+    "label_smoothing_factor": (0.0, "there are no labels"),
 }
 
 
@@ -95,6 +96,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`]. If words are added, the word embeddings are not adapted.
+        evaluate_on_pairs (`bool`, defaults to `True`):
+            Whether a language without a `retrieval_evaluator` is evaluated by search among its held-out sentence
+            pairs: the sentence in the new language is the question, its translation the document to find.
         disable_dropout (`bool`, defaults to `True`):
             Turn off the student's own dropout during training, since its targets are exact.
 
@@ -161,6 +165,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."},
     )
     lora_embeddings: bool = field(default=True, metadata={"help": "Whether the word embeddings are adapted too."})
+    evaluate_on_pairs: bool = field(
+        default=True,
+        metadata={"help": "Search among the held-out sentence pairs if a language has no retrieval set."},
+    )
     disable_dropout: bool = field(default=True, metadata={"help": "Turn off the student's own dropout."})
 
     def __post_init__(self) -> None:
@@ -184,6 +192,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
         super().__post_init__()
+        if self.device.type == "cpu":
+            check_choice("fp16", self.fp16, [False], "since a CPU has no fp16 training; use bf16")
         if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
             raise ValueError("use_seedable_sampler must be True, or a resumed run would see other sentence pairs")
 

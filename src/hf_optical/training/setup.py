@@ -7,20 +7,31 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
+from ..bitext import load_bitext
 from ..bitext.triples import join_triples
-from ..checks import check_choice
+from ..checks import check_choice, check_number
+from ..errors import DataError
+from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
+from ..model.texts import is_blank
 from .config import OTDistillationConfig
 from .teacher import TeacherVectors
+
+
+# Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
+HELD_OUT = "held-out sentence pairs"
+_HELD_OUT = 2000
+# Sentence pairs of a stream that are read before training.
+_STREAM_HEAD = 20_000
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -45,18 +56,65 @@ def by_language(args: OTDistillationConfig, name: str, given: Any, complete: boo
 
 
 def pairs_by_language(
-    args: OTDistillationConfig, name: str, dataset: Dataset | dict[str, Dataset] | None, complete: bool = False
+    args: OTDistillationConfig, name: str, dataset: Any, complete: bool = False
 ) -> dict[str, Dataset]:
-    """As [`by_language`], for sentence pairs; raises `ValueError` too if there are none or a side is missing."""
-    pairs = by_language(args, name, dataset, complete)
-    for language, own in pairs.items():
-        found = set(own[0].get("translation") or ()) if len(own) else set()
-        if not {language, args.teacher_language} <= found:
-            raise ValueError(
-                f"{name} must have rows with {language!r} and {args.teacher_language!r} in `translation`, got "
-                f"{len(own)} rows with {', '.join(sorted(found)) or 'no language'}; use load_bitext"
-            )
+    """
+    As [`by_language`], for sentence pairs in any form that [`load_bitext`] takes.
+
+    Raises:
+        ValueError: as in [`by_language`], or the pairs cannot be read or lack a side.
+    """
+    pairs = {}
+    for language, own in by_language(args, name, dataset, complete).items():
+        loaded = isinstance(own, Dataset) and {"translation", "index"} <= set(own.column_names) and len(own)
+        if not loaded or not {language, args.teacher_language} <= set(own[0]["translation"]):
+            try:
+                own = load_bitext(own, language, args.teacher_language)
+            except DataError as error:
+                raise DataError(f"{name} must hold sentence pairs in {language!r}: {error}") from error
+        pairs[language] = own
     return pairs
+
+
+def first_pairs(args: OTDistillationConfig, stream: IterableDataset) -> Dataset:
+    """
+    Read the first sentence pairs of a stream; vocabulary, weights of tokens and dictionaries are learned from them.
+
+    Raises:
+        ValueError: a setting that needs the whole dataset.
+    """
+    check_number("max_steps", args.max_steps, at_least=1, cure="a stream has no length")
+    check_choice("number of languages", len(args.languages), [1], "since a stream is of one language")
+    check_choice("number of processes", args.world_size, [1], "since a stream is read by one process")
+    args.cache_teacher = False
+    # accelerate would otherwise gather and split batches, which hold more than tensors.
+    args.accelerator_config.dispatch_batches = False
+    return load_bitext(stream.take(_STREAM_HEAD), args.languages[0], args.teacher_language)
+
+
+def stream_pairs(args: OTDistillationConfig, stream: IterableDataset) -> IterableDataset:
+    """The sentence pairs of a stream, as the collator takes them."""
+    codes = (args.languages[0], args.teacher_language)
+
+    def pair(row: dict[str, Any], index: int) -> dict[str, Any]:
+        texts = row.get("translation") or row
+        return {"translation": {code: texts[code] or "" for code in codes}, "index": index}
+
+    return stream.map(pair, with_indices=True)
+
+
+def held_out_evaluators(
+    args: OTDistillationConfig, pairs: dict[str, Dataset], teacher: OpticalModel, processor: OpticalProcessor
+) -> dict[str, RetrievalEvaluator]:
+    """Language -> an evaluator that searches among held-out sentence pairs, at most 2,000."""
+    evaluators = {}
+    for language, own in pairs.items():
+        codes = (language, args.teacher_language)
+        rows = [row for row in own if not any(is_blank(row["translation"][code] or "") for code in codes)]
+        if rows:
+            dataset = from_bitext(rows, *codes, name=HELD_OUT, limit=_HELD_OUT)
+            evaluators[language] = RetrievalEvaluator(dataset, teacher, processor)
+    return evaluators
 
 
 def training_texts(
@@ -113,8 +171,11 @@ def open_model(
     """Return a model and its processor, opened if given by name."""
     if isinstance(model, (str, os.PathLike)):
         return OpticalModel.from_pretrained(model), processor or OpticalProcessor.from_pretrained(model)
-    if processor is None:
-        raise ValueError(f"{processor_argument} must be passed with a {model_argument} that is already open")
+    if not isinstance(model, OpticalModel) or not isinstance(processor, OpticalProcessor):
+        raise TypeError(
+            f"{model_argument} must be a name, or an OpticalModel together with {processor_argument}, an "
+            f"OpticalProcessor; got {type(model).__name__} and {type(processor).__name__}"
+        )
     return model, processor
 
 

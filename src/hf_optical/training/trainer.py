@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,7 +17,7 @@ from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
-from .checkpoints import ResumableTrainer
+from .checkpoints import InitialState, ResumableTrainer
 from .config import OTDistillationConfig
 from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
@@ -32,11 +32,24 @@ from .setup import (
     check_optimizers,
     check_sizes,
     disable_dropout,
+    first_pairs,
+    held_out_evaluators,
     make_collator,
     open_model,
     pairs_by_language,
+    stream_pairs,
     training_texts,
 )
+
+
+# Arguments of Trainer that this trainer makes itself -> what to do instead.
+_CURES = {
+    "data_collator": "to read other texts, pass a Method with its own reader",
+    "compute_metrics": "pass a retrieval_evaluator, whose measures become metrics",
+    "compute_loss_func": "pass loss, or override pair_losses",
+    "model_init": "hyperparameter_search needs none and starts every trial from the same weights",
+    "tokenizer": "pass processing_class",
+}
 
 
 class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
@@ -64,14 +77,17 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         args ([`OTDistillationConfig`]):
             The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
-            Sentence pairs from [`load_bitext`]. For several languages a `dict`: language -> pairs.
+            Sentence pairs in any form that [`load_bitext`] takes. For several languages a `dict`: language -> pairs.
+            With `max_steps`, `train_dataset` may also be a stream (`datasets.IterableDataset`): vocabulary and weights
+            are then learned from its first 20,000 pairs.
         processing_class ([`OpticalProcessor`], *optional*), teacher_processing_class ([`OpticalProcessor`],
             *optional*):
             The processors of student and teacher. By default opened with the models.
         retrieval_evaluator ([`RetrievalEvaluator`], *optional*):
             Questions and passages to search at every evaluation; its measures become `eval_map` and so on, for
             `metric_for_best_model` and early stopping. For several languages a `dict`: language -> evaluator; they
-            need no `eval_dataset` of the same languages.
+            need no `eval_dataset` of the same languages. Languages without one are evaluated by search among their
+            held-out sentence pairs.
         peft_config (`peft.LoraConfig`, *optional*):
             The adapter of every pack, in place of the one that `args` describes.
         method ([`Method`], its class, or a list of methods, *optional*):
@@ -126,11 +142,18 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         triples: Dataset | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        **unsupported: Any,
     ):
+        for name in unsupported:
+            cure = _CURES.get(name, "see the arguments of OTDistillationTrainer")
+            raise TypeError(f"{type(self).__name__} takes no {name}; {cure}")
         # Check everything that needs no model before opening one.
         self.methods = make_methods(args, method, loss)
+        stream = train_dataset if isinstance(train_dataset, IterableDataset) else None
+        if stream is not None:
+            train_dataset = first_pairs(args, stream)
         pairs = training_texts(args, self.methods, train_dataset, triples)
-        pairs_by_language(args, "eval_dataset", eval_dataset)
+        eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
 
         same = teacher is model
@@ -148,14 +171,17 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self.base_processor = base_processor
         self.processors = add_packs(model, base_processor, args, pairs, peft_config)
 
+        train_dataset = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
+        if stream is not None:
+            train_dataset = stream_pairs(args, stream)
         # Trainer's constructor creates the repositories of a run that is to be pushed.
         self._repositories: dict[str, str] = {}
         super().__init__(
             model=model,
             args=args,
             data_collator=make_collator(args, self.methods, pairs, self.processors, base_processor, teacher_processor),
-            train_dataset=join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0]),
-            eval_dataset=eval_dataset,
+            train_dataset=train_dataset,
+            eval_dataset=eval_pairs if len(args.languages) > 1 else eval_pairs.get(args.languages[0]),
             processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
             # Trainer then gathers the cost of every pair, whose mean is exact for any batch size.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
@@ -169,6 +195,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
                 "student; leave it out and evaluate the saved model"
             )
         self.teacher.to(self.accelerator.device)
+        if args.evaluate_on_pairs and not self.is_fsdp_enabled:
+            others = {code: own for code, own in eval_pairs.items() if code not in self.retrieval_evaluators}
+            self.retrieval_evaluators |= held_out_evaluators(args, others, self.teacher, teacher_processor)
         self.run_record = RunRecord(
             args,
             self.methods,
@@ -243,6 +272,26 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         """
         alignment = next(method for method in self.methods if isinstance(method, Alignment))
         return alignment.pair_losses(student, teacher, self)
+
+    def hyperparameter_search(self, *args, compute_objective=None, direction="maximize", **kwargs):
+        """
+        As [`~transformers.Trainer.hyperparameter_search`]; by default maximises `eval_map`.
+
+        Every trial starts from the weights that the trainer has now, so `model_init` is not needed, and settings that
+        change the shape of a pack, such as `lora_rank` or `new_words`, cannot be searched.
+        """
+        model, start = self.model, InitialState(self.model, None, None)
+
+        def restore() -> nn.Module:
+            start.restore()
+            return model
+
+        self.model_init = restore
+        try:
+            objective = compute_objective or (lambda metrics: metrics["eval_map"])
+            return super().hyperparameter_search(*args, compute_objective=objective, direction=direction, **kwargs)
+        finally:
+            self.model_init, self.model = None, restore()
 
     # Means over the pairs of all processes, between two logs
 
