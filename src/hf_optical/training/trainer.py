@@ -299,7 +299,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
         Args:
             eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
-                Sentence pairs, in place of the trainer's; then no retrieval is evaluated.
+                Sentence pairs, in place of the trainer's; then only the evaluators of their languages run.
             ignore_keys (`list[str]`, *optional*):
                 As in [`~transformers.Trainer.evaluate`].
             metric_key_prefix (`str`, defaults to `"eval"`):
@@ -317,7 +317,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self._cache_teacher(datasets)
         start, results = time.time(), {}
         for language in self.args.languages:
-            searched = own and language in self.retrieval_evaluators
+            searched = language in self.retrieval_evaluators and (own or language in datasets)
             if language in datasets or searched:
                 costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
                 results[language] = costs | (self._search(language) if searched else {})
