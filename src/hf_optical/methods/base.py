@@ -83,7 +83,8 @@ class Reading:
     ):
         self.language, self.student, self.inputs = language, student, inputs
         self.teacher_inputs, self.targets = teacher_inputs, targets
-        self._teacher, self._read = teacher, {}
+        self._teacher = teacher
+        self._read: dict[str, OpticalOutput] = {}
 
     def teacher(self, block: str) -> OpticalOutput:
         """The teacher's vectors of a block, without gradient. Computed when first asked for."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
@@ -30,6 +30,7 @@ from ..model import OpticalModel
 from ..storage.locking import run_lock
 from ..storage.names import WEIGHTS
 from ..storage.staging import explain_write_errors, flush, staged_directory
+from .config import OTDistillationConfig
 from .distributed import any_process, from_main_process
 
 
@@ -52,6 +53,8 @@ class ResumableTrainer(Trainer):
     are no public ones.
     """
 
+    args: OTDistillationConfig
+    model: OpticalModel
     # For `auto_find_batch_size`.
     _initial: InitialState | None = None
 
@@ -206,7 +209,7 @@ def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
     return next((str(folder) for folder in reversed(_checkpoints(output_dir)) if _is_complete(folder)), None)
 
 
-def resume_point(args: TrainingArguments) -> str | None:
+def resume_point(args: OTDistillationConfig) -> str | None:
     """Call [`checkpoint_to_resume`] with the settings of a run, on every process."""
     return from_main_process(lambda: checkpoint_to_resume(args.output_dir, args.resume_from_checkpoint))
 
@@ -324,7 +327,7 @@ def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
         for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     }
     steps = {path: int(match[1]) for path, match in found.items() if match}
-    return sorted(steps, key=steps.get)
+    return sorted(steps, key=steps.__getitem__)
 
 
 def _delete_older(run: Path, limit: int | None, kept: Iterable[str | os.PathLike | None]) -> None:
@@ -366,7 +369,7 @@ class SaveOnInterrupt(TrainerCallback):
     """
 
     def __init__(self):
-        self._handlers: dict[int, object] = {}
+        self._handlers: dict[int, Any] = {}
         self._reset()
 
     def _reset(self) -> None:

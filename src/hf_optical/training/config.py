@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import TrainingArguments
@@ -108,6 +109,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     `eval_do_concat_batches`, `batch_eval_metrics` and `include_for_metrics` are refused: custom metrics are not
     supported. `dataloader_drop_last` applies to training only.
     """
+
+    if TYPE_CHECKING:
+        output_dir: str = ""  # never `None` after `__post_init__`
 
     learning_rate: float | None = field(
         default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights."}

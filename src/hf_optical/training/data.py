@@ -188,7 +188,7 @@ def hub_license(dataset: str) -> str | None:
 
 def for_each(languages: list[str], option: str, values: list[str] | None) -> dict[str, Any]:
     """Language -> its value of an option that has one value for each language, one for all, or none."""
-    values = values or [None]
-    if len(values) not in (1, len(languages)):
-        raise DataError(f"--{option} must have one value for each of {len(languages)} languages, got {len(values)}")
-    return dict(zip(languages, values * len(languages), strict=False))
+    given: list[Any] = list(values or [None])
+    if len(given) not in (1, len(languages)):
+        raise DataError(f"--{option} must have one value for each of {len(languages)} languages, got {len(given)}")
+    return dict(zip(languages, given * len(languages), strict=False))

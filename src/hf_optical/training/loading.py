@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from ..methods import DistillationCollator
+from ..model import OpticalProcessor
 from .config import OTDistillationConfig
 from .distributed import pair_weights
 from .sampling import LanguageSampler, LengthSampler
@@ -17,6 +19,8 @@ class PairLoadingTrainer(Trainer):
     """A [`~transformers.Trainer`] that samples by language, in an order that depends only on seed and epoch."""
 
     args: OTDistillationConfig
+    data_collator: DistillationCollator
+    processing_class: OpticalProcessor
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Trainer has no sampler by language, and its sampler by length depends on the global random state.

@@ -213,7 +213,7 @@ def _merged(details: list[dict[str, Any]]) -> dict[str, Any]:
     """Merge the details of several languages: numbers are summed, names and lists joined."""
     if len(details) == 1:
         return details[0]
-    merged = {}
+    merged: dict[str, Any] = {}
     for key in dict.fromkeys(key for own in details for key in own):
         values = [own[key] for own in details if key in own]
         if key in _FOR_ALL and len(values) < len(details):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..evaluation import gap_closed
 from ..evaluation.results import of_language, over_languages
@@ -51,11 +51,11 @@ def with_references(
         references (`dict`), languages (`list[str]`): those of the trainer.
     """
     results: dict[str, float | None] = dict(metrics)
-    for key, own in references.items():
-        results |= over_languages(own, f"{key}_")
+    for key, reference in references.items():
+        results |= over_languages(reference, f"{key}_")
     gaps: dict[str, dict[str, float | None]] = {}
     for language in languages:
-        own = _of_one(results, language, languages)
+        own: dict[str, Any] = _of_one(results, language, languages)
         if "ceiling_map" in own:
             gaps[language] = {"gap_closed": gap_closed(own["zero_shot_map"], own["eval_map"], own["ceiling_map"])}
     return results | over_languages(gaps)

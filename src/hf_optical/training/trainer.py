@@ -349,7 +349,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
         Args:
             eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
-                Sentence pairs, in place of the trainer's; then retrieval is evaluated in their languages only.
+                Sentence pairs, in place of the trainer's; then only the evaluators of their languages run.
             ignore_keys (`list[str]`, *optional*):
                 As in [`~transformers.Trainer.evaluate`].
             metric_key_prefix (`str`, defaults to `"eval"`):
