@@ -75,6 +75,8 @@ def test_settings_are_command_line_options():
             {"include_for_metrics": ["inputs"]},
             r"include_for_metrics must be \[\], got \['inputs'\]; since",
         ),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor must be 0.0, got 0.1"),
+        ({"fp16": True}, "fp16 must be False, got True; since a CPU has no fp16 training; use bf16"),
         ({"remove_unused_columns": True}, "remove_unused_columns must be False, got True; since the collator"),
         ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler must be True"),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_optical import OTDistillationConfig
 from hf_optical.training.setup import by_language, pairs_by_language
@@ -26,19 +27,44 @@ def test_pairs_of_wrong_languages_raise(two, pairs):
         (
             make("sw", "lo"),
             {"sw": pairs, "lo": pairs},
-            "must have rows with 'lo' and .*, got 30 rows with en, sw",
+            "pairs must hold sentence pairs in 'lo': .* has no language 'lo', only en, sw",
         ),
         (
             make("sw", "lo"),
             {"sw": pairs.select([]), "lo": two["lo"]},
-            "'sw' and .*got 0 rows with no language",
+            "pairs must hold sentence pairs in 'sw': ",
         ),
-        (make("ha"), pairs, "pairs must have rows with 'ha' and 'en'"),
+        (make("ha"), pairs, "pairs must hold sentence pairs in 'ha'"),
     ]:
         with pytest.raises(ValueError, match=message):
             pairs_by_language(args, "pairs", dataset)
     with pytest.raises(ValueError, match="pairs must be a dict with a value for each of the languages sw, lo, got sw"):
         pairs_by_language(make("sw", "lo"), "pairs", {"sw": pairs}, complete=True)
+
+
+@pytest.mark.parametrize("form", ["list", "columns", "frame", "stream"])
+def test_pairs_come_in_any_form(make_trainer, pairs, form):
+    """As other libraries hand them over: the same losses as from `load_bitext`."""
+    texts = {code: [pair[code] for pair in pairs["translation"]] for code in ("en", "sw")}
+    given = {
+        "list": lambda: [{"translation": pair} for pair in pairs["translation"]],
+        "columns": lambda: Dataset.from_dict(texts),
+        "frame": lambda: Dataset.from_dict(texts).to_pandas(),
+        "stream": lambda: Dataset.from_dict(texts).to_iterable_dataset(),
+    }[form]()
+    settings = {"max_steps": 2, "train_sampling_strategy": "sequential"}
+    losses = []
+    for train_dataset in (pairs, given):
+        trainer = make_trainer(train_dataset=train_dataset, **settings)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+    assert ("pairs" in trainer.language_pack().details) == (form != "stream")
+
+
+def test_stream_needs_a_number_of_steps(make_trainer, pairs):
+    with pytest.raises(ValueError, match="max_steps must be at least 1, got -1; a stream has no length"):
+        make_trainer(train_dataset=pairs.to_iterable_dataset())
 
 
 def test_evaluators_may_be_for_some_languages(evaluator):

@@ -400,10 +400,8 @@ def test_different_vector_sizes_raise(make_trainer, tmp_path):
         make_trainer(teacher=small)
 
 
-def test_sentence_pairs_without_the_language_raise_raise(make_trainer):
-    with pytest.raises(
-        ValueError, match="train_dataset train_dataset must have rows with 'ha' .*got 30 rows with en, sw"
-    ):
+def test_sentence_pairs_without_the_language_raise(make_trainer):
+    with pytest.raises(ValueError, match="train_dataset must hold sentence pairs in 'ha': .*only en, sw"):
         make_trainer(language="ha")
 
 
@@ -420,8 +418,63 @@ def test_new_words_are_added_and_saved(make_trainer, tmp_path):
 
 
 def test_open_model_without_processor_raises(make_trainer, tiny_model):
-    with pytest.raises(ValueError, match="processing_class must be passed with a model that is already open"):
+    with pytest.raises(TypeError, match="model must be a name, or an OpticalModel together with processing_class"):
         make_trainer(student=tiny_model)
+    with pytest.raises(TypeError, match="got BertModel and NoneType"):
+        make_trainer(student=tiny_model.encoder)
+
+
+@pytest.mark.parametrize(
+    ("argument", "cure"),
+    [
+        ("data_collator", "pass a Method with its own reader"),
+        ("compute_metrics", "pass a retrieval_evaluator"),
+        ("model_init", "hyperparameter_search needs none"),
+        ("nonsense", "see the arguments"),
+    ],
+)
+def test_arguments_without_a_use_are_refused_with_the_cure(tiny, argument, cure):
+    with pytest.raises(TypeError, match=f"OTDistillationTrainer takes no {argument}; .*{cure}"):
+        OTDistillationTrainer(tiny, tiny, None, **{argument: print})
+
+
+def test_retrieval_among_held_out_pairs_is_evaluated_by_default(make_trainer, held_out, tmp_path):
+    """The score is that of a search written out; the card names the test set, and no ceiling."""
+    trainer = make_trainer(max_steps=2, metric_for_best_model="map", eval_strategy="steps", eval_steps=1)
+    measure_references(trainer)
+    trainer.train()
+    found = trainer.evaluate()
+    trainer.set_language("sw")
+    texts = {code: [pair[code] for pair in held_out["translation"]] for code in ("en", "sw")}
+    with torch.no_grad():
+        queries = trainer.model.eval()(**trainer.processors["sw"].queries(texts["sw"]))
+        documents = trainer.teacher(**trainer.teacher_processor.documents(texts["en"]))
+    inner = torch.einsum("qnd,cmd->qncm", queries.embeddings, documents.embeddings)
+    best = inner.masked_fill(~documents.mask, -torch.inf).amax(3)
+    scores = (best * queries.mask[..., None]).sum(1)
+    rank = 1 + (scores > scores.diagonal()[:, None]).sum(1)
+    assert found["eval_map"] == pytest.approx((1 / rank).mean().item(), abs=1e-6)
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "held-out sentence pairs" in card and "before training" in card and "human translations |" not in card
+    assert not make_trainer(evaluate_on_pairs=False).retrieval_evaluators
+
+
+def test_hyperparameter_search_starts_every_trial_from_the_same_weights(make_trainer):
+    optuna = pytest.importorskip("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trainer = make_trainer(max_steps=2, eval_strategy="epoch")
+    start = {name: weight.clone() for name, weight in weights(trainer.model).items()}
+    rates = iter([1e-2, 1e-2, 1e-3])
+    best = trainer.hyperparameter_search(
+        backend="optuna",
+        n_trials=3,
+        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", rate := next(rates), rate)},
+    )
+    assert 0 < best.objective <= 1 and best.hyperparameters["learning_rate"] in (1e-2, 1e-3)
+    for name, weight in weights(trainer.model).items():
+        assert torch.equal(weight, start[name]), name
 
 
 def test_error_for_a_non_finite_loss_names_the_pair(make_trainer, tiny, pairs):

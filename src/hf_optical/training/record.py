@@ -43,6 +43,7 @@ class RunRecord:
         teacher ([`OpticalModel`]): the teacher.
         pairs (`dict[str, Dataset]`): language -> the sentence pairs to train on.
         triples (`int`, defaults to 0): number of queries with documents that are ranked in place of sentences.
+        streamed (`bool`, defaults to `False`): whether `pairs` are only the first ones of a stream.
         lora_rank (`int`, *optional*): rank of an adapter that the settings do not describe.
 
     Attributes:
@@ -59,6 +60,7 @@ class RunRecord:
         pairs: dict[str, Dataset],
         triples: int = 0,
         lora_rank: int | None = None,
+        streamed: bool = False,
     ):
         self.args, self.methods, self.teacher, self.triples, self.lora_rank = (
             args,
@@ -71,7 +73,8 @@ class RunRecord:
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
         self._facts = {
-            language: {"pairs": len(own), "scripts": scripts_of(row[language] for row in own[:10_000]["translation"])}
+            language: {"scripts": scripts_of(row[language] for row in own[:10_000]["translation"])}
+            | ({} if streamed else {"pairs": len(own)})
             for language, own in pairs.items()
         }
         # Language -> the step after which the student was measured, and the result.

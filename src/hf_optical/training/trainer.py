@@ -205,6 +205,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             pairs,
             triples=0 if triples is None else len(triples),
             lora_rank=None if peft_config is None else peft_config.r,
+            streamed=stream is not None,
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
