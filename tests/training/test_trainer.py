@@ -400,10 +400,8 @@ def test_different_vector_sizes_raise(make_trainer, tmp_path):
         make_trainer(teacher=small)
 
 
-def test_sentence_pairs_without_the_language_raise_raise(make_trainer):
-    with pytest.raises(
-        ValueError, match="train_dataset train_dataset must have rows with 'ha' .*got 30 rows with en, sw"
-    ):
+def test_sentence_pairs_without_the_language_raise(make_trainer):
+    with pytest.raises(ValueError, match="train_dataset must have rows with 'ha' .*got 30 rows with en, sw"):
         make_trainer(language="ha")
 
 
