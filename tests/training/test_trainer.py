@@ -441,7 +441,6 @@ def test_arguments_without_a_use_are_refused_with_the_cure(tiny, argument, cure)
 def test_retrieval_among_held_out_pairs_is_evaluated_by_default(make_trainer, held_out, tmp_path):
     """The score is that of a search written out; the card names the test set, and no ceiling."""
     trainer = make_trainer(max_steps=2, metric_for_best_model="map", eval_strategy="steps", eval_steps=1)
-    measure_references(trainer)
     trainer.train()
     found = trainer.evaluate()
     trainer.set_language("sw")

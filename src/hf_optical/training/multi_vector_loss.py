@@ -177,7 +177,7 @@ class MultiVectorOTAlignmentLoss(nn.Module):
     def get_config_dict(self) -> dict[str, Any]:
         return {
             "teacher": self.teacher,
-            "solver": type(self.transport.solver).__name__,
+            "solver": type(self.transport.solver).__name__.lower(),
             **solver_options(self.transport.solver),
             "align_special_tokens": self.align_special_tokens,
             "student_weights": self.student_weights is not None,

@@ -8,6 +8,7 @@ from ..evaluation import gap_closed
 from ..evaluation.results import of_language, over_languages
 from ..retrieval.search import Hit
 from .distributed import from_main_process
+from .setup import HELD_OUT
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def measure_references(trainer: OTDistillationTrainer) -> dict[str, dict[str, li
             lambda search=evaluator.search: search(trainer.model, trainer.base_processor)
         )
         zero_shot[language] = evaluator.measure(found[language])
-        if evaluator.has_translations:
+        # The translation of a held-out sentence is the document itself.
+        if evaluator.has_translations and evaluator.dataset.name != HELD_OUT:
             ceiling[language] = from_main_process(
                 lambda evaluate=evaluator: evaluate(trainer.teacher, trainer.teacher_processor, translated=True)
             )

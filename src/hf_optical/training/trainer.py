@@ -24,6 +24,7 @@ from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
+from .report import measure_references
 from .sampling import join_languages
 from .setup import (
     add_packs,
@@ -218,6 +219,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
         self.run_record.forget_results()
+        if not (self.references or resume_from_checkpoint or self.args.eval_strategy == "no"):
+            measure_references(self)
         start = time.monotonic()
         with self.running(resume_from_checkpoint) as checkpoint:
             self._cache_teacher(self.train_dataset, self.eval_dataset)
