@@ -66,7 +66,7 @@ def _typos(text: str, draw: _Draw) -> Iterator[_Edit]:
     for start, stop in _letters(text):
         # The letter keeps its accents; only the base key is mistyped.
         base, marks = text[start], text[start + 1 : stop]
-        base, *own = unicodedata.normalize("NFD", base)
+        base, *own = list(unicodedata.normalize("NFD", base))
         if near := _NEIGHBOURS.get(base.lower()):
             key = near[int(draw() * len(near))]
             key = key.upper() if base.isupper() else key

@@ -83,7 +83,7 @@ def default_lora_config(
     return LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # PEFT only multiplies by it
         lora_dropout=dropout,
         target_modules=sorted(names),
         exclude_modules=sorted(unused) or None,
@@ -108,16 +108,16 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     check_not_added(model, language)
     if unsupported := unsupported_settings(config):
         raise ValueError(f"language packs need PEFT's defaults for {', '.join(unsupported)}; change the LoRA config")
-    has_words = vocabulary is not None and vocabulary.tokens
-    if has_words:
+    words = vocabulary if vocabulary is not None and vocabulary.tokens else None
+    if words is not None:
         language_embedding(model)  # fails for some bases, so before PEFT wraps their layers
     _LanguageLora(model.encoder, copy.deepcopy(config), name)
     model.encoder._hf_peft_config_loaded = True  # the flag by which transformers knows of adapters
     try:
-        if has_words:
+        if words is not None:
             if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
                 raise ValueError("the LoRA config must leave the word embeddings out if there are new words")
-            language_embedding(model).add(name, vocabulary)
+            language_embedding(model).add(name, words)
     except ValueError:
         remove(model, language)
         raise

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -93,7 +94,7 @@ class LanguageEmbedding(nn.Embedding):
 
 def word_embedding(model: OpticalModel) -> nn.Embedding:
     """Return the base's word embeddings, also if an adapter wraps them."""
-    module = model.encoder.get_input_embeddings()
+    module: Any = model.encoder.get_input_embeddings()
     return getattr(module, "base_layer", module)
 
 

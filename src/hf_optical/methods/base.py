@@ -244,5 +244,5 @@ def special_ids(processor: OpticalProcessor) -> Tensor:
     """Ids of special tokens and role markers, of shape `(ids,)`; the unknown token counts as a word."""
     tokenizer = processor.tokenizer
     markers = [marker for marker in (processor.query_marker, processor.document_marker) if marker is not None]
-    ids = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(markers)} - {tokenizer.unk_token_id}
+    ids = {*tokenizer.all_special_ids, *map(tokenizer.convert_tokens_to_ids, markers)} - {tokenizer.unk_token_id}
     return torch.tensor(sorted(ids))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,8 +40,9 @@ class OpticalOutput(ModelOutput):
             Weight of each token in distillation. Not set by the model itself.
     """
 
-    embeddings: Tensor | None = None
-    mask: Tensor | None = None
+    # `ModelOutput` asks for defaults.
+    embeddings: Tensor = None  # type: ignore[assignment]
+    mask: Tensor = None  # type: ignore[assignment]
     weights: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> OpticalOutput:
@@ -48,7 +50,7 @@ class OpticalOutput(ModelOutput):
         return OpticalOutput(**{name: tensor[start:stop] for name, tensor in self.items()})
 
 
-class OpticalModel(PushToHub, PreTrainedModel):
+class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
     """
     Late-interaction encoder (ColBERT, Khattab & Zaharia 2020), with one unit vector for every token of a text.
 
@@ -160,11 +162,11 @@ class OpticalModel(PushToHub, PreTrainedModel):
         digest = hashlib.sha256()
         for name, weight in sorted(base_state_dict(self).items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
         *,
@@ -210,7 +212,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
         config.projection_dim = config.projection_dim or projection_dim
         encoder = _open_encoder(layout, config.encoder_config, dtype, encoder_kwargs)
         config.encoder_config = encoder.config
-        model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)
+        model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)  # type: ignore[arg-type]
         projection = load_projection(layout.projection)
         if projection is not None:
             with _shape_errors(layout.folder):
@@ -219,7 +221,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
         model.revision = layout.revision
         return model.eval()
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, state_dict: dict[str, Tensor] | None = None, **kwargs
     ) -> None:
         """
@@ -274,7 +276,7 @@ def _open_encoder(
 ) -> PreTrainedModel:
     folder, names = layout.folder, weight_names(layout.folder)
     check_choice("use_safetensors", options.pop("use_safetensors", True), [True])  # pickled weights can run code
-    encoder_class = MODEL_MAPPING.get(type(config), None)
+    encoder_class: Any = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:
         # A pooler missing from the checkpoint would get random weights, which change the fingerprint each time.
         options = {"add_pooling_layer": any("pooler." in name for name in names), **options}

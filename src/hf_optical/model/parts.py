@@ -33,9 +33,9 @@ def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
         return
     lengths = (read * torch.arange(1, tokens + 1)).amax(1).clamp(min=1)
     order = lengths.argsort(descending=True, stable=True)
-    lengths = lengths[order].numpy()
-    for start, stop in _cuts(lengths):
-        yield order[start:stop], int(lengths[start])
+    in_order = lengths[order].numpy()
+    for start, stop in _cuts(in_order):
+        yield order[start:stop], int(in_order[start])
 
 
 def _cuts(lengths: np.ndarray) -> list[tuple[int, int]]:

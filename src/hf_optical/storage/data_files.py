@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
@@ -104,9 +104,11 @@ def read_objects(path: DataPath, *, lists: bool = False) -> Iterator[tuple[dict[
                 continue
             if lists and line.lstrip().startswith("["):
                 values = _parse_list(line, file)
-                rows = ((value, f"{path}, row {index}") for index, value in enumerate(values))
+                rows: Iterable[tuple[Any, str]] = (
+                    (value, f"{path}, row {index}") for index, value in enumerate(values)
+                )
             else:
-                rows = iter([(_parse_json(line.rstrip()), file.place)])
+                rows = [(_parse_json(line.rstrip()), file.place)]
             for row, place in rows:
                 if not isinstance(row, dict):
                     raise ValueError(f"expected an object, got {short_repr(row)}")
@@ -213,7 +215,7 @@ def _tag(element: ElementTree.Element) -> str:
 def _unit(unit: ElementTree.Element) -> dict[str, str]:
     texts: dict[str, str] = {}
     for variant in unit:
-        code = variant.get("{http://www.w3.org/XML/1998/namespace}lang") or variant.get("lang", "")
+        code = variant.get("{http://www.w3.org/XML/1998/namespace}lang") or variant.get("lang") or ""
         for segment in (each for each in variant if _tag(each) == "seg"):
             text = _segment(segment).strip()
             texts.setdefault(code, text)
@@ -276,7 +278,7 @@ class _Limit:
 
 
 def _size_limit(path: DataPath) -> _Limit:
-    file = path.root.filename if isinstance(path, zipfile.Path) else path
+    file = str(path.root.filename) if isinstance(path, zipfile.Path) else path
     most = max(_MOST_BYTES, _MOST_TIMES * os.path.getsize(file))
     return _Limit(most, "bytes once decompressed, far beyond its size; decompress it yourself if it can be trusted")
 
@@ -301,7 +303,7 @@ class _OpenFile:
             self.size.add(len(line) + _ROW)
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         content = self.content.read(size)
         self.size.add(len(content))
         return content
@@ -317,6 +319,7 @@ class _OpenFile:
 def _open(path: DataPath, expected: str, errors: Any = _READ_ERRORS) -> Iterator[_OpenFile]:
     """Open a file, compressed or not, and name it, the line and what was `expected` in every error of reading it."""
     file = _OpenFile(path)
+    raw: Any
     try:
         with path.open("rb") as raw:
             file.size = _size_limit(path)

@@ -151,7 +151,8 @@ def _sizes(weights: Tensor) -> list[int]:
 
 def _blocks(n: list[int], m: list[int], most: float) -> Iterator[tuple[list[int], int, int]]:
     """Group problems, largest first, into blocks of at most `most` entries, of which a quarter may be padding."""
-    block, height, width, tokens = [], 0, 0, 0
+    block: list[int] = []
+    height = width = tokens = 0
     for i in sorted(range(len(n)), key=lambda i: -n[i] * m[i]):
         higher, wider, tokens = max(height, n[i]), max(width, m[i]), tokens + n[i] * m[i]
         entries = (len(block) + 1) * higher * wider

@@ -258,7 +258,7 @@ def _mteb_subsets(metadata: Any, language: str | None, document_language: str | 
     languages = metadata.hf_subsets_to_langscripts
     if language is None and document_language is None and len(languages) == 1:
         return list(languages)
-    if language in languages and document_language is None:
+    if language is not None and language in languages and document_language is None:
         return [language]
 
     def matching(queries: str | None, documents: str | None) -> list[str]:
