@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 
 
@@ -9,7 +10,7 @@ from statistics import fmean
 _PREFIXES = ("", "eval_", "zero_shot_", "ceiling_")
 
 
-def over_languages(results: dict[str, dict[str, float | None]], prefix: str = "") -> dict[str, float | None]:
+def over_languages(results: Mapping[str, Mapping[str, float | None]], prefix: str = "") -> dict[str, float | None]:
     """
     Merge the results of all languages into one flat dictionary.
 

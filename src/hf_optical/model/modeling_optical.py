@@ -81,6 +81,7 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
 
     _optional_files = (f"{DENSE_FOLDER}/*",)
 
+    to: Any  # the wrapper of transformers has no useful type
     config_class = OpticalConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -212,7 +213,7 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
         config.projection_dim = config.projection_dim or projection_dim
         encoder = _open_encoder(layout, config.encoder_config, dtype, encoder_kwargs)
         config.encoder_config = encoder.config
-        model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)  # type: ignore[arg-type]
+        model = cls(config, encoder).to(encoder.dtype if dtype == "auto" else dtype)
         projection = load_projection(layout.projection)
         if projection is not None:
             with _shape_errors(layout.folder):

@@ -80,8 +80,7 @@ class Study:
         """Results of all finished test cells, in the order of the plan."""
         records = []
         for cell in self.cells:
-            known = self.finished(cell) if isinstance(cell, TestCell) else None
-            if known is None:
+            if not isinstance(cell, TestCell) or (known := self.finished(cell)) is None:
                 continue
             trained = self.store.read(cell.training.key) if cell.training else None
             records.append(
@@ -121,7 +120,8 @@ class Study:
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         self.store.settle()
-        queue, failures, busy = deque(self.todo()), {}, 0
+        queue, busy = deque(self.todo()), 0
+        failures: dict[str, Any] = {}
         bench = Workbench(self.config, self.inputs, self.store)
         with (
             open(output_dir / "study.log", "a", encoding="utf-8") as log,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 from ..errors import DataError
 from ..evaluation import Comparison, compare_systems, correct_together, gap_closed
@@ -234,7 +235,7 @@ def robustness_tables(cells: Sequence[Cell], test: str, corpus: str | None) -> d
     """(perturbation, strength) -> table, including strength 0 of each perturbation."""
     perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
     clean = headline(cells, test, corpus).table
-    tables = {}
+    tables: dict[tuple[Any, float], Table] = {}
     for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
         own = [cell for cell in perturbed if cell.perturbation == kind]
         methods = {cell.method for cell in own}

@@ -205,7 +205,7 @@ def _preprocess(
     teacher: MultiVectorEncoder,
     texts: list[str],
     prompt: str | None = None,
-    task: str | None = None,
+    task: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     reader, task = (teacher, "query") if task == _TEACHER else (student, task)

@@ -44,7 +44,7 @@ def write_run_card(
         write_card(
             folder,
             kind="language_pack" if args.packs else "model",
-            base_model=model.name_or_path,
+            base_model=model.name_or_path or "",
             base_revision=model.revision,
             languages=languages,
             code=name or None,

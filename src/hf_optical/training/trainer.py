@@ -16,6 +16,7 @@ from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..methods import Alignment, Method, make_methods, turns
+from ..methods.collator import DistillationCollator
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
 from .config import OTDistillationConfig
@@ -123,6 +124,10 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
         FileExistsError: while training, if another run is active in `output_dir`.
     """
+
+    data_collator: DistillationCollator
+    processing_class: Any  # an `OpticalProcessor`
+    hub_model_id: Any
 
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -257,7 +262,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             parts |= method.losses(read, self)
         self.record(**{f"loss_{name}": part for name, part in parts.items()})
         # One loss per role and pair -> one cost per pair.
-        costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
+        costs: Any = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
         check_finite(costs, inputs["index"], self.state.global_step)
         loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
         return (loss, {"costs": costs}) if return_outputs else loss
@@ -375,7 +380,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             if language in datasets or searched:
                 costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
                 results[language] = costs | (self._search(language) if searched else {})
-        metrics = over_languages(results, f"{metric_key_prefix}_")
+        metrics: Any = over_languages(results, f"{metric_key_prefix}_")
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -386,7 +391,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self._means[False] = PairMeans()
         loader = self.get_eval_dataloader(self._with_language(pairs))
         output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
-        return {"loss": output.metrics["eval_loss"], **self._means[False].take()}
+        return {"loss": output.metrics["eval_loss"], **self._means[False].take()}  # type: ignore[index]
 
     def _search(self, language: str) -> dict[str, float]:
         """Search with the queries of a language, and keep the results for the card."""
@@ -439,7 +444,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             state_dict (`dict`, *optional*): weights to read from, as in [`~LanguagePack.from_model`].
         """
         packs = self.args.packs
-        pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language)
+        pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language or "")
         if pack not in packs:
             raise ValueError(f"language must be one of {', '.join(packs) or 'none'}, got {language!r}")
         return LanguagePack.from_model(
@@ -465,7 +470,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
-    def create_model_card(self, **kwargs) -> None:
+    def create_model_card(self, **kwargs) -> None:  # type: ignore[override]
         """
         Write a card for each pack, or for the model, to `README.md` in its folder, with the training curves.
 
