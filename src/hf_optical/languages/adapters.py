@@ -34,12 +34,7 @@ def is_language_code(code: Any) -> bool:
 
 
 def adapter_name(language: str) -> str:
-    """
-    Return the name of a language's adapter in the model.
-
-    Raises:
-        ValueError: `language` is not made like a language code.
-    """
+    """Return the name of a language's adapter in the model."""
     if not is_language_code(language):
         raise ValueError(f"language must be a code such as 'ha', 'sw' or 'zh-Hant', got {language!r}")
     return _PREFIX + language
@@ -158,9 +153,6 @@ def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
     Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
 
     Other threads cannot change the language within the block.
-
-    Raises:
-        KeyError: there is no adapter for `language`.
     """
     with lock_of(model):
         before = active_language(model)

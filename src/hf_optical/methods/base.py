@@ -200,11 +200,7 @@ class PairReader:
     """
     Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other.
 
-    Args:
-        data ([`LanguageData`]): the processors.
-        roles (`tuple[str, ...]`): the roles.
-        align_special_tokens (`bool`): whether special tokens, role markers and query expansion are aligned. Unknown
-            words always are.
+    Special tokens, role markers and query expansion are left out unless `align_special_tokens` is set.
     """
 
     data: LanguageData

@@ -46,11 +46,6 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str)
 
     Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
     spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
-
-    Raises:
-        KeyError: If no pack for `language` is open.
-        NoWordError: If the text holds no token that takes part in matching.
-        ValueError: If the tokenizer gives no offsets.
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents

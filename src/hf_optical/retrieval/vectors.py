@@ -210,18 +210,9 @@ def as_token_vectors(
     vectors: TokenVectors | Sequence[Tensor] | Tensor, mask: Tensor | None = None, name: str = "vectors"
 ) -> TokenVectors:
     """
-    Pack token vectors of any form.
+    Pack token vectors: a sequence of tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)`.
 
-    Args:
-        vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of shape
-            `(texts, tokens, dim)`): The vectors.
-        mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
-            Nonzero for the tokens to keep. Only for a padded tensor.
-        name (`str`, defaults to `"vectors"`): Name of the argument in error messages.
-
-    Raises:
-        ValueError: If a shape does not fit, or a mask is given for vectors that are not padded.
-        TypeError: If an entry does not hold numbers.
+    `mask`, of shape `(texts, tokens)`, is nonzero for the tokens of a padded tensor to keep. `name` is for messages.
     """
     if isinstance(vectors, Tensor):
         return TokenVectors.from_padded(vectors, mask, name=name)

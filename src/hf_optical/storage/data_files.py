@@ -66,12 +66,7 @@ def read_lines(path: DataPath) -> Iterator[tuple[str, str]]:
 
 
 def read_aligned(paths: Sequence[DataPath]) -> Iterator[tuple[str, ...]]:
-    """
-    Read text files whose lines belong together, such as the two sides of a Moses corpus.
-
-    Raises:
-        DataError: as in [`read_lines`], or the files have different numbers of lines.
-    """
+    """Read text files whose lines belong together, such as the two sides of a Moses corpus."""
     for lines in zip_longest(*map(_text_lines, paths)):
         if None in lines:
             raise DataError(f"{' and '.join(map(str, paths))} must have the same number of lines")
@@ -85,18 +80,14 @@ def _text_lines(path: DataPath) -> Iterator[str]:
 
 def read_objects(path: DataPath, *, lists: bool = False) -> Iterator[tuple[dict[str, Any], str]]:
     """
-    Read the objects of a JSON lines file.
-
-    Args:
-        path (`Path`): the file, as in [`read_lines`].
-        lists (`bool`, defaults to `False`): whether the file may also hold a single list of objects.
+    Read the objects of a JSON lines file, or, with `lists`, of a file that holds a single list of objects.
 
     Yields:
         `(dict, str)`: the object and its place, as `FILE, line N` or `FILE, row N`.
 
     Raises:
         DataError: as in [`read_lines`], or the content is not valid JSON objects, has more than ten million values in
-            a line, or holds an unpaired surrogate. The message names the line.
+            a line, or holds an unpaired surrogate.
     """
     with _open(path, "it must hold one JSON object a line, in UTF-8") as file:
         for line in file.lines():
@@ -153,9 +144,6 @@ def read_tsv(path: DataPath) -> Iterator[dict[str, Any]]:
     Read the rows of a tab-separated table with a header.
 
     Quotation marks follow the rules of CSV where they are balanced. In other rows, as from Tatoeba, they are text.
-
-    Raises:
-        DataError: as in [`read_table`], or a row has fewer fields than the header.
     """
     if not _has_row_per_line(path):
         yield from read_table(path, "\t", complete=True)
@@ -232,12 +220,7 @@ def _segment(element: ElementTree.Element) -> str:
 
 
 def zip_members(path: Path) -> list[zipfile.Path]:
-    """
-    List the files of a ZIP archive; they are read without being extracted.
-
-    Raises:
-        DataError: the archive is missing or damaged.
-    """
+    """List the files of a ZIP archive; they are read without being extracted."""
     try:
         archive = zipfile.ZipFile(path)
     except _READ_ERRORS as error:
@@ -252,12 +235,7 @@ def file_ending(path: DataPath) -> str:
 
 
 def read_parquet(path: DataPath) -> Iterator[dict[str, Any]]:
-    """
-    Read the rows of a Parquet file.
-
-    Raises:
-        DataError: the file is missing or damaged, or decompresses to more than 1 GiB and more than 300 times its size.
-    """
+    """Read the rows of a Parquet file."""
     # pyarrow raises errors of many unrelated classes on damaged files.
     with _open(path, "it must be a Parquet file; write or fetch it again", Exception) as file:
         for batch in _batches(file.content, _size_limit(path).add):

@@ -201,9 +201,7 @@ def redact_token(error: Exception, token: bool | str | None = None) -> tuple[str
     """
     Remove the token from the message of an error of the Hub's client: a server or proxy may repeat it in a response.
 
-    Returns:
-        `tuple[str, Exception | None]`: the message, and the error to raise from, which is `None` if it or one of its
-        causes contains the token.
+    Returns the message, and the error to raise from: `None` if it or one of its causes contains the token.
     """
     secret, message = _token_text(token), str(error).strip()
     if secret and any(secret in f"{each} {each!r}" for each in _causes(error)):

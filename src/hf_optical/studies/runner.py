@@ -183,12 +183,7 @@ _OF_CELL = ("test", "language", "corpus", "languages", "size", "pairs", "seed", 
 
 
 class Durations:
-    """
-    Time estimates from finished cells, in proportion to the work within a group of similar cells.
-
-    Args:
-        cells (iterable of cells), store ([`Store`]): all cells, and the storage of the finished ones.
-    """
+    """Time estimates from finished cells, in proportion to the work within a group of similar cells."""
 
     def __init__(self, cells: Iterable[Cell], store: Store):
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

@@ -59,12 +59,7 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def pool_seeds(records: Iterable[Record]) -> list[Cell]:
-    """
-    Pool records that differ only in their seed.
-
-    Raises:
-        DataError: two seeds of a cell were measured on different queries.
-    """
+    """Pool records that differ only in their seed."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(getattr(record, name) for name in _SETTING), []).append(record)

@@ -45,12 +45,7 @@ System = Callable[[list[str], TestCell], list[list[Hit]]]
 
 
 class Workbench:
-    """
-    Trains and evaluates the methods of one study. The teacher and the latest systems stay in memory.
-
-    Args:
-        config ([`StudyConfig`]), inputs ([`Inputs`]), store ([`Store`]): the study, its data, and its storage.
-    """
+    """Trains and evaluates the methods of one study. The teacher and the latest systems stay in memory."""
 
     def __init__(self, config: StudyConfig, inputs: Inputs, store: Store):
         self.config, self.inputs, self.store = config, inputs, store

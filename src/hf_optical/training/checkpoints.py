@@ -276,12 +276,7 @@ def _checked_state(checkpoint: str) -> str:
 
 
 def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
-    """
-    Load the weights of a checkpoint into a model in training: those of its packs, or all of them.
-
-    Raises:
-        ValueError: the checkpoint has other languages, another base, or an adapter of another scale.
-    """
+    """Load the weights of a checkpoint into a model in training: those of its packs, or all of them."""
     folders = pack_folders(folder)
     if not folders:
         model.load_state_dict(OpticalModel.from_pretrained(folder).state_dict())

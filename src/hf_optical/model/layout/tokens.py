@@ -40,12 +40,7 @@ def reads_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def stored_skip_list(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """
-    Return the tokens of a stored skip list.
-
-    Raises:
-        ValueError: the list contains special tokens, which always take part in matching in this library.
-    """
+    """Return the tokens of a stored skip list."""
     special = sorted(set(words).intersection(tokenizer.all_special_tokens))
     if special:
         raise ValueError(f"the stored skip list must not contain special tokens, got {', '.join(special)}")
