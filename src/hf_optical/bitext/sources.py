@@ -141,13 +141,7 @@ def build_dataset(rows: Iterable[tuple[dict[str, Any], int]], features: Features
     """
     Build a dataset in memory, batch by batch, as Arrow takes a fifth of the memory of Python objects.
 
-    Args:
-        rows (iterable of `(dict, int)`): the rows, each with its number of characters.
-        features (`datasets.Features`): the columns.
-        source (`str`): name of the source, for the error message.
-
-    Raises:
-        DataError: there are no rows.
+    `rows` are rows with their numbers of characters. Without rows, a `DataError` names the `source`.
     """
     schema, batches, batch, characters = features.arrow_schema, [], [], 0
     for row, length in rows:

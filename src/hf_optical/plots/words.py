@@ -20,20 +20,12 @@ _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ‑-][\p{L}\p{M}\p{N}]+)*|(?
 
 
 class ReadText(NamedTuple):
-    """
-    An encoded text with its words.
+    """An encoded text with its words, without special and skipped tokens."""
 
-    Attributes:
-        vectors (`Tensor` of shape `(tokens, dim)`): Vectors of the tokens, without special and skipped ones.
-        ids (`Tensor` of shape `(tokens,)`): Ids of the tokens.
-        words (`Tensor` of shape `(words, tokens)`): 1.0 where a token belongs to a word. Each token has one word.
-        spans (`list[tuple[int, int]]`): Start and end of each word in the text.
-    """
-
-    vectors: Tensor
-    ids: Tensor
-    words: Tensor
-    spans: list[tuple[int, int]]
+    vectors: Tensor  # (tokens, dim)
+    ids: Tensor  # (tokens,)
+    words: Tensor  # (words, tokens), 1.0 where a token belongs to a word; each token has one word
+    spans: list[tuple[int, int]]  # start and end of each word in the text
 
 
 class NoWordError(ValueError):

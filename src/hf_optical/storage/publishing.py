@@ -142,12 +142,8 @@ class PushToHub:
 
         Args:
             repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
-            private (`bool`, *optional*): whether a new repository is private.
-            token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default that of the user who is logged
-                in.
-            revision (`str`, *optional*): the branch, created if it does not exist. Defaults to `"main"`.
-            commit_message (`str`, *optional*): the first line of the commit's message.
-            create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
+            private (`bool`), token (`bool` or `str`), revision (`str`), commit_message (`str`), create_pr (`bool`):
+                see [`upload_folder`].
 
         Returns:
             [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit.

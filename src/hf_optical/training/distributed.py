@@ -108,14 +108,7 @@ class PairMeans:
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, values: Tensor, weights: Tensor | None = None) -> None:
-        """
-        Add values to a mean.
-
-        Args:
-            name (`str`): name of the mean.
-            values (`torch.Tensor` of shape `(roles * pairs,)`): a value for each pair.
-            weights (`torch.Tensor` of shape `(pairs,)`, *optional*): from [`pair_weights`].
-        """
+        """Add values `(roles * pairs,)` to a mean; `weights`, of shape `(pairs,)`, are from [`pair_weights`]."""
         values = values.detach().float()
         if weights is not None:
             values = values.view(-1, len(weights))[:, weights > 0]

@@ -62,13 +62,8 @@ class RunRecord:
         lora_rank: int | None = None,
         streamed: bool = False,
     ):
-        self.args, self.methods, self.teacher, self.triples, self.lora_rank = (
-            args,
-            methods,
-            teacher,
-            triples,
-            lora_rank,
-        )
+        self.args, self.methods, self.teacher = args, methods, teacher
+        self.triples, self.lora_rank = triples, lora_rank
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
