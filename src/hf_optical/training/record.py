@@ -141,13 +141,7 @@ class RunRecord:
 
 
 def measure(evaluator: RetrievalEvaluator, hits: dict[str, list[Hit]]) -> dict[str, Any]:
-    """
-    Summarise what a student found, for a card.
-
-    Returns:
-        `dict`: `dataset` (`str`), `queries` (`int`), `level` (`float`, of the intervals) and `measures`: measure ->
-        `trained`, its mean over the queries, and `interval`, from [`bootstrap_interval`].
-    """
+    """Summarise what a student found, with means over the queries and bootstrap intervals, as in [`write_card`]."""
     means = evaluator.measure(hits)
     measures = {
         name: {"trained": means[name], "interval": list(bootstrap_interval(values, _LEVEL))}

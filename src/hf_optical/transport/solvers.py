@@ -144,12 +144,6 @@ SOLVERS: dict[str, type[Solver]] = {
 }
 
 
-def solver_options(solver: str | Solver) -> dict[str, Any]:
-    """The options of a solver and their values; for a name, the defaults."""
-    solver = make_solver(solver)
-    return {field.name: getattr(solver, field.name) for field in fields(solver)}
-
-
 def make_solver(solver: str | Solver = "sinkhorn", **options: Any) -> Solver:
     """
     Build a solver from its name.
