@@ -11,7 +11,6 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..methods import DistillationCollator
-from ..model import OpticalProcessor
 from .config import OTDistillationConfig
 from .distributed import pair_weights
 from .sampling import LanguageSampler, LengthSampler
@@ -22,7 +21,7 @@ class PairLoadingTrainer(Trainer):
 
     args: OTDistillationConfig
     data_collator: DistillationCollator
-    processing_class: OpticalProcessor
+    processing_class: Any  # an `OpticalProcessor`
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Trainer has no sampler by language, and its sampler by length depends on the global random state.

@@ -16,7 +16,6 @@ from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
 from ..languages import LanguagePack, activate, active_language
 from ..methods import Alignment, Method, make_methods, turns
-from ..methods.collator import DistillationCollator
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
 from .config import OTDistillationConfig
@@ -125,9 +124,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         FileExistsError: while training, if another run is active in `output_dir`.
     """
 
-    data_collator: DistillationCollator
-    processing_class: Any  # an `OpticalProcessor`
     hub_model_id: Any
+    model_init: Any
 
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
@@ -282,7 +280,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         alignment = next(method for method in self.methods if isinstance(method, Alignment))
         return alignment.pair_losses(student, teacher, self)
 
-    def hyperparameter_search(self, *args, compute_objective=None, direction="maximize", **kwargs):
+    def hyperparameter_search(self, *args, compute_objective=None, direction="maximize", **kwargs) -> Any:
         """
         As [`~transformers.Trainer.hyperparameter_search`]; by default maximises `eval_map`.
 
@@ -291,14 +289,15 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         """
         model, start = self.model, InitialState(self.model, None, None)
 
-        def restore() -> nn.Module:
+        def restore() -> OpticalModel:
             start.restore()
             return model
 
         self.model_init = restore
         try:
             objective = compute_objective or (lambda metrics: metrics["eval_map"])
-            return super().hyperparameter_search(*args, compute_objective=objective, direction=direction, **kwargs)
+            kwargs |= {"compute_objective": objective, "direction": direction}
+            return super().hyperparameter_search(*args, **kwargs)
         finally:
             self.model_init, self.model = None, restore()
 
