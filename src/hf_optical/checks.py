@@ -75,7 +75,9 @@ def import_optional(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'this needs the library {name}; pip install "hf_optical[{extra}]"') from error
+        installed = not isinstance(error, ModuleNotFoundError) or error.name != name.partition(".")[0]
+        problem = f"cannot be imported ({error})" if installed else "is not installed"
+        raise ImportError(f'the library {name} {problem}: pip install "hf_optical[{extra}]"') from error
 
 
 def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:

@@ -165,12 +165,7 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     """
     A measure by training corpus (rows) and test set (columns); one panel per method.
 
-    Args:
-        records (iterable of [`Record`]): results of a study.
-        measure (`str`, defaults to `"AP"`): one of the records' measures.
-
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: no method has a corpus with two tests or a test with two corpora.
     """
     matrices = domain_matrices(pool_seeds(records), measure)
@@ -219,16 +214,8 @@ def plot_language_pairs(records: Iterable[Record], *, corpus: str | None = None,
     """
     The share of the gap closed by the number of languages trained together; one panel per language.
 
-    If the untrained student or the ceiling is missing, it shows the measure itself.
-
-    Args:
-        records (iterable of [`Record`]): results of a study.
-        corpus (`str`, *optional*): training corpus. Required if the records have several.
-        measure (`str`, defaults to `"AP"`): one of the records' measures.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the records do not have this corpus, or have several and none is named.
+    If the untrained student or the ceiling is missing, it shows the measure itself. See [`plot_languages`] for
+    arguments and errors.
     """
     cells = pool_seeds(records)
     corpus = _the_only("corpus", corpus, [cell.corpus for cell in cells if cell.learns])
