@@ -54,12 +54,20 @@ def check_length(name: str, entries: Sized, length: int, what: str) -> None:
         raise ValueError(f"{name} must have one entry for each of the {length} {what}, got {len(entries)}")
 
 
-def check_shape(name: str, shape: Sequence[int], expected: Sequence[int | str]) -> None:
-    """Raise `ValueError` unless `shape` has the sizes `expected`, where a word stands for any size."""
-    if len(shape) != len(expected) or any(
-        size != wanted for size, wanted in zip(shape, expected, strict=True) if isinstance(wanted, int)
-    ):
-        raise ValueError(f"{name} must have shape ({', '.join(map(str, expected))}), got {tuple(shape)}")
+def check_shape(name: str, value: Any, expected: Sequence[int | str], cure: str = "") -> None:
+    """Raise `TypeError` unless `value` is a tensor, `ValueError` unless its sizes are `expected` (words: any size)."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; use torch.as_tensor({name})")
+    sizes = [size if isinstance(wanted, int) else wanted for size, wanted in zip(value.shape, expected, strict=False)]
+    if value.dim() != len(expected) or sizes != list(expected):
+        message = f"{name} must have shape ({', '.join(map(str, expected))}), got {tuple(value.shape)}"
+        raise ValueError(f"{message}; {cure}" if cure else message)
+
+
+def check_entries(wrong: Tensor, message: str) -> None:
+    """Raise a `ValueError` that lists the first batch entries in which `wrong`, of shape `(batch,)`, is true."""
+    if wrong.any():
+        raise ValueError(f"{message} (batch entries {wrong.nonzero()[:5, 0].tolist()})")
 
 
 def import_optional(name: str, extra: str) -> ModuleType:
@@ -67,7 +75,9 @@ def import_optional(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'this needs the library {name}; pip install "hf_optical[{extra}]"') from error
+        installed = not isinstance(error, ModuleNotFoundError) or error.name != name.partition(".")[0]
+        problem = f"cannot be imported ({error})" if installed else "is not installed"
+        raise ImportError(f'the library {name} {problem}: pip install "hf_optical[{extra}]"') from error
 
 
 def _range(above: float | None, at_least: float | None, at_most: float | None, finite: bool) -> str:
@@ -84,16 +94,3 @@ def _range(above: float | None, at_least: float | None, at_most: float | None, f
     if finite:
         parts.append("finite")
     return " and ".join(parts)
-
-
-def check_tensor(
-    name: str, value: Any, *, shape: tuple[int, ...] | None = None, dimensions: int | None = None, cure: str = ""
-) -> None:
-    """Raise `TypeError` unless `value` is a tensor, `ValueError` unless it has this shape or these dimensions."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}; use torch.as_tensor({name})")
-    if shape is not None and value.shape != shape or dimensions is not None and value.dim() != dimensions:
-        expected = f"shape {shape}" if shape is not None else f"{dimensions} dimensions"
-        raise ValueError(
-            f"{name} must have {expected}, got shape {tuple(value.shape)}" + (f"; {cure}" if cure else "")
-        )

@@ -284,9 +284,9 @@ STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((STUDENT, torch.ones(2, 5, 6)), r"teacher_embeddings must have shape \(2, 5, 4\), got shape \(2, 5, 6\)"),
-        ((STUDENT, torch.ones(1, 5, 4)), r"teacher_embeddings must have shape \(2, 5, 4\)"),
-        ((STUDENT[0], TEACHER[0]), "student_embeddings must have 3 dimensions"),
+        ((STUDENT, torch.ones(2, 5, 6)), r"teacher_embeddings must have shape \(2, m, 4\), got \(2, 5, 6\)"),
+        ((STUDENT, torch.ones(1, 5, 4)), r"teacher_embeddings must have shape \(2, m, 4\)"),
+        ((STUDENT[0], TEACHER[0]), r"student_embeddings must have shape \(batch, n, dim\), got \(3, 4\)"),
         ((STUDENT, TEACHER, torch.ones(2, 5)), r"student_mask must have shape \(2, 3\)"),
         ((STUDENT, TEACHER, None, torch.ones(2, 3)), r"teacher_mask must have shape \(2, 5\)"),
         ((STUDENT, TEACHER, None, None, torch.ones(3)), "student_weights must have shape"),

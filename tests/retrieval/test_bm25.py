@@ -97,7 +97,7 @@ def test_english_stemmer(monkeypatch):
     [[hit]] = BM25(["running foxes", "a hen"], stemmer=english_stemmer()).search(["the fox runs"])
     assert hit.document == 0
     monkeypatch.setitem(sys.modules, "Stemmer", None)
-    with pytest.raises(ImportError, match=r'Stemmer; pip install "hf_optical\[rivals\]"'):
+    with pytest.raises(ImportError, match=r'Stemmer is not installed: pip install "hf_optical\[rivals\]"'):
         english_stemmer()
 
 

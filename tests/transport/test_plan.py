@@ -232,8 +232,8 @@ COST = torch.zeros(3, 4, 5)
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((torch.zeros(4, 5),), {}, r"cost must have 3 dimensions.*unsqueeze\(0\)"),
-        ((torch.zeros(1, 2, 4, 5),), {}, r"cost must have 3 dimensions, got shape \(1, 2, 4, 5\)"),
+        ((torch.zeros(4, 5),), {}, r"cost must have shape \(batch, n, m\).*unsqueeze\(0\)"),
+        ((torch.zeros(1, 2, 4, 5),), {}, r"cost must have shape .*, got \(1, 2, 4, 5\)"),
         ((COST.long(),), {}, r"cost must have a floating point dtype, got torch.int64; use cost.float\(\)"),
         ((COST, torch.ones(3, 5)), {}, r"row_weights must have shape \(3, 4\)"),
         ((COST, None, torch.ones(5)), {}, r"column_weights must have shape \(3, 5\)"),

@@ -8,6 +8,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -41,7 +42,7 @@ class Lexicon:
 
     words: list[str]
     counts: list[int]
-    targets: list[Hashable]
+    targets: list[Any]
     probabilities: sparse.csr_array
 
     def __post_init__(self):
@@ -50,7 +51,7 @@ class Lexicon:
     def __len__(self) -> int:
         return len(self.words)
 
-    def top(self, word: str, k: int = 5) -> list[tuple[Hashable, float]]:
+    def top(self, word: str, k: int = 5) -> list[tuple[Any, float]]:
         """Return the `k` likeliest targets of a word with their probabilities; none for an unknown word."""
         if word not in self._rows:
             return []
@@ -166,9 +167,8 @@ def learn_lexicon(
         ValueError: the two sides have different lengths.
     """
     longest = _longest(words, targets)
-    words, targets = ([sentence[:longest] for sentence in side] for side in (words, targets))
-    vocabulary, counts, word_ids = _index(words)
-    target_vocabulary, _, target_ids = _index(targets)
+    vocabulary, counts, word_ids = _index([sentence[:longest] for sentence in words])
+    target_vocabulary, _, target_ids = _index([sentence[:longest] for sentence in targets])
     if not vocabulary or not target_vocabulary:
         raise DataError("the sentence pairs have no words to align; check the pairs")
     sizes = len(vocabulary), len(target_vocabulary)
@@ -195,7 +195,7 @@ def _longest(words: Sequence[Sequence[str]], targets: Sequence[Sequence[Hashable
     return 1 + bisect_right(allowed, _MOST_CELLS, key=cells)
 
 
-def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Hashable], list[int], list[np.ndarray]]:
+def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Any], list[int], list[np.ndarray]]:
     """Return the items by falling frequency, their sentence counts, and the sentences as item positions."""
     counts = Counter(item for sentence in sentences for item in set(sentence))
     items = sorted(counts, key=lambda item: (-counts[item], item))
@@ -220,16 +220,16 @@ def _model_1(
         )
         occurrences += len(target)
     keys = np.concatenate(entry_source).astype(np.int64) * columns + np.concatenate(entry_target)
-    del entry_source, entry_target
+    occurrence = np.concatenate(entry_occurrence)
+    del entry_source, entry_target, entry_occurrence
     cells, entry_cell = np.unique(keys, return_inverse=True)
     del keys
     entry_cell = entry_cell.astype(np.int32)
-    entry_occurrence = np.concatenate(entry_occurrence)
     cell_source = cells // columns
-    probability = np.ones(len(cells))
+    probability: Any = np.ones(len(cells))
     for _ in range(iterations):
         share = probability[entry_cell]
-        share /= np.bincount(entry_occurrence, share, occurrences)[entry_occurrence]
+        share /= np.bincount(occurrence, share, occurrences)[occurrence]
         probability = np.bincount(entry_cell, share, len(cells))
         probability /= np.bincount(cell_source, probability, none + 1)[cell_source]
     kept = cell_source < none

@@ -31,8 +31,7 @@ class CodeSwitcher:
 
     def __call__(self, text: str) -> str:
         """Replace some of the words of a text."""
-        digest = hashlib.sha256(f"{self.seed} {text}".encode("utf-8", "surrogatepass")).digest()
-        generator = random.Random(int.from_bytes(digest, "big"))
+        generator = seeded_random(f"{self.seed} {text}")
 
         def choose(entries: list[tuple[str, float]]) -> str | None:
             # Draw both numbers for every known word, so that one word's draw does not depend on another's.
@@ -40,6 +39,11 @@ class CodeSwitcher:
             return _pick(entries, point) if switched else None
 
         return self.dictionary.replace(text, choose)
+
+
+def seeded_random(seed: str) -> random.Random:
+    """Make a generator whose numbers are the same on every machine, for a seed that may hold any text."""
+    return random.Random(int.from_bytes(hashlib.sha256(seed.encode("utf-8", "surrogatepass")).digest(), "big"))
 
 
 def _pick(entries: list[tuple[str, float]], point: float) -> str:

@@ -127,7 +127,7 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
                 parts += [text[end:start], " "]
                 end = start
             replaced = chosen is not None
-            if replaced:
+            if chosen is not None:
                 parts += [text[end:start], chosen]
                 end = stop
         return "".join([*parts, text[end:]])

@@ -26,7 +26,8 @@ def inverse_document_frequency(processor: OpticalProcessor, texts: Iterable[str]
     Returns:
         `torch.Tensor` of shape `(vocabulary,)`, above 0 everywhere.
     """
-    number, frequency, texts = 0, Counter(), iter(texts)
+    number, texts = 0, iter(texts)
+    frequency: Counter[int] = Counter()
     while some := list(islice(texts, _TEXTS_AT_A_TIME)):
         number += len(some)
         frequency.update(token for ids in processor.tokenizer(some)["input_ids"] for token in set(ids))

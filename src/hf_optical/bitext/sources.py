@@ -57,9 +57,6 @@ def read_rows(
 
     Files are not read by the loaders of `datasets`: these guess types (a sentence `"NA"` becomes missing, `"12"` a
     number), copy the file to the user's cache and do not say which row is wrong.
-
-    Raises:
-        DataError: the file or dataset is missing, unreadable or of an unknown format.
     """
     if not isinstance(source, (str, os.PathLike)):
         return _read_memory(source, split, languages)
@@ -133,12 +130,7 @@ def check_keys(found: Collection[str], keys: Iterable[str], problem: str, cure: 
 
 
 def read_text(value: Any, name: str, place: str, *, required: bool = False) -> str:
-    """
-    Check that a value of a row is text; a missing one is `""`.
-
-    Raises:
-        DataError: it is of another type, or nothing of it is visible though it is `required`.
-    """
+    """Check that a value of a row is text; a missing one is `""`."""
     text = "" if value is None else value
     if not isinstance(text, str) or required and is_blank(text):
         raise DataError(f"{place}: {name!r} must be text{' and not blank' * required}, got {short_repr(value)}")
@@ -149,13 +141,7 @@ def build_dataset(rows: Iterable[tuple[dict[str, Any], int]], features: Features
     """
     Build a dataset in memory, batch by batch, as Arrow takes a fifth of the memory of Python objects.
 
-    Args:
-        rows (iterable of `(dict, int)`): the rows, each with its number of characters.
-        features (`datasets.Features`): the columns.
-        source (`str`): name of the source, for the error message.
-
-    Raises:
-        DataError: there are no rows.
+    `rows` are rows with their numbers of characters. Without rows, a `DataError` names the `source`.
     """
     schema, batches, batch, characters = features.arrow_schema, [], [], 0
     for row, length in rows:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
@@ -125,25 +125,13 @@ class RetrievalEvaluator:
         self._check_known("query_ids", query_ids)
         texts = self._texts(query_ids, translated, queries)
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
-        top_k, document_ids = top_k or self.depth, list(self.dataset.corpus)
+        options: dict[str, Any] = {"top_k": top_k or self.depth, "show_progress": self.show_progress}
+        options["document_ids"] = list(self.dataset.corpus)
         if candidates is None:
-            hits = search(
-                vectors,
-                self.document_vectors,
-                top_k=top_k,
-                document_ids=document_ids,
-                show_progress=self.show_progress,
-            )
+            hits = search(vectors, self.document_vectors, **options)
         else:
             first_stage = self._select("candidates", candidates, query_ids)
-            hits = rerank(
-                vectors,
-                self.document_vectors,
-                first_stage,
-                document_ids=document_ids,
-                top_k=top_k,
-                show_progress=self.show_progress,
-            )
+            hits = rerank(vectors, self.document_vectors, first_stage, **options)
         return dict(zip(query_ids, hits, strict=True))
 
     def measure(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, float]:

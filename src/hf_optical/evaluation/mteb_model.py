@@ -146,7 +146,7 @@ class OpticalMtebModel:
             (self.document_retriever.model, self.document_retriever.processor),
         )
         # mteb reads the revision many times. The version of a tensor counts in-place changes.
-        state = [language]
+        state: list[Any] = [language]
         for model, processor in parts:
             state += [repr(processor), [(name, w.data_ptr(), w._version) for name, w in model.state_dict().items()]]
         if self._hashed is None or self._hashed[0] != state:
@@ -168,7 +168,7 @@ def _hash_into(digest: Any, model: OpticalModel, processor: OpticalProcessor) ->
 
 def _strictly_ranked(hits: Sequence[Hit]) -> dict[str, float]:
     """Strictly decreasing scores, because mteb's measures reorder ties."""
-    scores: dict[str, float] = {}
+    scores: dict[Any, float] = {}
     last = np.float32(np.inf)
     for hit in hits:
         last = min(np.float32(hit.score), np.nextafter(last, np.float32(-np.inf)))

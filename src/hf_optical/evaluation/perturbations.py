@@ -10,15 +10,14 @@ signs stay on their letters. Recent additions to Unicode may be letters in one v
 
 from __future__ import annotations
 
-import hashlib
-import random
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 
 import regex
 
 from ..bitext import CodeSwitcher, Dictionary
-from ..checks import check_choice, check_number
+from ..bitext.code_switching import seeded_random
+from ..checks import check_choice, check_number, import_optional
 from ..errors import DataError
 
 
@@ -66,7 +65,7 @@ def _typos(text: str, draw: _Draw) -> Iterator[_Edit]:
     for start, stop in _letters(text):
         # The letter keeps its accents; only the base key is mistyped.
         base, marks = text[start], text[start + 1 : stop]
-        base, *own = unicodedata.normalize("NFD", base)
+        base, *own = list(unicodedata.normalize("NFD", base))
         if near := _NEIGHBOURS.get(base.lower()):
             key = near[int(draw() * len(near))]
             key = key.upper() if base.isupper() else key
@@ -131,10 +130,7 @@ def _punctuation(text: str, draw: _Draw) -> Iterator[_Edit]:
 
 
 def _transliteration(text: str, draw: _Draw) -> Iterator[_Edit]:
-    try:
-        from anyascii import anyascii
-    except ImportError as error:
-        raise ImportError('transliteration needs the library anyascii: pip install "hf_optical[rivals]"') from error
+    anyascii = import_optional("anyascii", "rivals").anyascii
     for match in _WORD.finditer(text):
         # Words that the library cannot transliterate come out empty and stay unchanged.
         if _OTHER_SCRIPT.search(match.group()) and (latin := anyascii(match.group()).strip()):
@@ -197,7 +193,7 @@ def perturb(text: str, kind: str, strength: float, *, seed: int = 0, dictionary:
     # Punctuation alone, such as "??", stays as it is.
     if not _CONTENT.search(text):
         return text
-    draw = _draws(seed, kind, text)
+    draw = seeded_random(f"{seed} {kind} {text}").random
     # All numbers are drawn at any strength, so that a greater strength only adds changes.
     edits = [(edit, draw()) for edit in _KINDS[kind][0](text, draw)]
     touched = [edit for edit, number in edits if number < strength]
@@ -240,10 +236,3 @@ def perturb_queries(
         DataError, ValueError, ImportError: as in [`perturb`].
     """
     return {id: perturb(text, kind, strength, seed=seed, dictionary=dictionary) for id, text in queries.items()}
-
-
-def _draws(seed: int, kind: str, text: str) -> _Draw:
-    """Uniform random numbers from 0 to 1 that are the same on every machine."""
-    # Text from damaged files may contain an unpaired surrogate.
-    digest = hashlib.sha256(f"{seed} {kind} {text}".encode("utf-8", "surrogatepass")).digest()
-    return random.Random(int.from_bytes(digest, "big")).random

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import fmean
 
 
@@ -9,17 +10,12 @@ from statistics import fmean
 _PREFIXES = ("", "eval_", "zero_shot_", "ceiling_")
 
 
-def over_languages(results: dict[str, dict[str, float | None]], prefix: str = "") -> dict[str, float | None]:
+def over_languages(results: Mapping[str, Mapping[str, float | None]], prefix: str = "") -> dict[str, float | None]:
     """
-    Merge the results of all languages into one flat dictionary.
+    Merge results, language -> measure -> value, into one flat dictionary.
 
-    Args:
-        results (`dict[str, dict[str, float]]`): language -> measure -> value; values may be `None`.
-        prefix (`str`, defaults to `""`): prefix of every name.
-
-    Returns:
-        `dict[str, float]`: the mean over the languages that have a value, as `PREFIX_MEASURE`, and with several
-        languages also each value, as `PREFIX_LANGUAGE_MEASURE`.
+    It has the mean over the languages that have a value, as `PREFIX_MEASURE`, and with several languages also each
+    value, as `PREFIX_LANGUAGE_MEASURE`.
     """
     flat: dict[str, float | None] = {}
     for name in dict.fromkeys(name for own in results.values() for name in own):

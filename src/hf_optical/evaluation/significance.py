@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from scipy import stats
@@ -293,7 +293,8 @@ def _differences(a: Values, b: Values) -> list[np.ndarray]:
 
 
 def _difference(group: str, a: Group, b: Group) -> np.ndarray:
-    ours, theirs = (dict(values if isinstance(values, Mapping) else enumerate(values)) for values in (a, b))
+    ours: dict[Any, float] = dict(a if isinstance(a, Mapping) else enumerate(a))
+    theirs: dict[Any, float] = dict(b if isinstance(b, Mapping) else enumerate(b))
     if ours.keys() != theirs.keys():
         alone = sorted(ours.keys() ^ theirs.keys(), key=str)[0]
         raise ValueError(f"{group}: a and b must have the same queries, but only one of them has {alone!r}")

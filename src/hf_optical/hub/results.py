@@ -29,9 +29,7 @@ def results_table(measures: dict[str, dict[str, Any]]) -> str:
     """
     Format results as a Markdown table with one column per measure. Rows without values are left out.
 
-    Args:
-        measures (`dict[str, dict]`): measure -> `trained` (`float`) and, optionally, `interval` (two `float`),
-            `zero_shot` and `ceiling` (`float`).
+    `measures` is measure -> `trained` and, optionally, `interval` (two numbers), `zero_shot` and `ceiling`.
     """
     rows = [["", *(prose(measure_label(measure)) for measure in measures)], ["---", *["---:"] * len(measures)]]
     for name, label in _ROWS.items():

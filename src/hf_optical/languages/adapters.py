@@ -34,12 +34,7 @@ def is_language_code(code: Any) -> bool:
 
 
 def adapter_name(language: str) -> str:
-    """
-    Return the name of a language's adapter in the model.
-
-    Raises:
-        ValueError: `language` is not made like a language code.
-    """
+    """Return the name of a language's adapter in the model."""
     if not is_language_code(language):
         raise ValueError(f"language must be a code such as 'ha', 'sw' or 'zh-Hant', got {language!r}")
     return _PREFIX + language
@@ -83,7 +78,7 @@ def default_lora_config(
     return LoraConfig(
         task_type="FEATURE_EXTRACTION",
         r=rank,
-        lora_alpha=rank if alpha is None else alpha,
+        lora_alpha=rank if alpha is None else alpha,  # type: ignore[arg-type]  # PEFT only multiplies by it
         lora_dropout=dropout,
         target_modules=sorted(names),
         exclude_modules=sorted(unused) or None,
@@ -108,16 +103,16 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     check_not_added(model, language)
     if unsupported := unsupported_settings(config):
         raise ValueError(f"language packs need PEFT's defaults for {', '.join(unsupported)}; change the LoRA config")
-    has_words = vocabulary is not None and vocabulary.tokens
-    if has_words:
+    words = vocabulary if vocabulary is not None and vocabulary.tokens else None
+    if words is not None:
         language_embedding(model)  # fails for some bases, so before PEFT wraps their layers
     _LanguageLora(model.encoder, copy.deepcopy(config), name)
     model.encoder._hf_peft_config_loaded = True  # the flag by which transformers knows of adapters
     try:
-        if has_words:
+        if words is not None:
             if name in getattr(model.encoder.get_input_embeddings(), "lora_embedding_A", {}):
                 raise ValueError("the LoRA config must leave the word embeddings out if there are new words")
-            language_embedding(model).add(name, vocabulary)
+            language_embedding(model).add(name, words)
     except ValueError:
         remove(model, language)
         raise
@@ -158,9 +153,6 @@ def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
     Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
 
     Other threads cannot change the language within the block.
-
-    Raises:
-        KeyError: there is no adapter for `language`.
     """
     with lock_of(model):
         before = active_language(model)

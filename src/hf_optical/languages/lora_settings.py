@@ -41,9 +41,6 @@ def unsupported_settings(config: LoraConfig) -> list[str]:
     but the usual settings must have PEFT's default. Initialisations that read or change the base's weights (PiSSA,
     OLoRA, LoftQ, EVA, CorDA, ...) are not supported. Regular expressions for module names must not repeat groups, nor
     have more ways to match than four `.*`.
-
-    Returns:
-        `list[str]`: names of the settings; empty if all are supported.
     """
     settings, defaults = config.to_dict(), LoraConfig().to_dict()
     wrong = [name for name, value in settings.items() if name not in _NAMES | _NOTES and value != defaults.get(name)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save
@@ -119,10 +119,10 @@ class LanguagePack(PushToHub):
         return cls(
             language=language,
             vocabulary=vocabulary,
-            base_model=model.name_or_path,
+            base_model=model.name_or_path or "",
             base_revision=model.revision,
             base_fingerprint=base_fingerprint or model.fingerprint(),
-            lora_config=copy.deepcopy(model.encoder.peft_config[name]),
+            lora_config=cast(LoraConfig, copy.deepcopy(model.encoder.peft_config[name])),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
             roles=dict(roles or {}),
             # Recorded only if it is not the default.
@@ -177,7 +177,7 @@ class LanguagePack(PushToHub):
             cure = "resume a checkpoint with the same sentence pairs and settings"
             raise ValueError(f"the pack for {self.language!r} has other new words than the model; {cure}")
         set_peft_model_state_dict(model.encoder, dict(self.weights), adapter_name=name)
-        if self.vocabulary is not None:
+        if isinstance(embedding, LanguageEmbedding) and self.vocabulary is not None:
             embedding.rows[name].data.copy_(self.vocabulary.rows)
 
     @property
@@ -215,12 +215,15 @@ class LanguagePack(PushToHub):
             stored = read_pack_config(folder / PACK_CONFIG)
             tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
             weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
-            rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"] if tokens else None
+            vocabulary = None
+            if tokens:
+                rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"]
+                vocabulary = Vocabulary(tokens, rows, first_id)
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
             lora_config=lora_config,
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
-            vocabulary=Vocabulary(tokens, rows, first_id) if tokens else None,
+            vocabulary=vocabulary,
             **stored,
         )
 

@@ -50,12 +50,7 @@ def read_pack_config(path: Path) -> dict[str, Any]:
 
 
 def write_pack_config(path: Path, entries: dict[str, Any]) -> None:
-    """
-    Write `language_pack.json`.
-
-    Raises:
-        ValueError: the entries could not be read again.
-    """
+    """Write `language_pack.json`."""
     entries = {"format": FORMAT, **entries}
     # JSON turns tuples into lists.
     if problem := _problem(json.loads(json.dumps(entries))):

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..bitext.loading import iter_sentences, sample_evenly
+from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
 from ..model.nearest_words import UNSPACED, are_one_token
 
@@ -60,9 +62,7 @@ class LanguageEmbedding(nn.Embedding):
         self.active: str | None = None
 
     def add(self, name: str, vocabulary: Vocabulary) -> None:
-        if vocabulary.rows.shape != (len(vocabulary.tokens), self.embedding_dim):
-            expected = (len(vocabulary.tokens), self.embedding_dim)
-            raise ValueError(f"the new rows must have shape {expected}, got {tuple(vocabulary.rows.shape)}")
+        check_shape("the new rows", vocabulary.rows, (len(vocabulary.tokens), self.embedding_dim))
         self.rows[name] = nn.Parameter(vocabulary.rows.detach().clone().to(self.weight))
         self.tokens[name] = list(vocabulary.tokens)
         self.first_ids[name] = self.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
@@ -93,7 +93,7 @@ class LanguageEmbedding(nn.Embedding):
 
 def word_embedding(model: OpticalModel) -> nn.Embedding:
     """Return the base's word embeddings, also if an adapter wraps them."""
-    module = model.encoder.get_input_embeddings()
+    module: Any = model.encoder.get_input_embeddings()
     return getattr(module, "base_layer", module)
 
 

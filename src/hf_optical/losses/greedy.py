@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .inputs import raise_at, unit_vectors
+from ..checks import check_entries
+from .inputs import unit_vectors
 from .pairs import PairLoss
 
 
@@ -60,7 +61,7 @@ def greedy_alignment(cost: Tensor, row_mask: Tensor, column_mask: Tensor) -> tup
         ValueError: If a cost to be aligned is not finite.
     """
     allowed = row_mask.unsqueeze(2) & column_mask.unsqueeze(1)
-    raise_at(
+    check_entries(
         (~torch.isfinite(cost) & allowed).flatten(1).any(1), "the cost is not finite; look for nan in the embeddings"
     )
     left = cost.masked_fill(~allowed, torch.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
+from ..checks import check_entries, check_shape
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:
@@ -36,9 +36,9 @@ def prepare(
     Raises:
         ValueError: as in [`PairLoss.forward`].
     """
-    check_tensor("student_embeddings", student_embeddings, dimensions=3)
+    check_shape("student_embeddings", student_embeddings, ("batch", "n", "dim"))
     batch, _, dim = student_embeddings.shape
-    check_tensor("teacher_embeddings", teacher_embeddings, shape=(batch, *teacher_embeddings.shape[1:2], dim))
+    check_shape("teacher_embeddings", teacher_embeddings, (batch, "m", dim))
     dtype = working_dtype(student_embeddings, teacher_embeddings)
     student_mass = _token_mass("student", student_embeddings, student_mask, student_weights, dtype)
     teacher_mass = _token_mass("teacher", teacher_embeddings, teacher_mask, teacher_weights, dtype)
@@ -53,13 +53,13 @@ def _token_mass(
     """Mass of each token, zero at padding, shape `(batch, tokens)`."""
     for name, values in ((f"{side}_mask", mask), (f"{side}_weights", weights)):
         if values is not None:
-            check_tensor(name, values, shape=tuple(embeddings.shape[:2]))
+            check_shape(name, values, embeddings.shape[:2])
     mass = embeddings.new_ones(embeddings.shape[:2]) if weights is None else weights.detach()
     mass = mass.to(embeddings.device, dtype)
     if mask is not None:
         mass = mass.masked_fill(~mask.to(embeddings.device, torch.bool), 0.0)
     total = mass.sum(1)
-    raise_at(
+    check_entries(
         ~total.isfinite() | (total <= 0) | (mass < 0).any(1),
         f"{side} has no token with mass, or weights that are negative or not finite; leave these sentences out, or "
         f"check {side}_mask and {side}_weights",
@@ -77,18 +77,12 @@ def without_padding(side: str, embeddings: Tensor, mass: Tensor, dtype: torch.dt
     if torch.linalg.vector_norm(embeddings.detach()).isfinite():
         return embeddings
     embeddings = embeddings.masked_fill((mass <= 0).unsqueeze(2), 0.0)
-    raise_at(
+    check_entries(
         ~torch.linalg.vector_norm(embeddings.detach(), dim=2).isfinite().all(1),
         f"{side}_embeddings are not finite, or too large to be squared; the model may have diverged: lower the "
         "learning rate",
     )
     return embeddings
-
-
-def raise_at(wrong: Tensor, message: str) -> None:
-    """Raise a `ValueError` that lists the first batch entries in which `wrong`, of shape `(batch,)`, is true."""
-    if wrong.any():
-        raise ValueError(f"{message} (batch entries {wrong.nonzero()[:5, 0].tolist()})")
 
 
 def lengths(embeddings: Tensor) -> Tensor:

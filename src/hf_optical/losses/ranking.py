@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..checks import check_choice, check_number
-from .inputs import raise_at, reduced, without_padding, working_dtype
+from ..checks import check_choice, check_entries, check_number
+from .inputs import reduced, without_padding, working_dtype
 
 
 class RankingLoss(nn.Module):
@@ -81,7 +81,7 @@ class RankingLoss(nn.Module):
             ValueError: If a query or a document has no token, or an embedding of a token is not finite.
         """
         for name, mask in (("query_mask", query_mask), ("document_mask", document_mask)):
-            raise_at(~mask.bool().any(1), f"{name} leaves no token; leave these texts out")
+            check_entries(~mask.bool().any(1), f"{name} leaves no token; leave these texts out")
         dtype = working_dtype(query_embeddings, document_embeddings)
         queries = without_padding("query", query_embeddings, query_mask, dtype)
         documents = without_padding("document", document_embeddings, document_mask, dtype)

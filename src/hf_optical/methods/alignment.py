@@ -70,6 +70,7 @@ class Alignment(Method):
 
     card_settings = (*Method.card_settings, "marginals")
 
+    loss: Any  # called like a `PairLoss`
     custom_loss = False
 
     def __init__(self, settings: AlignmentSettings):
@@ -85,8 +86,8 @@ class Alignment(Method):
 
     def use_loss(self, loss: nn.Module) -> None:
         """Replace the method's own loss. It is called like a [`PairLoss`], with `reduction="none"` set."""
-        loss.reduction = "none"
         self.loss, self.custom_loss = loss, True
+        self.loss.reduction = "none"
 
     def used_settings(self) -> dict[str, Any]:
         loss = {"loss": type(self.loss).__name__} if self.custom_loss else {}
@@ -103,11 +104,10 @@ class Alignment(Method):
     def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
         student, teacher = read.student["pairs"], read.teacher("pairs")
         if read.language in self._weights:
-            ids = read.inputs["pairs"]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
-            self._weights[read.language] = tuple(each.to(ids[0].device) for each in self._weights[read.language])
-            student.weights, teacher.weights = (
-                weights[own] for weights, own in zip(self._weights[read.language], ids, strict=True)
-            )
+            student_ids, teacher_ids = read.inputs["pairs"]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
+            of_student, of_teacher = (each.to(student_ids.device) for each in self._weights[read.language])
+            self._weights[read.language] = of_student, of_teacher
+            student.weights, teacher.weights = of_student[student_ids], of_teacher[teacher_ids]
         return run.pair_losses(student, teacher)
 
     def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput, run: Run) -> dict[str, Tensor]:

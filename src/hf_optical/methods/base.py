@@ -200,11 +200,7 @@ class PairReader:
     """
     Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other.
 
-    Args:
-        data ([`LanguageData`]): the processors.
-        roles (`tuple[str, ...]`): the roles.
-        align_special_tokens (`bool`): whether special tokens, role markers and query expansion are aligned. Unknown
-            words always are.
+    Special tokens, role markers and query expansion are left out unless `align_special_tokens` is set.
     """
 
     data: LanguageData
@@ -244,5 +240,5 @@ def special_ids(processor: OpticalProcessor) -> Tensor:
     """Ids of special tokens and role markers, of shape `(ids,)`; the unknown token counts as a word."""
     tokenizer = processor.tokenizer
     markers = [marker for marker in (processor.query_marker, processor.document_marker) if marker is not None]
-    ids = {*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids(markers)} - {tokenizer.unk_token_id}
+    ids = {*tokenizer.all_special_ids, *map(tokenizer.convert_tokens_to_ids, markers)} - {tokenizer.unk_token_id}
     return torch.tensor(sorted(ids))

@@ -9,12 +9,7 @@ from .registry import method_classes
 
 
 class CardText(NamedTuple):
-    """
-    Args:
-        text (`str`): sentences on how the student was trained; `""` if the method is unknown here.
-        tags (`tuple[str, ...]`): tags of the card.
-        citations (`tuple[str, ...]`): BibTeX entries.
-    """
+    """Sentences on how the student was trained, `""` for an unknown method; tags of the card; BibTeX entries."""
 
     text: str
     tags: tuple[str, ...]
@@ -25,10 +20,7 @@ def card_text(settings: dict[str, Any], teacher_language: str, loss: str) -> Car
     """
     Describe the training that a pack's settings stand for.
 
-    Args:
-        settings (`dict`): the settings of the run, as far as they are known.
-        teacher_language (`str`), loss (`str`): the language that the teacher reads, and the name of a loss that was
-            used in place of the method's own, as the card should show them.
+    `loss` is the name of a loss that was used in place of the method's own.
     """
     clauses: list[str] = []
     tags: list[str] = []

@@ -61,7 +61,7 @@ class DistillationCollator:
 
     def _language(self, rows: list[dict[str, Any]]) -> str:
         only = next(iter(self.readers)) if len(self.readers) == 1 else None
-        found = {row.get("language", only) for row in rows}
+        found: set[Any] = {row.get("language", only) for row in rows}
         if len(found) > 1 or not found <= self.readers.keys():
             raise ValueError(
                 f"a batch must be in one of the languages {', '.join(self.readers)}, got rows in "

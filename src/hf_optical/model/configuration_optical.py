@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -44,7 +45,10 @@ class OpticalConfig(PreTrainedConfig):
     model_type = "optical"
     sub_configs = {"encoder_config": AutoConfig}
 
-    encoder_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:
+        encoder_config: Any  # once made, a PreTrainedConfig
+    else:
+        encoder_config: dict | PreTrainedConfig | None = None
     projection_dim: int | None = None
     projection_bias: bool = False
 
@@ -65,7 +69,7 @@ class OpticalConfig(PreTrainedConfig):
         return self.encoder_config.get_text_config(*args, **kwargs)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **kwargs
     ) -> OpticalConfig:
         """
@@ -80,7 +84,7 @@ class OpticalConfig(PreTrainedConfig):
         encoder_config = _read_encoder_config(layout.folder)
         return cls(encoder_config=encoder_config, **{**_shape(layout.projection), **kwargs})
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:  # type: ignore[override]
         # Refers to code in the original repository, which was not needed to open the encoder.
         vars(self.encoder_config).pop("auto_map", None)
         self.encoder_config.save_pretrained(save_directory, **kwargs)

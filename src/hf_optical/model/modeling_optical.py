@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -39,8 +40,9 @@ class OpticalOutput(ModelOutput):
             Weight of each token in distillation. Not set by the model itself.
     """
 
-    embeddings: Tensor | None = None
-    mask: Tensor | None = None
+    # `ModelOutput` asks for defaults.
+    embeddings: Tensor = None  # type: ignore[assignment]
+    mask: Tensor = None  # type: ignore[assignment]
     weights: Tensor | None = None
 
     def rows(self, start: int, stop: int) -> OpticalOutput:
@@ -48,7 +50,7 @@ class OpticalOutput(ModelOutput):
         return OpticalOutput(**{name: tensor[start:stop] for name, tensor in self.items()})
 
 
-class OpticalModel(PushToHub, PreTrainedModel):
+class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
     """
     Late-interaction encoder (ColBERT, Khattab & Zaharia 2020), with one unit vector for every token of a text.
 
@@ -79,6 +81,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
 
     _optional_files = (f"{DENSE_FOLDER}/*",)
 
+    to: Any  # the wrapper of transformers has no useful type
     config_class = OpticalConfig
     base_model_prefix = "encoder"
     supports_gradient_checkpointing = True
@@ -160,11 +163,11 @@ class OpticalModel(PushToHub, PreTrainedModel):
         digest = hashlib.sha256()
         for name, weight in sorted(base_state_dict(self).items()):
             digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         pretrained_model_name_or_path: str | os.PathLike,
         *,
@@ -219,7 +222,7 @@ class OpticalModel(PushToHub, PreTrainedModel):
         model.revision = layout.revision
         return model.eval()
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, state_dict: dict[str, Tensor] | None = None, **kwargs
     ) -> None:
         """
@@ -274,7 +277,7 @@ def _open_encoder(
 ) -> PreTrainedModel:
     folder, names = layout.folder, weight_names(layout.folder)
     check_choice("use_safetensors", options.pop("use_safetensors", True), [True])  # pickled weights can run code
-    encoder_class = MODEL_MAPPING.get(type(config), None)
+    encoder_class: Any = MODEL_MAPPING.get(type(config), None)
     if inspect.isclass(encoder_class) and "add_pooling_layer" in inspect.signature(encoder_class).parameters:
         # A pooler missing from the checkpoint would get random weights, which change the fingerprint each time.
         options = {"add_pooling_layer": any("pooler." in name for name in names), **options}

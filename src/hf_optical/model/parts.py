@@ -20,12 +20,8 @@ def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
     Split a batch into parts with little padding and not too many tokens.
 
     On other devices than a CPU, where the number of calls counts, the batch stays whole.
-
-    Args:
-        read (`torch.BoolTensor` of shape `(batch, tokens)`): the tokens that the model reads, including mask tokens.
-
-    Yields:
-        The rows of a part, and their length in tokens.
+    `read`, of shape `(batch, tokens)`, marks the tokens that the model reads, including mask tokens. Yields the rows
+    of a part, and their length in tokens.
     """
     batch, tokens = read.shape
     if read.device.type != "cpu" or batch < 2 or torch.compiler.is_compiling() or torch.jit.is_tracing():
@@ -33,9 +29,9 @@ def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
         return
     lengths = (read * torch.arange(1, tokens + 1)).amax(1).clamp(min=1)
     order = lengths.argsort(descending=True, stable=True)
-    lengths = lengths[order].numpy()
-    for start, stop in _cuts(lengths):
-        yield order[start:stop], int(lengths[start])
+    in_order = lengths[order].numpy()
+    for start, stop in _cuts(in_order):
+        yield order[start:stop], int(in_order[start])
 
 
 def _cuts(lengths: np.ndarray) -> list[tuple[int, int]]:

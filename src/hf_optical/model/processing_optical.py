@@ -16,26 +16,13 @@ from ..storage.json_files import read_json, write_json
 from ..storage.names import NEAREST_WORDS
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, staged_directory
-from .layout import DOCUMENT_LENGTH, Layout, invalid_roles, read_layout, token_id, write_roles
+from .layout import DOCUMENT_LENGTH, ROLE_KINDS, Layout, invalid_roles, read_layout, token_id, write_roles
 from .nearest_words import NearestWords, invalid_word
 from .texts import as_texts
 
 
 # Of a long text, so many characters per token of its length are tokenized at first.
 _CHARACTERS = 100
-
-# The settings of a processor besides its tokenizer.
-_ROLES = (
-    "query_marker",
-    "document_marker",
-    "query_prompt",
-    "document_prompt",
-    "query_length",
-    "document_length",
-    "query_expansion",
-    "attend_to_expansion",
-    "skip_tokens",
-)
 
 
 class OpticalProcessor(PushToHub):
@@ -195,7 +182,7 @@ class OpticalProcessor(PushToHub):
     @property
     def roles(self) -> dict:
         """The settings besides the tokenizer, as keyword arguments of this class."""
-        return {name: getattr(self, name) for name in _ROLES}
+        return {name: getattr(self, name) for name in ROLE_KINDS}
 
     @classmethod
     def from_pretrained(

@@ -21,11 +21,7 @@ _MAX_DEPTH = 50
 
 def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
     """
-    Return texts as a list, after checking that a tokenizer can read each of them.
-
-    Args:
-        texts (iterable of `str`): the texts, such as a list, a generator or a data frame's column.
-        name (`str`): the argument's name, for messages.
+    Return texts as a list, after checking that a tokenizer can read each of them; `name` is for messages.
 
     Raises:
         TypeError: `texts` is a single string, a table or a mapping, or one of its entries is not a string.
@@ -47,10 +43,6 @@ def require_text(text: str, name: str = "text") -> None:
 
     Characters beyond the first 65,536, such as emoji, are pairs of surrogates in UTF-16. A Python string may contain
     one without the other, which has no meaning and cannot be encoded in UTF-8.
-
-    Raises:
-        TypeError: `text` is not a string.
-        DataError: `text` contains an unpaired surrogate.
     """
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {text!r:.50}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -127,7 +127,7 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
     sides = [alignment.words, alignment.translation_words]
     left, right = (_LETTER * max(map(len, words)) + 0.15 for words in sides)
     height = _PITCH * max(map(len, sides))
-    figure = Figure(figsize=(left + _BAND + right, height + 0.1), layout="none")
+    figure = Figure(figsize=(left + _BAND + right, height + 0.1), layout="none")  # type: ignore[arg-type]
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_xlim(-left, _BAND + right)
     axis.set_ylim(height + 0.05, -0.05)
@@ -142,7 +142,7 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
     for side, (x, indent, anchor) in enumerate(((0.0, -0.1, "right"), (_BAND, 0.1, "left"))):
         for word, mass, middle, colour in zip(sides[side], masses[side], middles[side], colours[side], strict=True):
             _bar(axis, x, middle, scale * mass, colour)
-            look = {"fontsize": _FONT_SIZE, "family": fonts, "color": "#222222", "parse_math": False}
+            look: dict[str, Any] = {"fontsize": _FONT_SIZE, "family": fonts, "color": "#222222", "parse_math": False}
             axis.text(x + indent, middle, word, ha=anchor, va="center", **look)
     _streams(axis, plan.tolist(), masses, middles, scale, colours[0])
     return figure

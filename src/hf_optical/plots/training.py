@@ -99,5 +99,5 @@ def _draw(axis: Axes, curves: _Curves) -> None:
     axis.margins(y=0.08)
     if max(value for points in curves.values() for _, value in points) <= 1 and "Loss" not in axis.get_title("left"):
         axis.set_ylim(top=1)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.locator_params("x", integer=True)
     axis.legend(loc="best")

@@ -20,20 +20,12 @@ _WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ‑-][\p{L}\p{M}\p{N}]+)*|(?
 
 
 class ReadText(NamedTuple):
-    """
-    An encoded text with its words.
+    """An encoded text with its words, without special and skipped tokens."""
 
-    Attributes:
-        vectors (`Tensor` of shape `(tokens, dim)`): Vectors of the tokens, without special and skipped ones.
-        ids (`Tensor` of shape `(tokens,)`): Ids of the tokens.
-        words (`Tensor` of shape `(words, tokens)`): 1.0 where a token belongs to a word. Each token has one word.
-        spans (`list[tuple[int, int]]`): Start and end of each word in the text.
-    """
-
-    vectors: Tensor
-    ids: Tensor
-    words: Tensor
-    spans: list[tuple[int, int]]
+    vectors: Tensor  # (tokens, dim)
+    ids: Tensor  # (tokens,)
+    words: Tensor  # (words, tokens), 1.0 where a token belongs to a word; each token has one word
+    spans: list[tuple[int, int]]  # start and end of each word in the text
 
 
 class NoWordError(ValueError):
@@ -46,11 +38,6 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str)
 
     Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
     spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
-
-    Raises:
-        KeyError: If no pack for `language` is open.
-        NoWordError: If the text holds no token that takes part in matching.
-        ValueError: If the tokenizer gives no offsets.
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents

@@ -21,13 +21,8 @@ class LanguageReader:
     corpus, and nothing that other threads activate, open or close in between changes a vector. Batches are encoded in
     evaluation mode.
 
-    Args:
-        model ([`OpticalModel`]): The model.
-        language (`str`): The language, or [`BASE`].
-        processor_of (`Callable`): Returns the processor for a language, a new object whenever its pack is opened.
-
-    Attributes:
-        processor ([`OpticalProcessor`]): The processor for `language`.
+    `processor_of` returns the processor for a language, a new object whenever its pack is opened. `language` may be
+    [`BASE`].
 
     Raises:
         KeyError: If no pack for `language` is open. A call raises it too if the pack was closed since, even if it was

@@ -294,7 +294,7 @@ class OpticalRetriever(PushToHub):
         return self._encode(documents, "document", language, batch_size, show_progress)
 
     @overload
-    def search(  # type: ignore[overload-overlap]
+    def search(
         self, queries: str, documents: _TextsOrVectors, top_k: int = 10, *, language: str | None = None, **kwargs
     ) -> list[Hit]: ...
 
@@ -372,11 +372,10 @@ class OpticalRetriever(PushToHub):
         name = "queries" if role == "query" else "documents"
         texts = as_texts(texts, name)
         check_number("batch_size", batch_size, at_least=1)
-        codes = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
-        check_length("language", codes, len(texts), name)
-        if None in codes:
-            default = self.language if role == "query" else BASE
-            codes = [default if code is None else code for code in codes]
+        given = [language] * len(texts) if language is None or isinstance(language, str) else list(language)
+        check_length("language", given, len(texts), name)
+        default = self.language if role == "query" and None in given else BASE
+        codes = [default if code is None else code for code in given]
         vectors: dict[int, Tensor] = {}
         for code in dict.fromkeys(codes):
             reader = LanguageReader(self.model, code, self.processor_of)

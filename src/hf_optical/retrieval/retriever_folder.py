@@ -59,12 +59,7 @@ def open_base_of_pack(
 
 
 def read_languages(folder: Path) -> tuple[list[str], str | None]:
-    """
-    The open languages and the active one; none for the folder of a plain model.
-
-    Raises:
-        OSError: If the file is damaged.
-    """
+    """The open languages and the active one; none for the folder of a plain model."""
     path = folder / LANGUAGES_FILE
     if not path.is_file():
         return [], None

@@ -48,7 +48,7 @@ class TokenVectors:
     """
 
     def __init__(self, values: Tensor, lengths: Tensor):
-        check_shape("values", values.shape, ("total_tokens", "dim"))
+        check_shape("values", values, ("total_tokens", "dim"))
         self.values = values
         self.lengths = lengths.to("cpu", torch.int64)
         if self.lengths.ndim != 1 or (self.lengths < 0).any() or self.lengths.sum() != len(values):
@@ -75,7 +75,7 @@ class TokenVectors:
             raise ValueError(f"{name} is empty; pass at least one tensor of shape (tokens, dim)")
         dim: int | str = "dim"
         for position, tensor in enumerate(tensors):
-            check_shape(f"{name}[{position}]", tensor.shape, ("tokens", dim))
+            check_shape(f"{name}[{position}]", tensor, ("tokens", dim))
             dim = tensor.shape[1]
         return cls(_end_to_end(tensors), torch.tensor([len(tensor) for tensor in tensors]))
 
@@ -94,9 +94,9 @@ class TokenVectors:
         Raises:
             ValueError: If a shape does not fit.
         """
-        check_shape(name, values.shape, ("texts", "tokens", "dim"))
+        check_shape(name, values, ("texts", "tokens", "dim"))
         mask = values.new_ones(values.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
-        check_shape(f"the mask of {name}", mask.shape, values.shape[:2])
+        check_shape(f"the mask of {name}", mask, values.shape[:2])
         return cls(values[mask], mask.sum(1))
 
     @classmethod
@@ -210,18 +210,9 @@ def as_token_vectors(
     vectors: TokenVectors | Sequence[Tensor] | Tensor, mask: Tensor | None = None, name: str = "vectors"
 ) -> TokenVectors:
     """
-    Pack token vectors of any form.
+    Pack token vectors: a sequence of tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)`.
 
-    Args:
-        vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of shape
-            `(texts, tokens, dim)`): The vectors.
-        mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
-            Nonzero for the tokens to keep. Only for a padded tensor.
-        name (`str`, defaults to `"vectors"`): Name of the argument in error messages.
-
-    Raises:
-        ValueError: If a shape does not fit, or a mask is given for vectors that are not padded.
-        TypeError: If an entry does not hold numbers.
+    `mask`, of shape `(texts, tokens)`, is nonzero for the tokens of a padded tensor to keep. `name` is for messages.
     """
     if isinstance(vectors, Tensor):
         return TokenVectors.from_padded(vectors, mask, name=name)

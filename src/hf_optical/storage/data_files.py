@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from itertools import islice, zip_longest
 from pathlib import Path, PurePosixPath
@@ -66,12 +66,7 @@ def read_lines(path: DataPath) -> Iterator[tuple[str, str]]:
 
 
 def read_aligned(paths: Sequence[DataPath]) -> Iterator[tuple[str, ...]]:
-    """
-    Read text files whose lines belong together, such as the two sides of a Moses corpus.
-
-    Raises:
-        DataError: as in [`read_lines`], or the files have different numbers of lines.
-    """
+    """Read text files whose lines belong together, such as the two sides of a Moses corpus."""
     for lines in zip_longest(*map(_text_lines, paths)):
         if None in lines:
             raise DataError(f"{' and '.join(map(str, paths))} must have the same number of lines")
@@ -85,18 +80,14 @@ def _text_lines(path: DataPath) -> Iterator[str]:
 
 def read_objects(path: DataPath, *, lists: bool = False) -> Iterator[tuple[dict[str, Any], str]]:
     """
-    Read the objects of a JSON lines file.
-
-    Args:
-        path (`Path`): the file, as in [`read_lines`].
-        lists (`bool`, defaults to `False`): whether the file may also hold a single list of objects.
+    Read the objects of a JSON lines file, or, with `lists`, of a file that holds a single list of objects.
 
     Yields:
         `(dict, str)`: the object and its place, as `FILE, line N` or `FILE, row N`.
 
     Raises:
         DataError: as in [`read_lines`], or the content is not valid JSON objects, has more than ten million values in
-            a line, or holds an unpaired surrogate. The message names the line.
+            a line, or holds an unpaired surrogate.
     """
     with _open(path, "it must hold one JSON object a line, in UTF-8") as file:
         for line in file.lines():
@@ -104,9 +95,11 @@ def read_objects(path: DataPath, *, lists: bool = False) -> Iterator[tuple[dict[
                 continue
             if lists and line.lstrip().startswith("["):
                 values = _parse_list(line, file)
-                rows = ((value, f"{path}, row {index}") for index, value in enumerate(values))
+                rows: Iterable[tuple[Any, str]] = (
+                    (value, f"{path}, row {index}") for index, value in enumerate(values)
+                )
             else:
-                rows = iter([(_parse_json(line.rstrip()), file.place)])
+                rows = [(_parse_json(line.rstrip()), file.place)]
             for row, place in rows:
                 if not isinstance(row, dict):
                     raise ValueError(f"expected an object, got {short_repr(row)}")
@@ -151,9 +144,6 @@ def read_tsv(path: DataPath) -> Iterator[dict[str, Any]]:
     Read the rows of a tab-separated table with a header.
 
     Quotation marks follow the rules of CSV where they are balanced. In other rows, as from Tatoeba, they are text.
-
-    Raises:
-        DataError: as in [`read_table`], or a row has fewer fields than the header.
     """
     if not _has_row_per_line(path):
         yield from read_table(path, "\t", complete=True)
@@ -213,7 +203,7 @@ def _tag(element: ElementTree.Element) -> str:
 def _unit(unit: ElementTree.Element) -> dict[str, str]:
     texts: dict[str, str] = {}
     for variant in unit:
-        code = variant.get("{http://www.w3.org/XML/1998/namespace}lang") or variant.get("lang", "")
+        code = variant.get("{http://www.w3.org/XML/1998/namespace}lang") or variant.get("lang") or ""
         for segment in (each for each in variant if _tag(each) == "seg"):
             text = _segment(segment).strip()
             texts.setdefault(code, text)
@@ -230,12 +220,7 @@ def _segment(element: ElementTree.Element) -> str:
 
 
 def zip_members(path: Path) -> list[zipfile.Path]:
-    """
-    List the files of a ZIP archive; they are read without being extracted.
-
-    Raises:
-        DataError: the archive is missing or damaged.
-    """
+    """List the files of a ZIP archive; they are read without being extracted."""
     try:
         archive = zipfile.ZipFile(path)
     except _READ_ERRORS as error:
@@ -250,12 +235,7 @@ def file_ending(path: DataPath) -> str:
 
 
 def read_parquet(path: DataPath) -> Iterator[dict[str, Any]]:
-    """
-    Read the rows of a Parquet file.
-
-    Raises:
-        DataError: the file is missing or damaged, or decompresses to more than 1 GiB and more than 300 times its size.
-    """
+    """Read the rows of a Parquet file."""
     # pyarrow raises errors of many unrelated classes on damaged files.
     with _open(path, "it must be a Parquet file; write or fetch it again", Exception) as file:
         for batch in _batches(file.content, _size_limit(path).add):
@@ -276,7 +256,7 @@ class _Limit:
 
 
 def _size_limit(path: DataPath) -> _Limit:
-    file = path.root.filename if isinstance(path, zipfile.Path) else path
+    file = str(path.root.filename) if isinstance(path, zipfile.Path) else path
     most = max(_MOST_BYTES, _MOST_TIMES * os.path.getsize(file))
     return _Limit(most, "bytes once decompressed, far beyond its size; decompress it yourself if it can be trusted")
 
@@ -301,7 +281,7 @@ class _OpenFile:
             self.size.add(len(line) + _ROW)
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1) -> bytes:
         content = self.content.read(size)
         self.size.add(len(content))
         return content
@@ -317,6 +297,7 @@ class _OpenFile:
 def _open(path: DataPath, expected: str, errors: Any = _READ_ERRORS) -> Iterator[_OpenFile]:
     """Open a file, compressed or not, and name it, the line and what was `expected` in every error of reading it."""
     file = _OpenFile(path)
+    raw: Any
     try:
         with path.open("rb") as raw:
             file.size = _size_limit(path)

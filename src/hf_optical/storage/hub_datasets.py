@@ -13,12 +13,7 @@ from ..errors import DataError, error_summary, short_repr
 
 
 def read_dataset(name: str, config_name: str | None, split: str, revision: str | None) -> Iterator[dict[str, Any]]:
-    """
-    Read the rows of a dataset folder or Hub dataset.
-
-    Raises:
-        DataError: it cannot be opened, or its README names files outside its folder.
-    """
+    """Read the rows of a dataset folder or Hub dataset."""
     try:
         builder = load_dataset_builder(name, config_name, revision=revision)
         _check_data_files(name, builder)

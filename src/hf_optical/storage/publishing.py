@@ -142,12 +142,8 @@ class PushToHub:
 
         Args:
             repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
-            private (`bool`, *optional*): whether a new repository is private.
-            token (`bool` or `str`, *optional*): as in `huggingface_hub`; by default that of the user who is logged
-                in.
-            revision (`str`, *optional*): the branch, created if it does not exist. Defaults to `"main"`.
-            commit_message (`str`, *optional*): the first line of the commit's message.
-            create_pr (`bool`, defaults to `False`): whether to open a pull request instead.
+            private (`bool`), token (`bool` or `str`), revision (`str`), commit_message (`str`), create_pr (`bool`):
+                see [`upload_folder`].
 
         Returns:
             [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit.
@@ -201,9 +197,7 @@ def redact_token(error: Exception, token: bool | str | None = None) -> tuple[str
     """
     Remove the token from the message of an error of the Hub's client: a server or proxy may repeat it in a response.
 
-    Returns:
-        `tuple[str, Exception | None]`: the message, and the error to raise from, which is `None` if it or one of its
-        causes contains the token.
+    Returns the message, and the error to raise from: `None` if it or one of its causes contains the token.
     """
     secret, message = _token_text(token), str(error).strip()
     if secret and any(secret in f"{each} {each!r}" for each in _causes(error)):

@@ -18,12 +18,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 def weight_names(folder: Path) -> set[str]:
-    """
-    Names of the weights in the safetensors files of a folder. Only the headers of the files are read.
-
-    Raises:
-        OSError: there are no such files, one of them is damaged, or their index names a file that is not among them.
-    """
+    """Names of the weights in the safetensors files of a folder. Only the headers of the files are read."""
     return set(weight_sizes(folder))
 
 
@@ -56,12 +51,7 @@ def _check_index(path: Path, files: set[str]) -> None:
 
 
 def read_weights(path: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """
-    Read the weights with these names from a safetensors file, by default all.
-
-    Raises:
-        OSError: the file is damaged, or lacks one of the weights.
-    """
+    """Read the weights with these names from a safetensors file, by default all."""
     weights = _open(path)
     names = weights.keys() if names is None else names
     missing = sorted(set(names) - set(weights.keys()))

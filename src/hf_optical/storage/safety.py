@@ -38,13 +38,7 @@ def inside(folder: Path, name: str, source: Path) -> Path:
 
 
 def check_redirects(folder: Path) -> None:
-    """
-    Check that the settings of a checkpoint do not send transformers, which reads them again, to other places.
-
-    Raises:
-        OSError: they name other weights, a file outside of the folder, or code on the Hub. The message names the file
-            and the settings.
-    """
+    """Check that the settings of a checkpoint do not send transformers, which reads them again, to other places."""
     for path in (folder / ENCODER_CONFIG, folder / TOKENIZER_CONFIG):
         settings = _settings(read_optional_json(path))
         found = sorted({name for name, value in settings if _redirects(name, value, folder)})

@@ -178,8 +178,7 @@ def discard(path: str | os.PathLike) -> None:
     """
     Remove a file or folder when a block of [`staged_directory`] ends, together with the arrival of the new files.
 
-    Args:
-        path (`str` or `os.PathLike`): where it would be in the folder that the block was given.
+    `path` is where it would be in the folder that the block was given.
     """
     path = Path(path)
     staging = _Staging.around(path)
@@ -213,12 +212,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 @contextmanager
 def explain_write_errors(directory: str | os.PathLike) -> Iterator[None]:
-    """
-    Make errors of the disk say which folder could not be written and what to do about it.
-
-    Raises:
-        OSError: in place of any error that is about the disk, whichever library raises it.
-    """
+    """Make errors of the disk say which folder could not be written and what to do about it."""
     try:
         yield
     except Exception as error:

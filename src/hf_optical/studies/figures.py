@@ -21,6 +21,7 @@ from .kinds import FIXED_COLOURS, REFERENCES
 from .store import Record
 from .tables import (
     MEAN,
+    Cell,
     Curves,
     Headline,
     Row,
@@ -164,12 +165,7 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     """
     A measure by training corpus (rows) and test set (columns); one panel per method.
 
-    Args:
-        records (iterable of [`Record`]): results of a study.
-        measure (`str`, defaults to `"AP"`): one of the records' measures.
-
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: no method has a corpus with two tests or a test with two corpora.
     """
     matrices = domain_matrices(pool_seeds(records), measure)
@@ -182,7 +178,7 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     columns = 4 if len(tests) < 4 else 2
     # Labels of 8 points are slanted where they would touch.
     slanted = 0.075 * sum(len(test) + 2 for test in tests) > 0.75 * WIDTH / min(columns, len(matrices))
-    slant = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
     figure, axes = _panels(
         len(matrices),
         0.45 + 0.3 * len(corpora),
@@ -218,16 +214,8 @@ def plot_language_pairs(records: Iterable[Record], *, corpus: str | None = None,
     """
     The share of the gap closed by the number of languages trained together; one panel per language.
 
-    If the untrained student or the ceiling is missing, it shows the measure itself.
-
-    Args:
-        records (iterable of [`Record`]): results of a study.
-        corpus (`str`, *optional*): training corpus. Required if the records have several.
-        measure (`str`, defaults to `"AP"`): one of the records' measures.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: the records do not have this corpus, or have several and none is named.
+    If the untrained student or the ceiling is missing, it shows the measure itself. See [`plot_languages`] for
+    arguments and errors.
     """
     cells = pool_seeds(records)
     corpus = _the_only("corpus", corpus, [cell.corpus for cell in cells if cell.learns])
@@ -264,14 +252,14 @@ def _positions(panels: Iterable[Mapping[str, Sequence[tuple[float, float]]]]) ->
 
 def _set_title(axis: Axes, title: str) -> None:
     """Set a title, wrapped to the width of the axis."""
-    columns = axis.get_subplotspec().get_gridspec().ncols
+    columns = axis.get_subplotspec().get_gridspec().ncols  # type: ignore[union-attr]
     # Width of 9.5 points bold in inches, and share of the figure's width that is axes.
     title = "mean over languages" if title == MEAN else title
     axis.set_title(textwrap.fill(title, int(0.8 * WIDTH / columns / 0.085)))
 
 
 def _panels(
-    count: int, height: float, *, columns: int = 4, extra: float = 0.8, **shared: bool
+    count: int, height: float, *, columns: int = 4, extra: float = 0.8, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
     """`count` axes in rows of equal length, each `height` inches high, with `extra` inches for shared labels."""
     from matplotlib.figure import Figure
@@ -328,7 +316,7 @@ def _legend(figure: Figure, styles: Styles) -> None:
         figure.legend(handles=lines, loc="outside upper center", ncols=max(min(len(lines), 5, columns), 1))
 
 
-def _which(cells: Sequence[Record], test: str | None, corpus: str | None) -> tuple[str, str | None]:
+def _which(cells: Sequence[Cell], test: str | None, corpus: str | None) -> tuple[str, str | None]:
     found = places_of(cells)
     test = _the_only("test", test, [name for name, _ in found])
     return test, _the_only("corpus", corpus, [name for own, name in found if own == test])

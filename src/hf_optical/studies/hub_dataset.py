@@ -85,7 +85,7 @@ def publish_study(
     """
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(folder, output_dir, config, records, license=license, repo_id=repo_id)
-        return upload_folder(
+        return upload_folder(  # type: ignore[return-value]  # uploads before it returns
             folder,
             repo_id,
             repo_type="dataset",

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ..checks import import_optional
 from ..errors import DataError
 from ..storage.fetching import local_folder
 
@@ -41,37 +42,16 @@ def train_dense_peer(
     vector of the sentence: `SentenceTransformerTrainer` with `MSELoss`, training all weights. The defaults are those
     of that library's example.
 
-    Args:
-        student (`str`, `os.PathLike` or `SentenceTransformer`):
-            Model to train: a folder, a Hub id, or a model, which is modified. A folder of this library is opened with
-            mean pooling. If the teacher normalises its vectors, so will the student.
-        teacher (`str`, `os.PathLike` or `SentenceTransformer`):
-            Model of `teacher_language`.
-        pairs (`datasets.Dataset`):
-            Sentence pairs, as returned by [`~hf_optical.bitext.load_bitext`].
-        language (`str`):
-            Language to learn.
-        output_dir (`str` or `os.PathLike`):
-            Folder to save the trained model in.
-        teacher_language (`str`, defaults to `"en"`):
-            Language of the teacher.
-        epochs (`float`, defaults to 5), batch_size (`int`, defaults to 64), learning_rate (`float`, defaults to 2e-5),
-        seed (`int`, defaults to 42), bf16 (`bool`, defaults to `False`):
-            Training arguments.
-        encode_batch_size (`int`, defaults to 128):
-            Number of sentences that the teacher encodes at a time.
-        training_arguments:
-            Other fields of `SentenceTransformerTrainingArguments`, such as `max_steps` or `use_cpu`.
-
-    Returns:
-        `SentenceTransformer`: the trained student.
+    Models are folders, Hub ids or open models; an open student is modified. A folder of this library is opened with
+    mean pooling. If the teacher normalises its vectors, so will the student. `training_arguments` are other fields of
+    `SentenceTransformerTrainingArguments`, such as `max_steps`. The trained student is saved in `output_dir`.
 
     Raises:
         DataError: `pairs` is empty or lacks a language.
         ImportError: sentence-transformers is not installed.
         ValueError: student and teacher have vectors of different sizes.
     """
-    library = _sentence_transformers()
+    library = import_optional("sentence_transformers", "rivals")
     from sentence_transformers.sentence_transformer.losses import MSELoss
 
     english, translations = (_texts(pairs, code) for code in (teacher_language, language))
@@ -112,18 +92,9 @@ def open_dense(
     """Open a sentence encoder by name; a model is returned as it is."""
     if not isinstance(model, (str, os.PathLike)):
         return model
-    return _sentence_transformers().SentenceTransformer(
+    return import_optional("sentence_transformers", "rivals").SentenceTransformer(
         str(local_folder(model)), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
     )
-
-
-def _sentence_transformers() -> Any:
-    try:
-        import sentence_transformers
-    except ImportError as error:
-        message = 'the dense peer needs sentence-transformers; pip install "hf_optical[rivals]"'
-        raise ImportError(message) from error
-    return sentence_transformers
 
 
 def _match(student: SentenceTransformer, teacher: SentenceTransformer) -> None:

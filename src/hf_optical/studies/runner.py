@@ -80,8 +80,7 @@ class Study:
         """Results of all finished test cells, in the order of the plan."""
         records = []
         for cell in self.cells:
-            known = self.finished(cell) if isinstance(cell, TestCell) else None
-            if known is None:
+            if not isinstance(cell, TestCell) or (known := self.finished(cell)) is None:
                 continue
             trained = self.store.read(cell.training.key) if cell.training else None
             records.append(
@@ -121,7 +120,8 @@ class Study:
         output_dir = Path(output_dir)
         output_dir.mkdir(parents=True, exist_ok=True)
         self.store.settle()
-        queue, failures, busy = deque(self.todo()), {}, 0
+        queue, busy = deque(self.todo()), 0
+        failures: dict[str, Any] = {}
         bench = Workbench(self.config, self.inputs, self.store)
         with (
             open(output_dir / "study.log", "a", encoding="utf-8") as log,
@@ -183,12 +183,7 @@ _OF_CELL = ("test", "language", "corpus", "languages", "size", "pairs", "seed", 
 
 
 class Durations:
-    """
-    Time estimates from finished cells, in proportion to the work within a group of similar cells.
-
-    Args:
-        cells (iterable of cells), store ([`Store`]): all cells, and the storage of the finished ones.
-    """
+    """Time estimates from finished cells, in proportion to the work within a group of similar cells."""
 
     def __init__(self, cells: Iterable[Cell], store: Store):
         self._sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])

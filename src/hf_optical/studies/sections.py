@@ -135,7 +135,7 @@ def _are_curves(curves: Curves) -> bool:
 def data_size(results: Results) -> list[str]:
     lines, results.numbers["data_size"] = [], []
     for own in results.headlines:
-        place = {"test": own.test, "corpus": own.corpus}
+        place: dict[str, Any] = {"test": own.test, "corpus": own.corpus}
         curves = data_size_curves(results.cells, **place, measure=results.measure)
         if _are_curves(curves):
             results.numbers["data_size"].append({**place, "curves": curves})
@@ -150,7 +150,7 @@ def robustness(results: Results) -> list[str]:
     header = ["Perturbation", "Method", "unperturbed", "strongest", "relative drop", "between languages", "worst"]
     lines, results.numbers["robustness"] = [], []
     for own in results.headlines:
-        place = {"test": own.test, "corpus": own.corpus}
+        place: dict[str, Any] = {"test": own.test, "corpus": own.corpus}
         if robustness_curves(results.cells, **place, measure=results.measure):
             lines += [f"### {results.place(own)}", "", *results.draw("robustness", figures.plot_robustness, **place)]
             lines += md.table(header, _robustness_rows(results, own))

@@ -208,7 +208,7 @@ class DensePeerSettings(Settings):
 
 
 _dictionary = Annotated[dict[str, DataFile] | Any, Field(union_mode="left_to_right")]
-TrainingSettings = create_model(
+TrainingSettings = create_model(  # type: ignore[call-overload]
     "TrainingSettings",
     __base__=Settings,
     **dict.fromkeys(TRAINING_KEYS, (Any, None))

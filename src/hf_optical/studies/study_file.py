@@ -236,12 +236,7 @@ for _kind in ("int", "float"):
 
 
 def read_yaml(file: Path) -> Any:
-    """
-    Read a YAML file of at most 256 KiB and, with aliases expanded, ten million characters.
-
-    Raises:
-        DataError: the file is missing, too large, or not YAML in UTF-8. The message names it.
-    """
+    """Read a YAML file of at most 256 KiB and, with aliases expanded, ten million characters."""
     try:
         with file.open("rb") as stream:
             raw = stream.read(_MAX_BYTES + 1)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 from ..errors import DataError
 from ..evaluation import Comparison, compare_systems, correct_together, gap_closed
@@ -58,12 +59,7 @@ Curves = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def pool_seeds(records: Iterable[Record]) -> list[Cell]:
-    """
-    Pool records that differ only in their seed.
-
-    Raises:
-        DataError: two seeds of a cell were measured on different queries.
-    """
+    """Pool records that differ only in their seed."""
     groups: dict[tuple, list[Record]] = {}
     for record in records:
         groups.setdefault(tuple(getattr(record, name) for name in _SETTING), []).append(record)
@@ -234,7 +230,7 @@ def robustness_tables(cells: Sequence[Cell], test: str, corpus: str | None) -> d
     """(perturbation, strength) -> table, including strength 0 of each perturbation."""
     perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
     clean = headline(cells, test, corpus).table
-    tables = {}
+    tables: dict[tuple[Any, float], Table] = {}
     for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
         own = [cell for cell in perturbed if cell.perturbation == kind]
         methods = {cell.method for cell in own}

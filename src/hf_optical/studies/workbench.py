@@ -45,12 +45,7 @@ System = Callable[[list[str], TestCell], list[list[Hit]]]
 
 
 class Workbench:
-    """
-    Trains and evaluates the methods of one study. The teacher and the latest systems stay in memory.
-
-    Args:
-        config ([`StudyConfig`]), inputs ([`Inputs`]), store ([`Store`]): the study, its data, and its storage.
-    """
+    """Trains and evaluates the methods of one study. The teacher and the latest systems stay in memory."""
 
     def __init__(self, config: StudyConfig, inputs: Inputs, store: Store):
         self.config, self.inputs, self.store = config, inputs, store
@@ -175,7 +170,7 @@ class Workbench:
     def _train_peer(self, cell: TrainingCell, folder: Path, output_dir: str) -> None:
         """Train one dense model for all languages of the cell."""
         settings = dict(cell.method.settings)
-        student = self.config.student
+        student: str | Path = self.config.student
         if new_words := settings.pop("new_words", None):
             # A plain model with the new words that our packs add, untrained.
             own = {**self.config.training, "method": "ot", "new_words": new_words, "shared_pack": _PEER}
@@ -222,7 +217,7 @@ class Workbench:
                     f"query {missing[0]!r} of {dataset.name} has no human translation, which {cell.method.name} "
                     "needs; add `metadata.translation` or remove the method"
                 )
-            return {query_id: query.translation for query_id, query in dataset.queries.items()}
+            return {query_id: query.translation or "" for query_id, query in dataset.queries.items()}
         queries = {query_id: query.text for query_id, query in dataset.queries.items()}
         if cell.perturbation is None:
             return queries
@@ -243,6 +238,7 @@ class Workbench:
         return self._student(self.config.student)
 
     def _trained(self, cell: TestCell) -> System:
+        assert cell.training is not None
         folder = self.store.folder_of(cell.training.key)
         args = training_arguments(self.config.training_settings(cell.method), cell.training.languages)
         if args.train_all_weights:
@@ -299,6 +295,7 @@ class Workbench:
         return find
 
     def _dense_peer(self, cell: TestCell) -> System:
+        assert cell.training is not None
         peer = self._dense(self.store.folder_of(cell.training.key))
         return lambda texts, now: self.search(peer(texts), now, dense=True)
 

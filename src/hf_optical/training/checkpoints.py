@@ -60,7 +60,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, callbacks: list[TrainerCallback] | None = None, **kwargs):
         self._interrupt = SaveOnInterrupt()
-        super().__init__(*args, callbacks=[self._interrupt, *(callbacks or [])], **kwargs)
+        super().__init__(*args, **kwargs | {"callbacks": [self._interrupt, *(callbacks or [])]})
 
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
@@ -167,7 +167,7 @@ class ResumableTrainer(Trainer):
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
-        read_weights(self.model, self.state.best_model_checkpoint)
+        read_weights(self.model, str(self.state.best_model_checkpoint))
 
     def save_state(self) -> None:
         if self.is_world_process_zero():
@@ -192,10 +192,10 @@ class InitialState:
     def __init__(self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None):
         self._weights = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
         self._given = (optimizer, lr_scheduler)
-        self._states = [copy.deepcopy(each.state_dict()) if each else None for each in self._given]
+        self._states = [copy.deepcopy(each.state_dict()) if each else {} for each in self._given]
 
     @torch.no_grad()
-    def restore(self) -> tuple[Optimizer | None, LRScheduler | None]:
+    def restore(self) -> tuple[Any, Any]:
         for weight, before in self._weights:
             weight.copy_(before)
         for each, state in zip(self._given, self._states, strict=True):
@@ -240,7 +240,7 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
             logger.warning("There is no complete checkpoint in %s; the run starts from the beginning.", output_dir)
         return checkpoint and _checked_state(checkpoint)
     if _resume_requested(resume_from_checkpoint):
-        if not _is_complete(Path(resume_from_checkpoint)):
+        if not _is_complete(Path(str(resume_from_checkpoint))):
             raise FileNotFoundError(
                 f"{resume_from_checkpoint} is not a complete checkpoint; pass --resume_from_checkpoint last for the "
                 "newest one"
@@ -276,12 +276,7 @@ def _checked_state(checkpoint: str) -> str:
 
 
 def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
-    """
-    Load the weights of a checkpoint into a model in training: those of its packs, or all of them.
-
-    Raises:
-        ValueError: the checkpoint has other languages, another base, or an adapter of another scale.
-    """
+    """Load the weights of a checkpoint into a model in training: those of its packs, or all of them."""
     folders = pack_folders(folder)
     if not folders:
         model.load_state_dict(OpticalModel.from_pretrained(folder).state_dict())

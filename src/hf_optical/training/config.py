@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
@@ -111,9 +111,11 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     """
 
     if TYPE_CHECKING:
-        output_dir: str = ""  # never `None` after `__post_init__`
+        # After `__post_init__`.
+        output_dir: str = ""
+        accelerator_config: Any = None
 
-    learning_rate: float | None = field(
+    learning_rate: float | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights."}
     )
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
@@ -237,7 +239,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     @property
     def languages(self) -> list[str]:
         """The languages to teach."""
-        return [self.language] if isinstance(self.language, str) else list(self.language)
+        return [self.language] if isinstance(self.language, str) else list(self.language or ())
 
     @property
     def packs(self) -> dict[str, list[str]]:

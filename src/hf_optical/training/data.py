@@ -77,7 +77,7 @@ class DataArguments:
     show_questions: int = field(default=3, metadata={"help": "Number of questions to print at the end."})
 
     @property
-    def lengths(self) -> dict[str, int]:
+    def lengths(self) -> dict[str, Any]:
         """The lengths that are given, as arguments of [`OpticalProcessor`]."""
         lengths = {"query_length": self.query_length, "document_length": self.document_length}
         return {name: length for name, length in lengths.items() if length is not None}
@@ -186,7 +186,7 @@ def hub_license(dataset: str) -> str | None:
     return ", ".join(stated) if isinstance(stated, list) else stated
 
 
-def for_each(languages: list[str], option: str, values: list[str] | None) -> dict[str, Any]:
+def for_each(languages: list[str], option: str, values: list[Any] | None) -> dict[str, Any]:
     """Language -> its value of an option that has one value for each language, one for all, or none."""
     given: list[Any] = list(values or [None])
     if len(given) not in (1, len(languages)):

@@ -24,12 +24,7 @@ _WAIT = timedelta(days=30)
 
 
 def check_strategy(train_all_weights: bool) -> None:
-    """
-    Check, before anything is loaded, that the distributed strategy can hold the teacher and the adapter.
-
-    Raises:
-        ValueError: ZeRO stage 3, or FSDP with an adapter.
-    """
+    """Check, before anything is loaded, that the distributed strategy can hold the teacher and the adapter."""
     stage = "3" if is_deepspeed_zero3_enabled() else os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0")
     reason = (
         "since stage 3 shards every model, and the frozen teacher could not be run; use stage 2 "
@@ -49,9 +44,6 @@ def from_main_process(compute: Callable[[], Any]) -> Any:
     Call `compute` on the main process and return its result on every process.
 
     The other processes wait as long as it takes, whatever `ddp_timeout` is. If the main process dies, they end.
-
-    Raises:
-        RuntimeError: on the other processes, if `compute` failed on the main one, which raises the error itself.
     """
     if not dist.is_initialized():
         return compute()
@@ -91,11 +83,7 @@ def pair_weights(pairs: int) -> Tensor | None:
     last step of an epoch. With these weights, that step equals that of a single process: repeated pairs get weight 0,
     and the others a weight above 1, so that the mean over the processes is the mean over the pairs.
 
-    Args:
-        pairs (`int`): number of pairs in the batch of this process.
-
-    Returns:
-        `torch.Tensor` of shape `(pairs,)`, on the CPU; `None` if every weight is 1.
+    The result has shape `(pairs,)`, for the batch of this process, and is on the CPU; `None` if every weight is 1.
     """
     state, drawn = PartialState(), GradientState()
     if state.num_processes == 1 or not drawn.end_of_dataloader:
@@ -120,14 +108,7 @@ class PairMeans:
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, values: Tensor, weights: Tensor | None = None) -> None:
-        """
-        Add values to a mean.
-
-        Args:
-            name (`str`): name of the mean.
-            values (`torch.Tensor` of shape `(roles * pairs,)`): a value for each pair.
-            weights (`torch.Tensor` of shape `(pairs,)`, *optional*): from [`pair_weights`].
-        """
+        """Add values `(roles * pairs,)` to a mean; `weights`, of shape `(pairs,)`, are from [`pair_weights`]."""
         values = values.detach().float()
         if weights is not None:
             values = values.view(-1, len(weights))[:, weights > 0]

@@ -13,13 +13,9 @@ from ..model import OpticalModel, OpticalOutput
 
 def read_batch(student: nn.Module, teacher: OpticalModel, batch: dict[str, Any], wanted: set[str]) -> Reading:
     """
-    Encode the wanted blocks of a batch.
+    Encode the blocks named in `wanted` of a batch of [`DistillationCollator`].
 
-    Args:
-        student (`nn.Module`): the student, as wrapped for training.
-        teacher ([`OpticalModel`]): the teacher; blocks with `embeddings` from the cache do without it.
-        batch (`dict`): a batch of [`DistillationCollator`].
-        wanted (`set[str]`): the names of the blocks.
+    `student` is the model as wrapped for training. Blocks with `embeddings` from the cache need no `teacher`.
     """
     blocks = {name: rows for name, rows in batch["blocks"].items() if name in wanted}
     texts = batch["student"]
@@ -47,10 +43,7 @@ def check_finite(values: Tensor, index: Tensor, step: int) -> None:
     """
     Raise `FloatingPointError`, with the rows in the source, if values of sentence pairs are not finite.
 
-    Args:
-        values (`torch.Tensor` of shape `(roles * pairs,)`): the values.
-        index (`torch.Tensor` of shape `(pairs,)`): the rows of the pairs.
-        step (`int`): the step of training.
+    `values` has shape `(roles * pairs,)`; `index`, the rows of the pairs, `(pairs,)`.
     """
     finite = torch.isfinite(values).view(-1, len(index)).all(0)
     if not finite.all():

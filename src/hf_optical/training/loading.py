@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
@@ -9,7 +11,6 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..methods import DistillationCollator
-from ..model import OpticalProcessor
 from .config import OTDistillationConfig
 from .distributed import pair_weights
 from .sampling import LanguageSampler, LengthSampler
@@ -20,16 +21,17 @@ class PairLoadingTrainer(Trainer):
 
     args: OTDistillationConfig
     data_collator: DistillationCollator
-    processing_class: OpticalProcessor
+    processing_class: Any  # an `OpticalProcessor`
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Trainer has no sampler by language, and its sampler by length depends on the global random state.
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         if len(self.args.languages) == 1:
             sampler = super()._get_train_sampler(train_dataset)
-            by_length = isinstance(sampler, LengthGroupedSampler)
-            return LengthSampler(sampler.lengths, sampler.batch_size, seed=seed) if by_length else sampler
-        pairs = self.train_dataset if train_dataset is None else train_dataset
+            if isinstance(sampler, LengthGroupedSampler):
+                return LengthSampler(sampler.lengths, sampler.batch_size, seed=seed)
+            return sampler
+        pairs: Any = self.train_dataset if train_dataset is None else train_dataset
         by_length = self.args.train_sampling_strategy == "group_by_length"
         return LanguageSampler(
             pairs["language"],
@@ -40,7 +42,7 @@ class PairLoadingTrainer(Trainer):
         )
 
     def get_train_dataloader(self) -> DataLoader:
-        loader = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()
         # accelerate passes the epoch to the sampler that it finds here, as it does for samplers of its own. Without,
         # several processes that resume in mid-epoch would repeat the first epoch.
         if isinstance(loader.batch_sampler, BatchSamplerShard):
@@ -62,6 +64,6 @@ class PairLoadingTrainer(Trainer):
         drop_last = self.args.dataloader_drop_last
         self.args.dataloader_drop_last = drop_last and is_training
         try:
-            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+            return super()._get_dataloader(*args, **kwargs | {"is_training": is_training})
         finally:
             self.args.dataloader_drop_last = drop_last

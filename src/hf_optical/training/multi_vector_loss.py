@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from ..losses import OTAlignmentLoss
 from ..methods import OptimalTransport
 from ..methods.base import words_mask
 from ..transport import Solver
-from ..transport.solvers import solver_options
 
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class MultiVectorOTAlignmentLoss(nn.Module):
         return {
             "teacher": self.teacher,
             "solver": type(self.transport.solver).__name__.lower(),
-            **solver_options(self.transport.solver),
+            **asdict(self.transport.solver),
             "align_special_tokens": self.align_special_tokens,
             "student_weights": self.student_weights is not None,
             "teacher_weights": self.teacher_weights is not None,
@@ -205,7 +205,7 @@ def _preprocess(
     teacher: MultiVectorEncoder,
     texts: list[str],
     prompt: str | None = None,
-    task: str | None = None,
+    task: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     reader, task = (teacher, "query") if task == _TEACHER else (student, task)

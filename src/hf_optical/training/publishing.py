@@ -44,7 +44,7 @@ def write_run_card(
         write_card(
             folder,
             kind="language_pack" if args.packs else "model",
-            base_model=model.name_or_path,
+            base_model=model.name_or_path or "",
             base_revision=model.revision,
             languages=languages,
             code=name or None,
@@ -59,8 +59,7 @@ def create_repositories(
     """
     Create the repositories of a run: `hub_model_id`, or `hub_model_id-CODE` for each of several packs.
 
-    Returns:
-        `dict[str, str]`: pack, or `""` if all weights are trained -> id of its repository on the Hub.
+    Returns pack, or `""` if all weights are trained -> id of its repository on the Hub.
     """
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     return {

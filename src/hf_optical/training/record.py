@@ -62,13 +62,8 @@ class RunRecord:
         lora_rank: int | None = None,
         streamed: bool = False,
     ):
-        self.args, self.methods, self.teacher, self.triples, self.lora_rank = (
-            args,
-            methods,
-            teacher,
-            triples,
-            lora_rank,
-        )
+        self.args, self.methods, self.teacher = args, methods, teacher
+        self.triples, self.lora_rank = triples, lora_rank
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
@@ -146,13 +141,7 @@ class RunRecord:
 
 
 def measure(evaluator: RetrievalEvaluator, hits: dict[str, list[Hit]]) -> dict[str, Any]:
-    """
-    Summarise what a student found, for a card.
-
-    Returns:
-        `dict`: `dataset` (`str`), `queries` (`int`), `level` (`float`, of the intervals) and `measures`: measure ->
-        `trained`, its mean over the queries, and `interval`, from [`bootstrap_interval`].
-    """
+    """Summarise what a student found, with means over the queries and bootstrap intervals, as in [`write_card`]."""
     means = evaluator.measure(hits)
     measures = {
         name: {"trained": means[name], "interval": list(bootstrap_interval(values, _LEVEL))}

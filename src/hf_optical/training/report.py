@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation import gap_closed
@@ -29,15 +30,12 @@ def measure_references(trainer: OTDistillationTrainer) -> dict[str, dict[str, li
     trainer.set_language(None)
     found, zero_shot, ceiling = {}, {}, {}
     for language, evaluator in trainer.retrieval_evaluators.items():
-        found[language] = from_main_process(
-            lambda search=evaluator.search: search(trainer.model, trainer.base_processor)
-        )
+        found[language] = from_main_process(partial(evaluator.search, trainer.model, trainer.base_processor))
         zero_shot[language] = evaluator.measure(found[language])
         # The translation of a held-out sentence is the document itself.
         if evaluator.has_translations and evaluator.dataset.name != HELD_OUT:
-            ceiling[language] = from_main_process(
-                lambda evaluate=evaluator: evaluate(trainer.teacher, trainer.teacher_processor, translated=True)
-            )
+            evaluate = partial(evaluator, trainer.teacher, trainer.teacher_processor, translated=True)
+            ceiling[language] = from_main_process(evaluate)
     trainer.references = {"zero_shot": zero_shot, "ceiling": ceiling}
     return found
 

@@ -49,11 +49,6 @@ class LengthSampler(_EpochSampler):
 
     It replaces `LengthGroupedSampler` of transformers, which draws from the global random state, so that a resumed run
     and each of several processes would see different pairs.
-
-    Args:
-        lengths (sequence of `int`): length of each row.
-        block_size (`int`): number of rows in a block.
-        seed (`int`, defaults to 0): seed of every order.
     """
 
     def __init__(self, lengths: Sequence[int], block_size: int, *, seed: int = 0):

@@ -35,13 +35,7 @@ _STREAM_HEAD = 20_000
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
-    """
-    Return the argument `name` as a dict, language -> value; empty for `None`.
-
-    Raises:
-        ValueError: `given` is a single value for several languages, contains languages that are not taught, or lacks
-            one although it must be `complete`.
-    """
+    """Return the argument `name` as a dict, language -> value; empty for `None`."""
     if given is None:
         return {}
     if not isinstance(given, dict) and len(args.languages) == 1:
@@ -123,12 +117,7 @@ def training_texts(
     dataset: Dataset | dict[str, Dataset] | None,
     triples: Dataset | None,
 ) -> dict[str, Dataset]:
-    """
-    Join the sentence pairs with the triples, language -> rows, and let the methods check them.
-
-    Raises:
-        ValueError: as in [`pairs_by_language`], triples without code switching, or whatever a method raises.
-    """
+    """Join the sentence pairs with the triples, language -> rows, and let the methods check them."""
     pairs = pairs_by_language(args, "train_dataset", dataset, complete=True)
     if triples is not None:
         if not any(isinstance(method, CodeSwitch) for method in methods):
@@ -147,12 +136,7 @@ def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
 
 
 def check_optimizers(model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None) -> None:
-    """
-    Check an optimizer and a schedule that replace those of the settings.
-
-    Raises:
-        ValueError: the optimizer updates none of the trained weights, or a schedule comes without its optimizer.
-    """
+    """Check an optimizer and a schedule that replace those of the settings."""
     if optimizer is None and lr_scheduler is None:
         return
     groups = [] if optimizer is None else optimizer.param_groups

@@ -156,13 +156,7 @@ class TeacherVectors:
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         """
-        Look up the vectors of a batch.
-
-        Args:
-            batch (`dict`): the output of the teacher's [`OpticalProcessor`], on the CPU.
-
-        Returns:
-            `torch.Tensor` of shape `(batch, tokens, dim)` and type `dtype`: the vectors, 0 at padding.
+        Look up the vectors `(batch, tokens, dim)` of the output of the teacher's processor; they are 0 at padding.
 
         Raises:
             KeyError: the cache lacks a text.

@@ -124,6 +124,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         FileExistsError: while training, if another run is active in `output_dir`.
     """
 
+    hub_model_id: Any
+    model_init: Any
+
     # `compute_loss` returns the mean of one batch; Trainer divides it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
@@ -257,7 +260,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             parts |= method.losses(read, self)
         self.record(**{f"loss_{name}": part for name, part in parts.items()})
         # One loss per role and pair -> one cost per pair.
-        costs = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
+        costs: Any = sum(part.view(-1, len(inputs["index"])).mean(0) for part in parts.values())
         check_finite(costs, inputs["index"], self.state.global_step)
         loss = (costs if self._pair_weights is None else costs * self._pair_weights).mean()
         return (loss, {"costs": costs}) if return_outputs else loss
@@ -277,7 +280,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         alignment = next(method for method in self.methods if isinstance(method, Alignment))
         return alignment.pair_losses(student, teacher, self)
 
-    def hyperparameter_search(self, *args, compute_objective=None, direction="maximize", **kwargs):
+    def hyperparameter_search(self, *args, compute_objective=None, direction="maximize", **kwargs) -> Any:
         """
         As [`~transformers.Trainer.hyperparameter_search`]; by default maximises `eval_map`.
 
@@ -286,14 +289,15 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         """
         model, start = self.model, InitialState(self.model, None, None)
 
-        def restore() -> nn.Module:
+        def restore() -> OpticalModel:
             start.restore()
             return model
 
         self.model_init = restore
         try:
             objective = compute_objective or (lambda metrics: metrics["eval_map"])
-            return super().hyperparameter_search(*args, compute_objective=objective, direction=direction, **kwargs)
+            kwargs |= {"compute_objective": objective, "direction": direction}
+            return super().hyperparameter_search(*args, **kwargs)
         finally:
             self.model_init, self.model = None, restore()
 
@@ -375,7 +379,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             if language in datasets or searched:
                 costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
                 results[language] = costs | (self._search(language) if searched else {})
-        metrics = over_languages(results, f"{metric_key_prefix}_")
+        metrics: Any = over_languages(results, f"{metric_key_prefix}_")
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -386,7 +390,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self._means[False] = PairMeans()
         loader = self.get_eval_dataloader(self._with_language(pairs))
         output = self.evaluation_loop(loader, "Evaluation", ignore_keys=ignore_keys)
-        return {"loss": output.metrics["eval_loss"], **self._means[False].take()}
+        return {"loss": output.metrics["eval_loss"], **self._means[False].take()}  # type: ignore[index]
 
     def _search(self, language: str) -> dict[str, float]:
         """Search with the queries of a language, and keep the results for the card."""
@@ -439,7 +443,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             state_dict (`dict`, *optional*): weights to read from, as in [`~LanguagePack.from_model`].
         """
         packs = self.args.packs
-        pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language)
+        pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language or "")
         if pack not in packs:
             raise ValueError(f"language must be one of {', '.join(packs) or 'none'}, got {language!r}")
         return LanguagePack.from_model(
@@ -465,7 +469,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             pack = pack.without_local_paths() if self.args.push_to_hub or self._repositories else pack
             pack.save_pretrained(self.args.folder_of(code, output_dir))
 
-    def create_model_card(self, **kwargs) -> None:
+    def create_model_card(self, **kwargs) -> None:  # type: ignore[override]
         """
         Write a card for each pack, or for the model, to `README.md` in its folder, with the training curves.
 

@@ -105,17 +105,8 @@ def proximal(
     They start from the last column scaling: without it the marginals of the plan would not come near the weights,
     since each step moves the potentials by about as much as the one before.
 
-    Args:
-        cost (`Tensor` of shape `(batch, n, m)`): Finite costs.
-        row_weights (`Tensor` of shape `(batch, n)`): Masses that sum to one; zero marks padding.
-        column_weights (`Tensor` of shape `(batch, m)`): Masses that sum to one; zero marks padding.
-        epsilon (`float`): Weight of the proximal term, in units of cost.
-        max_iterations (`int`): Most Sinkhorn iterations a problem may take, `CHECK_EVERY` of them a step.
-        tolerance (`float`): A problem stops when both its L1 marginal error and the L1 change of its plan in the last
-            step are at most this.
-
-    Returns:
-        `tuple`: plan `(batch, n, m)`, L1 marginal error, iterations and converged, each `(batch,)`.
+    Arguments and results are those of [`sinkhorn`]. A step has `CHECK_EVERY` of the `max_iterations`, and a problem
+    stops when both its L1 marginal error and the L1 change of its plan in the last step are at most `tolerance`.
     """
     log_kernel, _, _ = _log_kernel(cost, row_weights, column_weights, epsilon)
     log_rows, log_columns = (weights.log() for weights in _sides(row_weights, column_weights))

@@ -18,16 +18,9 @@ def network_simplex(
     Less than all of the mass is moved by giving each side a token more, which takes what stays at no cost (Caffarelli
     and McCann 2010; Chapel et al. 2020, arXiv 2002.08276).
 
-    Args:
-        cost (`Tensor` of shape `(batch, n, m)`): Finite costs.
-        row_weights (`Tensor` of shape `(batch, n)`): Masses that sum to one; zero marks padding.
-        column_weights (`Tensor` of shape `(batch, m)`): Masses that sum to one; zero marks padding.
-        transported_mass (`float`): Between 0, excluded, and 1.
-
-    Returns:
-        `tuple`: plan `(batch, n, m)`, error, iterations and converged, each `(batch,)`. The error is the L1 marginal
-        error; of a partial plan it is the mass above the weights plus the difference of the moved mass to
-        `transported_mass`. The simplex does not tell its iterations: they are 0.
+    Arguments and results are those of [`~entropic.sinkhorn`]; `transported_mass` is above 0 and at most 1. The error
+    of a partial plan is the mass above the weights plus the difference of the moved mass to `transported_mass`. POT
+    does not report iterations: they are 0.
     """
     plan = torch.zeros(cost.shape, dtype=torch.float64)
     converged = torch.ones(len(cost), dtype=torch.bool)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_tensor
+from ..checks import check_entries, check_shape
 from .solvers import Solver, Unbalanced, make_solver
 
 
@@ -118,7 +118,7 @@ def transport_plan(
                 *(part.to(dtype) if part.is_floating_point() else part for part in diagnostics)
             )
     if isinstance(solver, Unbalanced):
-        _raise_at(
+        check_entries(
             ~diagnostics.marginal_error.isfinite(),
             "cost is so far below 0 that the unbalanced plan overflows; raise it or marginal_penalty",
         )
@@ -151,7 +151,8 @@ def _sizes(weights: Tensor) -> list[int]:
 
 def _blocks(n: list[int], m: list[int], most: float) -> Iterator[tuple[list[int], int, int]]:
     """Group problems, largest first, into blocks of at most `most` entries, of which a quarter may be padding."""
-    block, height, width, tokens = [], 0, 0, 0
+    block: list[int] = []
+    height = width = tokens = 0
     for i in sorted(range(len(n)), key=lambda i: -n[i] * m[i]):
         higher, wider, tokens = max(height, n[i]), max(width, m[i]), tokens + n[i] * m[i]
         entries = (len(block) + 1) * higher * wider
@@ -172,23 +173,23 @@ def _entropy(plan: Tensor) -> Tensor:
 
 
 def _check_shapes(cost: Tensor, row_weights: Tensor | None, column_weights: Tensor | None) -> None:
-    check_tensor("cost", cost, dimensions=3, cure="use cost.unsqueeze(0) for a single problem")
+    check_shape("cost", cost, ("batch", "n", "m"), cure="use cost.unsqueeze(0) for a single problem")
     if not cost.is_floating_point():
         raise ValueError(f"cost must have a floating point dtype, got {cost.dtype}; use cost.float()")
     batch, n, m = cost.shape
     for name, weights, size in (("row_weights", row_weights, n), ("column_weights", column_weights, m)):
         if weights is not None:
-            check_tensor(name, weights, shape=(batch, size))
+            check_shape(name, weights, (batch, size))
 
 
 def _check_values(cost: Tensor, rows: Tensor, columns: Tensor) -> None:
     """Check values; `cost` is 0 where there is no mass."""
     for name, weights in (("row_weights", rows), ("column_weights", columns)):
         unfit = ~(weights.sum(1).isfinite() & (weights >= 0).all(1))
-        _raise_at(unfit, f"{name} must be finite and not negative")
-        _raise_at(~(weights > 0).any(1), f"{name} must have some mass; leave out problems without a token")
+        check_entries(unfit, f"{name} must be finite and not negative")
+        check_entries(~(weights > 0).any(1), f"{name} must have some mass; leave out problems without a token")
     unfit = ~cost.isfinite().all(2).all(1)
-    _raise_at(unfit, "cost must be finite between tokens with mass; look for nan in what it is computed from")
+    check_entries(unfit, "cost must be finite between tokens with mass; look for nan in what it is computed from")
 
 
 def _without_overflow(cost: Tensor, divisor: float) -> Tensor:
@@ -199,11 +200,5 @@ def _without_overflow(cost: Tensor, divisor: float) -> Tensor:
         if not overflows.any():
             return cost
     most = torch.finfo(torch.float64).max * divisor
-    _raise_at(overflows, f"cost must not be above {most:.0e} in size with these options, or dividing it overflows")
+    check_entries(overflows, f"cost must not be above {most:.0e} in size with these options, or dividing it overflows")
     return cost
-
-
-def _raise_at(wrong: Tensor, message: str) -> None:
-    """Raise a `ValueError` that lists the batch entries in which `wrong`, of shape `(batch,)`, is true."""
-    if wrong.any():
-        raise ValueError(f"{message} (batch entries {wrong.nonzero().flatten().tolist()})")

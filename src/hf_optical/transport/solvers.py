@@ -63,7 +63,7 @@ class Sinkhorn(Solver):
         check_number("tolerance", self.tolerance, at_least=0)
 
     def __call__(self, cost: Tensor, row_weights: Tensor, column_weights: Tensor) -> Solution:
-        return sinkhorn(cost, row_weights, column_weights, self.epsilon, self.max_iterations, self.tolerance)
+        return sinkhorn(cost, row_weights, column_weights, **vars(self))
 
     @property
     def smallest_divisor(self) -> float:
@@ -81,7 +81,7 @@ class Proximal(Sinkhorn):
     """
 
     def __call__(self, cost: Tensor, row_weights: Tensor, column_weights: Tensor) -> Solution:
-        return proximal(cost, row_weights, column_weights, self.epsilon, self.max_iterations, self.tolerance)
+        return proximal(cost, row_weights, column_weights, **vars(self))
 
 
 @dataclass(frozen=True)
@@ -103,17 +103,6 @@ class Unbalanced(Sinkhorn):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("marginal_penalty", self.marginal_penalty, above=0)
-
-    def __call__(self, cost: Tensor, row_weights: Tensor, column_weights: Tensor) -> Solution:
-        return sinkhorn(
-            cost,
-            row_weights,
-            column_weights,
-            self.epsilon,
-            self.max_iterations,
-            self.tolerance,
-            self.marginal_penalty,
-        )
 
     @property
     def smallest_divisor(self) -> float:
@@ -155,12 +144,6 @@ SOLVERS: dict[str, type[Solver]] = {
 }
 
 
-def solver_options(solver: str | Solver) -> dict[str, Any]:
-    """The options of a solver and their values; for a name, the defaults."""
-    solver = make_solver(solver)
-    return {field.name: getattr(solver, field.name) for field in fields(solver)}
-
-
 def make_solver(solver: str | Solver = "sinkhorn", **options: Any) -> Solver:
     """
     Build a solver from its name.
@@ -174,9 +157,8 @@ def make_solver(solver: str | Solver = "sinkhorn", **options: Any) -> Solver:
         TypeError: no solver has an option of that name, or options come with a solver that has its own.
         ValueError: there is no such solver, or an option is out of its range.
     """
-    known = {field.name for each in SOLVERS.values() for field in fields(each)}
-    if isinstance(solver, Solver):
-        known = set()
+    takes_options = () if isinstance(solver, Solver) else SOLVERS.values()
+    known = {field.name for each in takes_options for field in fields(each)}
     if unknown := sorted(set(options) - known):
         raise TypeError(f"unexpected options {', '.join(unknown)} for the solver {solver!r}")
     if isinstance(solver, Solver):

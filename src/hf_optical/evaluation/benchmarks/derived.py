@@ -17,9 +17,6 @@ def across_languages(queries: BenchmarkParts, documents: BenchmarkParts) -> Benc
 
     Both must ask the same questions under the same ids. The wording of the second becomes the human translation of
     the queries, and its judgements apply.
-
-    Raises:
-        DataError: the two share no query id.
     """
     shared = {
         key: Query(query.text, documents.queries[key].text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...checks import check_choice
+from ...checks import check_choice, import_optional
 from ...errors import DataError
 from ..datasets import BenchmarkParts, Document, Query
 from .derived import across_languages
@@ -70,20 +70,9 @@ _ISO_639_3 = {
 
 
 def import_library(name: str) -> ModuleType:
-    """
-    Import an optional library.
-
-    Raises:
-        ImportError: the library, or something that it needs, is missing or broken. The message says which, and how to
-            install it.
-    """
-    try:
-        with _kept_random_state():
-            return importlib.import_module(name)
-    except ImportError as error:
-        installed = is_installed(name.partition(".")[0])
-        problem = f"cannot be imported ({error})" if installed else "is not installed"
-        raise ImportError(f'the library {name} {problem}: pip install "hf_optical[benchmarks]"') from error
+    """Import `ir_datasets`, mteb or a module of theirs, or raise `ImportError` with the cure."""
+    with _kept_random_state():
+        return import_optional(name, "benchmarks")
 
 
 @contextmanager
@@ -258,7 +247,7 @@ def _mteb_subsets(metadata: Any, language: str | None, document_language: str | 
     languages = metadata.hf_subsets_to_langscripts
     if language is None and document_language is None and len(languages) == 1:
         return list(languages)
-    if language in languages and document_language is None:
+    if language is not None and language in languages and document_language is None:
         return [language]
 
     def matching(queries: str | None, documents: str | None) -> list[str]:

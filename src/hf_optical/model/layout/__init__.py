@@ -23,7 +23,7 @@ from ...storage.fetching import local_folder
 from ...storage.json_files import read_optional_json
 from ...storage.names import ENCODER_CONFIG, ENCODER_MODULE_CONFIG, WEIGHTS
 from ...storage.safety import check_redirects
-from .base import Layout, Roles, invalid_roles
+from .base import ROLE_KINDS, Layout, Roles, invalid_roles
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .multi_vector_encoder import read_multi_vector_encoder
 from .projection import LinearLayer, load_projection
@@ -91,6 +91,7 @@ def _with_folder_in_errors(folder: Path, roles: Roles) -> Roles:
 
 __all__ = [
     "DOCUMENT_LENGTH",
+    "ROLE_KINDS",
     "Layout",
     "LinearLayer",
     "invalid_roles",

@@ -28,16 +28,7 @@ _OPTIONAL = ("query_marker", "document_marker")
 
 
 def invalid_roles(roles: dict[str, Any], place: str = "") -> list[str]:
-    """
-    Find settings of [`OpticalProcessor`] with a wrong type or value.
-
-    Args:
-        roles (`dict`): settings by name. Unknown names are ignored.
-        place (`str`): where the settings are, which the results begin with.
-
-    Returns:
-        `list[str]`: the places of at most five settings.
-    """
+    """Find up to five settings of [`OpticalProcessor`] with a wrong type or value; the results begin with `place`."""
     given = {name: roles[name] for name in ROLE_KINDS if name in roles}
     if given.get("skip_tokens") == "punctuation":  # stands for a list
         del given["skip_tokens"]

@@ -65,12 +65,7 @@ class LinearLayer:
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """
-    Read the entries of `modules.json`, if there is one. Each has a `path` in the folder and a `type`.
-
-    Raises:
-        OSError: the file is damaged, or a path leads out of the folder.
-    """
+    """Read the entries of `modules.json`, if there is one. Each has a `path` in the folder and a `type`."""
     modules = read_optional_json(folder / MODULES, [{"path": str, "type": str}])
     for module in modules:
         if module.get("path") is None or module.get("type") is None:
@@ -80,13 +75,7 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
 
 
 def dense_layers(folder: Path, modules: list[dict[str, Any]]) -> list[LinearLayer]:
-    """
-    Find the `Dense` modules of sentence-transformers and PyLate.
-
-    Raises:
-        OSError: a configuration is missing or damaged.
-        ValueError: a layer is not linear.
-    """
+    """Find the `Dense` modules of sentence-transformers and PyLate."""
     layers = []
     for path in (folder / module["path"] for module in modules if module_kind(module) == "Dense"):
         dense = read_json(path / "config.json", _DENSE)

@@ -48,7 +48,7 @@ def read_pylate(folder: Path) -> Layout | None:
         return None
 
     def roles(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        settings = {name: stored_marker(stored.get(key), tokenizer) for name, key in _MARKERS.items()}
+        settings: dict[str, Any] = {name: stored_marker(stored.get(key), tokenizer) for name, key in _MARKERS.items()}
         for name, (key, default) in _SETTINGS.items():
             settings[name] = default if stored.get(key) is None else stored[key]
         settings["skip_tokens"] = stored_skip_list(settings["skip_tokens"], tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +16,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
         ValueError: the tokenizer is damaged: it lacks its own token for unknown words.
     """
     try:
-        found = tokenizer.convert_tokens_to_ids(token)
+        found: Any = tokenizer.convert_tokens_to_ids(token)
     except RecursionError as error:  # to look up a missing token, transformers looks up the unknown token
         raise ValueError(f"the tokenizer lacks {tokenizer.unk_token!r}, its token for unknown words") from error
     return None if found == tokenizer.unk_token_id and token != tokenizer.unk_token else found
@@ -39,12 +40,7 @@ def reads_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def stored_skip_list(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """
-    Return the tokens of a stored skip list.
-
-    Raises:
-        ValueError: the list contains special tokens, which always take part in matching in this library.
-    """
+    """Return the tokens of a stored skip list."""
     special = sorted(set(words).intersection(tokenizer.all_special_tokens))
     if special:
         raise ValueError(f"the stored skip list must not contain special tokens, got {', '.join(special)}")
