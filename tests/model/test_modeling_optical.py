@@ -194,7 +194,7 @@ def test_dtype_accepts_names_and_the_alias_of_transformers(tiny, tmp_path):
 
 def test_only_safetensors_can_be_asked_for(tiny):
     assert OpticalModel.from_pretrained(tiny, use_safetensors=True).dtype == torch.float32
-    with pytest.raises(ValueError, match="use_safetensors must be one of True, got False"):
+    with pytest.raises(ValueError, match="use_safetensors must be True, got False"):
         OpticalModel.from_pretrained(tiny, use_safetensors=False)
 
 
