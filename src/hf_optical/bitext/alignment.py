@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,8 @@ from tokenizers import Tokenizer, models, trainers
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError
-from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
+from ..model.added_words import composing_normalizer
+from ..model.words import LONGEST_WORD, Word, find_words
 from ..storage.staging import write_text
 
 
@@ -25,7 +25,6 @@ _PIECES = 8000
 # Words or tokens of a sentence that are aligned, and (word, token) cells of all pairs together. A cell takes about 70
 # bytes. 50,000 pairs of 20 words and 30 tokens stay below the limit, and thousands of long texts fit into memory.
 _LONGEST_SENTENCE, _MOST_CELLS = 512, 5 * 10**7
-_RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
 @dataclass
@@ -100,38 +99,33 @@ class Lexicon:
 
 def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ()) -> Callable[[str], list[str]]:
     """
-    Make a function that splits text into words as the tokenizer sees them: normalised, then split at spaces and
-    punctuation.
+    Make a function that splits text into words as the tokenizer sees them: normalised, then cut by [`find_words`].
 
     Scripts without spaces between words are split into the pieces of a unigram model (Kudo 2018) learned from `texts`.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer. Without a normaliser, text stays as it is.
-        texts (iterable of `str`, *optional*): texts of the language; without them such scripts are not split.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer. Accents are composed (NFC) if its normaliser leaves them.
+        texts (iterable of `str`, *optional*): texts of the language; without them such a run is one word.
 
     Returns:
         A function from text to its words, without those that have no letter or more than a hundred characters.
     """
-    normalizer = tokenizer.backend_tokenizer.normalizer
+    normalize = composing_normalizer(tokenizer).normalize_str
 
-    def may_be_word(part: str) -> bool:
-        return 0 < len(part) <= LONGEST_WORD or UNSPACED.search(part) is not None
+    def found(text: str) -> Iterator[Word]:
+        words = (word for word in find_words(normalize(text)) if word.has_letter)
+        return (word for word in words if not word.spaced or len(word.text) <= LONGEST_WORD)
 
-    def split(text: str) -> list[str]:
-        normal = text if normalizer is None else normalizer.normalize_str(text)
-        found = (word for word, _ in SPLIT.pre_tokenize_str(normal.replace("▁", " ")))
-        return [word for word in found if may_be_word(word) and any(character.isalpha() for character in word)]
-
-    runs = [run for text in texts for word in split(text) for run in UNSPACED.findall(word)]
+    runs = [word.text for text in texts for word in found(text) if not word.spaced]
     if not runs:
-        return split
+        return lambda text: [word.text for word in found(text)]
     pieces = Tokenizer(models.Unigram())
     trainer = trainers.UnigramTrainer(vocab_size=_PIECES, show_progress=False, unk_token="<unk>")
     pieces.train_from_iterator(runs, trainer)
 
     def split_runs(text: str) -> list[str]:
-        parts = (part for word in split(text) for part in _RUNS.split(word) if may_be_word(part))
-        return [piece for part in parts for piece in (pieces.encode(part).tokens if _RUNS.match(part) else [part])]
+        parts = ([word.text] if word.spaced else pieces.encode(word.text).tokens for word in found(text))
+        return [word for part in parts for word in part]
 
     return split_runs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -16,8 +15,8 @@ from tokenizers.normalizers import Normalizer
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import DataError, short_repr
-from ..model.nearest_words import LONGEST_WORD, SPLIT, UNSPACED
 from ..model.texts import require_text
+from ..model.words import LONGEST_WORD, compose, find_words
 from ..storage.data_files import read_lines
 from .alignment import Lexicon, learn_lexicon, word_splitter
 from .loading import check_languages, iter_sentences, sample_evenly
@@ -25,14 +24,11 @@ from .loading import check_languages, iter_sentences, sample_evenly
 
 # Longest word, in characters, that is looked for in a script without spaces, and longest phrase, in words.
 _LONGEST, _LONGEST_PHRASE = 24, 8
-_RUNS = re.compile(f"({UNSPACED.pattern})")
 
 
 def fold_case(word: str) -> str:
     """Fold the case of a word and compose its accents (NFC): how a dictionary compares words by default."""
-    folded = word.casefold()
-    # Composing takes quadratic time in the number of combining marks, so text that cannot be a word is skipped.
-    return unicodedata.normalize("NFC", folded) if len(folded) <= 10 * LONGEST_WORD else folded
+    return compose(word.casefold())
 
 
 class Dictionary(Mapping[str, list[tuple[str, float]]]):
@@ -153,15 +149,14 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def _split(self, text: str) -> Iterator[tuple[int, int, bool]]:
         """Yield the start and stop of each word, and whether it directly follows the word before."""
-        for piece, (start, _) in SPLIT.pre_tokenize_str(text):
-            if not any(character.isalpha() for character in piece):
+        end = -1
+        for word in find_words(text):
+            begin, adjoins, end = word.start, word.start == end, word.stop
+            if not word.has_letter or word.spaced and len(word.text) > LONGEST_WORD:
                 continue
-            begin = start
-            for part in filter(None, _RUNS.split(piece)):
-                for size in self._cut(part) if UNSPACED.match(part) else [len(part)]:
-                    if size <= LONGEST_WORD:
-                        yield begin, begin + size, begin > start
-                    begin += size
+            for size in [len(word.text)] if word.spaced else self._cut(word.text):
+                yield begin, begin + size, adjoins
+                begin, adjoins = begin + size, True
 
     def _cut(self, run: str) -> Iterator[int]:
         """Yield the lengths of the words of a run without spaces; unknown text is taken character by character."""

@@ -19,6 +19,7 @@ from ..bitext import CodeSwitcher, Dictionary
 from ..bitext.code_switching import seeded_random
 from ..checks import check_choice, check_number, import_optional
 from ..errors import DataError
+from ..model.words import NO_SPACE, Word, find_words
 
 
 # Start, stop, replacement.
@@ -28,8 +29,6 @@ _Draw = Callable[[], float]
 _CLUSTER = regex.compile(r"\X")
 _LETTER = regex.compile(r"\p{L}")
 _TOKEN = regex.compile(r"\S+")
-# A word without surrounding punctuation.
-_WORD = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")
 _CONTENT = regex.compile(r"[\p{L}\p{N}\p{S}]")
 _PUNCTUATION = regex.compile(r"^\p{P}+|(?<!\p{P})\p{P}++$")
 _MARKS = ",.;:!?"
@@ -61,6 +60,11 @@ def _letters(text: str) -> Iterator[tuple[int, int]]:
     return (match.span() for match in _CLUSTER.finditer(text) if _LETTER.match(match.group()))
 
 
+def _words(text: str) -> Iterator[Word]:
+    """Words between white space, without surrounding punctuation."""
+    return find_words(text, joined_by=NO_SPACE)
+
+
 def _typos(text: str, draw: _Draw) -> Iterator[_Edit]:
     for start, stop in _letters(text):
         # The letter keeps its accents; only the base key is mistyped.
@@ -88,7 +92,7 @@ def _swap_letters(text: str, draw: _Draw) -> Iterator[_Edit]:
 
 
 def _swap_words(text: str, draw: _Draw) -> Iterator[_Edit]:
-    return _swap_neighbours(text, [match.span() for match in _WORD.finditer(text)], draw)
+    return _swap_neighbours(text, [(word.start, word.stop) for word in _words(text)], draw)
 
 
 def _swap_neighbours(text: str, spans: list[tuple[int, int]], draw: _Draw) -> Iterator[_Edit]:
@@ -109,9 +113,9 @@ def _drop_diacritics(text: str, draw: _Draw) -> Iterator[_Edit]:
 
 
 def _case(text: str, draw: _Draw) -> Iterator[_Edit]:
-    for match in _WORD.finditer(text):
-        if (swapped := match.group().swapcase()) != match.group():
-            yield *match.span(), swapped
+    for word, start, stop, _ in _words(text):
+        if (swapped := word.swapcase()) != word:
+            yield start, stop, swapped
 
 
 def _drop_words(text: str, draw: _Draw) -> Iterator[_Edit]:
@@ -131,10 +135,10 @@ def _punctuation(text: str, draw: _Draw) -> Iterator[_Edit]:
 
 def _transliteration(text: str, draw: _Draw) -> Iterator[_Edit]:
     anyascii = import_optional("anyascii", "rivals").anyascii
-    for match in _WORD.finditer(text):
+    for word, start, stop, _ in _words(text):
         # Words that the library cannot transliterate come out empty and stay unchanged.
-        if _OTHER_SCRIPT.search(match.group()) and (latin := anyascii(match.group()).strip()):
-            yield *match.span(), latin
+        if _OTHER_SCRIPT.search(word) and (latin := anyascii(word).strip()):
+            yield start, stop, latin
 
 
 _KINDS: dict[str, tuple[Callable[[str, _Draw], Iterator[_Edit]], str]] = {

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import printable
 from ..hub import write_card
 from ..model import OpticalModel
+from ..model.added_words import WORD_RULES
 from ..storage.fetching import local_folder, public_name
 from ..storage.locking import shared_lock
 from ..storage.names import PACKS_FOLDER
@@ -213,12 +214,13 @@ class LanguagePack(PushToHub):
                 found = ", ".join(files[:20]) or "nothing"
                 raise OSError(f"{folder} is not a language pack: looked for {missing[0]}, found {found}")
             stored = read_pack_config(folder / PACK_CONFIG)
-            tokens, first_id, digests = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("sha256")
+            tokens, first_id, rules = stored.pop("new_words"), stored.pop("first_new_id"), stored.pop("word_rules")
+            digests = stored.pop("sha256")
             weights = read_weights(folder / ADAPTER_WEIGHTS, digests)
             vocabulary = None
             if tokens:
                 rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"]
-                vocabulary = Vocabulary(tokens, rows, first_id)
+                vocabulary = Vocabulary(tokens, rows, first_id, rules)
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
             lora_config=lora_config,
@@ -254,6 +256,7 @@ class LanguagePack(PushToHub):
                     "base_fingerprint": self.base_fingerprint,
                     "new_words": self.vocabulary.tokens if self.vocabulary else [],
                     "first_new_id": self.vocabulary.first_id if self.vocabulary else None,
+                    "word_rules": self.vocabulary.rules if self.vocabulary else WORD_RULES,
                     "roles": self.roles,
                     "details": self.details,
                     "sha256": digests,

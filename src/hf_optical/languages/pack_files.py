@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import printable
 from ..hub.details import invalid_details
+from ..model.added_words import WORD_RULES
 from ..model.layout import invalid_roles
 from ..model.nearest_words import invalid_word
 from ..model.texts import unwritable
@@ -33,6 +34,7 @@ _KINDS: dict[str, Any] = {
     "base_fingerprint": str,
     "new_words": [str],
     "first_new_id": range(2**31),
+    "word_rules": range(1, WORD_RULES + 1),
     "roles": dict,
     "details": dict,
     "sha256": dict,
@@ -43,7 +45,8 @@ _CURE = "fetch or save the pack again"
 
 def read_pack_config(path: Path) -> dict[str, Any]:
     """Read the entries of `language_pack.json`, all of which are there and of the right type."""
-    stored = read_json(path)
+    # Older packs do not name the rules.
+    stored = {"word_rules": 1, **read_json(path)}
     if problem := _problem(stored):
         raise OSError(f"cannot open {path}: {problem}; update hf_optical if the pack is newer, or {_CURE}")
     return {name: stored[name] for name in _KINDS if name != "format"}

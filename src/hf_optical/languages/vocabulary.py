@@ -18,7 +18,9 @@ from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
-from ..model.nearest_words import UNSPACED, are_one_token
+from ..model.added_words import WORD_RULES, prepare_for_words
+from ..model.nearest_words import are_one_token
+from ..model.words import UNSPACED
 
 
 @dataclass(eq=False)
@@ -32,11 +34,14 @@ class Vocabulary:
         first_id (`int`, *optional*):
             Token id of the first word; the others follow. Defaults to the number of the base's word embeddings, which
             may be larger than the number of the tokenizer's tokens.
+        rules (`int`, defaults to 2):
+            Version of the rules by which the words are found in text, see [`extend_processor`].
     """
 
     tokens: list[str]
     rows: Tensor
     first_id: int | None = None
+    rules: int = WORD_RULES
 
 
 class LanguageEmbedding(nn.Embedding):
@@ -59,6 +64,7 @@ class LanguageEmbedding(nn.Embedding):
         self.rows = nn.ParameterDict()
         self.tokens: dict[str, list[str]] = {}
         self.first_ids: dict[str, int] = {}
+        self.rules: dict[str, int] = {}
         self.active: str | None = None
 
     def add(self, name: str, vocabulary: Vocabulary) -> None:
@@ -66,17 +72,18 @@ class LanguageEmbedding(nn.Embedding):
         self.rows[name] = nn.Parameter(vocabulary.rows.detach().clone().to(self.weight))
         self.tokens[name] = list(vocabulary.tokens)
         self.first_ids[name] = self.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
+        self.rules[name] = vocabulary.rules
 
     def vocabulary(self, name: str, rows: Tensor | None = None) -> Vocabulary | None:
         """Return a copy of the words added under `name`, optionally with other rows; `None` if there are none."""
         if name not in self.tokens:
             return None
         rows = self.rows[name] if rows is None else rows
-        return Vocabulary(list(self.tokens[name]), rows.detach().cpu().clone(), self.first_ids[name])
+        return Vocabulary(list(self.tokens[name]), rows.detach().cpu().clone(), self.first_ids[name], self.rules[name])
 
     def discard(self, name: str) -> None:
         if name in self.tokens:
-            del self.rows[name], self.tokens[name], self.first_ids[name]
+            del self.rows[name], self.tokens[name], self.first_ids[name], self.rules[name]
 
     def activate(self, name: str | None) -> None:
         self.active = name if name in self.tokens else None
@@ -183,12 +190,20 @@ def spelled_alike(words: Sequence[Sequence[str]], translations: Iterable[Sequenc
     return {word: count / held[word] for word, count in shared.items()}
 
 
-def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalProcessor:
+def extend_processor(processor: OpticalProcessor, tokens: list[str], rules: int = WORD_RULES) -> OpticalProcessor:
     """
     Create a processor that has `tokens` as additional whole words.
 
     Words that it lacks are replaced by the most similar of `tokens` and of the former `nearest_words`. The given
     processor is not changed.
+
+    Args:
+        processor ([`OpticalProcessor`]): the base's processor.
+        tokens (`list[str]`): the new words.
+        rules (`int`, defaults to 2):
+            Version of the rules by which the words are found in text. It is 1 in packs that do not record it: there,
+            tokenizers that do not compose accents miss words in decomposed letters (NFD), and SentencePiece tokenizers
+            emit a stray space token between a new word and the punctuation after it.
 
     Raises:
         ValueError: the tokenizer has one of the tokens already.
@@ -197,6 +212,9 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
     known = sorted(tokenizer.get_vocab().keys() & set(tokens))
     if known:
         raise ValueError(f"the tokenizer has {', '.join(map(repr, known[:5]))} already; remove it from the new words")
+    rules = max(rules, processor.word_rules) if tokens else processor.word_rules
+    if rules > 1:
+        prepare_for_words(tokenizer)  # before the words are added, so that they are normalised too
     # Matching inside words would split words of the base. A tokenizer that keeps spaces would make the one before the
     # word a separate token, unless the word includes it.
     keeps_spaces = tokenizer.tokenize("a b") != ["a", "b"]
@@ -207,7 +225,7 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str]) -> OpticalP
         ]
     )
     before = processor.nearest_words.words if processor.nearest_words else []
-    return OpticalProcessor(tokenizer, nearest_words=[*before, *tokens], **processor.roles)
+    return OpticalProcessor(tokenizer, nearest_words=[*before, *tokens], word_rules=rules, **processor.roles)
 
 
 def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:

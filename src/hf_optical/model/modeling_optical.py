@@ -218,7 +218,9 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
         if projection is not None:
             with _shape_errors(layout.folder):
                 model.projection.load_state_dict(projection)
-        model.name_or_path = str(pretrained_model_name_or_path)
+        # A relative path would lead elsewhere from another working directory, such as for a pack that names its base.
+        local = os.path.isdir(pretrained_model_name_or_path)
+        model.name_or_path = (os.path.abspath if local else str)(pretrained_model_name_or_path)
         model.revision = layout.revision
         return model.eval()
 

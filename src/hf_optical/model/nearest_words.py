@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
 from scipy import sparse
-from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from .texts import half_character
+from .words import ADJOINING, LONGEST_WORD, UNSPACED, find_words
 
 
-# Split texts into words at spaces and punctuation.
-SPLIT = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-# Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese and Japanese.
-UNSPACED = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+")
-# Longer strings in a text are addresses, ASCII art or lines without spaces, not words.
-LONGEST_WORD = 100
 # Limit for entries of word lists: the n-grams of a megabyte would take seconds.
 LONGEST_LISTED = 10 * LONGEST_WORD
 _GRAMS = range(3, 7)
@@ -61,16 +54,20 @@ class NearestWords:
     def __call__(self, text: str) -> str:
         """Return the text with its unknown words replaced."""
         parts, end = [], 0
-        for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
-            if len(piece) > LONGEST_WORD or piece[0].isupper() or not piece[0].isalpha():
-                continue
-            if any(character.isdigit() for character in piece):
-                continue
-            nearest = self._cached_nearest(piece)
-            if nearest is not None:
-                parts += [text[end:start], nearest]
-                end = stop
+        for start, stop, nearest in self.replacements(text):
+            parts += [text[end:start], nearest]
+            end = stop
         return "".join([*parts, text[end:]])
+
+    def replacements(self, text: str) -> Iterator[tuple[int, int, str]]:
+        """Yield the start and stop of each word of a text that is replaced, and its replacement."""
+        for word, start, stop, spaced in find_words(text, joined_by=ADJOINING):
+            if not spaced or len(word) > LONGEST_WORD or word[0].isupper() or not word[0].isalpha():
+                continue
+            if any(character.isdigit() for character in word):
+                continue
+            if (nearest := self._cached_nearest(word)) is not None:
+                yield start, stop, nearest
 
     def _cached_nearest(self, word: str) -> str | None:
         # Other threads may fill or clear the cache at any moment.

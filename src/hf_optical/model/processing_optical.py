@@ -16,6 +16,7 @@ from ..storage.json_files import read_json, write_json
 from ..storage.names import NEAREST_WORDS
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, staged_directory
+from .added_words import WORD_RULES, prepare_for_words
 from .layout import DOCUMENT_LENGTH, ROLE_KINDS, Layout, invalid_roles, read_layout, token_id, write_roles
 from .nearest_words import NearestWords, invalid_word
 from .texts import as_texts
@@ -54,6 +55,9 @@ class OpticalProcessor(PushToHub):
             tokenizer lacks are dropped from the list.
         nearest_words (sequence of `str`, *optional*):
             Words that replace similar unknown words of a text, see [`NearestWords`]. None by default.
+        word_rules (`int`, defaults to 1):
+            Version of the rules by which words added to the tokenizer are found, see
+            [`~hf_optical.languages.extend_processor`]. Version 2 adapts the tokenizer to them.
 
     Raises:
         ValueError: a marker is not a single known token, a length leaves no room for a word, expansion is requested
@@ -79,8 +83,11 @@ class OpticalProcessor(PushToHub):
         attend_to_expansion: bool = False,
         skip_tokens: str | Sequence[str] = "punctuation",
         nearest_words: Sequence[str] = (),
+        word_rules: int = 1,
     ):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.word_rules = tokenizer, word_rules
+        if word_rules > 1:
+            prepare_for_words(tokenizer)  # some tokenizers do not save what it changes
         self.nearest_words = NearestWords(nearest_words, tokenizer) if nearest_words else None
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
@@ -206,7 +213,7 @@ class OpticalProcessor(PushToHub):
         tokenizer = _open_tokenizer(layout)
         stored = layout.roles(tokenizer)
         if (layout.folder / NEAREST_WORDS).is_file():
-            stored["nearest_words"] = _read_words(layout.folder / NEAREST_WORDS)
+            stored["nearest_words"], stored["word_rules"] = _read_words(layout.folder / NEAREST_WORDS)
         try:
             return cls(tokenizer, **{**stored, **roles})
         except ValueError as error:
@@ -217,13 +224,16 @@ class OpticalProcessor(PushToHub):
         with staged_directory(save_directory) as folder:
             self.tokenizer.save_pretrained(folder)
             write_roles(folder, self.roles)
-            if self.nearest_words is not None:
-                write_json(folder / NEAREST_WORDS, {"words": self.nearest_words.words})
+            if self.nearest_words is not None or self.word_rules > 1:
+                words = self.nearest_words.words if self.nearest_words else []
+                rules = {"rules": self.word_rules} if self.word_rules > 1 else {}
+                write_json(folder / NEAREST_WORDS, {"words": words, **rules})
             else:
                 discard(folder / NEAREST_WORDS)  # left by another processor
 
     def __repr__(self) -> str:
         settings = {**self.roles, "skip_tokens": f"<{len(self.skip_tokens)} tokens>"}
+        settings |= {"word_rules": self.word_rules} if self.word_rules > 1 else {}
         return f"{type(self).__name__}({type(self.tokenizer).__name__}, {json.dumps(settings, ensure_ascii=False)})"
 
     @property
@@ -304,11 +314,12 @@ def _open_tokenizer(layout: Layout) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_words(path: Path) -> list[str]:
-    words = read_json(path, {"words": [str]}).get("words")
+def _read_words(path: Path) -> tuple[list[str], int]:
+    stored = read_json(path, {"words": [str], "rules": range(1, WORD_RULES + 1)})
+    words = stored.get("words")
     if problem := "no words" if words is None else invalid_word(words):
         raise OSError(f"{path} is damaged ({problem}); fetch the checkpoint again")
-    return words
+    return words, stored.get("rules") or 1
 
 
 def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

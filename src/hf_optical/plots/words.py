@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import regex
 import torch
 from torch import Tensor
 
 from ..methods.base import special_ids
 from ..model import OpticalProcessor
-from ..model.nearest_words import SPLIT, UNSPACED
+from ..model.words import APOSTROPHE_OR_HYPHEN, Word, clusters, find_words
 from ..retrieval import OpticalRetriever
-
-
-# A run of letters, marks and digits, with apostrophes and hyphens inside a word, or else a single visible character.
-_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’ʼ‑-][\p{L}\p{M}\p{N}]+)*|(?!\s)\X")
 
 
 class ReadText(NamedTuple):
@@ -86,10 +81,9 @@ def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
     parts: list[str] = []
     origins: list[int] = []
     end = 0
-    for piece, (start, stop) in SPLIT.pre_tokenize_str(text):
-        nearest = processor.nearest_words(piece)
+    for start, stop, nearest in processor.nearest_words.replacements(text):
         parts += [text[end:start], nearest]
-        origins += [*range(end, start), *(range(start, stop) if nearest == piece else [start] * len(nearest))]
+        origins += [*range(end, start), *[start] * len(nearest)]
         end = stop
     return "".join([*parts, text[end:]]), [*origins, *range(end, len(text))]
 
@@ -97,10 +91,22 @@ def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
 def _spans(text: str, starts: Sequence[int]) -> list[tuple[int, int]]:
     """Spans of the words in which tokens start."""
     spans: list[tuple[int, int]] = []
-    for match in _WORD.finditer(text):
-        inside = sorted({start for start in starts if match.start() <= start < match.end()})
-        if inside and UNSPACED.search(match.group()):
-            spans += zip(inside, [*inside[1:], match.end()], strict=True)
+    for word in _words_and_marks(text):
+        inside = sorted({start for start in starts if word.start <= start < word.stop})
+        if inside and not word.spaced:
+            spans += zip(inside, [*inside[1:], word.stop], strict=True)
         elif inside:
-            spans.append(match.span())
+            spans.append((word.start, word.stop))
     return spans
+
+
+def _words_and_marks(text: str) -> Iterator[Word]:
+    """The words of a text, with apostrophes and hyphens inside them, and the visible characters between them."""
+    end = 0
+    for word in [*find_words(text, joined_by=APOSTROPHE_OR_HYPHEN), Word("", len(text), len(text), True)]:
+        for mark in clusters(text[end : word.start]):
+            if not mark.isspace():
+                yield Word(mark, end, end + len(mark), True)
+            end += len(mark)
+        yield word
+        end = word.stop

@@ -1,20 +1,26 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import regex
 
 from ..checks import check_length, check_number, import_optional
 from ..model.texts import as_texts
+from ..model.words import clusters, compose, find_words
 from .search import Hit
+
+
+_TWO_CHARACTERS = regex.compile(r"\X\X")
 
 
 class BM25:
     """
     Lexical search with BM25 (Robertson & Zaragoza 2009) as in Lucene, with `k1` 1.5 and `b` 0.75.
 
-    Built on the library `bm25s`. Words are runs of two or more letters and digits, lowercased. English stop words are
-    removed.
+    Built on the library `bm25s`. Words are those of [`~hf_optical.model.words.find_words`] with two or more
+    characters, lowercased and composed (NFC). Scripts without spaces between words are indexed by all pairs of
+    neighbouring characters, as by Lucene's CJK analyzer. English stop words are removed.
 
     Args:
         document_texts (iterable of `str`): The documents.
@@ -38,8 +44,7 @@ class BM25:
         stemmer: Callable[[list[str]], list[str]] | None = None,
     ):
         bm25s = import_optional("bm25s", "rivals")
-        self._tokenize = bm25s.tokenize
-        self.stemmer = stemmer
+        self.stemmer, self._stop_words = stemmer, frozenset(import_optional("bm25s.stopwords", "rivals").STOPWORDS_EN)
         words = self._words(document_texts, "document_texts")
         self.document_ids = list(range(len(words)) if document_ids is None else document_ids)
         check_length("document_ids", self.document_ids, len(words), "documents")
@@ -80,8 +85,23 @@ class BM25:
         return [Hit(self.document_ids[i], float(scores[i])) for i in order]
 
     def _words(self, texts: Iterable[str], name: str) -> list[list[str]]:
-        texts = as_texts(texts, name)
-        return self._tokenize(texts, stopwords="english", stemmer=self.stemmer, return_ids=False, show_progress=False)
+        words = [[word for word in _terms(text) if word not in self._stop_words] for text in as_texts(texts, name)]
+        if self.stemmer is None:
+            return words
+        distinct = list(dict.fromkeys(word for own in words for word in own))
+        stems = dict(zip(distinct, self.stemmer(distinct), strict=True))
+        return [[stems[word] for word in own] for own in words]
+
+
+def _terms(text: str) -> Iterator[str]:
+    for word in find_words(text.lower()):
+        composed = compose(word.text)
+        if word.spaced:
+            if _TWO_CHARACTERS.match(composed):
+                yield composed
+        else:
+            characters = clusters(composed)
+            yield from map("".join, zip(characters, characters[1:], strict=False)) if characters[1:] else characters
 
 
 def english_stemmer() -> Callable[[list[str]], list[str]]:

@@ -345,11 +345,13 @@ class OpticalRetriever(PushToHub):
         try:
             words = self.processor.nearest_words.words if self.processor.nearest_words else ()
             roles = {**self.processor.roles, **pack.roles}
-            processor = OpticalProcessor(self.processor.tokenizer, nearest_words=words, **roles)
+            processor = OpticalProcessor(
+                self.processor.tokenizer, nearest_words=words, word_rules=self.processor.word_rules, **roles
+            )
             if pack.vocabulary is not None:
                 tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id
                 first = word_embedding(self.model).num_embeddings if first is None else first
-                processor = extend_processor(processor, tokens)
+                processor = extend_processor(processor, tokens, pack.vocabulary.rules)
                 if processor.tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
                     raise ValueError("its new words do not follow the vocabulary of the base's tokenizer")
         except (TypeError, ValueError) as error:
