@@ -15,13 +15,14 @@ from tiny import tiny_checkpoint, weights
 from torch import nn
 from transformers import AutoModel
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.languages import (
     Vocabulary,
     activate,
     active_language,
     add_adapter,
     default_lora_config,
+    extend_processor,
     languages,
 )
 from hf_optical.languages.pack import is_pack
@@ -427,8 +428,8 @@ def test_damaged_json_raises(saved, name, content):
 def test_missing_entries_raise(saved):
     file = saved / "language_pack.json"
     content = json.loads(file.read_text())
-    assert list(content)[0] == "format" and len(content) == 10
-    for key in content:
+    assert list(content)[0] == "format" and len(content) == 11
+    for key in content.keys() - {"word_rules"}:  # older packs lack the rules
         file.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
         with pytest.raises(OSError, match="language_pack.json"):
             LanguagePack.from_pretrained(saved)
@@ -496,3 +497,63 @@ def test_without_local_paths_keeps_the_last_part_of_paths(tiny, tmp_path, monkey
     }
     pack = replace(make_pack(tiny, "sw", 0), details=details).without_local_paths()
     assert pack.details == {"teacher": "teacher", "gone": ["a", "b", "d"], "bitext": "org/bitext", "note": "a/b."}
+
+
+@pytest.fixture
+def pack_with_words(tmp_path):
+    """A pack with new words on a base whose tokenizer puts a space before every text."""
+    tiny_checkpoint(tmp_path / "base", "xlm-roberta")
+    make_pack(tmp_path / "base", "sw", 0, words=["mzuqo", "ẹkọ"]).save_pretrained(tmp_path / "pack")
+    return tmp_path / "pack"
+
+
+def test_pack_without_rules_for_words_reads_text_as_it_did(pack_with_words):
+    """Packs written before the rules were recorded were trained with those of version 1."""
+    retriever = OpticalRetriever.from_pretrained(pack_with_words, device="cpu")
+    texts = ["Leta mzuqo", "Mzuqo ni mzuqo.", "E\u0323ko\u0323 ni mzuqo"]
+    ids = [retriever.processor_of("sw").queries([text])["input_ids"].tolist() for text in texts]
+    file = pack_with_words / "language_pack.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    assert stored.pop("word_rules") == 2
+    file.write_text(json.dumps(stored), encoding="utf-8")
+
+    for _ in range(2):
+        old = OpticalRetriever.from_pretrained(pack_with_words, device="cpu")
+        processor = old.processor_of("sw")
+        expected = extend_processor(old.processor, ["mzuqo", "ẹkọ"], rules=1)
+        assert [processor.queries([text])["input_ids"].tolist() for text in texts] == [
+            expected.queries([text])["input_ids"].tolist() for text in texts
+        ]
+        found = [processor.queries([text])["input_ids"].tolist() == new for text, new in zip(texts, ids, strict=True)]
+        assert found == [True, False, False]
+        # Saved with a retriever and merged, it keeps its rules.
+        old.save_pretrained(pack_with_words.parent / "retriever")
+        pack_with_words = pack_with_words.parent / "retriever" / "language_packs" / "sw"
+    assert old.merge("sw").processor.word_rules == 1
+
+
+@pytest.mark.parametrize("rules", [0, 3, "2", None])
+def test_unknown_rules_for_words_raise(pack_with_words, rules):
+    file = pack_with_words / "language_pack.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "word_rules": rules}))
+    with pytest.raises(OSError, match="invalid: word_rules; update hf_optical if the pack is newer"):
+        LanguagePack.from_pretrained(pack_with_words)
+
+
+@pytest.mark.parametrize("spelling", ["bases/minilm", "./bases/minilm", "bases/../bases/minilm"])
+def test_pack_on_a_relative_base_opens_from_another_folder(tmp_path, monkeypatch, spelling):
+    tiny_checkpoint(tmp_path / "bases" / "minilm")
+    monkeypatch.chdir(tmp_path)
+    pack = make_pack(spelling, "sw", 0)
+    pack.save_pretrained("pack")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+
+    assert pack.base_model == str(tmp_path / "bases" / "minilm")
+    assert OpticalRetriever.from_pretrained("../pack", device="cpu").languages == ["sw"]
+    stored = json.loads((tmp_path / "pack" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert stored["base_model_name_or_path"] == pack.base_model
+    # What is published names no folder of this machine.
+    assert pack.without_local_paths().base_model == "minilm"
+    pack.write_card(tmp_path / "pack")
+    assert str(tmp_path) not in (tmp_path / "pack" / "README.md").read_text(encoding="utf-8")
