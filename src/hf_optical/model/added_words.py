@@ -31,8 +31,8 @@ def prepare_for_words(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     backend = tokenizer.backend_tokenizer
     backend.normalizer = composing_normalizer(tokenizer)
-    parts = list(backend.pre_tokenizer) if isinstance(backend.pre_tokenizer, Sequence) else [backend.pre_tokenizer]
-    match parts:
+    whole = backend.pre_tokenizer
+    match list(whole) if isinstance(whole, Sequence) else [whole]:  # type: ignore[call-overload]
         case [Metaspace(prepend_scheme="always", replacement=mark, split=split)]:
             backend.pre_tokenizer = Metaspace(mark, "first", split)
         case [WhitespaceSplit(), Metaspace(prepend_scheme="always", replacement=mark, split=split)]:
