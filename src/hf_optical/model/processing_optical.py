@@ -87,7 +87,7 @@ class OpticalProcessor(PushToHub):
     ):
         self.tokenizer, self.word_rules = tokenizer, word_rules
         if word_rules > 1:
-            prepare_for_words(tokenizer)  # some tokenizers do not save what it changes
+            prepare_for_words(tokenizer)
         self.nearest_words = NearestWords(nearest_words, tokenizer) if nearest_words else None
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
@@ -223,6 +223,11 @@ class OpticalProcessor(PushToHub):
         """Save the tokenizer and the settings, in the layout of `layout/pylate.py`."""
         with staged_directory(save_directory) as folder:
             self.tokenizer.save_pretrained(folder)
+            if self.word_rules > 1:
+                # Classes of one architecture build its own pre-tokenizer again; the general class reads what is saved.
+                settings = read_json(folder / "tokenizer_config.json")
+                general = {"tokenizer_class": "PreTrainedTokenizerFast"}
+                write_json(folder / "tokenizer_config.json", {**settings, **general})
             write_roles(folder, self.roles)
             if self.nearest_words is not None or self.word_rules > 1:
                 words = self.nearest_words.words if self.nearest_words else []
