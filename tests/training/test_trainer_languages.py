@@ -177,7 +177,7 @@ def test_shared_pack_has_the_words_of_all_languages(make_two, two, tmp_path):
         word for language in two for word in separate.language_pack(language).vocabulary.tokens
     }
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "# Language pack for sw, lo\n" in card and 'language="eastern"' in card
+    assert "# Language pack for Swahili (sw), Lao (lo)\n" in card and 'language="eastern"' in card
 
 
 def test_higher_temperature_favours_small_languages(make_two):
@@ -199,7 +199,7 @@ def test_all_weights_train_on_all_languages(make_two, tmp_path):
     assert after["eval_sw_loss"] < before["eval_sw_loss"] and after["eval_lo_loss"] < before["eval_lo_loss"]
     trainer.save_model()
     trainer.create_model_card()
-    assert "for sw, lo\n" in (tmp_path / "run" / "README.md").read_text()
+    assert "for Swahili (sw), Lao (lo)\n" in (tmp_path / "run" / "README.md").read_text()
     OpticalRetriever.from_pretrained(tmp_path / "run")
 
 
