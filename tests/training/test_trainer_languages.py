@@ -20,6 +20,7 @@ from hf_optical import (
     RetrievalEvaluator,
     load_beir,
 )
+from hf_optical.hub.language_names import named_code
 from hf_optical.languages import activate
 
 
@@ -279,7 +280,7 @@ def test_every_pack_gets_a_card(make_two, evaluators, tmp_path):
     trainer.create_model_card()
     for language, bitext, pairs in (("sw", "swahili", 30), ("lo", "lao", 12)):
         card = (tmp_path / "run" / language / "README.md").read_text()
-        assert f"# Language pack for {language}\n" in card and f"{pairs} from `{bitext}.jsonl`" in card
+        assert f"# Language pack for {named_code(language)}\n" in card and f"{pairs} from `{bitext}.jsonl`" in card
         assert f"{found[f'eval_{language}_map']:.3f}" in card and "eval_" not in card and "Mean over" not in card
         stored = json.loads((tmp_path / "run" / language / "language_pack.json").read_text())
         assert stored["details"]["bitext"] == f"{bitext}.jsonl"
