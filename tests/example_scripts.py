@@ -1,4 +1,4 @@
-"""The example scripts, run in processes forked from one that has already imported them."""
+"""The example scripts and `hf-optical`, run in processes forked from one that has already imported them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ sys.path.append(str(REPOSITORY / "examples"))
 
 import compare  # noqa: E402
 import distill  # noqa: E402
+
+# Imported by subcommands when they run.
+from hf_optical.cli import main as hf_optical_main  # noqa: E402
 
 
 def forking_context() -> ForkServerContext:
@@ -43,6 +46,11 @@ def run_compare(*arguments: object) -> subprocess.CompletedProcess:
 def run_distill(*arguments: object) -> subprocess.CompletedProcess:
     """Run `examples/distill.py` as a command."""
     return _run(distill.main, ["distill.py", *map(str, arguments)])
+
+
+def run_hf_optical(*arguments: object) -> subprocess.CompletedProcess:
+    """Run `hf-optical`."""
+    return _run(hf_optical_main, ["hf-optical", *map(str, arguments)])
 
 
 def _run(main: Callable[[], None], command: list[str]) -> subprocess.CompletedProcess:

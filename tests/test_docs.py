@@ -45,6 +45,14 @@ def pack() -> LanguagePack:
     return untrained_pack("sw")
 
 
+def test_command_line_snippets_run(pack, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    pack.save_pretrained("outputs/sw")
+    for snippet in blocks("command_line.md", "python"):
+        exec(compile(snippet, "command_line.md", "exec"), {"__name__": "docs"})
+    assert capsys.readouterr().out
+
+
 # The trainer of sentence-transformers always pins memory.
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
 def test_interoperability_snippets_run(pack, tmp_path, monkeypatch, capsys):

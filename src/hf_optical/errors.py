@@ -1,9 +1,12 @@
-"""The error for bad input, and how values and errors are shown in messages."""
+"""The error for bad input, and how values and errors are shown in messages and by commands."""
 
 from __future__ import annotations
 
+import re
 import reprlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -41,3 +44,26 @@ def error_summary(error: BaseException) -> str:
     """Format the message of another library's error on one short, printable line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{printable(text):.500}"
+
+
+@contextmanager
+def exit_on_error(*kinds: type[Exception], flags: Mapping[str, str] | None = None) -> Iterator[None]:
+    """
+    End a command with the line `error: MESSAGE` and exit code 1, without a traceback, if an error of `kinds` occurs.
+
+    Args:
+        kinds (exception classes): the errors that wrong input causes.
+        flags (mapping of `str` to `str`, *optional*): names of Python arguments -> flags that the message names.
+    """
+    try:
+        yield
+    except kinds as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        sys.exit(f"error: {name_flags(' '.join(str(message).split()), flags or {})}")
+
+
+def name_flags(message: str, flags: Mapping[str, str]) -> str:
+    """Replace names of Python arguments by flags: in backquotes, with an underscore, or at the start of a message."""
+    for argument in (r"`(\w+)`", r"(?<![\w./\\'\"`-])([a-z]+_[a-z_]+)(?!\w|\.\w|[/\\'\"`(])", r"\A(\w+)(?= must )"):
+        message = re.sub(argument, lambda match: flags.get(match[1], match[0]), message)
+    return message

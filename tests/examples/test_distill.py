@@ -154,7 +154,7 @@ def test_two_languages_in_one_pack(two_languages, tmp_path):
     assert pack.language == "eastern" and pack.details["pairs"] == 400
     assert pack.details["counts"]["pairs_kept"] == 400 and pack.details["counts"]["pairs_empty"] == 200
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "for sw, lo" in card and card.count("| before training |") == 2
+    assert "for Swahili (sw), Lao (lo)" in card and card.count("| before training |") == 2
     assert pack.details["results"].keys() == {"sw", "lo"}
 
 

@@ -78,7 +78,7 @@ def test_hub_parses_metadata(tmp_path, kind):
     assert {"hf-optical", "late-interaction", "multi-vector", "colbert"} <= set(parsed.data.tags)
     name, found = model_index_to_eval_results(metadata_load(tmp_path / "README.md")["model-index"])
     assert found == parsed.data.eval_results
-    assert name == parsed.data.model_name and name.endswith("for ha")
+    assert name == parsed.data.model_name and name.endswith("for Hausa (ha)")
     assert {(result.task_type, result.dataset_name, result.dataset_config) for result in found} == {
         ("information-retrieval", "retrieval/test", "ha")
     }
@@ -138,7 +138,11 @@ def test_each_language_has_its_own_table(tmp_path, kind):
     found = {"ha": results(), "lo": {**results(shift=0.1), "queries": 300}}
     text = card(tmp_path, kind, ["ha", "lo"], details={**DETAILS, "results": found}, code="niger")
     parsed = ModelCard(text, ignore_metadata_errors=False)
-    assert parsed.data.language == ["ha", "lo"] and "for ha, lo\n" in text and "**ha, lo**" in text
+    assert (
+        parsed.data.language == ["ha", "lo"]
+        and "for Hausa (ha), Lao (lo)\n" in text
+        and "**Hausa (ha), Lao (lo)**" in text
+    )
     values = {(result.dataset_config, result.metric_type): result for result in parsed.data.eval_results}
     assert (values["ha", "map"].metric_value, values["lo", "map"].metric_value) == (0.5124, 0.6124)
     assert (values["ha", "map"].metric_args["queries"], values["lo", "map"].metric_args["queries"]) == (96, 300)
@@ -159,7 +163,7 @@ def test_only_iso_codes_are_languages_in_metadata(tmp_path):
 def test_page_has_all_sections_and_no_leftovers(tmp_path, kind, measured, details, base_model):
     details = details if measured else {**details, "results": {}}
     text = card(tmp_path, kind, base_model=base_model, details=details)
-    assert re.search(r"^# (Language pack|Late-interaction model) for ha$", text, re.M)
+    assert re.search(r"^# (Language pack|Late-interaction model) for Hausa \(ha\)$", text, re.M)
     for leftover in ("{{", "{%", "{#", "Undefined", "\n\n\n", " \n", " ,", " .", "..\n"):
         assert leftover not in text, leftover
     assert "None" not in text
@@ -397,7 +401,7 @@ def test_code_on_pack_card_runs(tiny, tmp_path, new_words, open_in_other_librari
     assert ["peft" in block for block in blocks].count(True) == (not new_words)
     assert isinstance(names["retriever"], OpticalRetriever) and names["retriever"].language == "sw"
     assert names["hit"].document in (0, 1)
-    (merged,), (own,) = names["queries"], names["retriever"].encode_queries(["A question in sw"])
+    (merged,), (own,) = names["queries"], names["retriever"].encode_queries(["A question in Swahili"])
     assert torch.allclose(torch.as_tensor(merged), own, atol=1e-5)
     if not new_words:
         assert torch.allclose(torch.nn.functional.normalize(names["states"][0], dim=-1), own, atol=1e-5)
@@ -420,7 +424,7 @@ def test_code_on_model_card_runs(tmp_path, projection_dim, details, open_in_othe
     # transformers, this library and sentence-transformers agree.
     assert torch.allclose(names["vectors"][0], names["queries"][0], atol=1e-5)
     retriever, texts = OpticalRetriever.from_pretrained(folder, device="cpu"), names["documents"]
-    (hits,) = retriever.search(["A question in ha"], texts)
+    (hits,) = retriever.search(["A question in Hausa"], texts)
     expected = torch.tensor([[score for _, score in sorted((hit.document, hit.score) for hit in hits)]])
     assert torch.allclose(names["scores"].cpu().float(), expected, atol=1e-4)
     read = OpticalRetriever.from_pretrained(teacher, device="cpu").encode_documents(texts)

@@ -20,6 +20,7 @@ from hf_optical import (
     RetrievalEvaluator,
     load_beir,
 )
+from hf_optical.hub.language_names import named_code
 from hf_optical.languages import activate
 
 
@@ -177,7 +178,7 @@ def test_shared_pack_has_the_words_of_all_languages(make_two, two, tmp_path):
         word for language in two for word in separate.language_pack(language).vocabulary.tokens
     }
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "# Language pack for sw, lo\n" in card and 'language="eastern"' in card
+    assert "# Language pack for Swahili (sw), Lao (lo)\n" in card and 'language="eastern"' in card
 
 
 def test_higher_temperature_favours_small_languages(make_two):
@@ -199,7 +200,7 @@ def test_all_weights_train_on_all_languages(make_two, tmp_path):
     assert after["eval_sw_loss"] < before["eval_sw_loss"] and after["eval_lo_loss"] < before["eval_lo_loss"]
     trainer.save_model()
     trainer.create_model_card()
-    assert "for sw, lo\n" in (tmp_path / "run" / "README.md").read_text()
+    assert "for Swahili (sw), Lao (lo)\n" in (tmp_path / "run" / "README.md").read_text()
     OpticalRetriever.from_pretrained(tmp_path / "run")
 
 
@@ -279,7 +280,7 @@ def test_every_pack_gets_a_card(make_two, evaluators, tmp_path):
     trainer.create_model_card()
     for language, bitext, pairs in (("sw", "swahili", 30), ("lo", "lao", 12)):
         card = (tmp_path / "run" / language / "README.md").read_text()
-        assert f"# Language pack for {language}\n" in card and f"{pairs} from `{bitext}.jsonl`" in card
+        assert f"# Language pack for {named_code(language)}\n" in card and f"{pairs} from `{bitext}.jsonl`" in card
         assert f"{found[f'eval_{language}_map']:.3f}" in card and "eval_" not in card and "Mean over" not in card
         stored = json.loads((tmp_path / "run" / language / "language_pack.json").read_text())
         assert stored["details"]["bitext"] == f"{bitext}.jsonl"

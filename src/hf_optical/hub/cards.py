@@ -20,6 +20,7 @@ from ..storage.fetching import public_name
 from ..storage.names import NEAREST_WORDS, PACKS_FOLDER
 from ..storage.staging import write_text
 from .details import invalid_details
+from .language_names import language_name, named_code
 from .quoting import code as in_quotes
 from .quoting import prose, span
 from .results import eval_results, results_table
@@ -78,7 +79,8 @@ def write_card(
         base_revision (`str`, *optional*):
             Commit of the base on the Hub.
         repo_id (`str`, *optional*):
-            The repository of the pack or model, for the code on the page.
+            The repository of the pack or model, for the code on the page. Defaults to the folder, if it is in the
+            current one.
 
     Raises:
         ValueError: `kind` is not a template, or an entry of `details` has a wrong type or is too large.
@@ -90,16 +92,16 @@ def write_card(
             f"{printable(', '.join(wrong[:5])):.1000}"
         )
     folder = Path(folder)
-    title = _KINDS[kind][2] + (f" for {', '.join(languages)}" if languages else "")
+    title = _KINDS[kind][2] + (f" for {', '.join(map(named_code, languages))}" if languages else "")
     found = _files(folder)
     language = next(iter([*filter(None, [code]), *found["packs"], *languages]), None)
     content = {
         "card_data": _metadata(kind, base_model, base_revision, languages, details, title).to_yaml(),
         "title": title,
-        "place": repo_id or PLACE,
+        "place": repo_id or _place(folder),
         "language": language,
-        "question": f"A question in {languages[0]}" if languages else "Which rivers are in Africa?",
-        "languages": ", ".join(languages),
+        "question": f"A question in {language_name(languages[0])}" if languages else "Which rivers are in Africa?",
+        "languages": ", ".join(map(named_code, languages)),
         **_models(base_model, base_revision, details),
         **_training(details),
         **_results(details.get("results") or {}),
@@ -108,6 +110,14 @@ def write_card(
     text = _templates().get_template(f"{kind}.md").render(content)
     # Empty parts of the template leave blank lines.
     write_text(folder / "README.md", re.sub(r"\n{3,}", "\n\n", text).strip() + "\n")
+
+
+def _place(folder: Path) -> str:
+    """The folder as code opens it from the current folder. A path from elsewhere stays private."""
+    try:
+        return folder.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return PLACE
 
 
 def _templates() -> Environment:

@@ -1,6 +1,7 @@
 from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim
+from .opening import DEFAULT_BASE, open_retriever
 from .reader import BASE
 from .reranking import rerank
 from .retriever import OpticalRetriever
@@ -12,6 +13,7 @@ from .vectors import TokenVectors
 __all__ = [
     "BASE",
     "BM25",
+    "DEFAULT_BASE",
     "Hit",
     "LexiconTranslator",
     "OpticalRetriever",
@@ -20,6 +22,7 @@ __all__ = [
     "encode_texts",
     "english_stemmer",
     "maxsim",
+    "open_retriever",
     "rerank",
     "search",
 ]

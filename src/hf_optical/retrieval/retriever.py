@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Protocol, TypeAlias, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -34,6 +34,17 @@ from .retriever_folder import (
 )
 from .search import Hit, search
 from .vectors import TokenVectors
+
+
+@runtime_checkable
+class SearchIndex(Protocol):
+    """Encoded documents that know how to search themselves, such as [`~index.RetrievalIndex`]."""
+
+    def check_base(self, model: OpticalModel) -> None:
+        """Raise `ValueError` unless `model` encoded the documents."""
+
+    def search(self, query_vectors: list[Tensor], top_k: int = 10) -> list[list[Hit]]:
+        """Find the best documents for each query."""
 
 
 _TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
@@ -295,14 +306,20 @@ class OpticalRetriever(PushToHub):
 
     @overload
     def search(
-        self, queries: str, documents: _TextsOrVectors, top_k: int = 10, *, language: str | None = None, **kwargs
+        self,
+        queries: str,
+        documents: _TextsOrVectors | SearchIndex,
+        top_k: int = 10,
+        *,
+        language: str | None = None,
+        **kwargs,
     ) -> list[Hit]: ...
 
     @overload
     def search(
         self,
         queries: _TextsOrVectors,
-        documents: _TextsOrVectors,
+        documents: _TextsOrVectors | SearchIndex,
         top_k: int = 10,
         *,
         language: str | Iterable[str | None] | None = None,
@@ -316,8 +333,10 @@ class OpticalRetriever(PushToHub):
         Args:
             queries (`str`, iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
                 A query, several queries, or vectors from [`~OpticalRetriever.encode_queries`].
-            documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, or [`TokenVectors`]):
-                Texts, which are encoded by the bare base, or vectors from [`~OpticalRetriever.encode_documents`].
+            documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or
+                [`~index.RetrievalIndex`]):
+                Texts, which are encoded by the bare base, vectors from [`~OpticalRetriever.encode_documents`], or an
+                index, whose hits have its document ids.
             top_k (`int`, defaults to 10): Length of the rankings.
             language (`str` or iterable of `str`, *optional*):
                 Language of the queries, as in [`~OpticalRetriever.encode_queries`]. Only for texts.
@@ -326,18 +345,24 @@ class OpticalRetriever(PushToHub):
             `list[list[Hit]]`: The hits `(document, score)` of each query, best first. For a single `str`, `list[Hit]`.
 
         Raises:
-            ValueError: If `language` is given for vectors, or an argument of [`~retrieval.search`] is invalid.
+            ValueError: If `language` is given for vectors, another base encoded the index, or an argument of
+                [`~retrieval.search`] is invalid.
         """
         single = isinstance(queries, str)
+        if isinstance(documents, SearchIndex):
+            documents.check_base(self.model)
         queries = [queries] if single else _sequence(queries)
         if _holds_texts(queries):
             queries = self.encode_queries(queries, language=language)
         elif language is not None and len(queries):
             raise ValueError("language applies to texts; these queries are vectors, so pass it to encode_queries")
-        documents = _sequence(documents)
-        if _holds_texts(documents):
-            documents = self.encode_documents(documents)
-        rankings = search(queries, documents, top_k, **kwargs)
+        if isinstance(documents, SearchIndex):
+            rankings = documents.search(queries, top_k, **kwargs)
+        else:
+            documents = _sequence(documents)
+            if _holds_texts(documents):
+                documents = self.encode_documents(documents)
+            rankings = search(queries, documents, top_k, **kwargs)
         return rankings[0] if single else rankings
 
     def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:

@@ -73,10 +73,11 @@ def best_documents(
     top_k: int,
     ids: Sequence[str | int],
     *,
+    keep: Tensor | None = None,
     block_tokens: int = 262_144,
     show_progress: bool = False,
 ) -> list[list[Hit]]:
-    """[`search`] with arguments that were checked before."""
+    """[`search`] with arguments that were checked before. `keep` is a mask of the documents to rank."""
     best = queries.values.new_empty(len(queries), 0)
     positions = torch.empty(len(queries), 0, dtype=torch.int64, device=best.device)
     with tqdm(total=len(documents), desc="Searching", unit="document", disable=not show_progress) as progress:
@@ -89,6 +90,8 @@ def best_documents(
                 )
             # `torch.topk` promises no order among equal scores. A stable sort keeps earlier documents first.
             found = torch.arange(start, stop, device=best.device).expand(len(queries), -1)
+            if keep is not None:
+                scores, found = scores[:, keep[start:stop]], found[:, keep[start:stop]]
             best, order = torch.cat([best, scores], 1).sort(dim=1, descending=True, stable=True)
             best, order = best[:, :top_k], order[:, :top_k]
             positions = torch.cat([positions, found], 1).gather(1, order)

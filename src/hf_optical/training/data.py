@@ -41,7 +41,8 @@ class DataArguments:
         default=None, metadata={"help": "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."}
     )
     validation_file: list[str] | None = field(
-        default=None, metadata={"help": "Sentence pairs for `eval_loss`. Default: 5 % of the others, at most 500."}
+        default=None,
+        metadata={"help": "Sentence pairs for `eval_loss`. Default: a twentieth of the others, up to 500."},
     )
     dataset_name: list[str] | None = field(default=None, metadata={"help": "Hub dataset, in place of the files."})
     dataset_config_name: list[str] | None = field(

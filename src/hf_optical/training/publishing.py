@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ..storage.staging import staged_directory
 from .config import OTDistillationConfig
 from .record import RunRecord
 
+
+logger = logging.getLogger(__name__)
 
 # What is published of a run in addition to the files of a pack, or those of a model and its tokenizer.
 _RESULT_FILES = ("README.md", FIGURE, "eval_results.json", "all_results.json")
@@ -101,6 +104,7 @@ def _draw(log_history: list[dict[str, Any]], file: Path) -> None:
     """Draw the training curves; without matplotlib, or with nothing logged, only remove an old figure."""
     file.unlink(missing_ok=True)
     if importlib.util.find_spec("matplotlib") is None:
+        logger.info('The card has no training curves, which need matplotlib: pip install "hf_optical[plots]"')
         return
     try:
         figure = plot_training(log_history)

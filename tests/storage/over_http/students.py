@@ -24,7 +24,9 @@ from hf_optical import (
     OTDistillationTrainer,
     load_bitext,
 )
+from hf_optical.errors import DataError
 from hf_optical.hub import upload_folder
+from hf_optical.training.pushing import push_folder
 
 
 PACK = ["README.md", "adapter_config.json", "adapter_model.safetensors", "language_pack.json"]
@@ -253,3 +255,23 @@ def test_fully_trained_model_is_uploaded_again_after_failure(hub, run, tiny, tmp
     files = hub.files("org/student")
     assert not {*list(stale)[:2], "other.json", "notes.txt", "trainer_state.json"} & files.keys()
     assert "notes.md" in files and metadata(files["README.md"]).library_name == "sentence-transformers"
+
+
+def test_folder_of_a_run_is_pushed_as_a_whole(hub, base, tmp_path):
+    folder = tmp_path / "run"
+    make_pack(base, "ha", seed=0).save_pretrained(folder)
+    make_pack(base, "ha", seed=1).save_pretrained(folder / "checkpoint-1")
+    (folder / "eval_results.json").write_text("{}")
+    (folder / "training.png").write_bytes(b"a figure")
+    address = push_folder(folder, "org/ha", license="cc-by-4.0")
+    assert address.startswith(f"{hub.url}/org/ha/commit/")
+    assert sorted(hub.files("org/ha")) == sorted([*PACK, "eval_results.json", "training.png"])
+    card = hub.files("org/ha")["README.md"]
+    assert metadata(card).license == "cc-by-4.0" and b'"org/ha"' in card
+    assert_nothing_private_uploaded(hub, tmp_path)
+    OpticalRetriever.from_pretrained(base, device="cpu").save_pretrained(tmp_path / "model")
+    push_folder(tmp_path / "model", "org/model")
+    assert "config.json" in hub.files("org/model")
+    (folder / "language_pack.json").unlink()
+    with pytest.raises(DataError, match="several packs.*: checkpoint-1"):
+        push_folder(folder, "org/ha")

@@ -23,8 +23,12 @@ from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 
 
 pytest.importorskip("gradio", reason="the page needs gradio")
+pytest.importorskip("matplotlib", reason="the page draws with matplotlib")
 gradio_client = pytest.importorskip("gradio_client")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+
+from hf_optical.space import app  # noqa: E402
+
 
 SPACE = REPOSITORY / "examples" / "space"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -219,34 +223,30 @@ def test_app_contacts_no_other_machine(address, own):
 
 
 def test_missing_pack_is_a_one_line_error(own, monkeypatch):
-    monkeypatch.syspath_prepend(SPACE)
     monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "nowhere")])
     with pytest.raises(SystemExit, match="error: .*nowhere"):
         runpy.run_path(str(SPACE / "app.py"), run_name="__main__")
 
 
-def test_passages_without_words_are_shown(own, monkeypatch):
-    monkeypatch.syspath_prepend(SPACE)
-    page = runpy.run_path(str(SPACE / "app.py"))
+def test_passages_without_words_are_shown(own):
     texts = [*PASSAGES.values(), "", "..."]
     rows = [{"_id": str(i), "text": text} for i, text in enumerate(texts)]
     (own / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     retriever = OpticalRetriever.from_pretrained(own / "pack", device="cpu")
-    collection = page["Collection"].read(own / "odd.jsonl", retriever)
-    found = page["search"](retriever, collection, QUESTION, "sw")
+    collection = app.Collection.read(own / "odd.jsonl", retriever)
+    found = app.search(retriever, collection, QUESTION, "sw")
     assert found.count('class="passage"') == len(texts) and "<mark" in found
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [("s", "'metadata' is 's'"), ({"translation": 3}, "'translation' is 3; it must be a string")],
+    [("s", "'metadata' must be dict"), ({"translation": 3}, "'translation' must be str, got 3")],
 )
 def test_invalid_translation_is_a_one_line_error(own, tmp_path, monkeypatch, metadata, message):
     for name in ("corpus", "queries"):
         shutil.copy(own / f"{name}.jsonl", tmp_path)
     with (tmp_path / "queries.jsonl").open("a") as file:
         print(json.dumps({"_id": "s", "text": "mzuqo", "metadata": metadata}), file=file)
-    monkeypatch.syspath_prepend(SPACE)
     documents = str(tmp_path / "corpus.jsonl")
     monkeypatch.setattr(sys, "argv", ["app.py", "--pack", str(own / "pack"), "--documents", documents])
     with pytest.raises(SystemExit, match=f"error: .*queries.jsonl, line 3: {message}"):

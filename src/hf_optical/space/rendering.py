@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from hf_optical.plots import WordMatch
+from ..plots import WordMatch
 
 
 # Number of word pairs listed below a passage, and the smallest heat of a marked word.

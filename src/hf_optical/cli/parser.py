@@ -1,0 +1,42 @@
+"""The parser of all subcommands: short help, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from ..errors import exit_on_error
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=110)
+
+
+class Parser(argparse.ArgumentParser):
+    """
+    An `argparse` parser whose errors are one line.
+
+    Args:
+        command (`str`): name of the subcommand.
+        description (`str`): what it does, with an example.
+        usage (`str`, *optional*): the first line of the help. Defaults to a list of all options.
+    """
+
+    def __init__(self, command: str, description: str = "", usage: str | None = None, **kwargs):
+        prog = f"hf-optical {command}".strip()
+        super().__init__(
+            prog, usage=usage, description=description, formatter_class=_Formatter, allow_abbrev=False, **kwargs
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"error: {message}; see `{self.prog} --help`\n")
+
+    @contextmanager
+    def input_errors(self) -> Iterator[None]:
+        """Exit with one line, which names flags, on errors that wrong input causes."""
+        flags = {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
+        with exit_on_error(OSError, ValueError, KeyError, ImportError, flags=flags):
+            yield

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from ..languages import LanguagePack
+from .retriever import OpticalRetriever
+
+
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def open_retriever(
+    packs: Sequence[str | os.PathLike], base_model: str | os.PathLike | None = None
+) -> OpticalRetriever:
+    """
+    Open packs of one base. The language of the first one is active.
+
+    Args:
+        packs (sequence of `str` or `os.PathLike`):
+            Folders or Hub ids of packs. The first may also be a model or a saved retriever. Without any, the default
+            base is opened.
+        base_model (`str` or `os.PathLike`, *optional*):
+            Folder or Hub id of the base, in place of the one that the first pack names.
+
+    Raises:
+        OSError: If a pack, a model or the base is not found.
+        ValueError: If the packs are of different bases, or two are of one language.
+    """
+    first, *others = packs or [DEFAULT_BASE]
+    retriever = OpticalRetriever.from_pretrained(first, base_model=base_model)
+    for name in others:
+        pack = LanguagePack.from_pretrained(name)
+        retriever.add_language(pack.language, pack)
+    return retriever

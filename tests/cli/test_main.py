@@ -1,0 +1,193 @@
+"""`hf-optical` as users run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+from example_scripts import run_hf_optical
+from packs import make_pack
+from tiny import DEMO, tiny_checkpoint
+
+from hf_optical import LanguagePack
+from hf_optical.cli import main
+from hf_optical.cli.main import COMMANDS
+from hf_optical.index import RetrievalIndex
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A base, a pack of it, documents in a CSV file and aligned text files."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_checkpoint(folder / "base")
+    make_pack(folder / "base", "sw", seed=0, words=["mzuqo"]).save_pretrained(folder / "pack")
+    rows = ["id,title,text,source", "a,Rain,It fell all night.,news", "b,Bread,It is baked from flour.,book"]
+    (folder / "documents.csv").write_text("\n".join(rows) + "\n")
+    pairs = [json.loads(line)["translation"] for line in (DEMO / "train.jsonl").read_text().splitlines()][:40]
+    for code in ("en", "sw"):
+        (folder / f"train.{code}").write_text("".join(f"{pair[code]}\n" for pair in pairs))
+    return folder
+
+
+def failure(capsys, *argv: object) -> str:
+    """The message of a command that fails: one line, exit code 1."""
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, argv)])
+    message = capsys.readouterr().err if isinstance(stop.value.code, int) else stop.value.code
+    assert stop.value.code == 1 or isinstance(stop.value.code, str)
+    assert message.startswith("error: ") and len(message.strip().splitlines()) == 1
+    return message.strip()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen(command, capsys):
+    try:
+        main([command, "--help"])
+    except SystemExit as stop:
+        assert not stop.code
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 42 and max(map(len, text.splitlines())) <= 119
+
+
+def test_help_lists_the_commands_without_heavy_imports():
+    code = (
+        "import sys, hf_optical.cli\n"
+        "try:\n    hf_optical.cli.main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(bool({'torch', 'transformers', 'numpy', 'datasets'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+
+
+def test_options_in_the_help_of_train_exist(capsys):
+    main(["train", "--help_all"])
+    every = capsys.readouterr().out
+    main(["train", "--help"])
+    shown = re.findall(r"^  (--\w+)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(shown) > 12 and not [option for option in shown if f"{option} " not in every]
+
+
+def test_module_is_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hf_optical", "--version"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("hf_optical", run_name="__main__")
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["serch"], "invalid choice: 'serch'"),
+        (["search", "rain"], "--index --corpus is required"),
+        (["search", "rain", "--index", "nowhere"], "nowhere must be the folder of an index"),
+        (["search", "rain", "--corpus", "nowhere.csv", "--pack", "{}/base"], "nowhere.csv cannot be read"),
+        (["search", "rain", "--corpus", "{}/train.en", "--pack", "{}/base"], "train.en"),
+        (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--language", "ha"], "'ha'"),
+        (
+            ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--text_column", "body"],
+            "no column 'body'.*`?--text_column",
+        ),
+        (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--top_k", "0"], "--top_k must be"),
+        (["index", "--output", "{}/index"], "either --corpus or --delete"),
+        (["index", "--corpus", "{}/documents.csv", "--output", "{}/index", "--model", "{}/none"], "none"),
+        (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
+        (["evaluate", "--pack", "{}/pack", "--benchmark", "no_such_benchmark"], "no benchmark"),
+        (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
+        (["push", "{}/pack", "org/so me"], "'org/so me'"),
+        (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
+        (["compare", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", "--language", "sw", "--train_file", "nowhere.csv"], "nowhere.csv cannot be read"),
+        (["train", "--language", "sw"], "--train_file or --dataset_name"),
+        (["train", "--language", "sw", "--train_file", "{}/documents.csv"], "--student_column and --teacher_column"),
+        (["train", "--language", "sw", "--train_file", "x.csv", "--epochs", "3"], "--epochs"),
+        (
+            ["train", "--language", "sw", "--train_file", "x.csv", "--marginal_penalty", "-1"],
+            "--marginal_penalty must",
+        ),
+        (["train", "--language", "sw", "--train_file", "x.csv", "--learning_rate", "fast"], "learning_rate"),
+    ],
+)
+def test_wrong_input_ends_in_one_line(folder, capsys, argv, message):
+    assert re.search(message, failure(capsys, *(each.replace("{}", str(folder)) for each in argv)))
+
+
+def test_index_search_and_delete(folder, tmp_path, capsys):
+    index = tmp_path / "index"
+    main(["index", "--corpus", f"{folder}/documents.csv", "--output", str(index), "--model", f"{folder}/base"])
+    assert "has 2 documents" in capsys.readouterr().out
+    assert "already holds an index" in failure(
+        capsys, "index", "--corpus", folder / "documents.csv", "--output", index, "--model", folder / "base"
+    )
+    (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "c", "text": "Fish swim."}) + "\n")
+    main(["index", "--corpus", f"{tmp_path}/more.jsonl", "--output", str(index), "--add"])
+    main(["index", "--output", str(index), "--delete", "b"])
+    assert RetrievalIndex.open(index).ids == ["a", "c"]
+    capsys.readouterr()
+
+    questions = ["mzuqo rain", "fish"]
+    main(["search", *questions, "--index", str(index), "--pack", f"{folder}/pack", "--top_k", "1", "--json"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["question"] for row in rows] == questions and {row["language"] for row in rows} == {"sw"}
+    assert all(len(row["hits"]) == 1 for row in rows)
+    # The index opens its own base.
+    main(["search", "fish swim", "--index", str(index)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "fish swim" and " c " in lines[1] and "Fish swim." in lines[1]
+    tiny_checkpoint(tmp_path / "other", seed=7)
+    assert "on the base of the index" in failure(
+        capsys, "search", "fish", "--index", index, "--pack", tmp_path / "other"
+    )
+
+
+def test_search_in_a_file_keeps_its_columns(folder, capsys):
+    main(["search", "rain", "--corpus", f"{folder}/documents.csv", "--pack", f"{folder}/pack", "--json"])
+    (hit, _) = json.loads(capsys.readouterr().out)["hits"]
+    assert hit.keys() == {"id", "title", "text", "columns", "score"} and hit["columns"]["source"] in ("news", "book")
+
+
+def test_evaluate_writes_the_results(folder, tmp_path, capsys):
+    main(
+        ["evaluate", "--pack", f"{folder}/pack", "--benchmark", str(DEMO / "retrieval"), "--output_dir", str(tmp_path)]
+    )
+    results = json.loads((tmp_path / "eval_results.json").read_text())
+    assert results["language"] == "sw" and results["queries"] == 96
+    own = results["measures"]["map"]
+    assert own["interval"][0] <= own["trained"] <= own["interval"][1] and {"zero_shot", "ceiling"} <= own.keys()
+    text = capsys.readouterr().out
+    assert f"{own['trained']:.3f} [{own['interval'][0]:.3f}" in text and "base alone" in text
+    # The base itself, on the same test set, has the values of the base next to the pack.
+    main(
+        ["evaluate", "--pack", f"{folder}/base", "--benchmark", str(DEMO / "retrieval"), "--output_dir", str(tmp_path)]
+    )
+    again = json.loads((tmp_path / "eval_results.json").read_text())
+    assert again["measures"]["map"]["trained"] == pytest.approx(own["zero_shot"])
+
+
+def test_train_on_two_aligned_files(folder, tmp_path):
+    result = run_hf_optical(
+        *("train", "--language", "sw", "--train_file", folder / "train.sw"),
+        *("--teacher_model", folder / "base", "--student_model", folder / "base"),
+        *("--max_steps", 2, "--output_dir", tmp_path / "out"),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert LanguagePack.from_pretrained(tmp_path / "out").language == "sw"
+    assert "language pack is in" in result.stdout
+
+
+def test_errors_are_the_last_line_behind_a_quiet_launcher(folder):
+    result = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "hf_optical", "train"]
+        + ["--language", "sw", "--train_file", str(folder / "nowhere.csv")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from packs import make_pack, retriever_with
+from tiny import tiny_checkpoint
+
+from hf_optical import OpticalRetriever
+from hf_optical.errors import DataError
+from hf_optical.index import RetrievalIndex, retrieval_index
+from hf_optical.retrieval import search
+
+
+DOCUMENTS = [
+    "The market opens in the morning.",
+    "Children are playing near the river.",
+    "Rain fell all night.",
+    "Bread is baked from flour.",
+    "",
+]
+QUERIES = ["mzuqo market", "rain at night", "river"]
+
+
+@pytest.fixture(scope="module")
+def retriever(tiny) -> OpticalRetriever:
+    return retriever_with(tiny, {"sw": make_pack(tiny, "sw", seed=0, words=["mzuqo"])})
+
+
+@pytest.fixture
+def index(retriever, tmp_path) -> RetrievalIndex:
+    return RetrievalIndex.build(tmp_path / "index", DOCUMENTS, retriever, dtype="float32")
+
+
+def assert_same_hits(found, expected):
+    """Texts in batches of another size have vectors that differ in the last bits."""
+    assert [[hit.document for hit in hits] for hits in found] == [[hit.document for hit in hits] for hits in expected]
+    scores = [[hit.score for hits in each for hit in hits] for each in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_opened_index_gives_the_hits_of_search_in_memory(retriever, index, monkeypatch, tmp_path):
+    opened = RetrievalIndex.open(index.folder)
+    assert len(opened) == len(DOCUMENTS) and opened.ids == ["0", "1", "2", "3", "4"]
+    queries = retriever.encode_queries(QUERIES)
+    expected = search(queries, retriever.encode_documents(DOCUMENTS), 4, document_ids=opened.ids)
+    assert opened.search(queries, 4) == expected
+    assert retriever.search(QUERIES, opened, 4) == expected
+    assert retriever.search(QUERIES[0], opened, 4, language="sw") == expected[0]
+    # Small parts, larger lists than there are documents.
+    monkeypatch.setattr(retrieval_index, "_PART", 2)
+    parts = RetrievalIndex.build(tmp_path / "parts", DOCUMENTS, retriever, dtype="float32")
+    assert [len(part.ids) for part in parts.parts] == [2, 2, 1]
+    everything = search(queries, retriever.encode_documents(DOCUMENTS), 10, document_ids=opened.ids)
+    assert_same_hits(parts.search(queries), everything)
+    assert_same_hits(parts.search(queries, 4), expected)
+    assert parts.search([]) == []
+
+
+def test_vectors_are_stored_in_half_precision_by_default(retriever, index, tmp_path):
+    half = RetrievalIndex.build(tmp_path / "half", DOCUMENTS, retriever)
+    assert half.parts[0].vectors.values.dtype == torch.float16
+    queries = retriever.encode_queries(QUERIES)
+    vectors = [vector.half().float() for vector in retriever.encode_documents(DOCUMENTS)]
+    assert_same_hits(half.search(queries), search(queries, vectors, document_ids=half.ids))
+
+
+def test_documents_keep_their_columns(retriever, tmp_path):
+    rows = [
+        {"_id": "a", "title": "Rain", "text": "It fell.", "year": 1999, "tags": ["x"]},
+        {"_id": "b", "text": "Bread."},
+        {"_id": 7, "text": "Flour."},
+    ]
+    index = RetrievalIndex.build(tmp_path / "index", rows, retriever)
+    found = index.document("a")
+    assert (found.id, found.title, found.text) == ("a", "Rain", "It fell.")
+    assert found.columns == {"year": 1999, "tags": ["x"]}
+    assert index.document("b").title == "" and "7" in index and "8" not in index
+    with pytest.raises(KeyError, match="no document 'nowhere'"):
+        index.document("nowhere")
+    stored = pq.read_table(tmp_path / "index" / "part-00000" / "documents.parquet")
+    assert stored["id"].to_pylist() == ["a", "b", "7"]
+
+
+def test_adding_and_deleting_leave_what_is_there(retriever, index):
+    before = contents(index.folder / "part-00000")
+    index.add(["Water flows.", "The market closes."], retriever)
+    index.delete(["1", "5"])
+    assert contents(index.folder / "part-00000") == before
+    for current in (index, RetrievalIndex.open(index.folder)):
+        assert current.ids == ["0", "2", "3", "4", "6"] and len(current) == 5
+        kept = [DOCUMENTS[0], *DOCUMENTS[2:], "The market closes."]
+        queries = retriever.encode_queries(QUERIES)
+        expected = search(queries, retriever.encode_documents(kept), 9, document_ids=current.ids)
+        assert_same_hits(current.search(queries, 9), expected)
+        assert current.document("6").text == "The market closes."
+        with pytest.raises(KeyError):
+            current.document("1")
+    with pytest.raises(KeyError, match="'1'"):
+        index.delete(["0", "1"])
+    assert "0" in index
+    # A deleted document can be added in another version.
+    index.add([{"_id": "1", "text": "Fish swim."}], retriever)
+    assert RetrievalIndex.open(index.folder).document("1").text == "Fish swim."
+
+
+def test_objects_see_what_others_added_before_they_add(retriever, index):
+    other = RetrievalIndex.open(index.folder)
+    other.add([{"_id": "other", "text": "Water."}], retriever)
+    index.add([{"_id": "own", "text": "Fire."}], retriever)
+    assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "own"]
+
+
+@pytest.mark.parametrize(
+    "documents", [[{"_id": "3", "text": "Again."}], [{"_id": "x", "text": "A."}, {"_id": "x", "text": "B."}]]
+)
+def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index, documents):
+    before = contents(index.folder)
+    with pytest.raises(DataError, match="must be unique"):
+        index.add(documents, retriever)
+    assert contents(index.folder) == before and len(index) == 5
+
+
+def test_queries_of_another_base_are_refused(index, tmp_path):
+    other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5), device="cpu")
+    with pytest.raises(ValueError, match="must be encoded on the base of the index"):
+        other.search("rain", index)
+    with pytest.raises(ValueError, match="must be encoded on the base of the index"):
+        index.add(["Water."], other)
+
+
+def test_an_index_is_not_replaced(retriever, index):
+    with pytest.raises(FileExistsError, match="already holds an index"):
+        RetrievalIndex.build(index.folder, ["Water."], retriever)
+    assert len(RetrievalIndex.open(index.folder)) == 5
+
+
+def test_no_documents_are_refused(retriever, tmp_path):
+    with pytest.raises(DataError, match="must not be empty"):
+        RetrievalIndex.build(tmp_path / "index", [], retriever)
+    with pytest.raises(FileNotFoundError, match="index.json"):
+        RetrievalIndex.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("part", ["vectors.safetensors", "documents.parquet"])
+def test_damaged_parts_are_named(index, part):
+    file = index.folder / "part-00000" / part
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(OSError, match=part):
+        RetrievalIndex.open(index.folder)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("format_version", 2, "format version 1"),
+        ("parts", [{"name": "../elsewhere", "deleted": []}], "elsewhere"),
+        ("dim", "many", "dim"),
+        ("parts", None, "parts"),
+    ],
+)
+def test_damaged_index_files_are_refused(index, entry, value, message):
+    file = index.folder / "index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), entry: value}))
+    with pytest.raises(OSError, match=message):
+        RetrievalIndex.open(index.folder)
+
+
+def _add_forever(base, folder, started):
+    retriever = OpticalRetriever.from_pretrained(base, device="cpu")
+    index = RetrievalIndex.open(folder)
+    started.set()
+    for _ in range(10_000):
+        index.add(DOCUMENTS, retriever)
+
+
+@pytest.mark.promise("Stopping anywhere", "An index opens after the process that was adding documents was killed.")
+def test_killed_writer_leaves_a_whole_index(index, tiny, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    started = context.Event()
+    writer = context.Process(target=_add_forever, args=(tiny, index.folder, started))
+    writer.start()
+    assert started.wait(120)
+    writer.join(0.7)
+    writer.kill()
+    writer.join()
+    opened = RetrievalIndex.open(index.folder)
+    assert len(opened) % 5 == 0 and opened.document(opened.ids[-2]).text == DOCUMENTS[3]
