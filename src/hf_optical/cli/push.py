@@ -26,11 +26,11 @@ def main(argv: Sequence[str]) -> None:
 
             config = load_study(args.config, args.data_dir)
             records = load_records(config, Store(args.folder / "cells"))
-            url: str = publish_study(args.folder, args.repo_id, config, records, **options)
+            url = str(publish_study(args.folder, args.repo_id, config, records, **options))
         else:
             from ..training.pushing import push_folder
 
-            url = push_folder(args.folder, args.repo_id, **options)
+            url = str(push_folder(args.folder, args.repo_id, **options))
     print(f"Published at {url}")
 
 

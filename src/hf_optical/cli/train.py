@@ -80,4 +80,5 @@ def print_all_help() -> None:
 
     from ..training import DataArguments, OTDistillationConfig
 
-    HfArgumentParser([DataArguments, OTDistillationConfig], prog="hf-optical train").print_help()
+    dataclasses = [DataArguments, OTDistillationConfig]
+    HfArgumentParser(dataclasses, prog="hf-optical train").print_help()  # type: ignore[arg-type]

@@ -140,7 +140,8 @@ def build_page(retriever: OpticalRetriever, collection: Collection) -> gr.Blocks
                     )
                 ]
                 button = gr.Button("Align", variant="primary", scale=0, min_width=110, elem_id="align")
-            plan = gr.HTML(on_align(*pairs[0], chosen) if pairs[0][0] else "", elem_id="plan", render=False)
+            text, translation = pairs[0]
+            plan = gr.HTML(on_align(text, translation, chosen) if text else "", elem_id="plan", render=False)
             aligned: dict[str, Any] = {"fn": on_align, "inputs": [*sides, language], "outputs": plan, **sequential}
             labels = [text for text, _ in pairs]
             clicked = gr.Examples(
@@ -170,7 +171,7 @@ def search(retriever: OpticalRetriever, collection: Collection, question: str, l
     if not question:
         return rendering.note("Type a question first.")
     hits = retriever.search(question, collection.vectors, PASSAGES, language=language)
-    documents = [collection.documents[hit.document] for hit in hits]
+    documents = [collection.documents[int(hit.document)] for hit in hits]
     try:
         matches = match_words(
             retriever, question, [each.full_text for each in documents], language, passage_weights=collection.weights

@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -174,13 +174,14 @@ class ResumableTrainer(Trainer):
             with staged_directory(self.args.output_dir) as staged:
                 self.state.save_to_json(str(staged / _STATE))
 
-    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+    def save_metrics(self, split: str, metrics: Mapping[str, float | None], combined: bool = True) -> None:
         if not self.is_world_process_zero():
             return
-        contents = {f"{split}_results.json": metrics}
+        contents = {f"{split}_results.json": dict(metrics)}
         if combined:
             before = Path(self.args.output_dir, _ALL_RESULTS)
-            contents[_ALL_RESULTS] = (json.loads(before.read_text("utf-8")) if before.exists() else {}) | metrics
+            earlier = json.loads(before.read_text("utf-8")) if before.exists() else {}
+            contents[_ALL_RESULTS] = {**earlier, **metrics}
         with staged_directory(self.args.output_dir) as staged:
             for name, content in contents.items():
                 (staged / name).write_text(json.dumps(content, indent=4, sort_keys=True), encoding="utf-8")

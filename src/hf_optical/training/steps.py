@@ -56,7 +56,7 @@ class Run:
 
 def parse_run(argv: Sequence[str]) -> tuple[DataArguments, OTDistillationConfig]:
     """Parse the options of a run and turn on its log."""
-    parser = _Parser([DataArguments, OTDistillationConfig])
+    parser = _Parser([DataArguments, OTDistillationConfig])  # type: ignore[list-item]
     with exit_on_error(OSError, ValueError, flags=_FLAGS):
         data_args, args, unknown = parser.parse_args_into_dataclasses([*argv], return_remaining_strings=True)
         if unknown:
