@@ -10,10 +10,10 @@ from interop.folders import HARD, LATE, largest_difference, write_folder
 from packs import TEXTS, WORDS, make_pack
 from peft import PeftModel
 from safetensors.torch import load_file
-from tokenizers import AddedToken
 from transformers import AutoModel, AutoTokenizer
 
-from hf_optical import OpticalRetriever
+from hf_optical import OpticalProcessor, OpticalRetriever
+from hf_optical.languages import extend_processor
 
 
 # PEFT uses a deprecated name of transformers.
@@ -63,14 +63,13 @@ def test_pack_without_new_words_is_a_peft_adapter(folder, tmp_path):
 
 @old_name
 def test_pack_with_new_words_needs_the_words_first(folder, tmp_path):
-    """Tokens and embedding rows are added by hand before PEFT opens the adapter; nearest words are not used."""
+    """The tokenizer learns the words, and their rows are added by hand, before PEFT opens the adapter."""
     pack = make_pack(folder, "sw", 7, WORDS)
     pack.save_pretrained(tmp_path)
     retriever = OpticalRetriever.from_pretrained(tmp_path, base_model=folder, device="cpu")
-    encoder, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    encoder = AutoModel.from_pretrained(folder)
     words = json.loads((tmp_path / "language_pack.json").read_text(encoding="utf-8"))["new_words"]
-    keeps_spaces = tokenizer.tokenize("a b") != ["a", "b"]
-    tokenizer.add_tokens([AddedToken(word, single_word=True, lstrip=keeps_spaces) for word in words])
+    tokenizer = extend_processor(OpticalProcessor.from_pretrained(folder), words).tokenizer
     rows = load_file(tmp_path / "vocabulary.safetensors")["rows"]
     embedding = encoder.get_input_embeddings()
     encoder.set_input_embeddings(torch.nn.Embedding.from_pretrained(torch.cat([embedding.weight, rows])))

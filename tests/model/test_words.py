@@ -70,7 +70,11 @@ def test_joined_words():
     assert [word.spaced for word in find_words(text, ADJOINING)][-2:] == [False, True]
 
 
-@given(st.text(), st.sampled_from([None, ADJOINING, APOSTROPHE_OR_HYPHEN, NO_SPACE]))
+# `regex` may know letters of a newer Unicode than Python does.
+@given(
+    st.text(st.characters(exclude_categories=["Cn", "Cs"])),
+    st.sampled_from([None, ADJOINING, APOSTROPHE_OR_HYPHEN, NO_SPACE]),
+)
 def test_any_text_gives_words_in_order(text, joined_by):
     end = 0
     for word in find_words(text, joined_by):
@@ -92,11 +96,11 @@ def test_latin_words_are_those_of_the_tokenizers_library():
 
 @pytest.mark.parametrize("text", ["a." * 10**5, "e" + "\u0301" * 10**5, "ไ" * 10**5, "aไ" * 10**5, "'" * 10**5])
 def test_time_is_linear_in_the_length(text):
-    start = time.perf_counter()
+    start = time.process_time()
     for joined_by in (None, NO_SPACE, APOSTROPHE_OR_HYPHEN):
         list(find_words(text, joined_by))
     compose(text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_everybody_cuts_the_same_words():

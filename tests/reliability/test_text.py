@@ -20,7 +20,6 @@ from hf_optical import OpticalProcessor, OpticalRetriever, OTDistillationConfig,
 from hf_optical.bitext import (
     CodeSwitcher,
     Dictionary,
-    DistillationCollator,
     filter_bitext,
     learn_dictionary,
     load_bitext,
@@ -31,6 +30,8 @@ from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 from hf_optical.errors import DataError
 from hf_optical.evaluation import load_beir
 from hf_optical.languages import extend_processor, learn_vocabulary
+from hf_optical.methods import DistillationCollator, LanguageData
+from hf_optical.methods.base import PairReader
 from hf_optical.model.texts import is_blank
 from hf_optical.plots.words import read_words
 from hf_optical.retrieval import BM25
@@ -134,12 +135,11 @@ def test_filter_bitext_drops_pairs_with_a_blank_side():
 @pytest.mark.parametrize("align_special_tokens", [True, False])
 def test_batch_of_any_texts_has_tokens_to_align(tokenizer, align_special_tokens):
     processor = OpticalProcessor(tokenizer, nearest_words=["limechelewa"])
-    collator = DistillationCollator(
-        processor, processor, "sw", "en", roles=("query", "document"), align_special_tokens=align_special_tokens
-    )
-    batch = collator(pairs_of(EVERY).to_list())
-    for side in ("student", "teacher"):
-        assert batch[side]["token_mask"].any(1).all()
+    data = LanguageData("sw", "en", None, processor, processor, processor)
+    reader = PairReader(data, ("query", "document"), align_special_tokens)
+    batch = DistillationCollator({"sw": [reader]}, {"sw": processor})(pairs_of(EVERY).to_list())
+    for texts in (batch["student"], batch["teacher"]["pairs"]):
+        assert texts["token_mask"].any(1).all()
 
 
 @pytest.mark.promise(

@@ -117,6 +117,7 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
             "logging_steps": 1,
             "disable_tqdm": True,
             "use_cpu": True,
+            "evaluate_on_pairs": False,
             **options,
         }
         return trainer_class(

@@ -22,7 +22,13 @@ def trained(make_trainer, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         pytest.importorskip(client)
         trainer = make_trainer(
-            report_to=client, run_name="run", max_steps=2, eval_strategy="steps", eval_steps=1, project="hf_optical"
+            report_to=client,
+            run_name="run",
+            project="hf_optical",
+            evaluate_on_pairs=True,
+            max_steps=2,
+            eval_strategy="steps",
+            eval_steps=1,
         )
         trainer.train()
         trainer.accelerator.end_training()

@@ -440,7 +440,9 @@ def test_arguments_without_a_use_are_refused_with_the_cure(tiny, argument, cure)
 
 def test_retrieval_among_held_out_pairs_is_evaluated_by_default(make_trainer, held_out, tmp_path):
     """The score is that of a search written out; the card names the test set, and no ceiling."""
-    trainer = make_trainer(max_steps=2, metric_for_best_model="map", eval_strategy="steps", eval_steps=1)
+    trainer = make_trainer(
+        evaluate_on_pairs=True, max_steps=2, metric_for_best_model="map", eval_strategy="steps", eval_steps=1
+    )
     trainer.train()
     found = trainer.evaluate()
     trainer.set_language("sw")
@@ -463,7 +465,7 @@ def test_retrieval_among_held_out_pairs_is_evaluated_by_default(make_trainer, he
 def test_hyperparameter_search_starts_every_trial_from_the_same_weights(make_trainer):
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    trainer = make_trainer(max_steps=2, eval_strategy="epoch")
+    trainer = make_trainer(evaluate_on_pairs=True, max_steps=2, eval_strategy="epoch")
     start = {name: weight.clone() for name, weight in weights(trainer.model).items()}
     rates = iter([1e-2, 1e-2, 1e-3])
     best = trainer.hyperparameter_search(

@@ -245,7 +245,7 @@ def read_yaml(file: Path) -> Any:
     if len(raw) > _MAX_BYTES:
         raise DataError(f"{file} has more than {_MAX_BYTES} bytes, too many for a study; check the path")
     try:
-        content = yaml.load(raw.decode("utf-8"), _Loader)  # a safe loader
+        content = _Loader(raw.decode("utf-8")).get_single_data()
         size = _expanded_size(content, {})
     except Exception as error:  # constructors of the parser raise errors of many classes
         reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
