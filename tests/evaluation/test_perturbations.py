@@ -103,6 +103,7 @@ def test_every_kind_has_a_frozen_example():
     assert {kind for kind, *_ in FROZEN} == set(PERTURBATIONS)
 
 
+@pytest.mark.slow
 def test_results_are_the_same_in_another_process():
     here = "import json; from test_perturbations import all_of; print(json.dumps(all_of(0.4)))"
     environment = os.environ | {

@@ -177,7 +177,9 @@ def test_retriever_opens_as_before_after_failed_save(disk, tiny):
         write(1)
     opened = OpticalRetriever.from_pretrained(disk.folder / "retriever", device="cpu")
     assert opened.languages == ["ha"]
-    assert_equal(opened.encode_queries(TEXTS, language="ha"), with_pack(tiny, make_pack(tiny, "ha", 0), TEXTS, "query"))
+    assert_equal(
+        opened.encode_queries(TEXTS, language="ha"), with_pack(tiny, make_pack(tiny, "ha", 0), TEXTS, "query")
+    )
 
 
 @pytest.mark.promise("Load and resources", "The error for a write-protected folder names it and suggests another.")

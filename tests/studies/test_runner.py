@@ -99,6 +99,7 @@ def test_failed_training_is_reported_once(load, store, tmp_path):
     assert [record.method for record in study.records()] == ["before"]
 
 
+@pytest.mark.slow  # tests/reliability kills a study in every run
 def test_killed_run_resumes(load, store, tmp_path):
     load(sizes=[20, 30, 40, 50])
     process = start(tmp_path / "study.yaml", tmp_path / "killed", store.folder)
@@ -123,6 +124,7 @@ def _lines(folder: Path) -> list[str]:
     return log_of(folder) if (folder / "study.log").is_file() else []
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(load, store, tmp_path):
     study = Study(load(sizes=[20, 30, 40]), store)
     processes = [start(tmp_path / "study.yaml", tmp_path / name, store.folder) for name in ("one", "two")]

@@ -467,7 +467,7 @@ def test_hyperparameter_search_starts_every_trial_from_the_same_weights(make_tra
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trainer = make_trainer(evaluate_on_pairs=True, max_steps=2, eval_strategy="epoch")
     start = {name: weight.clone() for name, weight in weights(trainer.model).items()}
-    rates = iter([1e-2, 1e-2, 1e-3])
+    rates = iter([1e-2, 1e-3])
     best = trainer.hyperparameter_search(
         backend="optuna",
         n_trials=3,

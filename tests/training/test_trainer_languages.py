@@ -119,10 +119,13 @@ class StopAfter(TrainerCallback):
     [
         {},
         {"shared_pack": "eastern"},
-        {"train_all_weights": True},
+        pytest.param({"train_all_weights": True}, marks=pytest.mark.slow),
         {"train_sampling_strategy": "group_by_length", "sampling_temperature": 3.0},
-        {"anchor_weight": 0.5, "side": "both", "gradient_accumulation_steps": 2, "save_steps": 2},
-        {"language": "lo", "per_device_train_batch_size": 2, "save_steps": 3},
+        pytest.param(
+            {"anchor_weight": 0.5, "side": "both", "gradient_accumulation_steps": 2, "save_steps": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"language": "lo", "per_device_train_batch_size": 2, "save_steps": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_resuming_in_the_second_epoch_gives_the_same_weights(make_two, two, tmp_path, settings):
