@@ -18,6 +18,8 @@ from .store import Record
 MEAN = "mean"
 # The training corpus of the untrained student.
 NOTHING = "nothing (zero-shot)"
+# The verdict of a comparison without a significant difference.
+NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -328,6 +330,14 @@ class Tested:
     corpus: str | None
     column: str
     result: Comparison
+
+    def other(self, method: str) -> str:
+        """The method that `method` is compared with."""
+        return self.result.baseline if method == self.result.system else self.result.system
+
+    def verdict(self, method: str) -> str:
+        winner = self.result.winner
+        return NO_DIFFERENCE if winner is None else "better" if winner == method else "worse"
 
 
 def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
