@@ -32,6 +32,7 @@ from .tables import (
     language_pair_curves,
     places_of,
     pool_seeds,
+    positions,
     robustness_curves,
 )
 
@@ -131,7 +132,7 @@ def plot_data_size(
     for axis, (panel, lines) in zip(axes, curves.items(), strict=True):
         axis.set_xscale("log")
         _plot_references(axis, "y", table, panel, measure, styles)
-        _set_size_ticks(axis, _positions([lines]))
+        _set_size_ticks(axis, positions(lines))
     figure.supxlabel("sentence pairs per language (log scale)", fontsize=9)
     figure.supylabel(f"{measure_label(measure)} on {test}", fontsize=9)
     return figure
@@ -153,7 +154,7 @@ def plot_robustness(
         {kind.replace("_", " "): lines for kind, lines in curves.items()}, method_styles(cells)
     )
     for axis, lines in zip(axes, curves.values(), strict=True):
-        axis.set_xticks(_positions([lines]))
+        axis.set_xticks(positions(lines))
         axis.xaxis.set_major_formatter("{x:g}")
     figure.supxlabel("strength of the perturbation (share of what could be changed)", fontsize=9)
     figure.supylabel(f"{measure_label(measure)} on {test}, mean over languages", fontsize=9)
@@ -222,7 +223,7 @@ def plot_language_pairs(records: Iterable[Record], *, corpus: str | None = None,
     curves, is_gap = language_pair_curves(cells, corpus, measure)
     titled = {("mean, where complete" if panel == MEAN else panel): lines for panel, lines in curves.items()}
     figure, axes = _plot_curves(titled, method_styles(cells), sharex=True)
-    axes[0].set_xticks(_positions(curves.values()))
+    axes[0].set_xticks(sorted({x for lines in curves.values() for x in positions(lines)}))
     label = measure_label(measure)
     figure.supxlabel("languages trained together", fontsize=9)
     figure.supylabel(f"share of the {label} gap closed" if is_gap else label, fontsize=9)
@@ -243,11 +244,6 @@ def _plot_curves(
     drawn = {*references, *(method for lines in curves.values() for method in lines)}
     _legend(figure, {method: style for method, style in styles.items() if method in drawn})
     return figure, axes
-
-
-def _positions(panels: Iterable[Mapping[str, Sequence[tuple[float, float]]]]) -> list[float]:
-    """All x of some panels."""
-    return sorted({x for lines in panels for points in lines.values() for x, _ in points})
 
 
 def _set_title(axis: Axes, title: str) -> None:

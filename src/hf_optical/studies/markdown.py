@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import Environment
 from tabulate import tabulate
 
+from .tables import positions
+
 
 MISSING = "–"
 
@@ -55,11 +57,6 @@ def p_value(p: float, equal: str = "") -> str:
 
 def counts(numbers: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {number:,.0f}" for name, number in numbers.items())
-
-
-def positions(lines: Mapping[str, Sequence[tuple[float, float]]]) -> list[float]:
-    """All x of some lines."""
-    return sorted({x for points in lines.values() for x, _ in points})
 
 
 def listed(names: Sequence[str]) -> str:
