@@ -93,7 +93,13 @@ def _numbers(results: Results, content: dict[str, Any]) -> dict[str, Any]:
     return {
         "study": results.config.name,
         "measure": results.measure,
-        "scores": [score for table in content["scores"] for score in table["numbers"]],
+        "scores": [
+            score
+            for table in content["scores"]
+            for row in table["rows"].values()
+            for score in row["scores"].values()
+            if score
+        ],
         "comparisons": [
             {"test": each.test, "corpus": each.corpus, "language": each.column, **asdict(each.result)}
             for each in results.tested

@@ -14,7 +14,7 @@ from ..evaluation.robustness import robustness_gap
 from ..hub.results import measure_label
 from . import figures
 from .kinds import DESCRIBED, REFERENCES
-from .markdown import MISSING, p_value
+from .markdown import p_value
 from .settings import StudyConfig
 from .store import Record
 from .tables import (
@@ -134,56 +134,49 @@ def _verdicts(tested: Iterable[Tested], method: str) -> dict[str, list[str]]:
 
 
 def score_table(results: Results, own: Headline) -> Content:
-    rows, numbers = {}, []
+    rows = {}
     for method, row in own.table.items():
         kind = first(row).kind
-        scores = {column: _score(results, own, method, column) for column in own.columns}
-        about = {"test": own.test, "corpus": own.corpus, "method": method, "kind": kind}
-        numbers += [{**about, "language": column, **score} for column, score in scores.items() if score]
-        whole = scores[own.columns[0]]
         rows[method] = {
             "title": f"*{method}* ({REFERENCES[kind][0]})" if kind in REFERENCES else method,
-            "cells": [_printed(score, _is_winner(results, own, method, column)) for column, score in scores.items()],
-            "seeds": f"± {whole['seed_std']:.3f} ({whole['seeds']})" if whole and whole["seeds"] > 1 else MISSING,
+            "scores": {column: _score(results, own, method, column) for column in own.columns},
             "others": [own.mean(method, own.columns[0], name) for name in results.config.measures[1:]],
         }
     return {
         "place": results.place(own),
         "columns": own.columns,
         "rows": rows,
-        "numbers": numbers,
-        "has_seeds": any(row["seeds"] != MISSING for row in rows.values()),
+        "winners": {column: _winner(results, own, column) for column in own.columns},
+        "has_seeds": any(row["scores"][own.columns[0]].get("seeds", 0) > 1 for row in rows.values()),
         "figure": results.draw("languages", figures.plot_languages, test=own.test, corpus=own.corpus),
     }
 
 
-def _score(results: Results, own: Headline, method: str, column: str) -> Content | None:
-    value = own.mean(method, column, results.measure)
-    if value is None:
-        return None
+def _score(results: Results, own: Headline, method: str, column: str) -> Content:
+    """The score of a method in a column; empty if it lacks a language."""
     row, languages, measure = own.table[method], own.covered(column), results.measure
+    value = own.mean(method, column, measure)
+    if value is None:
+        return {}
     seeds = list(zip(*(row[code].seed_means[measure] for code in languages), strict=False))
-    interval = bootstrap_interval({code: row[code].values[measure] for code in languages})
-    spread = stdev(fmean(means) for means in seeds) if len(seeds) > 1 else None
-    return {"value": value, "interval": list(interval), "seeds": len(seeds), "seed_std": spread}
+    return {
+        "test": own.test,
+        "corpus": own.corpus,
+        "method": method,
+        "kind": first(row).kind,
+        "language": column,
+        "value": value,
+        "interval": list(bootstrap_interval({code: row[code].values[measure] for code in languages})),
+        "seeds": len(seeds),
+        "seed_std": stdev(fmean(means) for means in seeds) if len(seeds) > 1 else None,
+    }
 
 
-def _is_winner(results: Results, own: Headline, method: str, column: str) -> bool:
-    """Whether a method is the best of a column and shown to be better than the runner-up."""
+def _winner(results: Results, own: Headline, column: str) -> str | None:
+    """The best of a column, if it is shown to be better than the runner-up."""
     best = own.ranking(column, results.measure)[:2]
-    return any(
-        each.result.winner == method and each.other(method) in best
-        for each in results.tested_in(own, column, method)
-        if method == best[0]
-    )
-
-
-def _printed(score: Content | None, is_winner: bool) -> str:
-    if score is None:
-        return MISSING
-    value = f"**{score['value']:.3f}**" if is_winner else f"{score['value']:.3f}"
-    low, high = score["interval"]
-    return f"{value} [{low:.3f}, {high:.3f}]"
+    tested = results.tested_in(own, column, best[0]) if best else []
+    return next((each.result.winner for each in tested if each.other(best[0]) in best), None)
 
 
 def language_gaps(results: Results) -> Iterator[Content]:
