@@ -11,20 +11,9 @@ from typing import Any
 
 from ..hub.results import measure_label
 from ..storage.staging import staged_directory
+from . import sections
 from .markdown import render
-from .sections import (
-    Results,
-    data_sizes,
-    domains,
-    finding,
-    introduction,
-    language_gaps,
-    language_pairs,
-    missing,
-    robustness,
-    score_table,
-    times,
-)
+from .sections import Results
 from .settings import StudyConfig
 from .store import Record
 
@@ -75,16 +64,16 @@ def _content(results: Results, failed: Sequence[str]) -> dict[str, Any]:
         "headlines": results.headlines,
         "place": results.place,
         "comparisons": results.tested,
-        **introduction(results),
-        "findings": [finding(results, own) for own in results.headlines],
-        "scores": [score_table(results, own) for own in results.headlines],
-        "language_gaps": list(language_gaps(results)),
-        "data_sizes": list(data_sizes(results)),
-        "robustness": list(robustness(results)),
-        "domains": domains(results),
-        "language_pairs": list(language_pairs(results)),
-        "times": list(times(results)),
-        "missing": missing(results, failed),
+        **sections.introduction(results),
+        "findings": [sections.finding(results, own) for own in results.headlines],
+        "scores": [sections.score_table(results, own) for own in results.headlines],
+        "language_gaps": list(sections.language_gaps(results)),
+        "data_sizes": list(sections.data_sizes(results)),
+        "robustness": list(sections.robustness(results)),
+        "domains": sections.domains(results),
+        "language_pairs": list(sections.language_pairs(results)),
+        "times": list(sections.times(results)),
+        "missing": sections.missing(results, failed),
     }
 
 

@@ -33,7 +33,7 @@ from .tables import (
     places_of,
     pool_seeds,
     robustness_curves,
-    robustness_tables,
+    robustness_scores,
 )
 
 
@@ -134,7 +134,7 @@ def _verdicts(tested: Iterable[Tested], method: str) -> dict[str, list[str]]:
 
 
 def score_table(results: Results, own: Headline) -> Content:
-    rows = {}
+    rows: dict[str, Content] = {}
     for method, row in own.table.items():
         kind = first(row).kind
         rows[method] = {
@@ -228,12 +228,7 @@ def robustness(results: Results) -> Iterator[Content]:
 
 
 def _robustness_rows(results: Results, own: Headline) -> Iterator[Content]:
-    scores: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
-    for (perturbation, strength), table in robustness_tables(results.cells, own.test, own.corpus).items():
-        for method, row in table.items():
-            curves = scores.setdefault((perturbation, method), {})
-            for code, cell in row.items():
-                curves.setdefault(code, {})[strength] = cell.mean(results.measure)
+    scores = robustness_scores(results.cells, own.test, own.corpus, results.measure)
     for (perturbation, method), curves in scores.items():
         strengths = set(next(iter(curves.values())))
         complete = curves.keys() == set(own.languages) and all(set(curve) == strengths for curve in curves.values())

@@ -201,7 +201,7 @@ def data_size_curves(cells: Sequence[Cell], test: str, corpus: str | None, measu
     languages = list(dict.fromkeys(language for row in rows.values() for language in row))
     panels = {MEAN: languages} if len(languages) > 1 else {}
     return _curves(
-        (panel, method, fmean(row[code].pairs for code in covered), mean_over(row, covered, measure))
+        (panel, method, fmean(row[code].pairs for code in covered), fmean(row[code].mean(measure) for code in covered))
         for panel, covered in (panels | {code: [code] for code in languages}).items()
         for (method, _), row in rows.items()
         if row.keys() >= set(covered)
@@ -212,38 +212,40 @@ def robustness_curves(cells: Sequence[Cell], test: str, corpus: str | None, meas
     """Perturbation -> method -> (strength, mean over languages); strength 0 is unperturbed."""
     languages = headline(cells, test, corpus).languages
     return _curves(
-        (perturbation, method, strength, mean_over(row, languages, measure))
-        for (perturbation, strength), table in robustness_tables(cells, test, corpus).items()
-        for method, row in table.items()
+        (perturbation, method, strength, fmean(scores[code][strength] for code in languages))
+        for (perturbation, method), scores in robustness_scores(cells, test, corpus, measure).items()
+        for strength in sorted({strength for values in scores.values() for strength in values})
+        if languages and all(strength in scores.get(code, {}) for code in languages)
     )
 
 
-def _curves(points: Iterable[tuple[str, str, float, float | None]]) -> Curves:
-    """Curves through points (panel, method, x, y), without those that have no y."""
+def robustness_scores(
+    cells: Sequence[Cell], test: str, corpus: str | None, measure: str
+) -> dict[tuple[str, str], dict[str, dict[float, float]]]:
+    """(perturbation, method) -> language -> strength -> value; strength 0 is unperturbed."""
+    perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
+    unperturbed = [cell for row in headline(cells, test, corpus).table.values() for cell in row.values()]
+    scores: dict[tuple[Any, str], dict[str, dict[float, float]]] = {}
+    for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
+        own = sorted((cell for cell in perturbed if cell.perturbation == kind), key=lambda cell: cell.strength)
+        methods = {cell.method for cell in own}
+        for cell in [*(cell for cell in unperturbed if cell.method in methods), *own]:
+            of_language = scores.setdefault((kind, cell.method), {}).setdefault(cell.language, {})
+            of_language[cell.strength] = cell.mean(measure)
+    return scores
+
+
+def _curves(points: Iterable[tuple[str, str, float, float]]) -> Curves:
+    """Curves through points (panel, method, x, y)."""
     curves: Curves = {}
     for panel, method, x, y in points:
-        if y is not None:
-            curves.setdefault(panel, {}).setdefault(method, []).append((x, y))
+        curves.setdefault(panel, {}).setdefault(method, []).append((x, y))
     return {panel: {method: sorted(line) for method, line in lines.items()} for panel, lines in curves.items()}
 
 
 def positions(lines: Mapping[str, Sequence[tuple[float, float]]]) -> list[float]:
     """All x of some curves."""
     return sorted({x for points in lines.values() for x, _ in points})
-
-
-def robustness_tables(cells: Sequence[Cell], test: str, corpus: str | None) -> dict[tuple[str, float], Table]:
-    """(perturbation, strength) -> table, including strength 0 of each perturbation."""
-    perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
-    clean = headline(cells, test, corpus).table
-    tables: dict[tuple[Any, float], Table] = {}
-    for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
-        own = [cell for cell in perturbed if cell.perturbation == kind]
-        methods = {cell.method for cell in own}
-        tables[kind, 0.0] = {method: row for method, row in clean.items() if method in methods}
-        for strength in sorted({cell.strength for cell in own}):
-            tables[kind, strength] = by_method(cell for cell in own if cell.strength == strength)
-    return tables
 
 
 def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple[str, str], float]]:
