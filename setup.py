@@ -53,7 +53,12 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src", "hf_optical.hub_cards": "hub_cards"},
     packages=[*find_packages("src"), "hf_optical.hub_cards"],
-    package_data={"hf_optical": ["py.typed"], "hf_optical.space": ["style.css"], "hf_optical.hub_cards": ["*.md"]},
+    package_data={
+        "hf_optical": ["py.typed"],
+        "hf_optical.studies": ["*.md"],
+        "hf_optical.space": ["style.css"],
+        "hf_optical.hub_cards": ["*.md"],
+    },
     install_requires=[
         "accelerate>=1.12",
         "Babel>=2.16",

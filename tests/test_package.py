@@ -22,3 +22,4 @@ def test_type_hints_and_templates_are_installed():
     assert files("hf_optical").joinpath("py.typed").is_file()
     cards = {path.name for path in files("hf_optical.hub_cards").iterdir()}
     assert {"language_pack.md", "model.md", "student.md"} <= cards
+    assert files("hf_optical.studies").joinpath("report.md").is_file()

@@ -79,7 +79,7 @@ def test_failed_cells_do_not_stop_the_others(load, store, tmp_path):
     assert [failure.cell for failure in failures] == [
         f"test {what} on broken sw" for what in ("before", "OT (sentences sw, 30 pairs)", "ceiling")
     ]
-    assert "line 1 cannot be read" in failures[0].error
+    assert "queries.jsonl, line 1" in failures[0].error
     assert [record.test for record in study.records()] == ["whole"] * 3
     text = (tmp_path / "out" / "study.log").read_text(encoding="utf-8")
     assert text.count("FAILED") == 3 and "Traceback" not in text

@@ -467,11 +467,11 @@ def test_hyperparameter_search_starts_every_trial_from_the_same_weights(make_tra
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     trainer = make_trainer(evaluate_on_pairs=True, max_steps=2, eval_strategy="epoch")
     start = {name: weight.clone() for name, weight in weights(trainer.model).items()}
-    rates = iter([1e-2, 1e-3])
+    rates = {"learning_rate": [1e-2, 1e-3]}
     best = trainer.hyperparameter_search(
         backend="optuna",
-        n_trials=3,
-        hp_space=lambda trial: {"learning_rate": trial.suggest_float("learning_rate", rate := next(rates), rate)},
+        n_trials=2,
+        hp_space=lambda trial: {name: trial.suggest_categorical(name, values) for name, values in rates.items()},
     )
     assert 0 < best.objective <= 1 and best.hyperparameters["learning_rate"] in (1e-2, 1e-3)
     for name, weight in weights(trainer.model).items():

@@ -7,6 +7,7 @@ figures of the same records.
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from ..evaluation.significance import bootstrap_interval
 from ..hub.results import measure_label
 from ..plots.style import COLOURS, GREY, MARKERS, styled
 from .kinds import FIXED_COLOURS, REFERENCES
+from .markdown import number
 from .store import Record
 from .tables import (
     MEAN,
@@ -32,6 +34,7 @@ from .tables import (
     language_pair_curves,
     places_of,
     pool_seeds,
+    positions,
     robustness_curves,
 )
 
@@ -131,10 +134,8 @@ def plot_data_size(
     for axis, (panel, lines) in zip(axes, curves.items(), strict=True):
         axis.set_xscale("log")
         _plot_references(axis, "y", table, panel, measure, styles)
-        _set_size_ticks(axis, _positions([lines]))
-    figure.supxlabel("sentence pairs per language (log scale)", fontsize=9)
-    figure.supylabel(f"{measure_label(measure)} on {test}", fontsize=9)
-    return figure
+        _set_size_ticks(axis, positions(lines))
+    return _labelled(figure, "sentence pairs per language (log scale)", f"{measure_label(measure)} on {test}")
 
 
 @styled
@@ -153,11 +154,10 @@ def plot_robustness(
         {kind.replace("_", " "): lines for kind, lines in curves.items()}, method_styles(cells)
     )
     for axis, lines in zip(axes, curves.values(), strict=True):
-        axis.set_xticks(_positions([lines]))
+        axis.set_xticks(positions(lines))
         axis.xaxis.set_major_formatter("{x:g}")
-    figure.supxlabel("strength of the perturbation (share of what could be changed)", fontsize=9)
-    figure.supylabel(f"{measure_label(measure)} on {test}, mean over languages", fontsize=9)
-    return figure
+    label = f"{measure_label(measure)} on {test}, mean over languages"
+    return _labelled(figure, "strength of the perturbation (share of what could be changed)", label)
 
 
 @styled
@@ -179,34 +179,23 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     # Labels of 8 points are slanted where they would touch.
     slanted = 0.075 * sum(len(test) + 2 for test in tests) > 0.75 * WIDTH / min(columns, len(matrices))
     slant: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-    figure, axes = _panels(
-        len(matrices),
-        0.45 + 0.3 * len(corpora),
-        columns=columns,
-        extra=0.9 if slanted else 0.5,
-        sharex=True,
-        sharey=True,
-    )
+    height, extra = 0.45 + 0.3 * len(corpora), 0.9 if slanted else 0.5
+    figure, axes = _panels(len(matrices), height, columns=columns, extra=extra, sharex=True, sharey=True)
     for axis, (method, matrix) in zip(axes, matrices.items(), strict=True):
         _set_title(axis, method)
         grid = [[matrix.get((corpus, test), math.nan) for test in tests] for corpus in corpora]
         image = axis.imshow(grid, cmap="cividis", vmin=min(values), vmax=max(values), aspect="auto")
-        for row, column in ((row, column) for row in range(len(corpora)) for column in range(len(tests))):
-            value = grid[row][column]
-            text, colour = (
-                ("–", "#555555") if math.isnan(value) else (f"{value:.3f}", "white" if value < middle else "black")
-            )
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+        for (row, corpus), (column, test) in itertools.product(enumerate(corpora), enumerate(tests)):
+            value = matrix.get((corpus, test))
+            colour = "#555555" if value is None else "white" if value < middle else "black"
+            axis.text(column, row, number(value), ha="center", va="center", fontsize=8, color=colour)
         axis.set_xticks(range(len(tests)), tests, **slant)
         axis.set_yticks(range(len(corpora)), corpora)
         axis.tick_params(length=0)
         axis.grid(visible=False)
-        for spine in axis.spines.values():
-            spine.set_visible(False)
+        axis.spines[:].set_visible(False)
     figure.colorbar(image, ax=axes, label=measure_label(measure), shrink=0.9, pad=0.02)
-    figure.supxlabel("tested on (mean over its languages)", fontsize=9)
-    figure.supylabel("trained on", fontsize=9)
-    return figure
+    return _labelled(figure, "tested on (mean over its languages)", "trained on")
 
 
 @styled
@@ -222,13 +211,11 @@ def plot_language_pairs(records: Iterable[Record], *, corpus: str | None = None,
     curves, is_gap = language_pair_curves(cells, corpus, measure)
     titled = {("mean, where complete" if panel == MEAN else panel): lines for panel, lines in curves.items()}
     figure, axes = _plot_curves(titled, method_styles(cells), sharex=True)
-    axes[0].set_xticks(_positions(curves.values()))
+    axes[0].set_xticks(sorted({x for lines in curves.values() for x in positions(lines)}))
     label = measure_label(measure)
-    figure.supxlabel("languages trained together", fontsize=9)
-    figure.supylabel(f"share of the {label} gap closed" if is_gap else label, fontsize=9)
     for axis in axes if is_gap else ():
         axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    return figure
+    return _labelled(figure, "languages trained together", f"share of the {label} gap closed" if is_gap else label)
 
 
 def _plot_curves(
@@ -245,9 +232,10 @@ def _plot_curves(
     return figure, axes
 
 
-def _positions(panels: Iterable[Mapping[str, Sequence[tuple[float, float]]]]) -> list[float]:
-    """All x of some panels."""
-    return sorted({x for lines in panels for points in lines.values() for x, _ in points})
+def _labelled(figure: Figure, x: str, y: str) -> Figure:
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure
 
 
 def _set_title(axis: Axes, title: str) -> None:

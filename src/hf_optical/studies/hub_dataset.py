@@ -109,15 +109,8 @@ def write_dataset(
     Write a study as a dataset that `datasets.load_dataset` opens: `README.md`, `report.md`, `results.json`,
     `figures`, `study.yaml`, and the scores in `per_query.parquet` and `runs.parquet`.
 
-    Absolute paths are shortened to their last part. Texts of queries and documents are not included.
-
-    Args:
-        folder (`str` or `os.PathLike`): the folder, created if it does not exist.
-        output_dir, config, records, license: as in [`publish_study`].
-        repo_id (`str`, *optional*): repository to name in the card's code.
-
-    Raises:
-        DataError: there is no report in `output_dir`, or there are no records.
+    Absolute paths are shortened to their last part. Texts of queries and documents are not included. See
+    [`publish_study`] for arguments and errors.
     """
     if not records:
         raise DataError(f"the study {config.name} has no results to publish; run it first")

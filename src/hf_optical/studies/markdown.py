@@ -1,37 +1,46 @@
-"""Numbers, lists, tables and sections in Markdown."""
+"""Numbers, names and tables in Markdown, as filters of the template of reports."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment
 from tabulate import tabulate
+
+from .tables import positions
 
 
 MISSING = "–"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table and a blank line. The first column is aligned to the left, the others to the right."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (header, *rows)]
+def render(template: str, **content: Any) -> str:
+    """Fill a template of this package, without the blank lines of empty parts."""
+    environment = Environment(trim_blocks=True, lstrip_blocks=True)
+    filters = (cell, counts, listed, number, p_value, positions, public, row, share, table)
+    environment.filters |= {function.__name__: function for function in filters}
+    environment.globals |= {"number": number, "share": share}
+    source = files(__package__).joinpath(template).read_text(encoding="utf-8")
+    return re.sub(r"\n{3,}", "\n\n", environment.from_string(source).render(content)).strip() + "\n"
+
+
+def table(text: str) -> str:
+    """Align the first column of a table to the left and the others to the right."""
+    header, *rows = ([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines())
     aligned = ["left", *["right"] * (len(header) - 1)]
-    text = tabulate(cells[1:], cells[0], tablefmt="pipe", colalign=aligned, disable_numparse=True)
-    return [*text.split("\n"), ""]
+    return tabulate(rows, header, tablefmt="pipe", colalign=aligned, disable_numparse=True) + "\n"
 
 
-def curve_table(
-    curves: Mapping[str, Sequence[tuple[float, float]]], x_format: str, y_format: Callable[[float | None], str]
-) -> list[str]:
-    """A table with a row per curve (name -> points (x, y)) and a column per x."""
-    positions = sorted({x for points in curves.values() for x, _ in points})
-    rows = [[name, *(y_format(dict(points).get(x)) for x in positions)] for name, points in curves.items()]
-    return table(["Method", *(x_format.format(x) for x in positions)], rows)
+def cell(text: str) -> str:
+    """A text within a table."""
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
-def section(title: str, lines: list[str], text: str = "") -> list[str]:
-    """A section with an introductory text; nothing without lines."""
-    return [f"## {title}", "", *([text, ""] if text else []), *lines] if lines else []
+def row(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(cell(str(value)) for value in cells)} |"
 
 
 def number(value: float | None) -> str:
@@ -44,6 +53,10 @@ def share(value: float | None) -> str:
 
 def p_value(p: float, equal: str = "") -> str:
     return "< 0.001" if p < 0.001 else f"{equal}{p:.3f}"
+
+
+def counts(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {number:,.0f}" for name, number in numbers.items())
 
 
 def listed(names: Sequence[str]) -> str:

@@ -1,25 +1,28 @@
-"""Descriptive parts of a report: gaps, curves, matrices and times, without significance tests."""
+"""The numbers and figures of each section of a report; `report.md` has its words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..evaluation import language_gap
+from ..evaluation import bootstrap_interval, language_gap
 from ..evaluation.robustness import robustness_gap
+from ..hub.results import measure_label
 from . import figures
-from . import markdown as md
+from .kinds import DESCRIBED, REFERENCES
+from .markdown import p_value
 from .settings import StudyConfig
 from .store import Record
 from .tables import (
-    MEAN,
+    NO_DIFFERENCE,
     Curves,
     Headline,
     Table,
+    Tested,
     compare,
     data_size_curves,
     domain_matrices,
@@ -30,26 +33,20 @@ from .tables import (
     places_of,
     pool_seeds,
     robustness_curves,
-    robustness_tables,
+    robustness_scores,
 )
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# The content of one section, test set or method, by the names that the template uses.
+Content = dict[str, Any]
+
 
 class Results:
     """
-    The results that the parts of a report share, and the figures and numbers that they add.
-
-    Args:
-        config ([`StudyConfig`]), records (iterable of [`Record`]): the study and its results.
-
-    Attributes:
-        measure (`str`), label (`str`): the study's first measure, and its printed form.
-        cells (`list[Cell]`), headlines (`list[Headline]`), tested (`list[Tested]`): see `tables.py`.
-        figures (`dict[str, Figure]`): file name -> figure.
-        numbers (`dict`): all numbers of the report, for JSON.
+    The results that the sections of a report share, and the figures that they draw.
 
     Raises:
         DataError: there are no records, or the seeds of a cell were measured on different queries.
@@ -61,27 +58,128 @@ class Results:
         if not self.records:
             raise DataError(f"the study {config.name} has no records; run it first")
         self.measure = config.measures[0]
-        self.label = figures.measure_label(self.measure)
+        self.label = measure_label(self.measure)
         self.cells = pool_seeds(self.records)
         self.headlines = [headline(self.cells, *place) for place in places_of(self.cells)]
-        self.tested = compare(self.cells, self.measure)
-        self.figures: dict[str, Figure] = {}
-        self.numbers: dict[str, Any] = {"study": config.name, "measure": self.measure}
         self.corpora = list(dict.fromkeys(own.corpus for own in self.headlines if own.corpus is not None))
+        self.tested = compare(self.cells, self.measure)
+        # File name -> figure.
+        self.figures: dict[str, Figure] = {}
 
-    def place(self, table: Headline) -> str:
+    def place(self, table: Headline | Tested) -> str:
         """The test set, with the training corpus if there are several."""
         return f"{table.test}, trained on {table.corpus}" if table.corpus and len(self.corpora) > 1 else table.test
 
-    def draw(self, name: str, plot: Callable[..., Figure], **place: Any) -> list[str]:
-        """Draw a figure; the lines that embed it."""
+    def tested_in(self, own: Headline, column: str, method: str) -> list[Tested]:
+        """The significance tests of a method in a column."""
+        place = (own.test, own.corpus, column)
+        tested = (each for each in self.tested if (each.test, each.corpus, each.column) == place)
+        return [each for each in tested if method in (each.result.system, each.result.baseline)]
+
+    def draw(self, name: str, plot: Callable[..., Figure], **place: Any) -> str:
+        """Draw a figure; the line that embeds it."""
         about = [str(value) for value in place.values() if value is not None]
         file = re.sub(r"[^\w.-]+", "-", "-".join([name, *about])).lower() + ".png"
         self.figures[file] = plot(self.records, measure=self.measure, **place)
-        return [f"![{name.replace('-', ' ')}: {', '.join(about) or self.label}](figures/{file})", ""]
+        return f"![{name.replace('-', ' ')}: {', '.join(about) or self.label}](figures/{file})"
 
 
-def language_gaps(results: Results) -> list[str]:
+def introduction(results: Results) -> Content:
+    cells = results.cells
+    pairs: dict[str | None, dict[str, float]] = {}
+    queries: dict[str, dict[str, float]] = {}
+    for cell in cells:
+        queries.setdefault(cell.test, {})[cell.language] = len(cell.values[results.measure])
+        if cell.learns:
+            counts, run = pairs.setdefault(cell.corpus, {}), "+".join(cell.languages)
+            counts[run] = max(counts.get(run, 0), cell.pairs * len(cell.languages))
+    return {
+        "methods": list(dict.fromkeys(cell.method for cell in cells)),
+        "pairs": pairs,
+        "queries": queries,
+        "seeds": sorted({record.seed for record in results.records if record.seed is not None}),
+        "has_several_settings": len({(cell.size, cell.languages) for cell in cells if cell.learns_together}) > 1,
+    }
+
+
+def finding(results: Results, own: Headline) -> Content:
+    """What the tests of a table support: the best method, and the comparisons of OT methods."""
+    column, measure = own.columns[0], results.measure
+    order = own.ranking(column, measure)
+    found: Content = {"place": results.place(own), "order": order, "described": []}
+    if len(order) < 2:
+        return found
+    found["value"] = own.mean(order[0], column, measure)
+    tested = results.tested_in(own, column, order[0])
+    found["equal"] = [each.other(order[0]) for each in tested if each.verdict(order[0]) != "better"]
+    best = {code: own.ranking(code, measure)[0] for code in own.languages}
+    for method in order:
+        if first(own.table[method]).kind == DESCRIBED:
+            lost = [f"{code} ({name})" for code, name in best.items() if name != method and code in own.table[method]]
+            verdicts = _verdicts(results.tested_in(own, column, method), method)
+            found["described"].append({"method": method, "verdicts": verdicts, "lost": lost if len(best) > 1 else []})
+    return found
+
+
+def _verdicts(tested: Iterable[Tested], method: str) -> dict[str, list[str]]:
+    """Verdict -> the other methods, with the numbers of their comparison."""
+    verdicts: dict[str, list[str]] = {"better than": [], "worse than": [], f"{NO_DIFFERENCE} from": []}
+    for each in tested:
+        verdict, result = each.verdict(method), each.result
+        difference = result.difference if method == result.system else -result.difference
+        p = max(result.adjusted_randomisation, result.adjusted_t)
+        named = f"{each.other(method)} ({difference:+.3f}, p {p_value(p, '= ')})"
+        verdicts[f"{verdict} {'from' if verdict == NO_DIFFERENCE else 'than'}"].append(named)
+    return {verdict: names for verdict, names in verdicts.items() if names}
+
+
+def score_table(results: Results, own: Headline) -> Content:
+    rows: dict[str, Content] = {}
+    for method, row in own.table.items():
+        kind = first(row).kind
+        rows[method] = {
+            "title": f"*{method}* ({REFERENCES[kind][0]})" if kind in REFERENCES else method,
+            "scores": {column: _score(results, own, method, column) for column in own.columns},
+            "others": [own.mean(method, own.columns[0], name) for name in results.config.measures[1:]],
+        }
+    return {
+        "place": results.place(own),
+        "columns": own.columns,
+        "rows": rows,
+        "winners": {column: _winner(results, own, column) for column in own.columns},
+        "has_seeds": any(row["scores"][own.columns[0]].get("seeds", 0) > 1 for row in rows.values()),
+        "figure": results.draw("languages", figures.plot_languages, test=own.test, corpus=own.corpus),
+    }
+
+
+def _score(results: Results, own: Headline, method: str, column: str) -> Content:
+    """The score of a method in a column; empty if it lacks a language."""
+    row, languages, measure = own.table[method], own.covered(column), results.measure
+    value = own.mean(method, column, measure)
+    if value is None:
+        return {}
+    seeds = list(zip(*(row[code].seed_means[measure] for code in languages), strict=False))
+    return {
+        "test": own.test,
+        "corpus": own.corpus,
+        "method": method,
+        "kind": first(row).kind,
+        "language": column,
+        "value": value,
+        "interval": list(bootstrap_interval({code: row[code].values[measure] for code in languages})),
+        "seeds": len(seeds),
+        "seed_std": stdev(fmean(means) for means in seeds) if len(seeds) > 1 else None,
+    }
+
+
+def _winner(results: Results, own: Headline, column: str) -> str | None:
+    """The best of a column, if it is shown to be better than the runner-up."""
+    best = own.ranking(column, results.measure)[:2]
+    tested = results.tested_in(own, column, best[0]) if best else []
+    return next((each.result.winner for each in tested if each.other(best[0]) in best), None)
+
+
+def language_gaps(results: Results) -> Iterator[Content]:
     tables = {results.place(own): own for own in results.headlines}
     languages = [code for own in tables.values() for code in own.languages]
     if len(tables) > 1 and len(set(languages)) == len(languages):
@@ -91,40 +189,20 @@ def language_gaps(results: Results) -> list[str]:
             for method, row in own.table.items():
                 joined.setdefault(method, {}).update(row)
         tables = {"All tests": Headline("", None, joined)}
-    results.numbers["language_gap"] = []
-    lines = [line for place, own in tables.items() for line in _gap_table(results, place, own)]
-    text = (
-        f"Share of the gap in {results.label} between untrained student and ceiling that is closed; the spread of "
-        f"{results.label} itself over languages (best minus worst, standard deviation), and which is worst."
-    )
-    return md.section("Language gap", lines, text)
-
-
-def _gap_table(results: Results, place: str, own: Headline) -> list[str]:
-    languages, measure = own.languages, results.measure
-    means = {
-        method: {code: row[code].mean(measure) for code in languages}
-        for method, row in own.table.items()
-        if mean_over(row, languages, measure) is not None
-    }
-    kinds = {first(own.table[method]).kind: method for method in means}
-    if not {"zero_shot", "ceiling"} <= kinds.keys():
-        return []
-    low, high = kinds["zero_shot"], kinds["ceiling"]
-    groups = {name: [code for code in codes if code in languages] for name, codes in results.config.groups.items()}
-    groups = {name: codes for name, codes in groups.items() if codes}
-    several, between = len(languages) > 1, len(groups) > 1
-    rows = []
-    for method, values in means.items():
-        found = language_gap(means[low], values, means[high], groups)
-        results.numbers["language_gap"].append({"where": place, "method": method, **asdict(found)})
-        closed = [*found.gap_closed.values(), *([found.mean_gap_closed] if several else [])]
-        row = [method, *(md.MISSING if method in (low, high) else md.share(value) for value in closed)]
-        row += [f"{found.trained.range:.3f}, {found.trained.std:.3f}", found.trained.worst] if several else []
-        rows.append(row + ([f"{found.trained.group_gap:+.3f}"] if between else []))
-    header = ["Method", *languages, *([MEAN, "range, std", "worst"] if several else [])]
-    header += [f"{next(iter(groups))} − {list(groups)[-1]}"] if between else []
-    return [f"### {place}", "", *md.table(header, rows)]
+    for place, own in tables.items():
+        means = {
+            method: {code: row[code].mean(results.measure) for code in own.languages}
+            for method, row in own.table.items()
+            if mean_over(row, own.languages, results.measure) is not None
+        }
+        kinds = {first(own.table[method]).kind: method for method in means}
+        if {"zero_shot", "ceiling"} <= kinds.keys():
+            low, high = kinds["zero_shot"], kinds["ceiling"]
+            found = {name: [c for c in codes if c in own.languages] for name, codes in results.config.groups.items()}
+            groups = {name: codes for name, codes in found.items() if codes}
+            gaps = {method: language_gap(means[low], values, means[high], groups) for method, values in means.items()}
+            about = {"place": place, "languages": own.languages, "groups": list(groups)}
+            yield {**about, "references": (low, high), "gaps": gaps}
 
 
 def _are_curves(curves: Curves) -> bool:
@@ -132,43 +210,25 @@ def _are_curves(curves: Curves) -> bool:
     return any(len(points) > 1 for lines in curves.values() for points in lines.values())
 
 
-def data_size(results: Results) -> list[str]:
-    lines, results.numbers["data_size"] = [], []
+def data_sizes(results: Results) -> Iterator[Content]:
     for own in results.headlines:
         place: dict[str, Any] = {"test": own.test, "corpus": own.corpus}
         curves = data_size_curves(results.cells, **place, measure=results.measure)
         if _are_curves(curves):
-            results.numbers["data_size"].append({**place, "curves": curves})
-            panel, drawn = next(iter(curves.items()))
-            lines += [f"### {results.place(own)}", "", *results.draw("data-size", figures.plot_data_size, **place)]
-            lines += [f"{'Mean over languages' if panel == MEAN else panel}, by sentence pairs a language:", ""]
-            lines += md.curve_table(drawn, "{:,.0f}", md.number)
-    return md.section("Data size", lines)
+            figure = results.draw("data-size", figures.plot_data_size, **place)
+            yield {**place, "place": results.place(own), "curves": curves, "figure": figure}
 
 
-def robustness(results: Results) -> list[str]:
-    header = ["Perturbation", "Method", "unperturbed", "strongest", "relative drop", "between languages", "worst"]
-    lines, results.numbers["robustness"] = [], []
+def robustness(results: Results) -> Iterator[Content]:
     for own in results.headlines:
         place: dict[str, Any] = {"test": own.test, "corpus": own.corpus}
         if robustness_curves(results.cells, **place, measure=results.measure):
-            lines += [f"### {results.place(own)}", "", *results.draw("robustness", figures.plot_robustness, **place)]
-            lines += md.table(header, _robustness_rows(results, own))
-    text = (
-        "Relative drop: share of the unperturbed score, mean over languages, that is lost at the strongest "
-        "perturbation. Between languages: best minus worst share of the score that is kept, averaged over the "
-        "strengths; worst is the language that keeps least."
-    )
-    return md.section("Robustness", lines, text)
+            figure = results.draw("robustness", figures.plot_robustness, **place)
+            yield {"place": results.place(own), "figure": figure, "rows": list(_robustness_rows(results, own))}
 
 
-def _robustness_rows(results: Results, own: Headline) -> Iterator[list[str]]:
-    scores: dict[tuple[str, str], dict[str, dict[float, float]]] = {}
-    for (perturbation, strength), table in robustness_tables(results.cells, own.test, own.corpus).items():
-        for method, row in table.items():
-            curves = scores.setdefault((perturbation, method), {})
-            for code, cell in row.items():
-                curves.setdefault(code, {})[strength] = cell.mean(results.measure)
+def _robustness_rows(results: Results, own: Headline) -> Iterator[Content]:
+    scores = robustness_scores(results.cells, own.test, own.corpus, results.measure)
     for (perturbation, method), curves in scores.items():
         strengths = set(next(iter(curves.values())))
         complete = curves.keys() == set(own.languages) and all(set(curve) == strengths for curve in curves.values())
@@ -176,67 +236,60 @@ def _robustness_rows(results: Results, own: Headline) -> Iterator[list[str]]:
             continue
         strongest = max(strengths)
         clean, perturbed = (fmean(curve[at] for curve in curves.values()) for at in (0, strongest))
-        found = robustness_gap(curves)
-        drop = 1 - perturbed / clean if clean else None
+        found, drop = robustness_gap(curves), 1 - perturbed / clean if clean else None
         about = {"test": own.test, "corpus": own.corpus, "perturbation": perturbation, "method": method}
-        results.numbers["robustness"].append({**about, "relative_drop": drop, "scores": curves, **asdict(found)})
-        gap = found.relative_area if len(curves) > 1 else None
-        between = [md.share(gap.range), gap.worst] if gap else [md.MISSING] * 2
-        at = f"{perturbed:.3f} (at {strongest:g})"
-        yield [perturbation.replace("_", " "), method, f"{clean:.3f}", at, md.share(drop), *between]
+        yield {
+            "clean": clean,
+            "perturbed": perturbed,
+            "strength": strongest,
+            "gap": found.relative_area if len(curves) > 1 else None,
+            "numbers": {**about, "relative_drop": drop, "scores": curves, **asdict(found)},
+        }
 
 
-def domain_shift(results: Results) -> list[str]:
+def domains(results: Results) -> Content:
     matrices = domain_matrices(results.cells, results.measure)
     if not matrices:
-        return []
-    results.numbers["domains"] = [
+        return {}
+    numbers = [
         {"method": method, "corpus": corpus, "test": test, "value": value}
         for method, matrix in matrices.items()
         for (corpus, test), value in matrix.items()
     ]
-    tests = list(dict.fromkeys(entry["test"] for entry in results.numbers["domains"]))
-    rows = [
-        [method, corpus, *(md.number(matrix.get((corpus, test))) for test in tests)]
-        for method, matrix in matrices.items()
-        for corpus in dict.fromkeys(corpus for corpus, _ in matrix)
-    ]
-    lines = results.draw("domains", figures.plot_domains)
-    lines += ["Mean over the languages of a test set that every corpus has.", ""]
-    return md.section("Domain shift", [*lines, *md.table(["Method", "Trained on", *tests], rows)])
+    return {"figure": results.draw("domains", figures.plot_domains), "matrices": matrices, "numbers": numbers}
 
 
-def languages_together(results: Results) -> list[str]:
-    lines, results.numbers["language_pairs"] = [], []
+def language_pairs(results: Results) -> Iterator[Content]:
     for corpus in results.corpora:
         curves, is_gap = language_pair_curves(results.cells, corpus, results.measure)
-        if not _are_curves(curves):
-            continue
-        results.numbers["language_pairs"].append({"corpus": corpus, "gap_closed": is_gap, "curves": curves})
-        lines += [f"### Trained on {corpus}", ""] if len(results.corpora) > 1 else []
-        lines += results.draw("language-pairs", figures.plot_language_pairs, corpus=corpus)
-        shown = f"Share of the gap in {results.label} closed" if is_gap else results.label
-        lines += [f"{shown}, by languages trained together:", ""]
-        joined = {f"{method}, {panel}": points for panel, own in curves.items() for method, points in own.items()}
-        lines += md.curve_table(joined, "{:g}", md.share if is_gap else md.number)
-    return md.section("Number of languages trained together", lines)
+        if _are_curves(curves):
+            figure = results.draw("language-pairs", figures.plot_language_pairs, corpus=corpus)
+            lines = {f"{method}, {panel}": points for panel, own in curves.items() for method, points in own.items()}
+            yield {"corpus": corpus, "gap_closed": is_gap, "curves": curves, "lines": lines, "figure": figure}
 
 
-def times(results: Results) -> list[str]:
-    rows, results.numbers["time"] = [], []
+def times(results: Results) -> Iterator[Content]:
     for method in dict.fromkeys(record.method for record in results.records):
         own = [record for record in results.records if record.method == method]
         # Records of several languages and tests share a training run.
         runs = {(each.corpus, each.languages, each.size, each.seed): each.seconds for each in own if each.seconds}
-        search = median(record.search_seconds for record in own)
-        train = median(runs.values()) if runs else None
-        results.numbers["time"].append({"method": method, "runs": len(runs), "train": train, "search": search})
-        range_ = f"{train:,.0f} ({min(runs.values()):,.0f} to {max(runs.values()):,.0f})" if runs else md.MISSING
-        rows.append([method, str(len(runs) or md.MISSING), range_, f"{search:,.1f}"])
-    if not any(entry["train"] or entry["search"] for entry in results.numbers["time"]):
-        return []
-    header = ["Method", "training runs", "seconds a run: median (range)", "seconds a test: median"]
-    return md.section("Time", md.table(header, rows))
+        yield {
+            "method": method,
+            "runs": list(runs.values()),
+            "train": median(runs.values()) if runs else None,
+            "search": median(record.search_seconds for record in own),
+        }
+
+
+def missing(results: Results, failed: Iterable[str]) -> list[str]:
+    """Methods and languages without results."""
+    measured = {cell.method for cell in results.cells}
+    lines = [f"{name}: nothing was measured" for name in results.config.methods if name not in measured]
+    for own in results.headlines:
+        for method, row in own.table.items():
+            lacking = [code for code in own.languages if code not in row]
+            lines += [f"{method} lacks {', '.join(lacking)} on {results.place(own)}"] if lacking else []
+    return [*lines, *(f"failed: {cell}" for cell in failed)]
 
 
 def _with_human_kind(record: Record, config: StudyConfig) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,8 @@ from .store import Record
 MEAN = "mean"
 # The training corpus of the untrained student.
 NOTHING = "nothing (zero-shot)"
+# The verdict of a comparison without a significant difference.
+NO_DIFFERENCE = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -114,25 +116,20 @@ def _at_place(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cell
 
 def at_largest_size(cells: Sequence[Cell]) -> list[Cell]:
     """Cells without training, and cells trained on the largest size of any in their language."""
-    largest: dict[str, float] = {}
-    for cell in cells:
-        if cell.learns:
-            largest[cell.language] = max(largest.get(cell.language, 0), _size(cell))
-    return [cell for cell in cells if not cell.learns or _size(cell) == largest[cell.language]]
-
-
-def _size(cell: Cell) -> float:
-    return math.inf if cell.size is None else cell.size
+    return _highest(cells, lambda cell: cell.learns, lambda cell: math.inf if cell.size is None else cell.size)
 
 
 def with_most_languages(cells: Sequence[Cell]) -> list[Cell]:
     """Cells that do not learn languages together, and those trained with the most languages of any in theirs."""
-    most: dict[str, tuple] = {}
-    for cell in cells:
-        if cell.learns_together:
-            rank = (len(cell.languages), cell.languages)
-            most[cell.language] = max(most.get(cell.language, rank), rank)
-    return [cell for cell in cells if not cell.learns_together or cell.languages == most[cell.language][1]]
+    return _highest(cells, lambda cell: cell.learns_together, lambda cell: (len(cell.languages), cell.languages))
+
+
+def _highest(cells: Sequence[Cell], competes: Callable[[Cell], bool], rank: Callable[[Cell], Any]) -> list[Cell]:
+    """Cells that do not compete, and cells with the highest rank in their language."""
+    highest: dict[str, Any] = {}
+    for cell in filter(competes, cells):
+        highest[cell.language] = max(highest.get(cell.language, rank(cell)), rank(cell))
+    return [cell for cell in cells if not competes(cell) or rank(cell) == highest[cell.language]]
 
 
 @dataclass(frozen=True)
@@ -198,46 +195,57 @@ def mean_over(row: Mapping[str, Cell], languages: Sequence[str], measure: str) -
 def data_size_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
     """[`MEAN`] or language -> method -> (sentence pairs per language, value)."""
     here = [cell for cell in _at_place(cells, test, corpus) if cell.learns and cell.perturbation is None]
-    here = with_most_languages(here)
-    languages = list(dict.fromkeys(cell.language for cell in here))
-    curves: Curves = {panel: {} for panel in ([MEAN] if len(languages) > 1 else []) + languages}
     rows: dict[tuple[str, int | None], Row] = {}
-    for cell in here:
+    for cell in with_most_languages(here):
         rows.setdefault((cell.method, cell.size), {})[cell.language] = cell
-    for method in dict.fromkeys(cell.method for cell in here):
-        for row in (row for (name, _), row in rows.items() if name == method):
-            for panel, lines in curves.items():
-                covered = languages if panel == MEAN else [panel]
-                value = mean_over(row, covered, measure)
-                if value is not None:
-                    lines.setdefault(method, []).append((fmean(row[code].pairs for code in covered), value))
-    return _sorted(curves)
+    languages = list(dict.fromkeys(language for row in rows.values() for language in row))
+    panels = {MEAN: languages} if len(languages) > 1 else {}
+    return _curves(
+        (panel, method, fmean(row[code].pairs for code in covered), fmean(row[code].mean(measure) for code in covered))
+        for panel, covered in (panels | {code: [code] for code in languages}).items()
+        for (method, _), row in rows.items()
+        if row.keys() >= set(covered)
+    )
 
 
 def robustness_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
     """Perturbation -> method -> (strength, mean over languages); strength 0 is unperturbed."""
     languages = headline(cells, test, corpus).languages
-    curves: Curves = {}
-    for (perturbation, strength), table in robustness_tables(cells, test, corpus).items():
-        for method, row in table.items():
-            value = mean_over(row, languages, measure)
-            if value is not None:
-                curves.setdefault(perturbation, {}).setdefault(method, []).append((strength, value))
-    return _sorted(curves)
+    return _curves(
+        (perturbation, method, strength, fmean(scores[code][strength] for code in languages))
+        for (perturbation, method), scores in robustness_scores(cells, test, corpus, measure).items()
+        for strength in sorted({strength for values in scores.values() for strength in values})
+        if languages and all(strength in scores.get(code, {}) for code in languages)
+    )
 
 
-def robustness_tables(cells: Sequence[Cell], test: str, corpus: str | None) -> dict[tuple[str, float], Table]:
-    """(perturbation, strength) -> table, including strength 0 of each perturbation."""
+def robustness_scores(
+    cells: Sequence[Cell], test: str, corpus: str | None, measure: str
+) -> dict[tuple[str, str], dict[str, dict[float, float]]]:
+    """(perturbation, method) -> language -> strength -> value; strength 0 is unperturbed."""
     perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
-    clean = headline(cells, test, corpus).table
-    tables: dict[tuple[Any, float], Table] = {}
+    unperturbed = [cell for row in headline(cells, test, corpus).table.values() for cell in row.values()]
+    scores: dict[tuple[Any, str], dict[str, dict[float, float]]] = {}
     for kind in dict.fromkeys(cell.perturbation for cell in perturbed):
-        own = [cell for cell in perturbed if cell.perturbation == kind]
+        own = sorted((cell for cell in perturbed if cell.perturbation == kind), key=lambda cell: cell.strength)
         methods = {cell.method for cell in own}
-        tables[kind, 0.0] = {method: row for method, row in clean.items() if method in methods}
-        for strength in sorted({cell.strength for cell in own}):
-            tables[kind, strength] = by_method(cell for cell in own if cell.strength == strength)
-    return tables
+        for cell in [*(cell for cell in unperturbed if cell.method in methods), *own]:
+            of_language = scores.setdefault((kind, cell.method), {}).setdefault(cell.language, {})
+            of_language[cell.strength] = cell.mean(measure)
+    return scores
+
+
+def _curves(points: Iterable[tuple[str, str, float, float]]) -> Curves:
+    """Curves through points (panel, method, x, y)."""
+    curves: Curves = {}
+    for panel, method, x, y in points:
+        curves.setdefault(panel, {}).setdefault(method, []).append((x, y))
+    return {panel: {method: sorted(line) for method, line in lines.items()} for panel, lines in curves.items()}
+
+
+def positions(lines: Mapping[str, Sequence[tuple[float, float]]]) -> list[float]:
+    """All x of some curves."""
+    return sorted({x for points in lines.values() for x, _ in points})
 
 
 def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple[str, str], float]]:
@@ -288,36 +296,24 @@ def language_pair_curves(cells: Sequence[Cell], corpus: str | None, measure: str
     shares = [share(cell) for cell in here]
     is_gap = None not in shares
     several = len({cell.test for cell in here}) > 1
-    values: dict[str, dict[str, dict[int, list[float]]]] = {}
+    groups: dict[tuple[str, str, int], list[Any]] = {}
     for cell, closed in zip(here, shares, strict=True):
         panel = f"{cell.language}, {cell.test}" if several else cell.language
-        points = values.setdefault(panel, {}).setdefault(cell.method, {})
-        points.setdefault(len(cell.languages), []).append(
-            cell.mean(measure) if closed is None or not is_gap else closed
-        )
-    curves: Curves = {
-        panel: {method: [(n, fmean(own)) for n, own in points.items()] for method, points in lines.items()}
-        for panel, lines in values.items()
-    }
-    return _sorted(_with_mean(curves)), is_gap
+        value = closed if is_gap else cell.mean(measure)
+        groups.setdefault((panel, cell.method, len(cell.languages)), []).append(value)
+    return _with_mean(_curves((*group, fmean(values)) for group, values in groups.items())), is_gap
 
 
 def _with_mean(curves: Curves) -> Curves:
     """Add the mean over panels in which a method has all x, for methods that have them in all such panels."""
-    every = {x for lines in curves.values() for points in lines.values() for x, _ in points}
+    every = sorted({x for lines in curves.values() for x in positions(lines)})
     complete = [lines for lines in curves.values() if any(len(points) == len(every) for points in lines.values())]
     mean: dict[str, list[tuple[float, float]]] = {}
     for method in complete[0] if len(complete) > 1 else ():
         own = [dict(lines.get(method, ())) for lines in complete]
-        if all(points.keys() == every for points in own):
+        if all(len(points) == len(every) for points in own):
             mean[method] = [(x, fmean(points[x] for points in own)) for x in every]
     return {MEAN: mean, **curves} if mean else curves
-
-
-def _sorted(curves: Curves) -> Curves:
-    return {
-        panel: {method: sorted(points) for method, points in lines.items()} for panel, lines in curves.items() if lines
-    }
 
 
 @dataclass(frozen=True)
@@ -328,6 +324,14 @@ class Tested:
     corpus: str | None
     column: str
     result: Comparison
+
+    def other(self, method: str) -> str:
+        """The method that `method` is compared with."""
+        return self.result.baseline if method == self.result.system else self.result.system
+
+    def verdict(self, method: str) -> str:
+        winner = self.result.winner
+        return NO_DIFFERENCE if winner is None else "better" if winner == method else "worse"
 
 
 def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
