@@ -33,8 +33,7 @@ class OpticalMtebModel:
             processor with `OpticalRetriever(model, processor)`.
         document_retriever ([`OpticalRetriever`], *optional*):
             Encodes the documents, for a student that searches the index of its teacher.
-        language (`str`, *optional*):
-            Language pack for the queries. Defaults to the active one of `retriever`.
+        language (`str`, *optional*): Language pack for the queries. Defaults to the active one of `retriever`.
         name (`str`, defaults to `"hf_optical/retriever"`):
             Name of the results, as `organization/name`. The revision is a hash of weights, vocabulary and settings,
             so that mteb never returns cached results of another model. Change weights in place or with

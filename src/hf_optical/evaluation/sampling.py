@@ -23,10 +23,8 @@ def sample_pool(dataset: RetrievalDataset, documents: int, seed: int = 0) -> Ret
     Measures are higher than on the whole corpus, so compare them within one pool only.
 
     Args:
-        dataset ([`RetrievalDataset`]):
-            The whole test set.
-        documents (`int`):
-            Number of documents to keep, at least 1.
+        dataset ([`RetrievalDataset`]): The whole test set.
+        documents (`int`): Number of documents to keep, at least 1.
         seed (`int`, defaults to 0):
             Random seed. The sample depends only on the seed and the document ids: it is the same on every machine, and
             a larger pool contains the smaller one.

@@ -57,16 +57,12 @@ def write_card(
     and the figure `training.png` are taken from the folder.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The folder of the pack or model.
-        kind (`str`):
-            `"language_pack"` or `"model"`, the name of the template.
+        folder (`str` or `os.PathLike`): The folder of the pack or model.
+        kind (`str`): `"language_pack"` or `"model"`, the name of the template.
         base_model (`str`):
             Hub id of the base. A folder on this machine is left out of the metadata; `""` where none is known.
-        languages (`list[str]`):
-            Codes of the languages that it was trained on.
-        code (`str`, *optional*):
-            Code of the pack, if several languages share it. Defaults to the first language.
+        languages (`list[str]`): Codes of the languages that it was trained on.
+        code (`str`, *optional*): Code of the pack, if several languages share it. Defaults to the first language.
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
             `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts`
@@ -76,8 +72,7 @@ def write_card(
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
             `dataset`, `queries` and `measures`, and each measure `trained`. An unknown method in `settings` is not
             described.
-        base_revision (`str`, *optional*):
-            Commit of the base on the Hub.
+        base_revision (`str`, *optional*): Commit of the base on the Hub.
         repo_id (`str`, *optional*):
             The repository of the pack or model, for the code on the page. Defaults to the folder, if it is in the
             current one.

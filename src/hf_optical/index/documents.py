@@ -62,8 +62,7 @@ def read_documents(
             Column of the ids. Defaults to `_id` or `id`. Without such a column, documents are numbered.
         text_column (`str`, defaults to `"text"`), title_column (`str`, defaults to `"title"`):
             Columns of the texts and of the titles. There may be no titles.
-        first_number (`int`, defaults to 0):
-            Number of the first document, if they are numbered.
+        first_number (`int`, defaults to 0): Number of the first document, if they are numbered.
 
     Raises:
         DataError: the file is missing or damaged, a column is missing, or a text is not a string.

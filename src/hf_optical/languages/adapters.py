@@ -53,12 +53,10 @@ def default_lora_config(
     Create a LoRA configuration (arXiv 2106.09685) for the word embeddings and all linear layers before the pooler.
 
     Args:
-        model ([`OpticalModel`]):
-            The base.
+        model ([`OpticalModel`]): The base.
         rank (`int`, defaults to 32), alpha (`float`, defaults to `rank`), dropout (`float`, defaults to 0):
             As in [`peft.LoraConfig`].
-        targets (`list[str]`, *optional*):
-            Names of the modules to adapt. Defaults to all linear layers.
+        targets (`list[str]`, *optional*): Names of the modules to adapt. Defaults to all linear layers.
         embeddings (`bool`, defaults to `True`):
             Whether to adapt the word embeddings, since a new language uses known subwords with other meanings.
     """

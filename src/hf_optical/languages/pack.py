@@ -96,8 +96,7 @@ class LanguagePack(PushToHub):
             model ([`OpticalModel`]): the base, with an adapter for `language`.
             language (`str`): language code.
             roles (`dict`, *optional*), details (`dict`, *optional*): see the attributes of this class.
-            base_fingerprint (`str`, *optional*):
-                Fingerprint of the base, if it is known already.
+            base_fingerprint (`str`, *optional*): Fingerprint of the base, if it is known already.
             state_dict (`dict`, *optional*):
                 Weights of the whole model to use instead of the model's own, such as those gathered from several
                 processes.

@@ -38,8 +38,7 @@ class OpticalConfig(PreTrainedConfig):
             Configuration of the text encoder. Defaults to BERT's.
         projection_dim (`int`, *optional*):
             Size of the projected token vectors. `None` for no projection, which gives the encoder's hidden size.
-        projection_bias (`bool`, *optional*, defaults to `False`):
-            Whether the projection has a bias.
+        projection_bias (`bool`, *optional*, defaults to `False`): Whether the projection has a bias.
     """
 
     model_type = "optical"

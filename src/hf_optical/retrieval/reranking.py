@@ -32,8 +32,7 @@ def rerank(
             The hits of the first stage, such as [`BM25`], for each query. Their order and scores are ignored.
         document_ids (iterable of `str`, *optional*):
             Id of each document, in the order of `document_vectors`. Defaults to positions.
-        top_k (`int`, *optional*):
-            Length of the rankings. Defaults to all candidates.
+        top_k (`int`, *optional*): Length of the rankings. Defaults to all candidates.
         show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
 
     Returns:

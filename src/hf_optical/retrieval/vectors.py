@@ -85,8 +85,7 @@ class TokenVectors:
         Pack a padded batch.
 
         Args:
-            values (`torch.Tensor` of shape `(texts, tokens, dim)`):
-                The batch.
+            values (`torch.Tensor` of shape `(texts, tokens, dim)`): The batch.
             mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
                 Nonzero for the tokens to keep, in any pattern. Defaults to all tokens.
             name (`str`, defaults to `"values"`): Name of `values` in error messages.

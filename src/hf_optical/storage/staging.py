@@ -141,8 +141,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
     its files move with those of the outer block.
 
     Args:
-        directory (`str` or `os.PathLike`):
-            The folder to write. Created if it does not exist.
+        directory (`str` or `os.PathLike`): The folder to write. Created if it does not exist.
 
     Raises:
         OSError: the disk is full, or `directory` cannot be written. The message names the folder and the cure.

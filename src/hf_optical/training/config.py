@@ -37,19 +37,16 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         language (`str` or `list[str]`, *optional*):
             Code of the language to teach; it names the pack. Several codes train several packs in one run, one for
             each language. Required.
-        shared_pack (`str`, *optional*):
-            Code of one pack for all languages, instead of one for each.
+        shared_pack (`str`, *optional*): Code of one pack for all languages, instead of one for each.
         sampling_temperature (`float`, defaults to 1.0):
             With several languages: one with `n` pairs gets batches in proportion to `n ** (1 / sampling_temperature)`
             (arXiv 1907.05019). 1 samples in proportion to size; higher values favour small languages.
-        teacher_language (`str`, defaults to `"en"`):
-            Code of the language that the teacher reads.
+        teacher_language (`str`, defaults to `"en"`): Code of the language that the teacher reads.
         cache_teacher (`bool`, *optional*):
             Whether the teacher encodes every sentence once, before training, and its vectors are kept on disk for
             later epochs, languages and runs ([`TeacherVectors`]). Defaults to `True` for more than one epoch on one
             machine.
-        teacher_cache_dir (`str`, *optional*):
-            Folder of this cache. Defaults to the cache folder of `datasets`.
+        teacher_cache_dir (`str`, *optional*): Folder of this cache. Defaults to the cache folder of `datasets`.
         method (`str`, defaults to `"ot"`):
             Training objective. `"ot"`: transport from the tokens of a sentence to those of its translation
             ([`OTAlignmentLoss`]). `"greedy"`: one-to-one alignment ([`GreedyAlignmentLoss`], Dr.DECR). `"sentence"`:
@@ -89,8 +86,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It doubles the number of sentences read per step.
-        train_all_weights (`bool`, defaults to `False`):
-            Train the whole student instead of a LoRA adapter.
+        train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
         new_words (`int`, *optional*, defaults to 8000):
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
             `train_all_weights`.

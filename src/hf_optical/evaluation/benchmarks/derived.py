@@ -47,14 +47,10 @@ def from_bitext(
     Args:
         pairs (`datasets.Dataset`, or iterable of rows):
             Rows with a `translation`, as returned by [`load_bitext`]: `{"translation": {"en": "...", "ha": "..."}}`.
-        language (`str`):
-            Language of the queries.
-        teacher_language (`str`, defaults to `"en"`):
-            Language of the documents.
-        name (`str`, *optional*):
-            Name for reports. Defaults to `"bitext/LANGUAGE"`.
-        limit (`int`, *optional*):
-            Maximum number of pairs.
+        language (`str`): Language of the queries.
+        teacher_language (`str`, defaults to `"en"`): Language of the documents.
+        name (`str`, *optional*): Name for reports. Defaults to `"bitext/LANGUAGE"`.
+        limit (`int`, *optional*): Maximum number of pairs.
 
     Returns:
         [`RetrievalDataset`]: the translation of a query is identical to its document, so the ceiling is close to 1 and
