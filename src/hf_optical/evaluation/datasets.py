@@ -83,10 +83,7 @@ class RetrievalDataset:
 @dataclass(frozen=True)
 class BenchmarkParts:
     """
-    Parts of a test set before they are checked.
-
-    Documents are read lazily and only once. `queries` and `qrels` may have different keys. `origin` names the source
-    in error messages.
+    Parts of a test set before they are checked, from the source `origin`. Documents are read lazily and only once.
     """
 
     name: str

@@ -49,9 +49,7 @@ def sample_documents(
     seed: int,
 ) -> tuple[str, dict[str, Document]]:
     """
-    Read the documents once, keep `limit` of them, and mark the name if any are left out.
-
-    Only the judged documents and `limit` others are held in memory.
+    Read the documents once, keep the judged ones and others up to `limit`, and mark the name if any are left out.
     """
     if limit is None:
         return name, dict(documents)

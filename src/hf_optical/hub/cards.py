@@ -248,10 +248,7 @@ def _duration(seconds: float) -> str:
 
 def is_hub_id(name: str, revision: str | None = None) -> bool:
     """
-    Guess whether a name is the id of a repository on the Hub.
-
-    It must have a namespace or a commit, since a name without either is usually the last part of a path, and must not
-    be a file or folder on this machine.
+    Guess whether a name is the id of a repository on the Hub, with a namespace or a commit, and no file of that name.
     """
     try:
         validate_repo_id(name)

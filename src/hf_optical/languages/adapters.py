@@ -209,11 +209,7 @@ def remove(model: OpticalModel, language: str) -> None:
 
 
 class _LanguageLora(LoraModel):
-    """
-    Inject an adapter into a model that may have others, without PEFT's warning about that.
-
-    Filtering the warning would change the filters of all threads, and not always restore them.
-    """
+    """Inject an adapter next to others without PEFT's warning, which no filter could silence for one thread alone."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "peft_config":  # PEFT would find the model's, and warn

@@ -48,11 +48,8 @@ class LanguageEmbedding(nn.Embedding):
     """
     Word embeddings of the base, followed by those of the active language.
 
-    Ids of the base keep their embeddings bit for bit. The base's weight keeps its name, so a state dict differs only
-    by the added rows.
-
-    Raises:
-        ValueError: `base` is a subclass of `nn.Embedding`, such as the scaled embeddings of some models.
+    Ids of the base keep their embeddings bit for bit, and its weight keeps its name in a state dict. Embeddings of
+    other types are refused.
     """
 
     def __init__(self, base: nn.Embedding):

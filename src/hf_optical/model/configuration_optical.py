@@ -99,12 +99,7 @@ class OpticalConfig(PreTrainedConfig):
 
 
 def _read_encoder_config(folder: Path) -> PreTrainedConfig:
-    """
-    Read the encoder's configuration, and check it by building the encoder without memory for its weights.
-
-    An encoder that is much larger than the weights in the folder would use up memory before the missing weights were
-    noticed.
-    """
+    """Read the encoder's configuration, and check on the meta device that it is not much larger than its weights."""
     try:
         read_json(folder / ENCODER_CONFIG)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

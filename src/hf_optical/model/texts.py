@@ -39,10 +39,7 @@ def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 def require_text(text: str, name: str = "text") -> None:
     """
-    Raise an error unless `text` is a string that a tokenizer can read.
-
-    Characters beyond the first 65,536, such as emoji, are pairs of surrogates in UTF-16. A Python string may contain
-    one without the other, which has no meaning and cannot be encoded in UTF-8.
+    Raise an error unless `text` is a string without unpaired surrogates, which no tokenizer could encode in UTF-8.
     """
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {text!r:.50}")

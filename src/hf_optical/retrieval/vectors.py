@@ -249,11 +249,7 @@ def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
 
 
 class _Mapped:
-    """
-    The bytes of a mapped file, declared writable.
-
-    torch warns about read-only memory, and Python can only silence a warning for all threads at once.
-    """
+    """The bytes of a mapped file, declared writable, or torch would warn in all threads about read-only memory."""
 
     def __init__(self, file: mmap.mmap):
         self.bytes = np.frombuffer(file, np.uint8)

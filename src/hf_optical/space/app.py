@@ -26,13 +26,7 @@ PASSAGES, EXAMPLES, EXAMPLE_LENGTH, VISITORS = 5, 4, 48, 8
 @dataclass
 class Collection:
     """
-    Passages to search.
-
-    Attributes:
-        documents (`list[IndexedDocument]`): the passages.
-        vectors ([`TokenVectors`]): vectors of the passages from the base without a pack.
-        weights (`Tensor` of shape `(vocabulary,)`): inverse document frequency of each token.
-        questions (`dict[str, str]`): example questions -> English translation, which may be empty.
+    Passages to search, their vectors, the inverse document frequency of each token, and questions -> English or `""`.
     """
 
     documents: list[IndexedDocument]

@@ -46,11 +46,9 @@ class ResumableTrainer(Trainer):
     """
     A [`~transformers.Trainer`] that can be killed at any time.
 
-    A checkpoint that is partly written, partly deleted or not yet flushed is never used, and the last complete one is
-    kept until the next one is complete.
-
-    The private methods that it overrides are the steps at which `Trainer` writes, deletes and loads checkpoints; there
-    are no public ones.
+    The last complete checkpoint is kept until the next one is complete and flushed, and no other is ever used. Trainer
+    has only private methods for the steps at which it writes, deletes and loads checkpoints, which are overridden
+    here.
     """
 
     args: OTDistillationConfig
@@ -65,17 +63,10 @@ class ResumableTrainer(Trainer):
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
         """
-        Lock `output_dir` against other runs while training.
+        Lock `output_dir` against other runs while training, and yield the checkpoint to resume from, if any.
 
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): as in [`checkpoint_to_resume`].
-
-        Yields:
-            `str`, *optional*: the checkpoint to resume from.
-
-        Raises:
-            OSError: `output_dir` cannot be written to, another run is active in it, or the checkpoint is incomplete.
-            ValueError: the checkpoint lacks the state of optimizer or schedule.
+        Raises `OSError` if `output_dir` cannot be written to, and the errors of [`run_lock`] and
+        [`checkpoint_to_resume`].
         """
         output_dir = self.args.output_dir
         if self.args.should_save:
@@ -217,15 +208,8 @@ def resume_point(args: OTDistillationConfig) -> str | None:
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:
     """
-    Decide where a run starts, and whether it may start at all.
-
-    Args:
-        output_dir (`str` or `os.PathLike`): the output folder of the run.
-        resume_from_checkpoint (`str` or `bool`, *optional*):
-            A checkpoint folder; or `True` (`"true"`, `"last"`) for the newest complete one in `output_dir`.
-
-    Returns:
-        `str`, *optional*: the checkpoint; `None` to start from the beginning.
+    Return the checkpoint to start a run from, `None` for the beginning; `True`, `"true"` or `"last"` is the newest
+    one.
 
     Raises:
         FileExistsError: `output_dir` contains another run, and the run is not to be resumed.
@@ -357,11 +341,8 @@ class SaveOnInterrupt(TrainerCallback):
     It is used as a context around the training of a [`ResumableTrainer`]. Leaving the context after such a stop raises
     `KeyboardInterrupt`, unless training had finished before.
 
-    Attributes:
-        due (`bool`): whether to stop now: within an epoch after the step, and after its last step only once the
-            evaluation at the end of the epoch is done, so that the checkpoint contains it.
-        saved (`bool`): whether a checkpoint was saved at this point.
-        stopped (`bool`): whether training was stopped.
+    Training stops when it is `due`: within an epoch after the step, and after its last step only once the evaluation
+    at the end of the epoch is done, so that the checkpoint contains it.
     """
 
     def __init__(self):

@@ -40,11 +40,7 @@ def read_batch(student: nn.Module, teacher: OpticalModel, batch: dict[str, Any],
 
 
 def check_finite(values: Tensor, index: Tensor, step: int) -> None:
-    """
-    Raise `FloatingPointError`, with the rows in the source, if values of sentence pairs are not finite.
-
-    `values` has shape `(roles * pairs,)`; `index`, the rows of the pairs, `(pairs,)`.
-    """
+    """Raise `FloatingPointError`, with the rows in the source, unless values `(roles * pairs,)` are finite."""
     finite = torch.isfinite(values).view(-1, len(index)).all(0)
     if not finite.all():
         rows = index[~finite].tolist()

@@ -13,10 +13,7 @@ from ..datasets import BenchmarkParts, Document, Query, RetrievalDataset, build_
 
 def across_languages(queries: BenchmarkParts, documents: BenchmarkParts) -> BenchmarkParts:
     """
-    Combine the queries of one test set with the documents of its version in another language.
-
-    Both must ask the same questions under the same ids. The wording of the second becomes the human translation of
-    the queries, and its judgements apply.
+    Combine the queries of one test set with the documents, judgements and wording of its version in another language.
     """
     shared = {
         key: Query(query.text, documents.queries[key].text)

@@ -133,8 +133,7 @@ def read_ir_datasets(
     """
     Read a test set by its id, or by a short name and a language. Returns `None` if the id is unknown.
 
-    Texts of queries and documents are their default texts in `ir_datasets`. Human translations of queries are used if
-    there are any (`ht_title` of NeuCLIR and HC4, which have English queries and documents in other languages).
+    Human translations of queries are the `ht_title` of NeuCLIR and HC4, which have English queries.
     """
     library = import_library("ir_datasets")
     if name not in IR_DATASETS:
@@ -224,10 +223,7 @@ def read_mteb(
     name: str, language: str | None, document_language: str | None, split: str | None
 ) -> BenchmarkParts | None:
     """
-    Read a retrieval task of mteb by its name. Returns `None` if the name is unknown.
-
-    If a task asks the same questions in every language, the queries of one subset can be combined with the documents
-    of another.
+    Read a retrieval task of mteb by its name, or `None` if it is unknown; see [`load_benchmark`] for the languages.
     """
     task = _mteb_tasks().get(name)
     if task is None:

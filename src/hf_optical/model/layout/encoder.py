@@ -20,10 +20,9 @@ DOCUMENT_LENGTH = 256
 
 def read_encoder(folder: Path) -> Layout:
     """
-    Read any encoder folder.
+    Read any encoder folder, with the prompts of a sentence encoder.
 
-    Dense layers project the tokens, unless there is a pooling layer: then they belong to the sentence vector and are
-    ignored. Prompts of sentence encoders are kept.
+    Dense layers project the tokens. After a pooling layer they belong to the sentence vector and are ignored.
     """
     modules = read_modules(folder)
     pooled = any(module_kind(module) == "Pooling" for module in modules)

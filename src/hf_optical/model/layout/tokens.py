@@ -48,11 +48,7 @@ def stored_skip_list(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -
 
 
 def split_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
-    """
-    Split a prompt into a marker and the text after it, if that does not change the tokens of a text.
-
-    sentence-transformers stores markers at the start of its prompts.
-    """
+    """Split a prompt into a marker at its start and the rest, if that does not change the tokens of a text."""
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
