@@ -13,6 +13,7 @@ from torch import Tensor
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+from ..options import option
 
 
 # What `OpticalModel.forward` takes.
@@ -106,10 +107,8 @@ class Run(Protocol):
 class PairSettings:
     """How sentence pairs are read; settings of every method that reads them."""
 
-    side: str = field(
-        default="query", metadata={"help": "Role in which sentences are encoded.", "choices": list(ROLES)}
-    )
-    align_special_tokens: bool = field(default=False, metadata={"help": "Whether to align special tokens too."})
+    side: str = option("query", "Role in which sentences are encoded.", ROLES)
+    align_special_tokens: bool = option(False, "Whether to align special tokens too.")
 
     @property
     def roles(self) -> tuple[str, ...]:
