@@ -179,9 +179,6 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
             UTF-8 text, compressed or not. Columns separated by a tab may contain spaces, as in `new york\tnyuyoki`.
         normalize (function from `str` to `str`, defaults to [`fold_case`]): as in [`Dictionary`].
 
-    Returns:
-        [`Dictionary`]
-
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line does not have two columns. The message names the
             line.
@@ -224,9 +221,6 @@ def learn_dictionary(
         max_pairs (`int`, defaults to 50,000): maximum number of sentence pairs, taken at even distances.
         translations (`int`, defaults to 3): maximum number of translations of a word.
         min_probability (`float`, defaults to 0.1): less likely translations are left out.
-
-    Returns:
-        [`Dictionary`]
 
     Raises:
         DataError: a language is not in the pairs, or nothing could be learned from them.

@@ -83,9 +83,6 @@ def language_dispersion(
         values (mapping of language to `float`): Language -> value of the measure.
         groups (mapping of `str` to sequence of `str`, *optional*): Group -> its languages, from high- to low-resource.
 
-    Returns:
-        [`LanguageDispersion`]
-
     Raises:
         ValueError: there is no language, or a group is empty or names a language that is not in `values`.
     """
@@ -122,9 +119,6 @@ def language_gap(
         trained (mapping of language to `float`): value for the trained student.
         ceiling (mapping of language to `float`): value for the teacher on human translations of the queries.
         groups (mapping of `str` to sequence of `str`, *optional*): see [`language_dispersion`].
-
-    Returns:
-        [`LanguageGap`]
 
     Raises:
         ValueError: there is no language, the three arguments have different languages, or a group is empty or names

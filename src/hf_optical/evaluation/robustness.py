@@ -74,9 +74,6 @@ def robustness_curve(scores: Mapping[float, float]) -> Robustness:
     Args:
         scores (mapping of `float` to `float`): strength -> value of the measure, with strength 0 included.
 
-    Returns:
-        [`Robustness`]
-
     Raises:
         ValueError: strength 0 is missing, or is the only one.
     """
@@ -104,9 +101,6 @@ def robustness_gap(
         scores (mapping of language to mapping of `float` to `float`): strength -> value of the measure, with the same
             strengths for every language, including 0.
         groups (mapping of `str` to sequence of `str`, *optional*): group -> its languages, from high- to low-resource.
-
-    Returns:
-        [`RobustnessGap`]
 
     Raises:
         ValueError: there is no language, the strengths differ or do not include 0, or a group is empty or names an
