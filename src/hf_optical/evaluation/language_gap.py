@@ -115,9 +115,7 @@ def language_gap(
     Measure how close training brings languages to their ceilings, and to each other.
 
     Args:
-        zero_shot (mapping of language to `float`): value of the measure for the untrained student.
-        trained (mapping of language to `float`): value for the trained student.
-        ceiling (mapping of language to `float`): value for the teacher on human translations of the queries.
+        zero_shot, trained, ceiling (mappings of language to `float`): values of the measure, as in [`gap_closed`].
         groups (mapping of `str` to sequence of `str`, *optional*): see [`language_dispersion`].
 
     Raises:

@@ -115,9 +115,7 @@ def search_documents(
     Args:
         retriever ([`OpticalRetriever`]): Encodes the queries, and with its base the documents.
         source: The documents, as in [`read_documents`], whose `columns` are further arguments.
-        queries (sequence of `str`): The queries.
-        top_k (`int`, defaults to 10): Length of the rankings.
-        language (`str`, *optional*): Language of the queries. Defaults to the active one.
+        queries, top_k, language: As in [`OpticalRetriever.search`].
 
     Returns:
         `list[list[tuple[IndexedDocument, float]]]`: The documents found for each query and their scores, best first.

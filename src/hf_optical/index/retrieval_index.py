@@ -181,13 +181,7 @@ class RetrievalIndex:
         show_progress: bool = False,
     ) -> list[list[Hit]]:
         """
-        Find the documents with the highest [`maxsim`] score. The search is exact: every document is scored.
-
-        Args:
-            query_vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of
-                shape `(queries, tokens, dim)`): The queries. Scores are computed on their device.
-            top_k (`int`, defaults to 10): Length of the rankings.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        Find the documents with the highest [`maxsim`] score. Arguments are as in [`~retrieval.search`].
 
         Returns:
             `list[list[Hit]]`: The hits `(document id, score)` of each query, best first.
@@ -220,9 +214,6 @@ class RetrievalIndex:
         Check that the queries of a model match the index.
 
         A model is checked the first time; training it afterwards goes unnoticed.
-
-        Args:
-            model ([`OpticalModel`]): The base that encodes the queries.
 
         Raises:
             ValueError: If another base encoded the documents.

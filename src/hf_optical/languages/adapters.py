@@ -88,8 +88,7 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     Add a new adapter and new words, activate them, and make everything else untrainable.
 
     Args:
-        model ([`OpticalModel`]): the base, with or without adapters of other languages.
-        language (`str`): language code.
+        model ([`OpticalModel`]), language (`str`): the base, and the code of a language that it has no adapter for.
         config (`peft.LoraConfig`): configuration of the adapter. It is copied, so several models may share it.
         vocabulary ([`Vocabulary`], *optional*): new words. `config` must then not adapt the word embeddings.
 

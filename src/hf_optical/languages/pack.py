@@ -270,9 +270,7 @@ class LanguagePack(PushToHub):
         """
         Write the pack's model card, `README.md`, into the folder that it was saved to.
 
-        Args:
-            folder (`str` or `os.PathLike`): the folder.
-            repo_id (`str`, *optional*): Hub id that the example code of the card opens.
+        The example code of the card opens `repo_id`, or else the folder.
         """
         write_card(
             folder,

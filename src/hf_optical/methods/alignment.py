@@ -51,12 +51,7 @@ class AlignmentSettings(PairSettings):
 
 
 class Alignment(Method):
-    """
-    Base class of the methods that align a sentence with its translation by a loss between their token vectors.
-
-    Args:
-        settings ([`AlignmentSettings`]): the settings.
-    """
+    """Base class of the methods that align a sentence with its translation by a loss between their token vectors."""
 
     card_settings = (*Method.card_settings, "marginals")
 

@@ -173,11 +173,7 @@ class Method:
 
     def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
         """
-        Compute the parts of the loss; the trainer adds and logs them.
-
-        Args:
-            read ([`Reading`]): the vectors of student and teacher.
-            run ([`Run`]): the trainer.
+        Compute the parts of the loss from vectors of student and teacher; the trainer adds and logs them.
 
         Returns:
             `dict[str, Tensor]`: name -> losses of shape `(roles * pairs,)`, one role after the other.

@@ -184,11 +184,8 @@ class CodeSwitchedRanking:
 
     def texts(self, rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str], list[int] | None]:
         """
-        Collect the English texts to rank.
-
-        Returns:
-            `tuple`: the queries; the documents, first the relevant one of each query, in order, then the others; and,
-            with `labels`, the position of each query's relevant document among them.
+        Return the queries, the documents, those relevant for each query first, and, with `labels`, the places of
+        these.
         """
         if "query" in rows[0]:
             queries = [row["query"] for row in rows]
