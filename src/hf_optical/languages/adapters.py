@@ -146,11 +146,7 @@ def activate(model: OpticalModel, language: str | None) -> None:
 
 @contextmanager
 def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
-    """
-    Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
-
-    Other threads cannot change the language within the block.
-    """
+    """Activate a language, or `None` for the base, for a block in which no other thread can change it."""
     with lock_of(model):
         before = active_language(model)
         if language != before:

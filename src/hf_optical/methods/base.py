@@ -62,6 +62,7 @@ class LanguageData:
     teacher: OpticalProcessor
 
 
+@dataclass(eq=False)
 class Reading:
     """
     The token vectors of one batch.
@@ -73,19 +74,13 @@ class Reading:
         targets (`dict[str, Tensor]`): as in [`Blocks`].
     """
 
-    def __init__(
-        self,
-        language: str,
-        student: dict[str, OpticalOutput],
-        inputs: dict[str, Inputs],
-        teacher_inputs: dict[str, Inputs],
-        targets: dict[str, Tensor],
-        teacher: Callable[[Inputs], OpticalOutput],
-    ):
-        self.language, self.student, self.inputs = language, student, inputs
-        self.teacher_inputs, self.targets = teacher_inputs, targets
-        self._teacher = teacher
-        self._read: dict[str, OpticalOutput] = {}
+    language: str
+    student: dict[str, OpticalOutput]
+    inputs: dict[str, Inputs]
+    teacher_inputs: dict[str, Inputs]
+    targets: dict[str, Tensor]
+    _teacher: Callable[[Inputs], OpticalOutput]
+    _read: dict[str, OpticalOutput] = field(default_factory=dict)
 
     def teacher(self, block: str) -> OpticalOutput:
         """The teacher's vectors of a block, without gradient. Computed when first asked for."""
@@ -192,11 +187,7 @@ class Method:
 
 @dataclass
 class PairReader:
-    """
-    Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other.
-
-    Special tokens, role markers and query expansion are left out unless `align_special_tokens` is set.
-    """
+    """Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other."""
 
     data: LanguageData
     roles: tuple[str, ...]

@@ -20,13 +20,7 @@ _MAX_DEPTH = 50
 
 
 def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """
-    Return texts as a list, after checking that a tokenizer can read each of them; `name` is for messages.
-
-    Raises:
-        TypeError: `texts` is a single string, a table or a mapping, or one of its entries is not a string.
-        DataError: a text contains an unpaired surrogate. The message names it, as `name[position]`.
-    """
+    """Return texts as a list, after checking that a tokenizer can read each of them; `name` is for messages."""
     # Iterating over a data frame or a mapping would give its column names or its keys.
     if isinstance(texts, (str, Mapping)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
         got = "one string" if isinstance(texts, str) else type(texts).__name__

@@ -30,12 +30,7 @@ NO_SPACE = regex.compile(r"\S*")
 
 class Word(NamedTuple):
     """
-    A word of a text.
-
-    Attributes:
-        text (`str`): the word.
-        start (`int`), stop (`int`): its place in the text.
-        spaced (`bool`): `False` for a run of letters of a script without spaces between words.
+    A word and its place in a text; not `spaced` if it is a run of letters of a script without spaces between words.
     """
 
     text: str

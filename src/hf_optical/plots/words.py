@@ -29,10 +29,9 @@ class NoWordError(ValueError):
 
 def read_words(retriever: OpticalRetriever, text: str, role: str, language: str) -> ReadText:
     """
-    Encode a text as `role`, `"query"` or `"document"`. The `language` `"base"` is the bare base.
+    Encode a text as `role`, `"query"` or `"document"`, and group its tokens by the words of the original text.
 
-    Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
-    spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
+    In scripts without spaces, each token is a word. Words that are truncated, or skipped in matching, are left out.
     """
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents

@@ -208,11 +208,7 @@ class TokenVectors:
 def as_token_vectors(
     vectors: TokenVectors | Sequence[Tensor] | Tensor, mask: Tensor | None = None, name: str = "vectors"
 ) -> TokenVectors:
-    """
-    Pack token vectors: a sequence of tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)`.
-
-    `mask`, of shape `(texts, tokens)`, is nonzero for the tokens of a padded tensor to keep. `name` is for messages.
-    """
+    """Pack tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)` with a `mask` of the tokens to keep."""
     if isinstance(vectors, Tensor):
         return TokenVectors.from_padded(vectors, mask, name=name)
     if mask is not None:

@@ -211,10 +211,8 @@ def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: 
     Return the checkpoint to start a run from, `None` for the beginning; `True`, `"true"` or `"last"` is the newest
     one.
 
-    Raises:
-        FileExistsError: `output_dir` contains another run, and the run is not to be resumed.
-        FileNotFoundError: the checkpoint does not exist or is incomplete.
-        ValueError: the checkpoint has no state of optimizer or schedule, as with `save_only_model`.
+    Raises `FileExistsError` if `output_dir` contains another run that is not to be resumed, `FileNotFoundError` if the
+    checkpoint is incomplete, and `ValueError` if it has no state of optimizer or schedule, as with `save_only_model`.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():

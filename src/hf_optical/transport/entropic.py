@@ -168,9 +168,8 @@ def _sides(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 def _log_kernel(
     cost: Tensor, row_weights: Tensor, column_weights: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`(f + g - C) / epsilon` and the first two of it, for which the largest of every row and column is 0.
-
-    So no row or column of the kernel underflows. Padding is minus infinity.
+    """
+    `(f + g - C) / epsilon` and the first two of it, such that no row or column underflows. Padding is minus infinity.
     """
     padded_rows, padded_columns = (weights.sign().log() for weights in _sides(row_weights, column_weights))
     log_kernel = torch.sub(padded_columns, cost, alpha=1 / epsilon)

@@ -9,12 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """
-    Return the id of a token, or `None` if the tokenizer does not have it.
-
-    Raises:
-        ValueError: the tokenizer is damaged: it lacks its own token for unknown words.
-    """
+    """Return the id of a token, or `None` if the tokenizer does not have it."""
     try:
         found: Any = tokenizer.convert_tokens_to_ids(token)
     except RecursionError as error:  # to look up a missing token, transformers looks up the unknown token
@@ -24,9 +19,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 def stored_marker(marker: str | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
     """
-    Return the token that a stored marker stands for; `None` for an empty one.
-
-    PyLate adds `"[Q] "` to the vocabulary, with its space. Elsewhere the space belongs to the text after the marker.
+    Return the token of a stored marker, without the space of `"[Q] "` unless that is in the vocabulary, as in PyLate.
     """
     if not marker:
         return None
