@@ -77,18 +77,11 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def replace(self, text: str, choose: Callable[[list[tuple[str, float]]], str | None]) -> str:
         """
-        Replace words in running text. Spacing, punctuation and unknown words stay as they are. Where phrases of the
-        dictionary match, the longest is replaced.
+        Replace words in running text; spacing, punctuation and unknown words stay as they are.
 
-        Scripts without spaces between words are matched with the longest word of the dictionary, from left to right,
-        and spaces are put around the translation.
-
-        Args:
-            text (`str`): the text.
-            choose (function): gets the translations of a word and returns its replacement, or `None` to keep it.
-
-        Returns:
-            `str`: the text with its words replaced.
+        Where phrases match, the longest is replaced. Scripts without spaces between words are matched with the longest
+        word of the dictionary, from left to right, and spaces are put around the translation. `choose` gets the
+        translations of a word and returns its replacement, or `None` to keep it.
 
         Raises:
             DataError: the text holds an unpaired surrogate.

@@ -116,7 +116,7 @@ def paired_t_test(a: Values, b: Values) -> float:
         `float`: the p-value; 1 if no query differs, or if a group has a single query and therefore no variance.
 
     Raises:
-        ValueError: there are no values, a value is not a finite number, or `a` and `b` do not have the same queries.
+        ValueError: as in [`paired_randomisation_test`].
     """
     groups = _differences(a, b)
     difference = np.mean([group.mean() for group in groups])

@@ -98,8 +98,7 @@ class RetrievalIndex:
             documents: Texts, dictionaries, or a file, as in [`read_documents`].
             retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
             dtype (`str`, defaults to `"float16"`): Data type of the vectors on disk, `"float16"` or `"float32"`.
-            batch_size (`int`, defaults to 32): Number of documents per batch.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+            batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
             columns (`str`): `id_column`, `text_column` and `title_column`, as in [`read_documents`].
 
         Raises:

@@ -153,15 +153,13 @@ class CodeSwitchedRanking:
     the relevant document of a sentence would be the query's own copy.
 
     Args:
-        processor ([`OpticalProcessor`]): tokenises for the student.
         switch_query (callable, *optional*): query -> query with words switched, such as a [`CodeSwitcher`].
         switch_document (callable, *optional*):
             Likewise. Documents that are not switched are read by the teacher alone, like those of an index.
         labels (`bool`, defaults to `False`):
             Whether the target is the relevant document. Then no text is twice among the documents of a batch, so that
             none is relevant in one place and irrelevant in another.
-        teacher ([`OpticalProcessor`], *optional*): tokenises for the teacher.
-        teacher_language (`str`, defaults to `"en"`): key of the `translation` feature.
+        processor, teacher ([`OpticalProcessor`]), teacher_language (`str`): as in [`LanguageData`].
     """
 
     processor: OpticalProcessor

@@ -231,21 +231,13 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
                 Weights to save instead of the model's own, such as those gathered from several processes.
         """
         weights = base_state_dict(self, state_dict)
-        encoder_weights = {
-            name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")
-        }
         with staged_directory(save_directory) as folder:
             self.config.encoder_config.architectures = [type(self.encoder).__name__]
             self.config.encoder_config.dtype = self.dtype
             self.config.save_pretrained(folder)
-            save_file(_contiguous(encoder_weights), folder / WEIGHTS, metadata={"format": "pt"})
+            save_file(_part(weights, "encoder."), folder / WEIGHTS, metadata={"format": "pt"})
             if self.projection is not None:
-                projection = {
-                    name.removeprefix("projection."): weight
-                    for name, weight in weights.items()
-                    if name.startswith("projection.")
-                }
-                write_projection(folder, _contiguous(projection))
+                write_projection(folder, _part(weights, "projection."))
 
 
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -315,5 +307,7 @@ def _position_limit(encoder: nn.Module) -> int | None:
     return None
 
 
-def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Copy the weights of a part of the model for a file, under their names without the prefix."""
+    own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in own.items()}

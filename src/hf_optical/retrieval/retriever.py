@@ -277,8 +277,7 @@ class OpticalRetriever(PushToHub):
             language (`str` or iterable of `str`, *optional*):
                 The language of all queries, or one per query. `"base"` is the bare base. `None`, alone or for a query,
                 is the active language.
-            batch_size (`int`, defaults to 32): Number of queries per batch.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+            batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
 
         Returns:
             `list[Tensor]`: A float32 tensor of shape `(tokens, dim)` per query, unit vectors, on the CPU.

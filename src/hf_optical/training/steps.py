@@ -38,15 +38,7 @@ class _Parser(HfArgumentParser):
 
 @dataclass
 class Run:
-    """
-    A run that is ready to train.
-
-    Args:
-        data_args ([`DataArguments`]), args ([`OTDistillationConfig`]): the options.
-        trainer ([`OTDistillationTrainer`]): the trainer.
-        counts (`dict[str, int]`): numbers of sentence pairs, as in [`TrainingData`].
-        before (`dict`): language -> query id -> hits of the untrained student.
-    """
+    """A run that is ready to train; `before` has the hits of the untrained student, language -> query id -> hits."""
 
     data_args: DataArguments
     args: OTDistillationConfig

@@ -319,11 +319,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
     def get_test_dataloader(self, test_dataset: Dataset | dict[str, Dataset]) -> DataLoader:
         """
-        Make the loader of `predict`.
-
-        Args:
-            test_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`):
-                Sentence pairs of one language; if several are taught, `{language: pairs}`.
+        Make the loader of `predict` for sentence pairs of one language; if several are taught, `{language: pairs}`.
 
         Raises:
             ValueError: the pairs are of several languages, or their language is not given, or they lack a side.
