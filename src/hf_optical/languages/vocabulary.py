@@ -45,12 +45,7 @@ class Vocabulary:
 
 
 class LanguageEmbedding(nn.Embedding):
-    """
-    Word embeddings of the base, followed by those of the active language.
-
-    Ids of the base keep their embeddings bit for bit, and its weight keeps its name in a state dict. Embeddings of
-    other types are refused.
-    """
+    """Word embeddings of the base, bit for bit and under their name, followed by those of the active language."""
 
     def __init__(self, base: nn.Embedding):
         if type(base) is not nn.Embedding:

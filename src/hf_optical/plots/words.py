@@ -28,11 +28,7 @@ class NoWordError(ValueError):
 
 
 def read_words(retriever: OpticalRetriever, text: str, role: str, language: str) -> ReadText:
-    """
-    Encode a text as `role`, `"query"` or `"document"`, and group its tokens by the words of the original text.
-
-    In scripts without spaces, each token is a word. Words that are truncated, or skipped in matching, are left out.
-    """
+    """Encode a text as `role` and group its tokens by its words, or in scripts without spaces each by itself."""
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents
     (vectors,) = encode([text], language=language)

@@ -13,9 +13,7 @@ _MAX_BYTES = 2**26
 
 def read_json(path: Path, kind: Any = dict) -> Any:
     """
-    Read a JSON file of at most 64 MiB and of the given kind, see [`mismatches`].
-
-    Raises `OSError`, with the file and the wrong entries, if it is missing, too large, not JSON, or of another kind.
+    Read a JSON file of at most 64 MiB, or raise an `OSError` that names it and the entries that are not of `kind`.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:

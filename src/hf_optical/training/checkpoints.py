@@ -63,10 +63,7 @@ class ResumableTrainer(Trainer):
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
         """
-        Lock `output_dir` against other runs while training, and yield the checkpoint to resume from, if any.
-
-        Raises `OSError` if `output_dir` cannot be written to, and the errors of [`run_lock`] and
-        [`checkpoint_to_resume`].
+        Lock `output_dir`, after checking that it can be written to, and yield the checkpoint to resume from, if any.
         """
         output_dir = self.args.output_dir
         if self.args.should_save:

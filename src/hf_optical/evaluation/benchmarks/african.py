@@ -30,12 +30,7 @@ _CIRAL_SPLITS = ("dev", "test-a", "test-a-pools", "test-b")
 
 
 def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLike | None) -> BenchmarkParts:
-    """
-    Read AfriQA (Ogundepo et al. 2023): questions with human translations over gold passages of Wikipedia.
-
-    The documents are the passages of all splits and languages: the English ones or, for Fon, the French ones.
-    Questions without a passage are left out.
-    """
+    """Read AfriQA (Ogundepo et al. 2023), over the gold passages of all splits in English or, for Fon, in French."""
     language, code = _choose("afriqa", language, _AFRIQA_LANGUAGES)
     split = split or "test"
     check_choice(f"split of afriqa in {language}", split, _afriqa_splits(code))
