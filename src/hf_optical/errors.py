@@ -48,9 +48,7 @@ def error_summary(error: BaseException) -> str:
 
 @contextmanager
 def exit_on_error(*kinds: type[Exception], flags: Mapping[str, str] | None = None) -> Iterator[None]:
-    """
-    End a command with `error: MESSAGE` and exit code 1 on errors of `kinds`; `flags` are the options of arguments.
-    """
+    """End a command with the line `error: MESSAGE` on errors of `kinds`; `flags` are the options of arguments."""
     try:
         yield
     except kinds as error:

@@ -82,9 +82,7 @@ class RetrievalDataset:
 
 @dataclass(frozen=True)
 class BenchmarkParts:
-    """
-    Parts of a test set before they are checked, from the source `origin`. Documents are read lazily and only once.
-    """
+    """Parts of a test set that are not checked yet, from the source `origin`. Documents are read once and lazily."""
 
     name: str
     documents: Iterable[tuple[str, Document]]

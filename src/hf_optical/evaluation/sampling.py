@@ -49,7 +49,7 @@ def sample_documents(
     seed: int,
 ) -> tuple[str, dict[str, Document]]:
     """
-    Read the documents once, keep the judged ones and others up to `limit`, and mark the name if any are left out.
+    Read the documents once, keep the judged ones and others up to `limit`, and mark the name if some are left out.
     """
     if limit is None:
         return name, dict(documents)

@@ -247,9 +247,7 @@ def _duration(seconds: float) -> str:
 
 
 def is_hub_id(name: str, revision: str | None = None) -> bool:
-    """
-    Guess whether a name is the id of a repository on the Hub, with a namespace or a commit, and no file of that name.
-    """
+    """Guess whether a name is that of a repository on the Hub: it has a namespace or a commit, and is no file here."""
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -182,8 +182,7 @@ class CodeSwitchedRanking:
 
     def texts(self, rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str], list[int] | None]:
         """
-        Return the queries, the documents, those relevant for each query first, and, with `labels`, the places of
-        these.
+        Return queries, documents (relevant ones first) and, with `labels`, the place of each query's relevant one.
         """
         if "query" in rows[0]:
             queries = [row["query"] for row in rows]

@@ -26,8 +26,7 @@ def prepare_for_words(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     Change a tokenizer so that added words are found in composed and decomposed text, and cause no false spaces.
 
-    Text after an added word is read as if it began there, so a space before every text would come before punctuation
-    too.
+    Text after an added word is read as if it began there, so punctuation too would get the space before every text.
     """
     backend = tokenizer.backend_tokenizer
     backend.normalizer = composing_normalizer(tokenizer)

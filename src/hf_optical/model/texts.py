@@ -32,9 +32,7 @@ def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 
 def require_text(text: str, name: str = "text") -> None:
-    """
-    Raise an error unless `text` is a string without unpaired surrogates, which no tokenizer could encode in UTF-8.
-    """
+    """Raise an error unless `text` is a string without unpaired surrogates, which UTF-8 could not encode."""
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {text!r:.50}")
     if half := half_character(text):

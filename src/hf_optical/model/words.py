@@ -29,9 +29,7 @@ NO_SPACE = regex.compile(r"\S*")
 
 
 class Word(NamedTuple):
-    """
-    A word and its place in a text; not `spaced` if it is a run of letters of a script without spaces between words.
-    """
+    """A word and its place in a text; not `spaced` if it is a run of a script without spaces between words."""
 
     text: str
     start: int

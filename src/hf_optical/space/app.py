@@ -25,9 +25,7 @@ PASSAGES, EXAMPLES, EXAMPLE_LENGTH, VISITORS = 5, 4, 48, 8
 
 @dataclass
 class Collection:
-    """
-    Passages to search, their vectors, the inverse document frequency of each token, and questions -> English or `""`.
-    """
+    """Passages to search, their vectors, the weight of each token, and example questions -> English, or `""`."""
 
     documents: list[IndexedDocument]
     vectors: TokenVectors

@@ -164,8 +164,7 @@ def read_tmx(path: DataPath) -> Iterator[dict[str, dict[str, str]]]:
     """
     Read the translation units of a TMX file (Translation Memory eXchange 1.4): `{"translation": {code: text}}`.
 
-    A code with a region, such as `EN-US`, is also there without it, as `en`. Formatting codes inside a segment are
-    dropped.
+    A code with a region, such as `EN-US`, is also there as `en`. Formatting codes inside a segment are dropped.
     """
     elements = _Limit(_MOST_VALUES, "elements in one unit")
     parents: list[ElementTree.Element] = []

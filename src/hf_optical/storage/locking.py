@@ -39,9 +39,7 @@ def shared_lock(*folders: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def run_lock(directory: str | os.PathLike) -> Iterator[None]:
-    """
-    Reserve a folder for one training run, until its process ends, or raise `FileExistsError` if another one uses it.
-    """
+    """Reserve a folder for one training run until its process ends; `FileExistsError` if another one uses it."""
     path = Path(directory) / _RUN_LOCK
     lock = FileLock(path)
     try:

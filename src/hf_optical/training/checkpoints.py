@@ -47,8 +47,7 @@ class ResumableTrainer(Trainer):
     A [`~transformers.Trainer`] that can be killed at any time.
 
     The last complete checkpoint is kept until the next one is complete and flushed, and no other is ever used. Trainer
-    has only private methods for the steps at which it writes, deletes and loads checkpoints, which are overridden
-    here.
+    has only private methods for writing, deleting and loading checkpoints, so those are overridden.
     """
 
     args: OTDistillationConfig
@@ -205,8 +204,7 @@ def resume_point(args: OTDistillationConfig) -> str | None:
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:
     """
-    Return the checkpoint to start a run from, `None` for the beginning; `True`, `"true"` or `"last"` is the newest
-    one.
+    Return the checkpoint to start a run from, or `None`; `True`, `"true"` or `"last"` stands for the newest one.
 
     Raises `FileExistsError` if `output_dir` contains another run that is not to be resumed, `FileNotFoundError` if the
     checkpoint is incomplete, and `ValueError` if it has no state of optimizer or schedule, as with `save_only_model`.

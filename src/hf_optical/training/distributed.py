@@ -40,9 +40,7 @@ def check_strategy(train_all_weights: bool) -> None:
 
 
 def from_main_process(compute: Callable[[], Any]) -> Any:
-    """
-    Call `compute` on the main process and return its result on every process, however long the others have to wait.
-    """
+    """Call `compute` on the main process alone and return its result on every process, however long that takes."""
     if not dist.is_initialized():
         return compute()
     # All processes must join before the group is created, within the usual timeout, in case one has died.

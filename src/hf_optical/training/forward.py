@@ -12,9 +12,7 @@ from ..model import OpticalModel, OpticalOutput
 
 
 def read_batch(student: nn.Module, teacher: OpticalModel, batch: dict[str, Any], wanted: set[str]) -> Reading:
-    """
-    Encode the blocks named in `wanted` with the student as wrapped for training; cached blocks need no `teacher`.
-    """
+    """Encode the blocks in `wanted` with the student as wrapped for training; cached ones need no `teacher`."""
     blocks = {name: rows for name, rows in batch["blocks"].items() if name in wanted}
     texts = batch["student"]
     if len(blocks) < len(batch["blocks"]):

@@ -156,9 +156,7 @@ def with_references(
 
 
 def scripts_of(texts: Iterable[str]) -> list[str]:
-    """
-    List the scripts of texts, such as `["Latin"]`, by the Unicode names of their letters; the rarest are left out.
-    """
+    """List the scripts of texts, such as `["Latin"]`, by the Unicode names of letters; the rarest are left out."""
     letters = Counter(letter for text in texts for letter in text)
     found: Counter[str] = Counter()
     for letter, count in letters.items():

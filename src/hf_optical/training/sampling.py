@@ -14,9 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def join_languages(pairs: dict[str, Dataset]) -> Dataset:
-    """
-    Concatenate the sentence pairs of all languages, with the columns that all have and their codes as `language`.
-    """
+    """Concatenate the sentence pairs of all languages, in the columns that all have and a column `language`."""
     first, *others = pairs.values()
     columns = [name for name in first.column_names if all(name in other.column_names for other in others)]
     joined = {name: [value for dataset in pairs.values() for value in dataset[name]] for name in columns}

@@ -66,9 +66,7 @@ def pairs_by_language(
 
 
 def first_pairs(args: OTDistillationConfig, stream: IterableDataset) -> Dataset:
-    """
-    Read the first sentence pairs of a stream, from which vocabulary, weights of tokens and dictionaries are learned.
-    """
+    """Read the first sentence pairs of a stream, from which vocabulary, token weights and dictionaries are learned."""
     check_number("max_steps", args.max_steps, at_least=1, cure="a stream has no length")
     check_choice("number of languages", len(args.languages), [1], "since a stream is of one language")
     check_choice("number of processes", args.world_size, [1], "since a stream is read by one process")

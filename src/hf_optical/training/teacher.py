@@ -137,9 +137,7 @@ class TeacherVectors:
             teacher.train(training)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
-        """
-        Look up the vectors `(batch, tokens, dim)` of the output of the teacher's processor; they are 0 at padding.
-        """
+        """Look up the vectors `(batch, tokens, dim)` for the output of the teacher's processor; 0 at padding."""
         lengths, keys = _lengths_and_keys(batch)
         places = self._find(keys)
         unknown = np.flatnonzero((places < 0) & (lengths > 0))

@@ -169,7 +169,7 @@ def _log_kernel(
     cost: Tensor, row_weights: Tensor, column_weights: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    `(f + g - C) / epsilon` and the first two of it, such that no row or column underflows. Padding is minus infinity.
+    `(f + g - C) / epsilon` and its first two terms, so that no row or column underflows; minus infinity at padding.
     """
     padded_rows, padded_columns = (weights.sign().log() for weights in _sides(row_weights, column_weights))
     log_kernel = torch.sub(padded_columns, cost, alpha=1 / epsilon)

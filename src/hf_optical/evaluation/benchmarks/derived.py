@@ -12,9 +12,7 @@ from ..datasets import BenchmarkParts, Document, Query, RetrievalDataset, build_
 
 
 def across_languages(queries: BenchmarkParts, documents: BenchmarkParts) -> BenchmarkParts:
-    """
-    Combine the queries of one test set with the documents, judgements and wording of its version in another language.
-    """
+    """Combine the queries of one test set with documents, judgements and wording of its other-language version."""
     shared = {
         key: Query(query.text, documents.queries[key].text)
         for key, query in queries.queries.items()

@@ -218,9 +218,7 @@ def _default_text(row: Any, identifier: str) -> str:
 def read_mteb(
     name: str, language: str | None, document_language: str | None, split: str | None
 ) -> BenchmarkParts | None:
-    """
-    Read a retrieval task of mteb by its name, or `None` if it is unknown; see [`load_benchmark`] for the languages.
-    """
+    """Read a retrieval task of mteb by its name; see [`load_benchmark`]. Returns `None` if it is unknown."""
     task = _mteb_tasks().get(name)
     if task is None:
         return None

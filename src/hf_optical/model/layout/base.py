@@ -39,9 +39,7 @@ def invalid_roles(roles: dict[str, Any], place: str = "") -> list[str]:
 
 @dataclass
 class Layout:
-    """
-    What a checkpoint folder contains: how to tokenize texts, given the tokenizer, and the layers after the encoder.
-    """
+    """What a checkpoint folder contains: `roles`, from a tokenizer to settings, and the layers after the encoder."""
 
     folder: Path
     roles: Roles

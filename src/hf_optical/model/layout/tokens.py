@@ -18,9 +18,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def stored_marker(marker: str | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """
-    Return the token of a stored marker, without the space of `"[Q] "` unless that is in the vocabulary, as in PyLate.
-    """
+    """Return the token of a stored marker; PyLate has the space of `"[Q] "` in the vocabulary, others do not."""
     if not marker:
         return None
     return marker if token_id(marker, tokenizer) is not None else marker.strip()
