@@ -48,13 +48,7 @@ def error_summary(error: BaseException) -> str:
 
 @contextmanager
 def exit_on_error(*kinds: type[Exception], flags: Mapping[str, str] | None = None) -> Iterator[None]:
-    """
-    End a command with the line `error: MESSAGE` and exit code 1, without a traceback, if an error of `kinds` occurs.
-
-    Args:
-        kinds (exception classes): the errors that wrong input causes.
-        flags (mapping of `str` to `str`, *optional*): names of Python arguments -> flags that the message names.
-    """
+    """End a command with the line `error: MESSAGE` on errors of `kinds`; `flags` are the options of arguments."""
     try:
         yield
     except kinds as error:

@@ -124,7 +124,7 @@ def test_saved_lexicon_is_read_back(tmp_path):
     targets = [["gida", "babba"], ["gida"], ["babba", "ruwa", "\u00e9\u2581"], ["ruwa"]] * 3
     lexicon = learn_lexicon(words, targets)
     lexicon.save_muse(tmp_path / "d.txt", translations=2, min_probability=0.05)
-    read, made = read_muse(tmp_path / "d.txt"), Dictionary.from_lexicon(lexicon, 2, 0.05)
+    read, made = read_muse(tmp_path / "d.txt"), Dictionary(lexicon.translations(2, 0.05))
     assert set(read) == set(made) == set(lexicon.words)
     assert all({target for target, _ in read[word]} == {target for target, _ in made[word]} for word in read)
     for word in made:
@@ -134,9 +134,9 @@ def test_saved_lexicon_is_read_back(tmp_path):
 
 def test_lexicons_without_translations():
     with pytest.raises(DataError, match="token ids"):
-        Dictionary.from_lexicon(learn_lexicon([["a"]], [[7]]))
+        Dictionary(learn_lexicon([["a"]], [[7]]).translations())
     with pytest.raises(DataError, match="lower min_probability"):
-        Dictionary.from_lexicon(learn_lexicon([["a"]], [["b"]]), min_probability=1.1)
+        Dictionary(learn_lexicon([["a"]], [["b"]]).translations(min_probability=1.1))
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])

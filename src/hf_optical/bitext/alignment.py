@@ -60,36 +60,16 @@ class Lexicon:
         return [(self.targets[table.indices[i]], float(table.data[i])) for i in order]
 
     def translations(self, k: int = 3, min_probability: float = 0.1) -> dict[str, list[tuple[str, float]]]:
-        """
-        Return the translations of every word, the likeliest first.
-
-        Args:
-            k (`int`, defaults to 3): maximum number of translations of a word.
-            min_probability (`float`, defaults to 0.1): less likely translations are left out.
-
-        Raises:
-            DataError: the targets are token ids.
-        """
+        """Return up to `k` translations of every word, the likeliest first, without those below `min_probability`."""
         if not all(isinstance(target, str) for target in self.targets):
             raise DataError("the lexicon must be learned from words on both sides, not from token ids")
         return {word: [entry for entry in self.top(word, k) if entry[1] >= min_probability] for word in self.words}
 
     def save_muse(self, file: str | os.PathLike, *, translations: int = 3, min_probability: float = 0.1) -> int:
         """
-        Save the lexicon in the format of MUSE (Conneau et al. 2018): a word and a translation a line.
+        Save the lexicon in the format of MUSE (Conneau et al. 2018), and return the number of lines.
 
-        A word with several translations has several lines, the likeliest first.
-
-        Args:
-            file (`str` or `os.PathLike`): path of the file.
-            translations (`int`, defaults to 3): maximum number of translations of a word.
-            min_probability (`float`, defaults to 0.1): less likely translations are left out.
-
-        Returns:
-            `int`: the number of lines.
-
-        Raises:
-            DataError: the targets are token ids.
+        Each line has a word and one of its [`~Lexicon.translations`], the likeliest first.
         """
         entries = self.translations(translations, min_probability)
         lines = [f"{word} {target}\n" for word, targets in entries.items() for target, _ in targets]
@@ -101,14 +81,8 @@ def word_splitter(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str] = ())
     """
     Make a function that splits text into words as the tokenizer sees them: normalised, then cut by [`find_words`].
 
-    Scripts without spaces between words are split into the pieces of a unigram model (Kudo 2018) learned from `texts`.
-
-    Args:
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer. Accents are composed (NFC) if its normaliser leaves them.
-        texts (iterable of `str`, *optional*): texts of the language; without them such a run is one word.
-
-    Returns:
-        A function from text to its words, without those that have no letter or more than a hundred characters.
+    Scripts without spaces between words are split into the pieces of a unigram model (Kudo 2018) learned from `texts`;
+    without texts such a run is one word. Words without a letter, or of more than a hundred characters, are left out.
     """
     normalize = composing_normalizer(tokenizer).normalize_str
 
@@ -141,24 +115,10 @@ def learn_lexicon(
     """
     Learn a lexicon by IBM model 1 (Brown et al. 1993): every target translates one word of the sentence, or none.
 
-    The model is learned in both directions, and `p(t | w)` is proportional to the geometric mean of the two. Otherwise
-    a rare word would explain a frequent target merely because the two occurred together once. Each pass takes time
-    proportional to the sum over pairs of the product of the lengths of the two sides. Sentences are cut to 512 items,
-    or to fewer where these products would exceed fifty million in total.
-
-    Args:
-        words (sequence of sequences of `str`): the words of each sentence.
-        targets (sequence of sequences): the words or token ids of its translation.
-        iterations (`int`, defaults to 8): iterations of expectation maximisation.
-        symmetric (`bool`, defaults to `True`): combine both directions; `False` is plain model 1.
-        min_probability (`float`, defaults to 1e-3): smaller entries are dropped at the end.
-
-    Returns:
-        [`Lexicon`]
-
-    Raises:
-        DataError: there is no word or no target.
-        ValueError: the two sides have different lengths.
+    If `symmetric`, the model is learned in both directions, and `p(t | w)` is proportional to the geometric mean of
+    the two. Otherwise a rare word would explain a frequent target merely because the two occurred together once. Time
+    grows with the product of the lengths of both sides. Sentences are cut to 512 items, or to fewer where these
+    products would exceed fifty million in total. Entries below `min_probability` are dropped at the end.
     """
     longest = _longest(words, targets)
     vocabulary, counts, word_ids = _index([sentence[:longest] for sentence in words])

@@ -18,7 +18,7 @@ from ..errors import DataError, short_repr
 from ..model.texts import require_text
 from ..model.words import LONGEST_WORD, compose, find_words
 from ..storage.data_files import read_lines
-from .alignment import Lexicon, learn_lexicon, word_splitter
+from .alignment import learn_lexicon, word_splitter
 from .loading import check_languages, iter_sentences, sample_evenly
 
 
@@ -66,28 +66,6 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
         sizes = (1 if word.isalpha() else sum(1 for _ in self._split(word)) for word in self._entries)
         self._longest_phrase = min(max(sizes), _LONGEST_PHRASE)
 
-    @classmethod
-    def from_lexicon(
-        cls,
-        lexicon: Lexicon,
-        translations: int = 3,
-        min_probability: float = 0.1,
-        normalize: Callable[[str], str] = fold_case,
-    ) -> Dictionary:
-        """
-        Make a dictionary of the likeliest translations of a lexicon.
-
-        Args:
-            lexicon ([`Lexicon`]): learned from words on both sides.
-            translations (`int`, defaults to 3): maximum number of translations of a word.
-            min_probability (`float`, defaults to 0.1): less likely translations are left out.
-            normalize (function from `str` to `str`, defaults to [`fold_case`]): as for the class.
-
-        Raises:
-            DataError: the targets are token ids, or no translation is likely enough.
-        """
-        return cls(lexicon.translations(translations, min_probability), normalize)
-
     def __getitem__(self, word: str) -> list[tuple[str, float]]:
         return self._entries[self.normalize(word)]
 
@@ -99,18 +77,11 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
 
     def replace(self, text: str, choose: Callable[[list[tuple[str, float]]], str | None]) -> str:
         """
-        Replace words in running text. Spacing, punctuation and unknown words stay as they are. Where phrases of the
-        dictionary match, the longest is replaced.
+        Replace words in running text; spacing, punctuation and unknown words stay as they are.
 
-        Scripts without spaces between words are matched with the longest word of the dictionary, from left to right,
-        and spaces are put around the translation.
-
-        Args:
-            text (`str`): the text.
-            choose (function): gets the translations of a word and returns its replacement, or `None` to keep it.
-
-        Returns:
-            `str`: the text with its words replaced.
+        Where phrases match, the longest is replaced. Scripts without spaces between words are matched with the longest
+        word of the dictionary, from left to right, and spaces are put around the translation. `choose` gets the
+        translations of a word and returns its replacement, or `None` to keep it.
 
         Raises:
             DataError: the text holds an unpaired surrogate.
@@ -179,9 +150,6 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
             UTF-8 text, compressed or not. Columns separated by a tab may contain spaces, as in `new york\tnyuyoki`.
         normalize (function from `str` to `str`, defaults to [`fold_case`]): as in [`Dictionary`].
 
-    Returns:
-        [`Dictionary`]
-
     Raises:
         DataError: the file is missing, empty or not UTF-8, or a line does not have two columns. The message names the
             line.
@@ -225,9 +193,6 @@ def learn_dictionary(
         translations (`int`, defaults to 3): maximum number of translations of a word.
         min_probability (`float`, defaults to 0.1): less likely translations are left out.
 
-    Returns:
-        [`Dictionary`]
-
     Raises:
         DataError: a language is not in the pairs, or nothing could be learned from them.
     """
@@ -245,7 +210,7 @@ def learn_dictionary(
     for form, _ in Counter(form for sentence in sides[1] for form in sentence).most_common():
         forms.setdefault(fold_case(form), form)
     lexicon = learn_lexicon(words, [[forms[fold_case(form)] for form in sentence] for sentence in sides[1]])
-    return Dictionary.from_lexicon(lexicon, translations, min_probability, normalize)
+    return Dictionary(lexicon.translations(translations, min_probability), normalize)
 
 
 def _normalize(normalizer: Normalizer | None, word: str) -> str:

@@ -61,11 +61,7 @@ def load_triples(
 
 
 def join_triples(pairs: Dataset, triples: Dataset, seed: int = 0) -> Dataset:
-    """
-    Add a triple to each sentence pair, in a seeded order that uses every triple once before it repeats any.
-
-    The order is drawn once, so that a pair has the same triple in every epoch. Surplus triples are left out.
-    """
+    """Add a triple to each sentence pair, in a seeded order that uses every triple once before it repeats any."""
     if not len(triples) or not set(_FEATURES) <= set(triples.column_names):
         raise DataError(
             f"triples must have rows with the columns {', '.join(_FEATURES)}, got {len(triples)} rows with "

@@ -16,14 +16,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """
-    An `argparse` parser whose errors are one line.
-
-    Args:
-        command (`str`): name of the subcommand.
-        description (`str`): what it does, with an example.
-        usage (`str`, *optional*): the first line of the help. Defaults to a list of all options.
-    """
+    """An `argparse` parser of a subcommand, whose errors are one line."""
 
     def __init__(self, command: str, description: str = "", usage: str | None = None, **kwargs):
         prog = f"hf-optical {command}".strip()

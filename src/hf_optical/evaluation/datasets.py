@@ -52,12 +52,9 @@ class RetrievalDataset:
     A retrieval test set. [`build_dataset`] builds one from its parts and checks that they belong together.
 
     Args:
-        name (`str`):
-            Name for reports.
-        corpus (`dict[str, Document]`):
-            Document id -> document.
-        queries (`dict[str, Query]`):
-            Query id -> query, with the same keys as `qrels`.
+        name (`str`): Name for reports.
+        corpus (`dict[str, Document]`): Document id -> document.
+        queries (`dict[str, Query]`): Query id -> query, with the same keys as `qrels`.
         qrels (`dict[str, dict[str, int]]`):
             Query id -> document id -> judgement; above 0 is relevant. A query without a relevant document always
             scores 0.
@@ -85,12 +82,7 @@ class RetrievalDataset:
 
 @dataclass(frozen=True)
 class BenchmarkParts:
-    """
-    Parts of a test set before they are checked.
-
-    Documents are read lazily and only once. `queries` and `qrels` may have different keys. `origin` names the source
-    in error messages.
-    """
+    """Parts of a test set that are not checked yet, from the source `origin`. Documents are read once and lazily."""
 
     name: str
     documents: Iterable[tuple[str, Document]]
@@ -123,20 +115,15 @@ def build_dataset(
     as not found, as in `trec_eval`.
 
     Args:
-        name (`str`):
-            Name for reports.
+        name (`str`): Name for reports.
         documents (mapping of document id to [`Document`], or iterable of such pairs):
             The corpus. An iterable is read once.
-        queries (mapping of query id to [`Query`]):
-            The queries.
-        qrels (mapping of query id to mapping of document id to `int`):
-            The judgements; above 0 is relevant.
-        ignore_identical_ids (`bool`, defaults to `False`):
-            As in [`RetrievalDataset`].
+        queries (mapping of query id to [`Query`]): The queries.
+        qrels (mapping of query id to mapping of document id to `int`): The judgements; above 0 is relevant.
+        ignore_identical_ids (`bool`, defaults to `False`): As in [`RetrievalDataset`].
         pool (`int`, *optional*), seed (`int`, defaults to 0):
             Keep only this many documents, as in [`sample_pool`]. The others are never held in memory.
-        origin (`str`, *optional*):
-            Files or library that the parts come from, for error messages.
+        origin (`str`, *optional*): Files or library that the parts come from, for error messages.
 
     Raises:
         ValueError: `pool` is below 1.
@@ -185,12 +172,9 @@ def load_beir(
     names; a plain file takes precedence. Queries without judgements in the split are left out.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Folder of the test set.
-        split (`str`, defaults to `"test"`):
-            Name of the judgements.
-        corpus (`str` or `os.PathLike`, *optional*):
-            The corpus file, if it is not in the folder.
+        folder (`str` or `os.PathLike`): Folder of the test set.
+        split (`str`, defaults to `"test"`): Name of the judgements.
+        corpus (`str` or `os.PathLike`, *optional*): The corpus file, if it is not in the folder.
 
     Returns:
         [`RetrievalDataset`]: named after folder and split.

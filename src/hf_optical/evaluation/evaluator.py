@@ -21,18 +21,14 @@ class RetrievalEvaluator:
     The teacher encodes the documents once, when they are first needed. Students only encode queries.
 
     Args:
-        dataset ([`RetrievalDataset`]):
-            Queries, documents and judgements.
+        dataset ([`RetrievalDataset`]): Queries, documents and judgements.
         teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]):
             Encode the documents. Don't pass the model object that is being trained: the index must not change.
         document_vectors ([`TokenVectors`], *optional*):
             Precomputed document vectors, in the order of `dataset.corpus`.
-        measures (sequence of `str`, *optional*):
-            As in [`retrieval_metrics`].
-        depth (`int`, defaults to 1000):
-            Length of the rankings that are measured (1000 is customary at TREC).
-        batch_size (`int`, defaults to 32):
-            Number of texts per batch.
+        measures (sequence of `str`, *optional*): As in [`retrieval_metrics`].
+        depth (`int`, defaults to 1000): Length of the rankings that are measured (1000 is customary at TREC).
+        batch_size (`int`, defaults to 32): Number of texts per batch.
         show_progress (`bool`, defaults to `False`):
             Whether to show progress bars while encoding and searching the documents.
 
@@ -100,14 +96,10 @@ class RetrievalEvaluator:
         Retrieve the best documents for every query.
 
         Args:
-            model ([`OpticalModel`]), processor ([`OpticalProcessor`]):
-                Encode the queries.
-            top_k (`int`, *optional*):
-                Length of the rankings. Defaults to `depth`.
-            translated (`bool`, defaults to `False`):
-                Whether to search with the human translations of the queries.
-            query_ids (sequence of `str`, *optional*):
-                The queries to search with. Defaults to all.
+            model ([`OpticalModel`]), processor ([`OpticalProcessor`]): Encode the queries.
+            top_k (`int`, *optional*): Length of the rankings. Defaults to `depth`.
+            translated (`bool`, defaults to `False`): Whether to search with the human translations of the queries.
+            query_ids (sequence of `str`, *optional*): The queries to search with. Defaults to all.
             queries (mapping of query id to `str`, *optional*):
                 Texts that replace those of the dataset, such as machine translations or perturbed queries. Must have
                 an entry for every query in `query_ids`.

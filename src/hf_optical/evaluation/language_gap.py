@@ -15,16 +15,11 @@ class LanguageDispersion:
     Dispersion of a measure over languages.
 
     Args:
-        mean (`float`):
-            Mean over the languages.
-        range (`float`):
-            Best language minus worst.
-        std (`float`):
-            Population standard deviation over the languages.
-        worst (`str`), best (`str`):
-            The languages with the lowest and the highest value; the first one in a tie.
-        groups (`dict[str, LanguageDispersion]`):
-            The same within each named group of languages.
+        mean (`float`): Mean over the languages.
+        range (`float`): Best language minus worst.
+        std (`float`): Population standard deviation over the languages.
+        worst (`str`), best (`str`): The languages with the lowest and the highest value; the first one in a tie.
+        groups (`dict[str, LanguageDispersion]`): The same within each named group of languages.
         group_gap (`float` or `None`):
             Mean of the first group minus mean of the last: the deficit of low-resource languages if the groups are
             ordered from high- to low-resource. `None` with fewer than two groups.
@@ -45,10 +40,8 @@ class LanguageGap:
     Result of [`language_gap`].
 
     Args:
-        gap_closed (`dict[str, float | None]`):
-            Language -> share of its gap that is closed, see [`gap_closed`].
-        mean_gap_closed (`float` or `None`):
-            Mean over the languages that have a gap. `None` if none has.
+        gap_closed (`dict[str, float | None]`): Language -> share of its gap that is closed, see [`gap_closed`].
+        mean_gap_closed (`float` or `None`): Mean over the languages that have a gap. `None` if none has.
         share_of_ceiling (`dict[str, float | None]`):
             Trained divided by ceiling, which is comparable across test sets of unequal difficulty. `None` if the
             ceiling is 0.
@@ -87,13 +80,8 @@ def language_dispersion(
     Measure how much a value differs between languages.
 
     Args:
-        values (mapping of language to `float`):
-            Language -> value of the measure.
-        groups (mapping of `str` to sequence of `str`, *optional*):
-            Group -> its languages, from high- to low-resource.
-
-    Returns:
-        [`LanguageDispersion`]
+        values (mapping of language to `float`): Language -> value of the measure.
+        groups (mapping of `str` to sequence of `str`, *optional*): Group -> its languages, from high- to low-resource.
 
     Raises:
         ValueError: there is no language, or a group is empty or names a language that is not in `values`.
@@ -127,13 +115,8 @@ def language_gap(
     Measure how close training brings languages to their ceilings, and to each other.
 
     Args:
-        zero_shot (mapping of language to `float`): value of the measure for the untrained student.
-        trained (mapping of language to `float`): value for the trained student.
-        ceiling (mapping of language to `float`): value for the teacher on human translations of the queries.
+        zero_shot, trained, ceiling (mappings of language to `float`): values of the measure, as in [`gap_closed`].
         groups (mapping of `str` to sequence of `str`, *optional*): see [`language_dispersion`].
-
-    Returns:
-        [`LanguageGap`]
 
     Raises:
         ValueError: there is no language, the three arguments have different languages, or a group is empty or names

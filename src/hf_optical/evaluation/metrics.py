@@ -69,8 +69,7 @@ def run_from_hits(hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, floa
     was retrieved, also among documents with equal or nearly equal similarity.
 
     Args:
-        hits (mapping of query id to sequence of [`Hit`]):
-            Hits with document ids, best first.
+        hits (mapping of query id to sequence of [`Hit`]): Hits with document ids, best first.
 
     Raises:
         ValueError: a hit carries a position instead of a document id, or a document appears twice for one query.

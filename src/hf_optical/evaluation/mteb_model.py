@@ -33,8 +33,7 @@ class OpticalMtebModel:
             processor with `OpticalRetriever(model, processor)`.
         document_retriever ([`OpticalRetriever`], *optional*):
             Encodes the documents, for a student that searches the index of its teacher.
-        language (`str`, *optional*):
-            Language pack for the queries. Defaults to the active one of `retriever`.
+        language (`str`, *optional*): Language pack for the queries. Defaults to the active one of `retriever`.
         name (`str`, defaults to `"hf_optical/retriever"`):
             Name of the results, as `organization/name`. The revision is a hash of weights, vocabulary and settings,
             so that mteb never returns cached results of another model. Change weights in place or with
@@ -83,8 +82,7 @@ class OpticalMtebModel:
 
         Args:
             corpus (`datasets.Dataset`): rows with `id`, `text` and optionally `title`.
-            encode_kwargs (mapping): only `batch_size` is used.
-            kwargs: further arguments of mteb, which are ignored.
+            encode_kwargs (mapping): only `batch_size` is used. Further arguments of mteb are ignored.
         """
         texts = {row["id"]: Document(row.get("title") or "", row["text"]).full_text for row in corpus}
         self._document_ids = list(texts)
@@ -111,10 +109,9 @@ class OpticalMtebModel:
             queries (`datasets.Dataset`): rows with `id` and `text`.
             task_metadata (`TaskMetadata`): metadata of the task, for error messages.
             top_k (`int`): length of the rankings.
-            encode_kwargs (mapping): only `batch_size` is used.
+            encode_kwargs, kwargs: as in [`~OpticalMtebModel.index`].
             top_ranked (mapping of query id to sequence of document ids, *optional*): candidates to rerank;
                 a query without candidates gets no results.
-            kwargs: further arguments of mteb, which are ignored.
 
         Returns:
             `dict[str, dict[str, float]]`: query id -> document id -> MaxSim score. Ties are broken by the

@@ -236,7 +236,6 @@ def perturb_queries(
     Returns:
         `dict[str, str]`: id -> perturbed text, in the order of `queries`.
 
-    Raises:
-        DataError, ValueError, ImportError: as in [`perturb`].
+    Raises the errors of [`perturb`].
     """
     return {id: perturb(text, kind, strength, seed=seed, dictionary=dictionary) for id, text in queries.items()}

@@ -14,8 +14,7 @@ def over_languages(results: Mapping[str, Mapping[str, float | None]], prefix: st
     """
     Merge results, language -> measure -> value, into one flat dictionary.
 
-    It has the mean over the languages that have a value, as `PREFIX_MEASURE`, and with several languages also each
-    value, as `PREFIX_LANGUAGE_MEASURE`.
+    It has `PREFIX_MEASURE`, the mean over languages, and for several languages also `PREFIX_LANGUAGE_MEASURE`.
     """
     flat: dict[str, float | None] = {}
     for name in dict.fromkeys(name for own in results.values() for name in own):

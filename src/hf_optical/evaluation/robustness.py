@@ -17,8 +17,7 @@ class Robustness:
     Result of [`robustness_curve`].
 
     Args:
-        curve (`dict[float, float]`):
-            Strength -> value of the measure, from strength 0 up.
+        curve (`dict[float, float]`): Strength -> value of the measure, from strength 0 up.
         relative_drop (`dict[float, float]` or `None`):
             Strength -> share of the unperturbed value that is lost: 0 if nothing is lost, 1 if everything is, below 0
             if the perturbation helps. `None` if the unperturbed value is 0.
@@ -40,8 +39,7 @@ class RobustnessGap:
     Result of [`robustness_gap`].
 
     Args:
-        languages (`dict[str, Robustness]`):
-            Language -> its robustness.
+        languages (`dict[str, Robustness]`): Language -> its robustness.
         relative_area (`LanguageDispersion` or `None`):
             Dispersion of the relative areas: `range` is the robustness gap between the best and the worst language,
             and `group_gap` that between the groups. `None` if a language has no relative area.
@@ -76,9 +74,6 @@ def robustness_curve(scores: Mapping[float, float]) -> Robustness:
     Args:
         scores (mapping of `float` to `float`): strength -> value of the measure, with strength 0 included.
 
-    Returns:
-        [`Robustness`]
-
     Raises:
         ValueError: strength 0 is missing, or is the only one.
     """
@@ -106,9 +101,6 @@ def robustness_gap(
         scores (mapping of language to mapping of `float` to `float`): strength -> value of the measure, with the same
             strengths for every language, including 0.
         groups (mapping of `str` to sequence of `str`, *optional*): group -> its languages, from high- to low-resource.
-
-    Returns:
-        [`RobustnessGap`]
 
     Raises:
         ValueError: there is no language, the strengths differ or do not include 0, or a group is empty or names an

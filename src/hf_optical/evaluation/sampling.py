@@ -23,10 +23,8 @@ def sample_pool(dataset: RetrievalDataset, documents: int, seed: int = 0) -> Ret
     Measures are higher than on the whole corpus, so compare them within one pool only.
 
     Args:
-        dataset ([`RetrievalDataset`]):
-            The whole test set.
-        documents (`int`):
-            Number of documents to keep, at least 1.
+        dataset ([`RetrievalDataset`]): The whole test set.
+        documents (`int`): Number of documents to keep, at least 1.
         seed (`int`, defaults to 0):
             Random seed. The sample depends only on the seed and the document ids: it is the same on every machine, and
             a larger pool contains the smaller one.
@@ -51,9 +49,7 @@ def sample_documents(
     seed: int,
 ) -> tuple[str, dict[str, Document]]:
     """
-    Read the documents once, keep `limit` of them, and mark the name if any are left out.
-
-    Only the judged documents and `limit` others are held in memory.
+    Read the documents once, keep the judged ones and others up to `limit`, and mark the name if some are left out.
     """
     if limit is None:
         return name, dict(documents)

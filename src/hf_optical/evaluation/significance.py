@@ -28,18 +28,14 @@ class Comparison:
     Comparison of two systems on the same queries.
 
     Args:
-        system (`str`), baseline (`str`):
-            Names of the two systems.
-        difference (`float`):
-            Mean of `system` minus mean of `baseline`.
-        interval (`tuple[float, float]`):
-            Bootstrap interval of the difference, not corrected for multiple comparisons.
+        system (`str`), baseline (`str`): Names of the two systems.
+        difference (`float`): Mean of `system` minus mean of `baseline`.
+        interval (`tuple[float, float]`): Bootstrap interval of the difference, not corrected for multiple comparisons.
         p_randomisation (`float`), p_t (`float`):
             P-values of [`paired_randomisation_test`] and [`paired_t_test`], not corrected.
         adjusted_randomisation (`float`), adjusted_t (`float`):
             The same p-values after Holm's correction over all comparisons.
-        significant (`bool`):
-            Whether both corrected p-values are below the significance level.
+        significant (`bool`): Whether both corrected p-values are below the significance level.
     """
 
     system: str
@@ -80,10 +76,8 @@ def paired_randomisation_test(a: Values, b: Values, permutations: int = 10_000, 
     Args:
         a (`Values`), b (`Values`):
             The two systems: one value per query in the same order, query id -> value, or group -> either of these.
-        permutations (`int`, defaults to 10000):
-            Number of swaps.
-        seed (`int`, defaults to 0):
-            Seed of the random swaps.
+        permutations (`int`, defaults to 10000): Number of swaps.
+        seed (`int`, defaults to 0): Seed of the random swaps.
 
     Returns:
         `float`: the p-value; 1 if no query differs.
@@ -122,7 +116,7 @@ def paired_t_test(a: Values, b: Values) -> float:
         `float`: the p-value; 1 if no query differs, or if a group has a single query and therefore no variance.
 
     Raises:
-        ValueError: there are no values, a value is not a finite number, or `a` and `b` do not have the same queries.
+        ValueError: as in [`paired_randomisation_test`].
     """
     groups = _differences(a, b)
     difference = np.mean([group.mean() for group in groups])
@@ -145,14 +139,10 @@ def bootstrap_interval(
     With groups of queries, the statistic is the mean of the group means, and queries are resampled within each group.
 
     Args:
-        values (`Values`):
-            One value per query, as in [`paired_randomisation_test`].
-        level (`float`, defaults to 0.95):
-            Share of the resampled means that lie within the interval.
-        resamples (`int`, defaults to 10000):
-            Number of resamples, drawn with replacement.
-        seed (`int`, defaults to 0):
-            Seed of the resampling.
+        values (`Values`): One value per query, as in [`paired_randomisation_test`].
+        level (`float`, defaults to 0.95): Share of the resampled means that lie within the interval.
+        resamples (`int`, defaults to 10000): Number of resamples, drawn with replacement.
+        seed (`int`, defaults to 0): Seed of the resampling.
         baseline (`Values`, *optional*):
             Another system on the same queries. The interval is then that of the mean of `values` minus its mean.
 
@@ -226,8 +216,7 @@ def compare_systems(
             System -> its values, as in [`paired_randomisation_test`]. With several seeds, pass the mean per query.
         baseline (`str`, *optional*):
             The system that every other one is compared with. By default all pairs are compared.
-        alpha (`float`, defaults to 0.05):
-            Significance level; intervals cover `1 - alpha`.
+        alpha (`float`, defaults to 0.05): Significance level; intervals cover `1 - alpha`.
         permutations (`int`, defaults to 10000), resamples (`int`, defaults to 10000), seed (`int`, defaults to 0):
             Options of the randomisation test and the bootstrap. With `m` comparisons, no corrected p of a sampled
             permutation test is below `m / (permutations + 1)`: raise `permutations` for hundreds of comparisons.

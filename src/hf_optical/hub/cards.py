@@ -57,16 +57,12 @@ def write_card(
     and the figure `training.png` are taken from the folder.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The folder of the pack or model.
-        kind (`str`):
-            `"language_pack"` or `"model"`, the name of the template.
+        folder (`str` or `os.PathLike`): The folder of the pack or model.
+        kind (`str`): `"language_pack"` or `"model"`, the name of the template.
         base_model (`str`):
             Hub id of the base. A folder on this machine is left out of the metadata; `""` where none is known.
-        languages (`list[str]`):
-            Codes of the languages that it was trained on.
-        code (`str`, *optional*):
-            Code of the pack, if several languages share it. Defaults to the first language.
+        languages (`list[str]`): Codes of the languages that it was trained on.
+        code (`str`, *optional*): Code of the pack, if several languages share it. Defaults to the first language.
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
             `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts`
@@ -76,8 +72,7 @@ def write_card(
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
             `dataset`, `queries` and `measures`, and each measure `trained`. An unknown method in `settings` is not
             described.
-        base_revision (`str`, *optional*):
-            Commit of the base on the Hub.
+        base_revision (`str`, *optional*): Commit of the base on the Hub.
         repo_id (`str`, *optional*):
             The repository of the pack or model, for the code on the page. Defaults to the folder, if it is in the
             current one.
@@ -252,12 +247,7 @@ def _duration(seconds: float) -> str:
 
 
 def is_hub_id(name: str, revision: str | None = None) -> bool:
-    """
-    Guess whether a name is the id of a repository on the Hub.
-
-    It must have a namespace or a commit, since a name without either is usually the last part of a path, and must not
-    be a file or folder on this machine.
-    """
+    """Guess whether a name is that of a repository on the Hub: it has a namespace or a commit, and is no file here."""
     try:
         validate_repo_id(name)
     except HFValidationError:

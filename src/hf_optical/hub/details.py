@@ -25,11 +25,7 @@ _LARGEST = 1e300
 
 
 def invalid_details(details: Any) -> list[str]:
-    """
-    Find the places in `details` that are missing or not of the kind that [`write_card`] documents.
-
-    Entries that it does not document may be anything that a JSON file can hold.
-    """
+    """Find the places in `details` that are missing or not of the kind that [`write_card`] documents."""
     wrong = unwritable(details, "details") or mismatches(details, _KINDS, "details")
     if wrong:
         return wrong

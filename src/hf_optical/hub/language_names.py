@@ -9,12 +9,7 @@ from babel.core import get_global
 
 
 def language_name(code: str) -> str:
-    """
-    Name a language in English: `"Hausa"` for `"ha"`, `"Swahili"` for `"swa-Latn"`. An unknown code is its own name.
-
-    Args:
-        code (`str`): ISO 639 code, with or without a script or region.
-    """
+    """Name a language in English: `"Swahili"` for `"swa-Latn"`. An unknown code is its own name."""
     language = re.split("[-_]", code)[0].lower()
     language = get_global("language_aliases").get(language, language)
     return Locale("en").languages.get(language, code)

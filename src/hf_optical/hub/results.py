@@ -26,11 +26,7 @@ def measure_label(measure: str) -> str:
 
 
 def results_table(measures: dict[str, dict[str, Any]]) -> str:
-    """
-    Format results as a Markdown table with one column per measure. Rows without values are left out.
-
-    `measures` is measure -> `trained` and, optionally, `interval` (two numbers), `zero_shot` and `ceiling`.
-    """
+    """Format measure -> results as a Markdown table with one column per measure. Rows without values are left out."""
     rows = [["", *(prose(measure_label(measure)) for measure in measures)], ["---", *["---:"] * len(measures)]]
     for name, label in _ROWS.items():
         if any(values.get(name) is not None for values in measures.values()):
@@ -39,12 +35,7 @@ def results_table(measures: dict[str, dict[str, Any]]) -> str:
 
 
 def eval_results(results: dict[str, dict[str, Any]]) -> list[EvalResult]:
-    """
-    Convert results to `model-index` metadata, with the interval and the number of queries of each.
-
-    Args:
-        results (`dict[str, dict]`): language -> results, as in [`write_card`].
-    """
+    """Convert results of each language, as in [`write_card`], to `model-index` metadata."""
     entries = []
     for language, result in results.items():
         for measure, values in result["measures"].items():

@@ -62,8 +62,7 @@ def read_documents(
             Column of the ids. Defaults to `_id` or `id`. Without such a column, documents are numbered.
         text_column (`str`, defaults to `"text"`), title_column (`str`, defaults to `"title"`):
             Columns of the texts and of the titles. There may be no titles.
-        first_number (`int`, defaults to 0):
-            Number of the first document, if they are numbered.
+        first_number (`int`, defaults to 0): Number of the first document, if they are numbered.
 
     Raises:
         DataError: the file is missing or damaged, a column is missing, or a text is not a string.
@@ -116,9 +115,7 @@ def search_documents(
     Args:
         retriever ([`OpticalRetriever`]): Encodes the queries, and with its base the documents.
         source: The documents, as in [`read_documents`], whose `columns` are further arguments.
-        queries (sequence of `str`): The queries.
-        top_k (`int`, defaults to 10): Length of the rankings.
-        language (`str`, *optional*): Language of the queries. Defaults to the active one.
+        queries, top_k, language: As in [`OpticalRetriever.search`].
 
     Returns:
         `list[list[tuple[IndexedDocument, float]]]`: The documents found for each query and their scores, best first.

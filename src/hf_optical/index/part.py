@@ -35,16 +35,7 @@ def write_part(folder: Path, documents: Sequence[IndexedDocument], vectors: Toke
 
 
 class Part:
-    """
-    A part of an index, opened from its folder.
-
-    Args:
-        folder (`Path`): the folder.
-        deleted (sequence of `str`): ids of its documents that were deleted.
-
-    Raises:
-        OSError: a file is missing or damaged, or the two files do not belong together.
-    """
+    """A part of an index, opened from its folder; `deleted` are the ids of documents that were deleted."""
 
     def __init__(self, folder: Path, deleted: Sequence[str]):
         self.name, self.deleted = folder.name, list(deleted)

@@ -98,8 +98,7 @@ class RetrievalIndex:
             documents: Texts, dictionaries, or a file, as in [`read_documents`].
             retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
             dtype (`str`, defaults to `"float16"`): Data type of the vectors on disk, `"float16"` or `"float32"`.
-            batch_size (`int`, defaults to 32): Number of documents per batch.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+            batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
             columns (`str`): `id_column`, `text_column` and `title_column`, as in [`read_documents`].
 
         Raises:
@@ -181,13 +180,7 @@ class RetrievalIndex:
         show_progress: bool = False,
     ) -> list[list[Hit]]:
         """
-        Find the documents with the highest [`maxsim`] score. The search is exact: every document is scored.
-
-        Args:
-            query_vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of
-                shape `(queries, tokens, dim)`): The queries. Scores are computed on their device.
-            top_k (`int`, defaults to 10): Length of the rankings.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        Find the documents with the highest [`maxsim`] score. Arguments are as in [`~retrieval.search`].
 
         Returns:
             `list[list[Hit]]`: The hits `(document id, score)` of each query, best first.
@@ -220,9 +213,6 @@ class RetrievalIndex:
         Check that the queries of a model match the index.
 
         A model is checked the first time; training it afterwards goes unnoticed.
-
-        Args:
-            model ([`OpticalModel`]): The base that encodes the queries.
 
         Raises:
             ValueError: If another base encoded the documents.

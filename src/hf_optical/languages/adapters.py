@@ -53,12 +53,10 @@ def default_lora_config(
     Create a LoRA configuration (arXiv 2106.09685) for the word embeddings and all linear layers before the pooler.
 
     Args:
-        model ([`OpticalModel`]):
-            The base.
+        model ([`OpticalModel`]): The base.
         rank (`int`, defaults to 32), alpha (`float`, defaults to `rank`), dropout (`float`, defaults to 0):
             As in [`peft.LoraConfig`].
-        targets (`list[str]`, *optional*):
-            Names of the modules to adapt. Defaults to all linear layers.
+        targets (`list[str]`, *optional*): Names of the modules to adapt. Defaults to all linear layers.
         embeddings (`bool`, defaults to `True`):
             Whether to adapt the word embeddings, since a new language uses known subwords with other meanings.
     """
@@ -90,8 +88,7 @@ def add_adapter(model: OpticalModel, language: str, config: LoraConfig, vocabula
     Add a new adapter and new words, activate them, and make everything else untrainable.
 
     Args:
-        model ([`OpticalModel`]): the base, with or without adapters of other languages.
-        language (`str`): language code.
+        model ([`OpticalModel`]), language (`str`): the base, and the code of a language that it has no adapter for.
         config (`peft.LoraConfig`): configuration of the adapter. It is copied, so several models may share it.
         vocabulary ([`Vocabulary`], *optional*): new words. `config` must then not adapt the word embeddings.
 
@@ -149,11 +146,7 @@ def activate(model: OpticalModel, language: str | None) -> None:
 
 @contextmanager
 def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
-    """
-    Activate a language, or `None` for the bare base, within a block and restore the previous one after it.
-
-    Other threads cannot change the language within the block.
-    """
+    """Activate a language, or `None` for the base, for a block in which no other thread can change it."""
     with lock_of(model):
         before = active_language(model)
         if language != before:
@@ -211,11 +204,7 @@ def remove(model: OpticalModel, language: str) -> None:
 
 
 class _LanguageLora(LoraModel):
-    """
-    Inject an adapter into a model that may have others, without PEFT's warning about that.
-
-    Filtering the warning would change the filters of all threads, and not always restore them.
-    """
+    """Inject an adapter next to others without PEFT's warning, which no filter could silence for one thread alone."""
 
     def __getattr__(self, name: str) -> Any:
         if name == "peft_config":  # PEFT would find the model's, and warn

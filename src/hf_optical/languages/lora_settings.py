@@ -38,9 +38,9 @@ def unsupported_settings(config: LoraConfig) -> list[str]:
     Find the settings of a LoRA configuration that a language pack may not have.
 
     Opening a pack must not change the base, import code, or take more time or memory than its size suggests. So all
-    but the usual settings must have PEFT's default. Initialisations that read or change the base's weights (PiSSA,
-    OLoRA, LoftQ, EVA, CorDA, ...) are not supported. Regular expressions for module names must not repeat groups, nor
-    have more ways to match than four `.*`.
+    but the usual settings must have PEFT's default, initialisations may not read the base's weights (PiSSA, OLoRA,
+    LoftQ, EVA, CorDA, ...), and regular expressions for module names may not repeat groups, nor have more ways to
+    match than four `.*`.
     """
     settings, defaults = config.to_dict(), LoraConfig().to_dict()
     wrong = [name for name, value in settings.items() if name not in _NAMES | _NOTES and value != defaults.get(name)]

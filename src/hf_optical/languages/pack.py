@@ -96,8 +96,7 @@ class LanguagePack(PushToHub):
             model ([`OpticalModel`]): the base, with an adapter for `language`.
             language (`str`): language code.
             roles (`dict`, *optional*), details (`dict`, *optional*): see the attributes of this class.
-            base_fingerprint (`str`, *optional*):
-                Fingerprint of the base, if it is known already.
+            base_fingerprint (`str`, *optional*): Fingerprint of the base, if it is known already.
             state_dict (`dict`, *optional*):
                 Weights of the whole model to use instead of the model's own, such as those gathered from several
                 processes.
@@ -271,9 +270,7 @@ class LanguagePack(PushToHub):
         """
         Write the pack's model card, `README.md`, into the folder that it was saved to.
 
-        Args:
-            folder (`str` or `os.PathLike`): the folder.
-            repo_id (`str`, *optional*): Hub id that the example code of the card opens.
+        The example code of the card opens `repo_id`, or else the folder.
         """
         write_card(
             folder,

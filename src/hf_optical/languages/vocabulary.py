@@ -45,15 +45,7 @@ class Vocabulary:
 
 
 class LanguageEmbedding(nn.Embedding):
-    """
-    Word embeddings of the base, followed by those of the active language.
-
-    Ids of the base keep their embeddings bit for bit. The base's weight keeps its name, so a state dict differs only
-    by the added rows.
-
-    Raises:
-        ValueError: `base` is a subclass of `nn.Embedding`, such as the scaled embeddings of some models.
-    """
+    """Word embeddings of the base, bit for bit and under their name, followed by those of the active language."""
 
     def __init__(self, base: nn.Embedding):
         if type(base) is not nn.Embedding:

@@ -21,11 +21,7 @@ class GreedyAlignmentLoss(PairLoss):
     sentence summing to one. Weights do not change the alignment. By default [`OTDistillationTrainer`] passes weights
     and leaves special tokens out; `marginals="uniform"` and `align_special_tokens=True` give the loss of the paper.
 
-    Args:
-        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
-
-    Raises:
-        ValueError: If `reduction` is not one of these; when called, also as in [`PairLoss`].
+    Arguments and errors are those of [`PairLoss`].
     """
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:

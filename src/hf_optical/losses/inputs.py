@@ -27,14 +27,10 @@ def prepare(
     teacher_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """
-    Check the inputs of a loss and convert them to the working dtype.
+    Check the inputs of [`PairLoss.forward`] and convert them to the working dtype.
 
-    Returns:
-        `tuple`: student `(batch, n, dim)` and teacher `(batch, m, dim)`, and the masses of their tokens, `(batch, n)`
-        and `(batch, m)`, zero at padding.
-
-    Raises:
-        ValueError: as in [`PairLoss.forward`].
+    Returns student `(batch, n, dim)` and teacher `(batch, m, dim)`, and the masses of their tokens, `(batch, n)` and
+    `(batch, m)`, zero at padding.
     """
     check_shape("student_embeddings", student_embeddings, ("batch", "n", "dim"))
     batch, _, dim = student_embeddings.shape
@@ -68,11 +64,7 @@ def _token_mass(
 
 
 def without_padding(side: str, embeddings: Tensor, mass: Tensor, dtype: torch.dtype) -> Tensor:
-    """
-    Return embeddings in the working dtype, with zeros at padding if anything there is not finite.
-
-    Raises `ValueError` if the length of a token's embedding is not finite: its cosines would be 0 or `nan`.
-    """
+    """Return embeddings in the working dtype, with zeros at padding if anything there is not finite."""
     embeddings = embeddings.to(dtype)
     if torch.linalg.vector_norm(embeddings.detach()).isfinite():
         return embeddings

@@ -15,11 +15,7 @@ class SentenceMSELoss(PairLoss):
     The paper has a second term, which keeps the student's vector of the teacher's own sentence near the teacher's. It
     is left out here: an adapter that can be switched off leaves the student's English as it was.
 
-    Args:
-        reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
-
-    Raises:
-        ValueError: If `reduction` is not one of these.
+    Arguments and errors are those of [`PairLoss`].
     """
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:

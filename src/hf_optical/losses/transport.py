@@ -16,7 +16,7 @@ Cost = Callable[[Tensor, Tensor], Tensor]
 
 
 class OTAlignmentLoss(PairLoss):
-    """Optimal-transport alignment of a student's token embeddings with a teacher's, OPTICAL-style.
+    """Optimal-transport alignment of a student's token embeddings with a teacher's, OPTICAL-style (arXiv 2301.12566).
 
     The transport plan between the tokens of a sentence and those of its translation is a soft alignment, and the loss
     of the pair is the mean cost of what it aligns, `sum(plan * cost)`. The plan carries no gradient, the cost does: by
@@ -56,19 +56,6 @@ class OTAlignmentLoss(PairLoss):
     torch.Size([2, 7, 128])
 
     ```
-
-    Citation:
-
-    ```bibtex
-    @inproceedings{huang2023optical,
-        title={Improving Cross-lingual Information Retrieval on Low-Resource Languages
-               via Optimal Transport Distillation},
-        author={Huang, Zhiqi and Yu, Puxuan and Allan, James},
-        booktitle={Proceedings of the Sixteenth ACM International Conference on Web Search and Data Mining},
-        year={2023},
-        note={arXiv:2301.12566}
-    }
-    ```
     """
 
     def __init__(
@@ -96,8 +83,7 @@ class OTAlignmentLoss(PairLoss):
         """Compute the loss of a batch of sentence pairs.
 
         Args:
-            student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights:
-                As in [`PairLoss`]; the weights are the marginals, normalised to sum to one.
+            student_embeddings, ..., teacher_weights: As in [`PairLoss`]; weights are normalised to sum to one.
             return_diagnostics (`bool`, *optional*, defaults to `False`):
                 Whether to return the diagnostics of the solver too.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalOutput
+from ..options import option
 from ..transport import SOLVERS, Partial, Sinkhorn, Unbalanced, make_solver
 from .base import LanguageData, Method, PairSettings, Reader, Reading, Run
 
@@ -26,26 +27,15 @@ PAIR = "the frozen teacher reads the {teacher_language} sentence, the student it
 class AlignmentSettings(PairSettings):
     """Settings of [`OptimalTransport`], [`Greedy`] and [`Sentence`]; those of the solvers are for the first alone."""
 
-    marginals: str = field(
-        default="idf", metadata={"help": "Weights of the tokens in the alignment.", "choices": list(MARGINALS)}
+    marginals: str = option("idf", "Weights of the tokens in the alignment.", MARGINALS)
+    solver: str = option("sinkhorn", "Transport solver.", SOLVERS)
+    epsilon: float = option(Sinkhorn.epsilon, "Entropic regularisation of the transport plan.")
+    max_iterations: int = option(Sinkhorn.max_iterations, "Maximum number of iterations of the transport solver.")
+    tolerance: float = option(Sinkhorn.tolerance, "Marginal error at which the transport solver stops.")
+    marginal_penalty: float = option(
+        Unbalanced.marginal_penalty, "Price of leaving a token out, with --solver unbalanced."
     )
-    solver: str = field(default="sinkhorn", metadata={"help": "Transport solver.", "choices": list(SOLVERS)})
-    epsilon: float = field(
-        default=Sinkhorn.epsilon, metadata={"help": "Entropic regularisation of the transport plan."}
-    )
-    max_iterations: int = field(
-        default=Sinkhorn.max_iterations, metadata={"help": "Maximum number of iterations of the transport solver."}
-    )
-    tolerance: float = field(
-        default=Sinkhorn.tolerance, metadata={"help": "Marginal error at which the transport solver stops."}
-    )
-    marginal_penalty: float = field(
-        default=Unbalanced.marginal_penalty,
-        metadata={"help": "Price of leaving a token out, with --solver unbalanced."},
-    )
-    transported_mass: float = field(
-        default=Partial.transported_mass, metadata={"help": "Part of the mass to align, with --solver partial."}
-    )
+    transported_mass: float = option(Partial.transported_mass, "Part of the mass to align, with --solver partial.")
 
     @property
     def solver_options(self) -> dict[str, Any]:
@@ -61,12 +51,7 @@ class AlignmentSettings(PairSettings):
 
 
 class Alignment(Method):
-    """
-    Base class of the methods that align a sentence with its translation by a loss between their token vectors.
-
-    Args:
-        settings ([`AlignmentSettings`]): the settings.
-    """
+    """Base class of the methods that align a sentence with its translation by a loss between their token vectors."""
 
     card_settings = (*Method.card_settings, "marginals")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checks import check_number
 from ..model import OpticalModel
+from ..options import option
 from .base import Blocks, LanguageData, Method, PairReader, Reader, Reading, Run
 
 
@@ -19,9 +20,7 @@ from .base import Blocks, LanguageData, Method, PairReader, Reader, Reading, Run
 class AnchorSettings:
     """Settings of [`Anchor`], which is added to any method."""
 
-    anchor_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the term that keeps the student's English where it was."}
-    )
+    anchor_weight: float = option(0.0, "Weight of the term that keeps the student's English where it was.")
 
     def check_settings(self) -> None:
         check_number("anchor_weight", self.anchor_weight, at_least=0, cure="pass 0 to turn the anchor off")

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+from ..options import option
 
 
 # What `OpticalModel.forward` takes.
@@ -61,6 +62,7 @@ class LanguageData:
     teacher: OpticalProcessor
 
 
+@dataclass(eq=False)
 class Reading:
     """
     The token vectors of one batch.
@@ -72,19 +74,13 @@ class Reading:
         targets (`dict[str, Tensor]`): as in [`Blocks`].
     """
 
-    def __init__(
-        self,
-        language: str,
-        student: dict[str, OpticalOutput],
-        inputs: dict[str, Inputs],
-        teacher_inputs: dict[str, Inputs],
-        targets: dict[str, Tensor],
-        teacher: Callable[[Inputs], OpticalOutput],
-    ):
-        self.language, self.student, self.inputs = language, student, inputs
-        self.teacher_inputs, self.targets = teacher_inputs, targets
-        self._teacher = teacher
-        self._read: dict[str, OpticalOutput] = {}
+    language: str
+    student: dict[str, OpticalOutput]
+    inputs: dict[str, Inputs]
+    teacher_inputs: dict[str, Inputs]
+    targets: dict[str, Tensor]
+    _teacher: Callable[[Inputs], OpticalOutput]
+    _read: dict[str, OpticalOutput] = field(default_factory=dict)
 
     def teacher(self, block: str) -> OpticalOutput:
         """The teacher's vectors of a block, without gradient. Computed when first asked for."""
@@ -106,10 +102,8 @@ class Run(Protocol):
 class PairSettings:
     """How sentence pairs are read; settings of every method that reads them."""
 
-    side: str = field(
-        default="query", metadata={"help": "Role in which sentences are encoded.", "choices": list(ROLES)}
-    )
-    align_special_tokens: bool = field(default=False, metadata={"help": "Whether to align special tokens too."})
+    side: str = option("query", "Role in which sentences are encoded.", ROLES)
+    align_special_tokens: bool = option(False, "Whether to align special tokens too.")
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -174,11 +168,7 @@ class Method:
 
     def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
         """
-        Compute the parts of the loss; the trainer adds and logs them.
-
-        Args:
-            read ([`Reading`]): the vectors of student and teacher.
-            run ([`Run`]): the trainer.
+        Compute the parts of the loss from vectors of student and teacher; the trainer adds and logs them.
 
         Returns:
             `dict[str, Tensor]`: name -> losses of shape `(roles * pairs,)`, one role after the other.
@@ -197,11 +187,7 @@ class Method:
 
 @dataclass
 class PairReader:
-    """
-    Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other.
-
-    Special tokens, role markers and query expansion are left out unless `align_special_tokens` is set.
-    """
+    """Rows of sentence pairs -> the block `"pairs"`, in each of several roles one after the other."""
 
     data: LanguageData
     roles: tuple[str, ...]

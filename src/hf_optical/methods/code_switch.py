@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..losses import RankingLoss
 from ..model import OpticalProcessor
+from ..options import option
 from .base import ROLES, Blocks, LanguageData, Method, Reader, Reading, Run
 
 
@@ -31,18 +32,14 @@ TARGETS = ("teacher", "labels")
 class CodeSwitchSettings:
     """Settings of [`CodeSwitch`]."""
 
-    switch_probability: float = field(default=0.5, metadata={"help": "Probability of switching a word."})
-    switch_side: str = field(
-        default="query", metadata={"help": "Texts in which words are switched.", "choices": list(ROLES)}
+    switch_probability: float = option(0.5, "Probability of switching a word.")
+    switch_side: str = option("query", "Texts in which words are switched.", ROLES)
+    dictionary: list[str] | None = option(
+        None, "MUSE dictionaries to switch by. Default: learned from the sentence pairs."
     )
-    dictionary: list[str] | None = field(
-        default=None, metadata={"help": "MUSE dictionaries to switch by. Default: learned from the sentence pairs."}
-    )
-    ranking_target: str = field(
-        default="teacher", metadata={"help": "Ranking to learn: the teacher's, or labels.", "choices": list(TARGETS)}
-    )
-    ranking_temperature: float = field(default=0.2, metadata={"help": "Temperature of the scores ranked by."})
-    ranking_weight: float = field(default=1.0, metadata={"help": "Weight of the ranking next to the other losses."})
+    ranking_target: str = option("teacher", "Ranking to learn: the teacher's, or labels.", TARGETS)
+    ranking_temperature: float = option(0.2, "Temperature of the scores ranked by.")
+    ranking_weight: float = option(1.0, "Weight of the ranking next to the other losses.")
 
     def check_settings(self) -> None:
         check_choice("switch_side", self.switch_side, ROLES)
@@ -156,15 +153,13 @@ class CodeSwitchedRanking:
     the relevant document of a sentence would be the query's own copy.
 
     Args:
-        processor ([`OpticalProcessor`]): tokenises for the student.
         switch_query (callable, *optional*): query -> query with words switched, such as a [`CodeSwitcher`].
         switch_document (callable, *optional*):
             Likewise. Documents that are not switched are read by the teacher alone, like those of an index.
         labels (`bool`, defaults to `False`):
             Whether the target is the relevant document. Then no text is twice among the documents of a batch, so that
             none is relevant in one place and irrelevant in another.
-        teacher ([`OpticalProcessor`], *optional*): tokenises for the teacher.
-        teacher_language (`str`, defaults to `"en"`): key of the `translation` feature.
+        processor, teacher ([`OpticalProcessor`]), teacher_language (`str`): as in [`LanguageData`].
     """
 
     processor: OpticalProcessor
@@ -187,11 +182,7 @@ class CodeSwitchedRanking:
 
     def texts(self, rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[str], list[int] | None]:
         """
-        Collect the English texts to rank.
-
-        Returns:
-            `tuple`: the queries; the documents, first the relevant one of each query, in order, then the others; and,
-            with `labels`, the position of each query's relevant document among them.
+        Return queries, documents (relevant ones first) and, with `labels`, the place of each query's relevant one.
         """
         if "query" in rows[0]:
             queries = [row["query"] for row in rows]

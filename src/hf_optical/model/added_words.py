@@ -26,8 +26,7 @@ def prepare_for_words(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     Change a tokenizer so that added words are found in composed and decomposed text, and cause no false spaces.
 
-    A tokenizer reads the text after an added word as if it began there. Those that put a space before every text would
-    put one between the word and the punctuation after it. Here they put it before the first word only.
+    Text after an added word is read as if it began there, so punctuation too would get the space before every text.
     """
     backend = tokenizer.backend_tokenizer
     backend.normalizer = composing_normalizer(tokenizer)

@@ -38,8 +38,7 @@ class OpticalConfig(PreTrainedConfig):
             Configuration of the text encoder. Defaults to BERT's.
         projection_dim (`int`, *optional*):
             Size of the projected token vectors. `None` for no projection, which gives the encoder's hidden size.
-        projection_bias (`bool`, *optional*, defaults to `False`):
-            Whether the projection has a bias.
+        projection_bias (`bool`, *optional*, defaults to `False`): Whether the projection has a bias.
     """
 
     model_type = "optical"
@@ -100,12 +99,7 @@ class OpticalConfig(PreTrainedConfig):
 
 
 def _read_encoder_config(folder: Path) -> PreTrainedConfig:
-    """
-    Read the encoder's configuration, and check it by building the encoder without memory for its weights.
-
-    An encoder that is much larger than the weights in the folder would use up memory before the missing weights were
-    noticed.
-    """
+    """Read the encoder's configuration, and check on the meta device that it is not much larger than its weights."""
     try:
         read_json(folder / ENCODER_CONFIG)
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)

@@ -24,17 +24,7 @@ _MIN_ROWS = 256
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """
-    Compute `torch.nn.functional.linear`, faster for many rows in float32 on CPUs with AVX-512.
-
-    Args:
-        input (`torch.Tensor` of shape `(..., columns)`): the rows.
-        weight (`torch.Tensor` of shape `(outputs, columns)`): the map.
-        bias (`torch.Tensor` of shape `(outputs,)`, *optional*): the bias.
-
-    Returns:
-        `torch.Tensor` of shape `(..., outputs)`: the same up to float32 rounding, and differentiable.
-    """
+    """Compute `torch.nn.functional.linear`, up to rounding, faster for many rows in float32 on CPUs with AVX-512."""
     many = weight.numel() and input.numel() >= _MIN_ROWS * input.shape[-1]
     exact = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_WIDE and many and exact):

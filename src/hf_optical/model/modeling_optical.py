@@ -32,8 +32,7 @@ class OpticalOutput(ModelOutput):
     Token vectors of a batch of texts.
 
     Args:
-        embeddings (`torch.FloatTensor` of shape `(batch, tokens, dim)`):
-            Unit vectors in float32.
+        embeddings (`torch.FloatTensor` of shape `(batch, tokens, dim)`): Unit vectors in float32.
         mask (`torch.BoolTensor` of shape `(batch, tokens)`):
             The tokens that take part in matching. Other vectors have no meaning.
         weights (`torch.FloatTensor` of shape `(batch, tokens)`, *optional*):
@@ -58,8 +57,7 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
     states. `save_pretrained` writes the layout of `layout/pylate.py`, which sentence-transformers and PyLate can open.
 
     Args:
-        config ([`OpticalConfig`]):
-            Configuration of the model.
+        config ([`OpticalConfig`]): Configuration of the model.
         encoder (`PreTrainedModel`, *optional*):
             The text encoder. By default it is created from `config.encoder_config`, with random weights.
 
@@ -122,10 +120,8 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_mask: Tensor | None = None) -> OpticalOutput:
         """
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, tokens)`):
-                Token ids from [`OpticalProcessor`].
-            attention_mask (`torch.LongTensor` of shape `(batch, tokens)`):
-                1 where the encoder attends.
+            input_ids (`torch.LongTensor` of shape `(batch, tokens)`): Token ids from [`OpticalProcessor`].
+            attention_mask (`torch.LongTensor` of shape `(batch, tokens)`): 1 where the encoder attends.
             token_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*):
                 The tokens that take part in matching. Defaults to `attention_mask`.
 
@@ -182,10 +178,8 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
         See `layout/` for how they are recognised.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`):
-                Folder or Hub id.
-            revision (`str`, *optional*):
-                Branch, tag or commit on the Hub.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
                 Data type of the weights, or its name, such as `"bfloat16"`. `"auto"` keeps the type in the files. Use
                 float32 for training, with the Trainer's `bf16` for mixed precision. `torch_dtype` is an alias, as in
@@ -237,21 +231,13 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
                 Weights to save instead of the model's own, such as those gathered from several processes.
         """
         weights = base_state_dict(self, state_dict)
-        encoder_weights = {
-            name.removeprefix("encoder."): weight for name, weight in weights.items() if name.startswith("encoder.")
-        }
         with staged_directory(save_directory) as folder:
             self.config.encoder_config.architectures = [type(self.encoder).__name__]
             self.config.encoder_config.dtype = self.dtype
             self.config.save_pretrained(folder)
-            save_file(_contiguous(encoder_weights), folder / WEIGHTS, metadata={"format": "pt"})
+            save_file(_part(weights, "encoder."), folder / WEIGHTS, metadata={"format": "pt"})
             if self.projection is not None:
-                projection = {
-                    name.removeprefix("projection."): weight
-                    for name, weight in weights.items()
-                    if name.startswith("projection.")
-                }
-                write_projection(folder, _contiguous(projection))
+                write_projection(folder, _part(weights, "projection."))
 
 
 def base_state_dict(model: OpticalModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -321,5 +307,7 @@ def _position_limit(encoder: nn.Module) -> int | None:
     return None
 
 
-def _contiguous(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: weight.detach().cpu().contiguous().clone() for name, weight in weights.items()}
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Copy the weights of a part of the model for a file, under their names without the prefix."""
+    own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
+    return {name: weight.detach().cpu().contiguous().clone() for name, weight in own.items()}

@@ -24,20 +24,12 @@ _CACHE_SIZE = 100_000
 
 class NearestWords:
     """
-    Replace words that a tokenizer would split by the most similar words of a list.
+    Replace words that a tokenizer would split by the most similar of `words`, which are in its normalised form.
 
     An unseen inflection is then read as another form of the same stem. Similarity is the cosine of character n-gram
     vectors (3 to 6 letters), weighted by inverse document frequency. These words are never replaced: capitalised ones,
     which are likely names; words shorter than four letters or longer than a hundred; words with a digit; words that
-    are a single token; and words in scripts without spaces.
-
-    Args:
-        words (sequence of `str`): the list, in the form that the tokenizer's normalizer gives words.
-        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the texts, which has the words as tokens.
-        min_similarity (`float`, defaults to 0.4): similarity below which a word is not replaced.
-
-    Raises:
-        ValueError: an entry of `words` is too long or contains an unpaired surrogate.
+    are a single token; words in scripts without spaces; and words without any of `min_similarity`.
     """
 
     def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, min_similarity: float = 0.4):

@@ -17,11 +17,9 @@ _COST = 64
 
 def parts_of(read: Tensor) -> Iterator[tuple[Tensor | slice, int]]:
     """
-    Split a batch into parts with little padding and not too many tokens.
+    Split a batch on a CPU into parts with little padding and not too many tokens: their rows, and their length.
 
-    On other devices than a CPU, where the number of calls counts, the batch stays whole.
-    `read`, of shape `(batch, tokens)`, marks the tokens that the model reads, including mask tokens. Yields the rows
-    of a part, and their length in tokens.
+    `read`, of shape `(batch, tokens)`, marks the tokens that the model reads, including mask tokens.
     """
     batch, tokens = read.shape
     if read.device.type != "cpu" or batch < 2 or torch.compiler.is_compiling() or torch.jit.is_tracing():

@@ -36,8 +36,7 @@ class OpticalProcessor(PushToHub):
     tokenized as is used.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`):
-            Any tokenizer of transformers.
+        tokenizer (`PreTrainedTokenizerBase`): Any tokenizer of transformers.
         query_marker (`str`, *optional*), document_marker (`str`, *optional*):
             Token that is inserted after the tokenizer's opening token, so that the model knows the role. No marker if
             `None`.
@@ -47,8 +46,7 @@ class OpticalProcessor(PushToHub):
             Maximum number of tokens, including special tokens and the marker. Longer texts are truncated.
         query_expansion (`bool`, defaults to `False`):
             Whether queries are filled up to `query_length` with mask tokens, which take part in matching.
-        attend_to_expansion (`bool`, defaults to `False`):
-            Whether the encoder attends to these mask tokens.
+        attend_to_expansion (`bool`, defaults to `False`): Whether the encoder attends to these mask tokens.
         skip_tokens (`"punctuation"` or a list of `str`, defaults to `"punctuation"`):
             Tokens of documents that take no part in matching. `"punctuation"` stands for all tokens that consist of
             characters of the Unicode categories P and S. Special and unknown tokens always take part. Tokens that the

@@ -20,13 +20,7 @@ _MAX_DEPTH = 50
 
 
 def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
-    """
-    Return texts as a list, after checking that a tokenizer can read each of them; `name` is for messages.
-
-    Raises:
-        TypeError: `texts` is a single string, a table or a mapping, or one of its entries is not a string.
-        DataError: a text contains an unpaired surrogate. The message names it, as `name[position]`.
-    """
+    """Return texts as a list, after checking that a tokenizer can read each of them; `name` is for messages."""
     # Iterating over a data frame or a mapping would give its column names or its keys.
     if isinstance(texts, (str, Mapping)) or not isinstance(texts, Iterable) or getattr(texts, "ndim", 1) != 1:
         got = "one string" if isinstance(texts, str) else type(texts).__name__
@@ -38,12 +32,7 @@ def as_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
 
 
 def require_text(text: str, name: str = "text") -> None:
-    """
-    Raise an error unless `text` is a string that a tokenizer can read.
-
-    Characters beyond the first 65,536, such as emoji, are pairs of surrogates in UTF-16. A Python string may contain
-    one without the other, which has no meaning and cannot be encoded in UTF-8.
-    """
+    """Raise an error unless `text` is a string without unpaired surrogates, which UTF-8 could not encode."""
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string, got {text!r:.50}")
     if half := half_character(text):

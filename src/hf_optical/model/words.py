@@ -29,14 +29,7 @@ NO_SPACE = regex.compile(r"\S*")
 
 
 class Word(NamedTuple):
-    """
-    A word of a text.
-
-    Attributes:
-        text (`str`): the word.
-        start (`int`), stop (`int`): its place in the text.
-        spaced (`bool`): `False` for a run of letters of a script without spaces between words.
-    """
+    """A word and its place in a text; not `spaced` if it is a run of a script without spaces between words."""
 
     text: str
     start: int
@@ -53,16 +46,10 @@ def find_words(text: str, joined_by: regex.Pattern[str] | None = None) -> Iterat
     """
     Find the words of a text: runs of letters and digits, with their combining marks, between spaces and punctuation.
 
-    Apostrophes and hyphens are punctuation, as for the tokenizers of most encoders: `ma'aikata` is two words. The
-    glottal `ʼ` (U+02BC) is a letter. Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese and other scripts without
-    spaces between words give one [`Word`] for each run of their letters, with `spaced=False`. Callers divide these
-    runs: by a dictionary, by learned pieces, into pairs of characters, or not at all.
-
-    Args:
-        text (`str`): the text, in any normalisation form.
-        joined_by (`regex.Pattern`, *optional*):
-            Words are one if the characters between them match it, such as `APOSTROPHE_OR_HYPHEN` or `NO_SPACE`. A
-            word is not `spaced` if a part of it is not.
+    Apostrophes and hyphens are punctuation, as for the tokenizers of most encoders: `ma'aikata` is two words, unless
+    the characters between words match `joined_by`. The glottal `ʼ` (U+02BC) is a letter. Scripts without spaces
+    between words, such as Thai and Chinese, give one [`Word`] for each run of their letters, with `spaced=False`,
+    which callers may divide.
     """
     if joined_by is None:
         yield from _parts(text)

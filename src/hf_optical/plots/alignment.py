@@ -123,6 +123,7 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
     ```
     """
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     sides = [alignment.words, alignment.translation_words]
     left, right = (_LETTER * max(map(len, words)) + 0.15 for words in sides)
@@ -141,7 +142,8 @@ def plot_alignment(alignment: WordAlignment) -> Figure:
     colours = _colours(masses[0], plan)
     for side, (x, indent, anchor) in enumerate(((0.0, -0.1, "right"), (_BAND, 0.1, "left"))):
         for word, mass, middle, colour in zip(sides[side], masses[side], middles[side], colours[side], strict=True):
-            _bar(axis, x, middle, scale * mass, colour)
+            corner = (x - _BAR / 2, middle - scale * mass / 2)
+            axis.add_patch(Rectangle(corner, _BAR, scale * mass, facecolor=colour, linewidth=0, zorder=3))
             look: dict[str, Any] = {"fontsize": _FONT_SIZE, "family": fonts, "color": "#222222", "parse_math": False}
             axis.text(x + indent, middle, word, ha=anchor, va="center", **look)
     _streams(axis, plan.tolist(), masses, middles, scale, colours[0])
@@ -152,13 +154,6 @@ def _colours(masses: list[float], plan: Tensor) -> list[list[str]]:
     """A colour per word of the sentence. A word of the translation takes that of the word it gets most mass from."""
     own = [COLOURS[place % (len(COLOURS) - 1)] for place in range(len(masses))]  # the last is black, like text
     return [own, [own[place] for place in plan.argmax(0).tolist()]]
-
-
-def _bar(axis: Axes, x: float, middle: float, height: float, colour: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    corner = (x - _BAR / 2, middle - height / 2)
-    axis.add_patch(Rectangle(corner, _BAR, height, facecolor=colour, linewidth=0, zorder=3))
 
 
 def _streams(

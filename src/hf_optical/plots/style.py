@@ -61,12 +61,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def fonts_for(texts: Iterable[str]) -> list[str]:
-    """
-    Font families that cover `texts`.
-
-    The first is DejaVu Sans. For characters that it lacks, the first installed family that has them is added,
-    preferably one without serifs.
-    """
+    """Font families that cover `texts`: DejaVu Sans and, for what it lacks, installed ones, preferably sans serif."""
     missing = {ord(character) for text in texts for character in text if not character.isspace()}
     families = []
     for family, file in _installed().items():

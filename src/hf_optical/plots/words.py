@@ -28,12 +28,7 @@ class NoWordError(ValueError):
 
 
 def read_words(retriever: OpticalRetriever, text: str, role: str, language: str) -> ReadText:
-    """
-    Encode a text as `role`, `"query"` or `"document"`. The `language` `"base"` is the bare base.
-
-    Words are those of the original text, even where the processor replaced them by nearest words. In scripts without
-    spaces between words, each token is a word. Words that are truncated, or skipped in matching, are left out.
-    """
+    """Encode a text as `role` and group its tokens by its words, or in scripts without spaces each by itself."""
     processor = retriever.processor_of(language)
     encode = retriever.encode_queries if role == "query" else retriever.encode_documents
     (vectors,) = encode([text], language=language)

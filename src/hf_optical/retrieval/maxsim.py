@@ -38,8 +38,7 @@ def maxsim(
         document_vectors (as `query_vectors`): The documents, with the same `dim`.
         query_mask (`torch.Tensor` of shape `(queries, tokens)`, *optional*):
             Nonzero for the query tokens to match. Only for a padded tensor.
-        document_mask (`torch.Tensor` of shape `(documents, tokens)`, *optional*):
-            The same for documents.
+        document_mask (`torch.Tensor` of shape `(documents, tokens)`, *optional*): The same for documents.
 
     Returns:
         `torch.Tensor` of shape `(queries, documents)`: Scores in float32, on the device of the queries,

@@ -18,15 +18,8 @@ class LanguageReader:
     A shared model that encodes in one language, whichever language is active in the model.
 
     The model is locked and the language active for one batch at a time. So a short query does not wait for a large
-    corpus, and nothing that other threads activate, open or close in between changes a vector. Batches are encoded in
-    evaluation mode.
-
-    `processor_of` returns the processor for a language, a new object whenever its pack is opened. `language` may be
-    [`BASE`].
-
-    Raises:
-        KeyError: If no pack for `language` is open. A call raises it too if the pack was closed since, even if it was
-            opened again.
+    corpus, and nothing that other threads activate, open or close in between changes a vector. A call raises
+    `KeyError` if the pack was closed since, even if it was opened again: `processor_of` then returns another object.
     """
 
     def __init__(self, model: OpticalModel, language: str, processor_of: Callable[[str], OpticalProcessor]):

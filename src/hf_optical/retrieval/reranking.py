@@ -25,16 +25,10 @@ def rerank(
     Rank the results of a first stage by [`maxsim`]: [`search`] restricted to the candidates of each query.
 
     Args:
-        query_vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of
-            shape `(queries, tokens, dim)`): The queries.
-        document_vectors (as `query_vectors`): The documents.
+        query_vectors, document_vectors, document_ids, show_progress: As in [`search`].
         candidates (sequence of sequences of [`Hit`]):
             The hits of the first stage, such as [`BM25`], for each query. Their order and scores are ignored.
-        document_ids (iterable of `str`, *optional*):
-            Id of each document, in the order of `document_vectors`. Defaults to positions.
-        top_k (`int`, *optional*):
-            Length of the rankings. Defaults to all candidates.
-        show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+        top_k (`int`, *optional*): Length of the rankings. Defaults to all candidates.
 
     Returns:
         `list[list[Hit]]`: The candidates of each query with their MaxSim scores, best first. Equal scores are ranked

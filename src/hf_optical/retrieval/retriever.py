@@ -109,12 +109,10 @@ class OpticalRetriever(PushToHub):
         packs and its active language.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`):
-                Folder or Hub id of a model, a pack or a retriever.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id of a model, a pack or a retriever.
             base_model (`str` or `os.PathLike`, *optional*):
                 Folder or Hub id of the base of a pack. Defaults to the base that the pack names.
-            revision (`str`, *optional*):
-                Branch, tag or commit on the Hub.
+            revision (`str`, *optional*): Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Device to compute on. Defaults to the first GPU, if there is one.
             dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`):
@@ -279,8 +277,7 @@ class OpticalRetriever(PushToHub):
             language (`str` or iterable of `str`, *optional*):
                 The language of all queries, or one per query. `"base"` is the bare base. `None`, alone or for a query,
                 is the active language.
-            batch_size (`int`, defaults to 32): Number of queries per batch.
-            show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
+            batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
 
         Returns:
             `list[Tensor]`: A float32 tensor of shape `(tokens, dim)` per query, unit vectors, on the CPU.

@@ -38,14 +38,11 @@ def search(
         query_vectors ([`TokenVectors`], sequence of `torch.Tensor` of shape `(tokens, dim)`, or `torch.Tensor` of
             shape `(queries, tokens, dim)`): The queries. Scores are computed on their device.
         document_vectors (as `query_vectors`): The documents. They may stay in main memory and in half precision.
-        top_k (`int`, defaults to 10):
-            Length of the rankings. If there are fewer documents, all of them are returned.
-        document_ids (iterable of `str`, *optional*):
-            Id of each document, in the order of `document_vectors`.
+        top_k (`int`, defaults to 10): Length of the rankings. If there are fewer documents, all of them are returned.
+        document_ids (iterable of `str`, *optional*): Id of each document, in the order of `document_vectors`.
         block_tokens (`int`, defaults to 262144):
             Number of document tokens to score at a time. Bounds the memory needed for scores.
-        show_progress (`bool`, defaults to `False`):
-            Whether to show a progress bar.
+        show_progress (`bool`, defaults to `False`): Whether to show a progress bar.
 
     Returns:
         `list[list[Hit]]`: The hits of each query, best first. Empty if there are no queries.

@@ -39,13 +39,7 @@ class LexiconTranslator:
         self.dictionary = dictionary
 
     def __call__(self, texts: Iterable[str]) -> list[str]:
-        """
-        Translate texts.
-
-        Raises:
-            TypeError: If `texts` is a single string or holds something other than strings.
-            DataError: If a text holds an unpaired surrogate.
-        """
+        """Translate texts, as in [`Seq2SeqTranslator.__call__`]."""
         texts = as_texts(texts)
         return [self.dictionary.replace(text, lambda entries: entries[0][0]) for text in texts]
 

@@ -85,8 +85,7 @@ class TokenVectors:
         Pack a padded batch.
 
         Args:
-            values (`torch.Tensor` of shape `(texts, tokens, dim)`):
-                The batch.
+            values (`torch.Tensor` of shape `(texts, tokens, dim)`): The batch.
             mask (`torch.Tensor` of shape `(texts, tokens)`, *optional*):
                 Nonzero for the tokens to keep, in any pattern. Defaults to all tokens.
             name (`str`, defaults to `"values"`): Name of `values` in error messages.
@@ -209,11 +208,7 @@ class TokenVectors:
 def as_token_vectors(
     vectors: TokenVectors | Sequence[Tensor] | Tensor, mask: Tensor | None = None, name: str = "vectors"
 ) -> TokenVectors:
-    """
-    Pack token vectors: a sequence of tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)`.
-
-    `mask`, of shape `(texts, tokens)`, is nonzero for the tokens of a padded tensor to keep. `name` is for messages.
-    """
+    """Pack tensors `(tokens, dim)`, or a padded tensor `(texts, tokens, dim)` with a `mask` of the tokens to keep."""
     if isinstance(vectors, Tensor):
         return TokenVectors.from_padded(vectors, mask, name=name)
     if mask is not None:
@@ -250,11 +245,7 @@ def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
 
 
 class _Mapped:
-    """
-    The bytes of a mapped file, declared writable.
-
-    torch warns about read-only memory, and Python can only silence a warning for all threads at once.
-    """
+    """The bytes of a mapped file, declared writable, or torch would warn in all threads about read-only memory."""
 
     def __init__(self, file: mmap.mmap):
         self.bytes = np.frombuffer(file, np.uint8)

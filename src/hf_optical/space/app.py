@@ -25,15 +25,7 @@ PASSAGES, EXAMPLES, EXAMPLE_LENGTH, VISITORS = 5, 4, 48, 8
 
 @dataclass
 class Collection:
-    """
-    Passages to search.
-
-    Attributes:
-        documents (`list[IndexedDocument]`): the passages.
-        vectors ([`TokenVectors`]): vectors of the passages from the base without a pack.
-        weights (`Tensor` of shape `(vocabulary,)`): inverse document frequency of each token.
-        questions (`dict[str, str]`): example questions -> English translation, which may be empty.
-    """
+    """Passages to search, their vectors, the weight of each token, and example questions -> English, or `""`."""
 
     documents: list[IndexedDocument]
     vectors: TokenVectors
@@ -59,13 +51,11 @@ def open_page(packs: Sequence[str | os.PathLike], documents: str | os.PathLike, 
     Open the page and serve it until the process is stopped.
 
     Args:
-        packs (sequence of `str` or `os.PathLike`):
-            Folders or Hub ids of packs of one base, or of a model.
+        packs (sequence of `str` or `os.PathLike`): Folders or Hub ids of packs of one base, or of a model.
         documents (`str` or `os.PathLike`):
             The passages, as in [`~index.read_documents`]. The questions of a `queries.jsonl` in the same folder, with
             their English in `metadata.translation`, become examples.
-        port (`int`, *optional*):
-            Port to listen on. Defaults to the first free one from 7860.
+        port (`int`, *optional*): Port to listen on. Defaults to the first free one from 7860.
 
     Raises:
         OSError: a pack or a model is not found.

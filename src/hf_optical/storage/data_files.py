@@ -46,17 +46,13 @@ _BATCH, _BATCH_BYTES = 1000, 2**28
 
 def read_lines(path: DataPath) -> Iterator[tuple[str, str]]:
     """
-    Read the lines of a UTF-8 text file that are not blank.
+    Read the lines of a UTF-8 text file that are not blank, each after its place, `FILE, line N`.
 
     Only a newline ends a line, unlike in `str.splitlines`. The file may be compressed (`.gz`, `.bz2` or `.xz`; gzip is
     recognised under any name). A byte order mark is skipped.
 
-    Yields:
-        `(str, str)`: the place, as `FILE, line N`, and the line.
-
-    Raises:
-        DataError: the file is missing or damaged, is not UTF-8, has a line of more than 256 MiB, or decompresses to
-            more than 1 GiB and more than 300 times its size.
+    Raises `DataError` if the file is missing or damaged, is not UTF-8, has a line of more than 256 MiB, or
+    decompresses to more than 1 GiB and more than 300 times its size.
     """
     with _open(path, "it must be UTF-8 text") as file:
         for line in file.lines():
@@ -80,14 +76,10 @@ def _text_lines(path: DataPath) -> Iterator[str]:
 
 def read_objects(path: DataPath, *, lists: bool = False) -> Iterator[tuple[dict[str, Any], str]]:
     """
-    Read the objects of a JSON lines file, or, with `lists`, of a file that holds a single list of objects.
+    Read the objects of a JSON lines file, or, with `lists`, of a file that holds a single list, each with its place.
 
-    Yields:
-        `(dict, str)`: the object and its place, as `FILE, line N` or `FILE, row N`.
-
-    Raises:
-        DataError: as in [`read_lines`], or the content is not valid JSON objects, has more than ten million values in
-            a line, or holds an unpaired surrogate.
+    Raises `DataError` as [`read_lines`] does, and if the content is not valid JSON objects, has more than ten million
+    values in a line, or holds an unpaired surrogate.
     """
     with _open(path, "it must hold one JSON object a line, in UTF-8") as file:
         for line in file.lines():
@@ -110,9 +102,8 @@ def read_table(path: DataPath, separator: str, *, complete: bool = False) -> Ite
     """
     Read the rows of a table with a header, such as CSV.
 
-    Raises:
-        DataError: as in [`read_lines`], or a row has more fields than the header (or fewer, if rows must be
-            `complete`), more than ten million fields, or unbalanced quotation marks. The message names the line.
+    Raises `DataError` as [`read_lines`] does, and if a row has more fields than the header (or fewer, if rows must be
+    `complete`), more than ten million fields, or unbalanced quotation marks.
     """
     _allow_long_fields()
     fields = _Limit(_MOST_VALUES, "fields in one row")
@@ -171,14 +162,9 @@ def _has_row_per_line(path: DataPath) -> bool:
 
 def read_tmx(path: DataPath) -> Iterator[dict[str, dict[str, str]]]:
     """
-    Read the translation units of a TMX file (Translation Memory eXchange 1.4).
+    Read the translation units of a TMX file (Translation Memory eXchange 1.4): `{"translation": {code: text}}`.
 
-    Yields:
-        `dict`: `{"translation": {language code: text}}`. A code with a region, such as `EN-US`, is also there without
-        it, as `en`. Formatting codes inside a segment are dropped.
-
-    Raises:
-        DataError: the file is missing, too large or not well-formed XML. The message names the line.
+    A code with a region, such as `EN-US`, is also there as `en`. Formatting codes inside a segment are dropped.
     """
     elements = _Limit(_MOST_VALUES, "elements in one unit")
     parents: list[ElementTree.Element] = []
@@ -329,10 +315,7 @@ def _parse_list(line: str, file: _OpenFile) -> list[Any]:
 
 
 def _batches(file: BinaryIO, declare: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
-    """
-    Read a Parquet file in batches of few rows where rows may be long: a value that is stored once for many rows takes
-    memory for each of them. Calls `declare` with the uncompressed size of each row group before it is read.
-    """
+    """Read Parquet in batches of few rows where values are long; `declare` gets the size of each row group first."""
     parquet = pq.ParquetFile(file)
     columns = [parquet.schema.column(index) for index in range(len(parquet.schema))]
     texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]

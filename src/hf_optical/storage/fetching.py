@@ -42,12 +42,7 @@ _PACKAGED = {
 
 
 def local_folder(name_or_path: str | os.PathLike, revision: str | None = None) -> Path:
-    """
-    Get the folder of a checkpoint; a Hub id is downloaded first, unless an installed package contains it.
-
-    Raises:
-        OSError: there is no such folder, and no such repository that can be reached. The message says why.
-    """
+    """Get the folder of a checkpoint; a Hub id is downloaded first, unless an installed package contains it."""
     if Path(name_or_path).is_dir():
         recover(name_or_path)
         return Path(name_or_path)

@@ -13,15 +13,7 @@ _MAX_BYTES = 2**26
 
 def read_json(path: Path, kind: Any = dict) -> Any:
     """
-    Read a JSON file of at most 64 MiB.
-
-    Args:
-        path (`Path`): the file.
-        kind: the expected content, see [`mismatches`].
-
-    Raises:
-        OSError: the file is missing, too large, not JSON, or of another kind. The message names the file and the
-            wrong entries.
+    Read a JSON file of at most 64 MiB, or raise an `OSError` that names it and the entries that are not of `kind`.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -50,23 +42,10 @@ def write_json(path: Path, content: Any) -> None:
 
 def mismatches(value: Any, kind: Any, place: str = "") -> list[str]:
     """
-    Find the places in a JSON value that are not of the expected kind.
+    Find the places in a JSON value, such as `"results.0.name"`, that are not of the expected kind.
 
-    Args:
-        value: the value.
-        kind: a type, or a tuple of types; a `range` for a whole number in it; a list with the kind of its elements; or
-            a dictionary, name -> kind, of entries that may also be null or missing. Other entries are ignored.
-        place (`str`): the place of the value itself, which the results begin with.
-
-    Returns:
-        `list[str]`: places such as `"results.0.name"`; empty if the value is of the expected kind.
-
-    Example:
-
-    ```python
-    >>> mismatches({"rank": "8", "words": ["a", 1]}, {"rank": int, "words": [str]})
-    ['rank', 'words.1']
-    ```
+    A kind is a type or a tuple of types; a `range` for a whole number in it; a list with the kind of its elements; or
+    a dictionary, name -> kind, of entries that may also be null or missing. Other entries are ignored.
     """
     if isinstance(kind, range):
         return [] if isinstance(value, int) and value in kind else [place]

@@ -27,10 +27,9 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 @contextmanager
 def shared_lock(*folders: str | os.PathLike) -> Iterator[None]:
     """
-    Hold a shared lock on `folders` so that writers cannot replace files while they are read.
+    Hold shared locks on `folders` so that writers cannot replace files while they are read.
 
-    Any number of readers may hold it at a time. After a minute of waiting, or where the file system has no locks, the
-    block runs without it.
+    After a minute of waiting, or where the file system has no locks, the block runs without.
     """
     with ExitStack() as stack:
         for folder in folders:
@@ -40,14 +39,7 @@ def shared_lock(*folders: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def run_lock(directory: str | os.PathLike) -> Iterator[None]:
-    """
-    Reserve a folder for one training run. The lock ends with its process, however that ends.
-
-    Nothing is locked where the file system has no locks.
-
-    Raises:
-        FileExistsError: another run is using the folder.
-    """
+    """Reserve a folder for one training run until its process ends; `FileExistsError` if another one uses it."""
     path = Path(directory) / _RUN_LOCK
     lock = FileLock(path)
     try:
@@ -77,7 +69,7 @@ def acquire(lock: FileLock, *, blocking: bool = True) -> None:
 @contextmanager
 def folder_lock(folder: Path, *, exclusive: bool, patience: float | None = None) -> Iterator[bool]:
     """
-    Lock a folder itself, which leaves no file behind. Gives `False` if others kept the lock for `patience` seconds.
+    Lock a folder itself, without a file; gives `False` if others keep the lock for `patience` seconds.
 
     A writer holds one such lock and waits for no other, so there are no deadlocks.
     """

@@ -140,18 +140,7 @@ class PushToHub:
         """
         Save to a temporary folder and upload it to a repository on the Hub, which is created if it does not exist.
 
-        Args:
-            repo_id (`str`): the repository, `"name"` or `"namespace/name"`.
-            private (`bool`), token (`bool` or `str`), revision (`str`), commit_message (`str`), create_pr (`bool`):
-                see [`upload_folder`].
-
-        Returns:
-            [`~huggingface_hub.CommitInfo`]: a `str`, the URL of the commit.
-
-        Raises:
-            ValueError: `repo_id` is not a valid repository id.
-            PermissionError: there is no token, or it has no write access.
-            OSError: the connection broke, or the Hub failed. Call it again to complete the upload.
+        Arguments, result and errors are those of [`~hub.upload_folder`].
         """
         repo_id = create_repository(repo_id, private=private, token=token)
         with tempfile.TemporaryDirectory() as folder:

@@ -22,10 +22,8 @@ def inside(folder: Path, name: str, source: Path) -> Path:
     """
     Join `folder` and a relative path that `source`, a file of the checkpoint, names.
 
-    Links are followed within the folder, and within the repository's part of the Hub's cache.
-
-    Raises:
-        OSError: the path leads out of the folder: it is absolute, contains `..`, or is a link to somewhere else.
+    Links are followed within the folder, and within the repository's part of the Hub's cache. Raises `OSError` if the
+    path leads out: it is absolute, contains `..`, or is a link to somewhere else.
     """
     path = Path(name)
     bad = path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable() or len(name) > 255

@@ -140,12 +140,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
     A block within a block, for a folder inside the one that the outer block gave, writes to that folder directly, and
     its files move with those of the outer block.
 
-    Args:
-        directory (`str` or `os.PathLike`):
-            The folder to write. Created if it does not exist.
-
-    Raises:
-        OSError: the disk is full, or `directory` cannot be written. The message names the folder and the cure.
+    Raises `OSError`, which names the folder and the cure, if the disk is full or `directory` cannot be written.
     """
     directory = Path(directory)
     if _Staging.around(directory):
@@ -175,11 +170,7 @@ def staged_directory(directory: str | os.PathLike) -> Iterator[Path]:
 
 
 def discard(path: str | os.PathLike) -> None:
-    """
-    Remove a file or folder when a block of [`staged_directory`] ends, together with the arrival of the new files.
-
-    `path` is where it would be in the folder that the block was given.
-    """
+    """Remove a file or folder, given by its path in a [`staged_directory`], when the files of that block move."""
     path = Path(path)
     staging = _Staging.around(path)
     assert staging is not None, f"{path} is not in a folder that staged_directory gave"
@@ -191,10 +182,9 @@ def discard(path: str | os.PathLike) -> None:
 
 def recover(directory: str | os.PathLike) -> None:
     """
-    End the writes to `directory` of processes that were killed: move the files of complete ones, remove the others.
+    End the writes to `directory` of killed processes: move the files of complete ones, remove the others.
 
-    Writes of running processes are left alone. Nothing happens if `directory` cannot be written or is being read, and
-    no link is followed out of `directory`.
+    Nothing happens if `directory` cannot be written or is being read, and no link is followed out of it.
     """
     directory = Path(directory)
     if any(directory.glob(f"{_Staging.PREFIX}*")):

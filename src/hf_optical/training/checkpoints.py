@@ -46,11 +46,8 @@ class ResumableTrainer(Trainer):
     """
     A [`~transformers.Trainer`] that can be killed at any time.
 
-    A checkpoint that is partly written, partly deleted or not yet flushed is never used, and the last complete one is
-    kept until the next one is complete.
-
-    The private methods that it overrides are the steps at which `Trainer` writes, deletes and loads checkpoints; there
-    are no public ones.
+    The last complete checkpoint is kept until the next one is complete and flushed, and no other is ever used. Trainer
+    has only private methods for writing, deleting and loading checkpoints, so those are overridden.
     """
 
     args: OTDistillationConfig
@@ -65,17 +62,7 @@ class ResumableTrainer(Trainer):
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None = None) -> Iterator[str | None]:
         """
-        Lock `output_dir` against other runs while training.
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*): as in [`checkpoint_to_resume`].
-
-        Yields:
-            `str`, *optional*: the checkpoint to resume from.
-
-        Raises:
-            OSError: `output_dir` cannot be written to, another run is active in it, or the checkpoint is incomplete.
-            ValueError: the checkpoint lacks the state of optimizer or schedule.
+        Lock `output_dir`, after checking that it can be written to, and yield the checkpoint to resume from, if any.
         """
         output_dir = self.args.output_dir
         if self.args.should_save:
@@ -217,20 +204,10 @@ def resume_point(args: OTDistillationConfig) -> str | None:
 
 def checkpoint_to_resume(output_dir: str | os.PathLike, resume_from_checkpoint: str | bool | None) -> str | None:
     """
-    Decide where a run starts, and whether it may start at all.
+    Return the checkpoint to start a run from, or `None`; `True`, `"true"` or `"last"` stands for the newest one.
 
-    Args:
-        output_dir (`str` or `os.PathLike`): the output folder of the run.
-        resume_from_checkpoint (`str` or `bool`, *optional*):
-            A checkpoint folder; or `True` (`"true"`, `"last"`) for the newest complete one in `output_dir`.
-
-    Returns:
-        `str`, *optional*: the checkpoint; `None` to start from the beginning.
-
-    Raises:
-        FileExistsError: `output_dir` contains another run, and the run is not to be resumed.
-        FileNotFoundError: the checkpoint does not exist or is incomplete.
-        ValueError: the checkpoint has no state of optimizer or schedule, as with `save_only_model`.
+    Raises `FileExistsError` if `output_dir` contains another run that is not to be resumed, `FileNotFoundError` if the
+    checkpoint is incomplete, and `ValueError` if it has no state of optimizer or schedule, as with `save_only_model`.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -357,11 +334,8 @@ class SaveOnInterrupt(TrainerCallback):
     It is used as a context around the training of a [`ResumableTrainer`]. Leaving the context after such a stop raises
     `KeyboardInterrupt`, unless training had finished before.
 
-    Attributes:
-        due (`bool`): whether to stop now: within an epoch after the step, and after its last step only once the
-            evaluation at the end of the epoch is done, so that the checkpoint contains it.
-        saved (`bool`): whether a checkpoint was saved at this point.
-        stopped (`bool`): whether training was stopped.
+    Training stops when it is `due`: within an epoch after the step, and after its last step only once the evaluation
+    at the end of the epoch is done, so that the checkpoint contains it.
     """
 
     def __init__(self):

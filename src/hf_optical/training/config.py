@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from ..checks import check_choice, check_number
 from ..languages.adapters import adapter_name
 from ..methods import AlignmentSettings, AnchorSettings, CodeSwitchSettings, method_classes, method_names
+from ..options import option
 from .distributed import check_strategy
 
 
@@ -37,19 +38,16 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         language (`str` or `list[str]`, *optional*):
             Code of the language to teach; it names the pack. Several codes train several packs in one run, one for
             each language. Required.
-        shared_pack (`str`, *optional*):
-            Code of one pack for all languages, instead of one for each.
+        shared_pack (`str`, *optional*): Code of one pack for all languages, instead of one for each.
         sampling_temperature (`float`, defaults to 1.0):
             With several languages: one with `n` pairs gets batches in proportion to `n ** (1 / sampling_temperature)`
             (arXiv 1907.05019). 1 samples in proportion to size; higher values favour small languages.
-        teacher_language (`str`, defaults to `"en"`):
-            Code of the language that the teacher reads.
+        teacher_language (`str`, defaults to `"en"`): Code of the language that the teacher reads.
         cache_teacher (`bool`, *optional*):
             Whether the teacher encodes every sentence once, before training, and its vectors are kept on disk for
             later epochs, languages and runs ([`TeacherVectors`]). Defaults to `True` for more than one epoch on one
             machine.
-        teacher_cache_dir (`str`, *optional*):
-            Folder of this cache. Defaults to the cache folder of `datasets`.
+        teacher_cache_dir (`str`, *optional*): Folder of this cache. Defaults to the cache folder of `datasets`.
         method (`str`, defaults to `"ot"`):
             Training objective. `"ot"`: transport from the tokens of a sentence to those of its translation
             ([`OTAlignmentLoss`]). `"greedy"`: one-to-one alignment ([`GreedyAlignmentLoss`], Dr.DECR). `"sentence"`:
@@ -89,8 +87,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It doubles the number of sentences read per step.
-        train_all_weights (`bool`, defaults to `False`):
-            Train the whole student instead of a LoRA adapter.
+        train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
         new_words (`int`, *optional*, defaults to 8000):
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
             `train_all_weights`.
@@ -115,67 +112,44 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         output_dir: str = ""
         accelerator_config: Any = None
 
-    learning_rate: float | None = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights."}
-    )
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of linear warm-up, or their ratio if below 1."})
-    per_device_train_batch_size: int = field(default=32, metadata={"help": "Sentence pairs a device and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Sentence pairs a device at evaluation."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two logs, or their ratio if below 1."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: 'no', 'steps' or 'epoch'."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: 'no', 'steps', 'epoch' or 'best'."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
-    hub_strategy: str = field(default="end", metadata={"help": "When to push: only 'end' is allowed."})
+    learning_rate: float | None = option(None, "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights.")  # type: ignore[assignment]
+    warmup_steps: float = option(0.05, "Steps of linear warm-up, or their ratio if below 1.")
+    per_device_train_batch_size: int = option(32, "Sentence pairs a device and step.")
+    per_device_eval_batch_size: int = option(64, "Sentence pairs a device at evaluation.")
+    logging_steps: float = option(20, "Steps between two logs, or their ratio if below 1.")
+    eval_strategy: str = option("epoch", "When to evaluate: 'no', 'steps' or 'epoch'.")
+    save_strategy: str = option("epoch", "When to save: 'no', 'steps', 'epoch' or 'best'.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep.")
+    hub_strategy: str = option("end", "When to push: only 'end' is allowed.")
     # Trainer would keep only the columns in the model's signature.
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay False: the collator needs all columns."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=None,
-        metadata={"help": "Default: True with several packs, since a step leaves some without gradient."},
+    remove_unused_columns: bool = option(False, "Must stay False: the collator needs all columns.")
+    ddp_find_unused_parameters: bool | None = option(
+        None, "Default: True with several packs, since a step leaves some without gradient."
     )
 
-    language: list[str] | None = field(
-        default=None, metadata={"help": "Code of the language to teach, e.g. 'ha', or several."}
+    language: list[str] | None = option(None, "Code of the language to teach, e.g. 'ha', or several.")
+    shared_pack: str | None = option(None, "Code of one pack for all languages. Default: a pack for each.")
+    sampling_temperature: float = option(1.0, "Values above 1 favour languages with few pairs.")
+    teacher_language: str = option("en", "Code of the language that the teacher reads.")
+    cache_teacher: bool | None = option(None, "Keep the teacher's vectors on disk. Default: with more than one epoch.")
+    teacher_cache_dir: str | None = option(None, "Folder of this cache. Default: the cache folder of `datasets`.")
+    method: str = option("ot", "Training objective.", method_names())
+    alternate: bool = option(False, "With --method hybrid: alternate between transport and ranking, step by step.")
+    train_all_weights: bool = option(False, "Train all weights instead of a LoRA adapter.")
+    new_words: int | None = option(
+        None, "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
     )
-    shared_pack: str | None = field(
-        default=None, metadata={"help": "Code of one pack for all languages. Default: a pack for each."}
+    lora_rank: int = option(32, "Rank of the LoRA adapter.")
+    lora_alpha: float | None = option(None, "Scale of the adapter. Default: its rank.")
+    lora_dropout: float = option(0.0, "Dropout in front of the adapter.")
+    lora_targets: list[str] | None = option(
+        None, "Modules to adapt. Default: every linear layer the token vectors pass through."
     )
-    sampling_temperature: float = field(
-        default=1.0, metadata={"help": "Values above 1 favour languages with few pairs."}
+    lora_embeddings: bool = option(True, "Whether the word embeddings are adapted too.")
+    evaluate_on_pairs: bool = option(
+        True, "Search among the held-out sentence pairs if a language has no retrieval set."
     )
-    teacher_language: str = field(default="en", metadata={"help": "Code of the language that the teacher reads."})
-    cache_teacher: bool | None = field(
-        default=None, metadata={"help": "Keep the teacher's vectors on disk. Default: with more than one epoch."}
-    )
-    teacher_cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of this cache. Default: the cache folder of `datasets`."}
-    )
-    method: str = field(default="ot", metadata={"help": "Training objective.", "choices": method_names()})
-    alternate: bool = field(
-        default=False,
-        metadata={"help": "With --method hybrid: alternate between transport and ranking, step by step."},
-    )
-    train_all_weights: bool = field(default=False, metadata={"help": "Train all weights instead of a LoRA adapter."})
-    new_words: int | None = field(
-        default=None,
-        metadata={
-            "help": "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
-        },
-    )
-    lora_rank: int = field(default=32, metadata={"help": "Rank of the LoRA adapter."})
-    lora_alpha: float | None = field(default=None, metadata={"help": "Scale of the adapter. Default: its rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapter."})
-    lora_targets: list[str] | None = field(
-        default=None,
-        metadata={"help": "Modules to adapt. Default: every linear layer the token vectors pass through."},
-    )
-    lora_embeddings: bool = field(default=True, metadata={"help": "Whether the word embeddings are adapted too."})
-    evaluate_on_pairs: bool = field(
-        default=True,
-        metadata={"help": "Search among the held-out sentence pairs if a language has no retrieval set."},
-    )
-    disable_dropout: bool = field(default=True, metadata={"help": "Turn off the student's own dropout."})
+    disable_dropout: bool = option(True, "Turn off the student's own dropout.")
 
     def __post_init__(self) -> None:
         self._check_languages()

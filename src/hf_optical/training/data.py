@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from ..bitext import filter_bitext, load_bitext, load_triples
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
+from ..options import option
 from ..storage.fetching import public_name
 from .config import OTDistillationConfig
 
@@ -29,53 +30,40 @@ class DataArguments:
     The `help` of each field describes it.
     """
 
-    teacher_model: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "Folder or Hub id of the teacher, which reads English."},
+    teacher_model: str = option(
+        "sentence-transformers/all-MiniLM-L6-v2", "Folder or Hub id of the teacher, which reads English."
     )
-    student_model: str = field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
-        metadata={"help": "Folder or Hub id of the student, which learns the language."},
+    student_model: str = option(
+        "sentence-transformers/all-MiniLM-L6-v2", "Folder or Hub id of the student, which learns the language."
     )
-    train_file: list[str] | None = field(
-        default=None, metadata={"help": "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."}
+    train_file: list[str] | None = option(
+        None, "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."
     )
-    validation_file: list[str] | None = field(
-        default=None,
-        metadata={"help": "Sentence pairs for `eval_loss`. Default: a twentieth of the others, up to 500."},
+    validation_file: list[str] | None = option(
+        None, "Sentence pairs for `eval_loss`. Default: a twentieth of the others, up to 500."
     )
-    dataset_name: list[str] | None = field(default=None, metadata={"help": "Hub dataset, in place of the files."})
-    dataset_config_name: list[str] | None = field(
-        default=None, metadata={"help": "Configuration of the Hub dataset. One a language, or one."}
+    dataset_name: list[str] | None = option(None, "Hub dataset, in place of the files.")
+    dataset_config_name: list[str] | None = option(None, "Configuration of the Hub dataset. One a language, or one.")
+    student_column: list[str] | None = option(None, "Column of the new language, if there is no `translation` column.")
+    teacher_column: str | None = option(None, "Column of the teacher's language, likewise.")
+    max_length_ratio: float = option(6.0, "Maximum ratio of the lengths of a pair.")
+    triples_file: str | None = option(
+        None, "English queries with relevant documents, for code switching. Default: English sentences."
     )
-    student_column: list[str] | None = field(
-        default=None, metadata={"help": "Column of the new language, if there is no `translation` column."}
-    )
-    teacher_column: str | None = field(default=None, metadata={"help": "Column of the teacher's language, likewise."})
-    max_length_ratio: float = field(default=6.0, metadata={"help": "Maximum ratio of the lengths of a pair."})
-    triples_file: str | None = field(
-        default=None,
-        metadata={"help": "English queries with relevant documents, for code switching. Default: English sentences."},
-    )
-    eval_dir: list[str] | None = field(
-        default=None, metadata={"help": "Retrieval set in BEIR layout. One a language, or one."}
-    )
-    eval_corpus: str | None = field(default=None, metadata={"help": "Its corpus file, if the folder has none."})
+    eval_dir: list[str] | None = option(None, "Retrieval set in BEIR layout. One a language, or one.")
+    eval_corpus: str | None = option(None, "Its corpus file, if the folder has none.")
     eval_split: list[str] = field(
         default_factory=lambda: ["test"],
         metadata={"help": "Its split: the name of a file in `qrels/`. One a language, or one."},
     )
-    query_length: int | None = field(default=None, metadata={"help": "Maximum query length in tokens."})
-    document_length: int | None = field(default=None, metadata={"help": "Maximum document length in tokens."})
-    bitext_license: str | None = field(
-        default=None,
-        metadata={"help": "Licence of the sentence pairs, for the card. Default: that of the Hub dataset."},
+    query_length: int | None = option(None, "Maximum query length in tokens.")
+    document_length: int | None = option(None, "Maximum document length in tokens.")
+    bitext_license: str | None = option(
+        None, "Licence of the sentence pairs, for the card. Default: that of the Hub dataset."
     )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the trained pack, for the card: an identifier such as apache-2.0."}
-    )
-    note: str | None = field(default=None, metadata={"help": "A sentence at the top of the card."})
-    show_questions: int = field(default=3, metadata={"help": "Number of questions to print at the end."})
+    license: str | None = option(None, "Licence of the trained pack, for the card: an identifier such as apache-2.0.")
+    note: str | None = option(None, "A sentence at the top of the card.")
+    show_questions: int = option(3, "Number of questions to print at the end.")
 
     @property
     def lengths(self) -> dict[str, Any]:

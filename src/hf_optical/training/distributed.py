@@ -40,11 +40,7 @@ def check_strategy(train_all_weights: bool) -> None:
 
 
 def from_main_process(compute: Callable[[], Any]) -> Any:
-    """
-    Call `compute` on the main process and return its result on every process.
-
-    The other processes wait as long as it takes, whatever `ddp_timeout` is. If the main process dies, they end.
-    """
+    """Call `compute` on the main process alone and return its result on every process, however long that takes."""
     if not dist.is_initialized():
         return compute()
     # All processes must join before the group is created, within the usual timeout, in case one has died.
@@ -77,13 +73,11 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 def pair_weights(pairs: int) -> Tensor | None:
     """
-    Return the weight in the loss of each sentence pair in the batch that was drawn last.
+    Return the weight in the loss of each sentence pair in the batch that was drawn last; `None` if every weight is 1.
 
     If the pairs do not divide evenly, accelerate repeats the first ones, so that every process has a full batch in the
     last step of an epoch. With these weights, that step equals that of a single process: repeated pairs get weight 0,
     and the others a weight above 1, so that the mean over the processes is the mean over the pairs.
-
-    The result has shape `(pairs,)`, for the batch of this process, and is on the CPU; `None` if every weight is 1.
     """
     state, drawn = PartialState(), GradientState()
     if state.num_processes == 1 or not drawn.end_of_dataloader:
@@ -97,11 +91,7 @@ def pair_weights(pairs: int) -> Tensor | None:
 
 
 class PairMeans:
-    """
-    Means over the sentence pairs of all processes, by name.
-
-    The sums stay on the device, so nothing is synchronised before [`~PairMeans.take`].
-    """
+    """Means over the sentence pairs of all processes, by name; nothing is synchronised before [`~PairMeans.take`]."""
 
     def __init__(self) -> None:
         self._sums: dict[str, list[Tensor]] = defaultdict(list)

@@ -18,19 +18,14 @@ def evaluate_retriever(
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """
-    Measure how well the queries of a test set find documents that the base has encoded.
+    Measure how well the queries of a test set find documents that the base has encoded, in a language or `"base"`.
 
-    Args:
-        retriever ([`OpticalRetriever`]): Its active language changes to `language`.
-        dataset ([`RetrievalDataset`]): The test set.
-        language (`str`): Language of an open pack, or `"base"`.
-        batch_size (`int`, defaults to 32): Number of texts per batch.
-        show_progress (`bool`, defaults to `False`): Whether to show progress bars.
+    The active language of the retriever changes.
 
     Returns:
         `dict`: `dataset`, `language`, `queries`, `level` and `measures`: measure -> `trained` and its bootstrap
-        `interval` at this level; with a pack, `zero_shot` of the base alone; and, if all queries have human
-        translations, `ceiling` of the base on these, and `gap_closed`.
+            `interval` at this level; with a pack, `zero_shot` of the base alone; and, if all queries have human
+            translations, `ceiling` of the base on these, and `gap_closed`.
     """
     documents = retriever.encode_documents(
         dataset.document_texts(), batch_size=batch_size, show_progress=show_progress

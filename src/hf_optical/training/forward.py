@@ -12,11 +12,7 @@ from ..model import OpticalModel, OpticalOutput
 
 
 def read_batch(student: nn.Module, teacher: OpticalModel, batch: dict[str, Any], wanted: set[str]) -> Reading:
-    """
-    Encode the blocks named in `wanted` of a batch of [`DistillationCollator`].
-
-    `student` is the model as wrapped for training. Blocks with `embeddings` from the cache need no `teacher`.
-    """
+    """Encode the blocks in `wanted` with the student as wrapped for training; cached ones need no `teacher`."""
     blocks = {name: rows for name, rows in batch["blocks"].items() if name in wanted}
     texts = batch["student"]
     if len(blocks) < len(batch["blocks"]):
@@ -40,11 +36,7 @@ def read_batch(student: nn.Module, teacher: OpticalModel, batch: dict[str, Any],
 
 
 def check_finite(values: Tensor, index: Tensor, step: int) -> None:
-    """
-    Raise `FloatingPointError`, with the rows in the source, if values of sentence pairs are not finite.
-
-    `values` has shape `(roles * pairs,)`; `index`, the rows of the pairs, `(pairs,)`.
-    """
+    """Raise `FloatingPointError`, with the rows in the source, unless values `(roles * pairs,)` are finite."""
     finite = torch.isfinite(values).view(-1, len(index)).all(0)
     if not finite.all():
         rows = index[~finite].tolist()

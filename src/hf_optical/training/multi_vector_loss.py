@@ -42,8 +42,7 @@ class MultiVectorOTAlignmentLoss(nn.Module):
     may differ: [`~MultiVectorOTAlignmentLoss.data_collator`] tokenises the second column for the teacher.
 
     Args:
-        model (`MultiVectorEncoder`):
-            The student.
+        model (`MultiVectorEncoder`): The student.
         teacher (`MultiVectorEncoder`):
             The teacher, which reads the English and is frozen. If it is the student itself, it is copied. Its vectors
             must have the student's size; its tokenizer may differ.

@@ -59,11 +59,7 @@ def write_run_card(
 def create_repositories(
     args: OTDistillationConfig, token: str | None = None, private: bool | None = None
 ) -> dict[str, str]:
-    """
-    Create the repositories of a run: `hub_model_id`, or `hub_model_id-CODE` for each of several packs.
-
-    Returns pack, or `""` if all weights are trained -> id of its repository on the Hub.
-    """
+    """Create `hub_model_id`, or `hub_model_id-CODE` for each of several packs; returns pack (or `""`) -> id."""
     name = args.hub_model_id or Path(args.output_dir).absolute().name
     return {
         pack: create_repository(

@@ -33,17 +33,9 @@ def push_folder(
     commit_message: str | None = None,
 ) -> CommitInfo | Future[CommitInfo]:
     """
-    Upload a pack, a model or a saved retriever, with a card for the repository.
+    Upload a pack, a model or a saved retriever, with a card for the repository, and return the commit.
 
-    Args:
-        folder (`str` or `os.PathLike`): The folder, such as `output_dir` of a run.
-        repo_id (`str`): The repository, `"name"` or `"namespace/name"`.
-        private (`bool`, *optional*): Whether a new repository is private.
-        license (`str`, *optional*): A licence identifier of the Hub, for the card of a pack.
-        commit_message (`str`, *optional*): First line of the commit message.
-
-    Returns:
-        [`~huggingface_hub.CommitInfo`]: a `str`, the address of the commit.
+    `license`, an identifier of the Hub, is for the card of a pack. Other arguments are as in [`upload_folder`].
 
     Raises:
         DataError: the folder does not exist, or holds several packs.

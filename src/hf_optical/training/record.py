@@ -37,19 +37,8 @@ class RunRecord:
     """
     Everything a pack and its card say about a run.
 
-    Args:
-        args ([`OTDistillationConfig`]): the settings.
-        methods (`list[Method]`): the methods of the run.
-        teacher ([`OpticalModel`]): the teacher.
-        pairs (`dict[str, Dataset]`): language -> the sentence pairs to train on.
-        triples (`int`, defaults to 0): number of queries with documents that are ranked in place of sentences.
-        streamed (`bool`, defaults to `False`): whether `pairs` are only the first ones of a stream.
-        lora_rank (`int`, *optional*): rank of an adapter that the settings do not describe.
-
-    Attributes:
-        references (`dict[str, dict]`): `"zero_shot"` and `"ceiling"` -> language -> measure -> value.
-        details (`dict[str, dict]`): language -> what else a card should say, as in [`write_card`].
-        seconds (`float`, *optional*): how long training took.
+    `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
+    `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe.
     """
 
     def __init__(
@@ -167,11 +156,7 @@ def with_references(
 
 
 def scripts_of(texts: Iterable[str]) -> list[str]:
-    """
-    List the scripts of texts by the Unicode names of their letters: `["Latin"]`.
-
-    A script with less than a hundredth of the letters is left out, as that of a few foreign words.
-    """
+    """List the scripts of texts, such as `["Latin"]`, by the Unicode names of letters; the rarest are left out."""
     letters = Counter(letter for text in texts for letter in text)
     found: Counter[str] = Counter()
     for letter, count in letters.items():

@@ -22,10 +22,7 @@ def measure_references(trainer: OTDistillationTrainer) -> dict[str, dict[str, li
     """
     Search with the untrained student, and with the teacher on human translations; to be called before `train`.
 
-    The measures go into `trainer.references`.
-
-    Returns:
-        `dict`: language -> query id -> the hits of the untrained student.
+    The measures go into `trainer.references`. Returns language -> query id -> the hits of the untrained student.
     """
     trainer.set_language(None)
     found, zero_shot, ceiling = {}, {}, {}
@@ -45,10 +42,6 @@ def with_references(
 ) -> dict[str, float | None]:
     """
     Add the references of a run, such as `zero_shot_map` and `ceiling_map`, and the share of the gap that was closed.
-
-    Args:
-        metrics (`dict[str, float]`): from [`OTDistillationTrainer.evaluate`].
-        references (`dict`), languages (`list[str]`): those of the trainer.
     """
     results: dict[str, float | None] = dict(metrics)
     for key, reference in references.items():

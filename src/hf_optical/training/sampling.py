@@ -14,11 +14,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 def join_languages(pairs: dict[str, Dataset]) -> Dataset:
-    """
-    Concatenate the sentence pairs of all languages and add their codes in the column `language`.
-
-    Columns that some languages lack are left out.
-    """
+    """Concatenate the sentence pairs of all languages, in the columns that all have and a column `language`."""
     first, *others = pairs.values()
     columns = [name for name in first.column_names if all(name in other.column_names for other in others)]
     joined = {name: [value for dataset in pairs.values() for value in dataset[name]] for name in columns}
@@ -47,8 +43,8 @@ class LengthSampler(_EpochSampler):
     """
     Row numbers of a dataset in blocks of similar length.
 
-    It replaces `LengthGroupedSampler` of transformers, which draws from the global random state, so that a resumed run
-    and each of several processes would see different pairs.
+    Unlike `LengthGroupedSampler` of transformers, it does not draw from the global random state, which differs between
+    processes and in a resumed run.
     """
 
     def __init__(self, lengths: Sequence[int], block_size: int, *, seed: int = 0):
@@ -72,13 +68,6 @@ class LanguageSampler(_EpochSampler):
     order, and an epoch starts where the last one stopped: no pair is repeated before all others were seen.
 
     The order depends only on the seed and the epoch, and within a language not on the other languages.
-
-    Args:
-        languages (sequence of `str`): the language of each row.
-        block_size (`int`): pairs in the batch of a step, over all processes.
-        temperature (`float`, defaults to 1.0): 1 samples in proportion to size; higher values favour small languages.
-        lengths (sequence of `int`, *optional*): length of each row, to group pairs of similar length.
-        seed (`int`, defaults to 0): seed of every order.
     """
 
     def __init__(

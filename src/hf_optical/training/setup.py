@@ -52,12 +52,7 @@ def by_language(args: OTDistillationConfig, name: str, given: Any, complete: boo
 def pairs_by_language(
     args: OTDistillationConfig, name: str, dataset: Any, complete: bool = False
 ) -> dict[str, Dataset]:
-    """
-    As [`by_language`], for sentence pairs in any form that [`load_bitext`] takes.
-
-    Raises:
-        ValueError: as in [`by_language`], or the pairs cannot be read or lack a side.
-    """
+    """As [`by_language`], for sentence pairs in any form that [`load_bitext`] takes."""
     pairs = {}
     for language, own in by_language(args, name, dataset, complete).items():
         loaded = isinstance(own, Dataset) and {"translation", "index"} <= set(own.column_names) and len(own)
@@ -71,12 +66,7 @@ def pairs_by_language(
 
 
 def first_pairs(args: OTDistillationConfig, stream: IterableDataset) -> Dataset:
-    """
-    Read the first sentence pairs of a stream; vocabulary, weights of tokens and dictionaries are learned from them.
-
-    Raises:
-        ValueError: a setting that needs the whole dataset.
-    """
+    """Read the first sentence pairs of a stream, from which vocabulary, token weights and dictionaries are learned."""
     check_number("max_steps", args.max_steps, at_least=1, cure="a stream has no length")
     check_choice("number of languages", len(args.languages), [1], "since a stream is of one language")
     check_choice("number of processes", args.world_size, [1], "since a stream is read by one process")

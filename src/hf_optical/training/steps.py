@@ -16,11 +16,12 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from ..errors import exit_on_error
+from ..evaluation import RetrievalDataset, RetrievalEvaluator
+from ..model import OpticalModel, OpticalProcessor
 from ..retrieval.search import Hit
-from .building import build_trainer
 from .checkpoints import resume_point
 from .config import OTDistillationConfig
-from .data import DataArguments, load_training_data
+from .data import DataArguments, TrainingData, load_training_data
 from .report import measure_references, questions_text, results_text, with_references
 from .trainer import OTDistillationTrainer
 
@@ -37,15 +38,7 @@ class _Parser(HfArgumentParser):
 
 @dataclass
 class Run:
-    """
-    A run that is ready to train.
-
-    Args:
-        data_args ([`DataArguments`]), args ([`OTDistillationConfig`]): the options.
-        trainer ([`OTDistillationTrainer`]): the trainer.
-        counts (`dict[str, int]`): numbers of sentence pairs, as in [`TrainingData`].
-        before (`dict`): language -> query id -> hits of the untrained student.
-    """
+    """A run that is ready to train; `before` has the hits of the untrained student, language -> query id -> hits."""
 
     data_args: DataArguments
     args: OTDistillationConfig
@@ -74,6 +67,43 @@ def build_run(data_args: DataArguments, args: OTDistillationConfig) -> Run:
         data = load_training_data(data_args, args)
         trainer = build_trainer(data_args, args, data)
         return Run(data_args, args, trainer, data.counts, measure_references(trainer))
+
+
+def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: TrainingData) -> OTDistillationTrainer:
+    """Open the models that the arguments name and make the trainer of a run."""
+    teacher_processor = OpticalProcessor.from_pretrained(data_args.teacher_model, **data_args.lengths)
+    teacher = OpticalModel.from_pretrained(data_args.teacher_model).to(args.device)
+    evaluators = build_evaluators(data.retrieval, teacher, teacher_processor)
+    trainer = OTDistillationTrainer(
+        model=OpticalModel.from_pretrained(data_args.student_model).to(args.device),
+        teacher=teacher,
+        args=args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=OpticalProcessor.from_pretrained(data_args.student_model, **data_args.lengths),
+        teacher_processing_class=teacher_processor,
+        retrieval_evaluator=evaluators or None,
+        triples=data.triples,
+    )
+    trainer.details = data.details
+    return trainer
+
+
+def build_evaluators(
+    datasets: dict[str, RetrievalDataset], teacher: OpticalModel, processor: OpticalProcessor
+) -> dict[str, RetrievalEvaluator]:
+    """Make an evaluator for each language; the teacher encodes a corpus that languages share once."""
+    evaluators: dict[str, RetrievalEvaluator] = {}
+    for language, dataset in datasets.items():
+        vectors = None
+        # Only the main process searches.
+        if PartialState().is_main_process:
+            same = (other for other in evaluators.values() if other.dataset.corpus == dataset.corpus)
+            vectors = next((other.document_vectors for other in same), None)
+        evaluators[language] = RetrievalEvaluator(
+            dataset, teacher, processor, document_vectors=vectors, show_progress=True
+        )
+    return evaluators
 
 
 def train_and_save(run: Run) -> None:

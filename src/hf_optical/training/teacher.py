@@ -39,20 +39,13 @@ class TeacherVectors:
     """
     Memory-mapped token vectors of a frozen teacher, from [`~TeacherVectors.prepare`].
 
-    The key of a text is what the teacher reads: its token ids and attention mask. So role, markers, lengths, expansion
-    and tokenizer are part of it, a text that is read in the same way as a query and as a document is stored once, and
-    the tokens that are matched or aligned may differ between runs. Every position that is not padding is stored.
+    The key of a text is what the teacher reads: its token ids and attention mask. So a text that is read in the same
+    way as a query and as a document is stored once, and the tokens that are matched or aligned may differ between
+    runs.
 
-    On disk, each teacher (weights, configuration, mixed precision) has a folder for each dtype, with Arrow files that
-    `datasets.Dataset.from_file` can open too. The files never change and are named by their SHA-256, so damage is
-    detected, and runs that write at the same time do not disturb each other; at worst they store a text twice.
-
-    In memory, a text takes a few dozen bytes. Pickling, for the workers of a data loader, sends only the paths.
-
-    Args:
-        shards (`list[Path]`): the Arrow files.
-        dim (`int`): size of a vector.
-        dtype (`torch.dtype`): `torch.float16` or `torch.float32`.
+    On disk, each teacher (weights, configuration, mixed precision) has a folder for each dtype. Its Arrow files never
+    change and are named by their SHA-256, so damage is detected, and runs that write at the same time at worst store a
+    text twice. Pickling, for the workers of a data loader, sends only the paths.
     """
 
     def __init__(self, shards: list[Path], dim: int, dtype: torch.dtype):
@@ -103,19 +96,8 @@ class TeacherVectors:
         Let the teacher encode the texts that are not in the cache yet, and open it.
 
         With several processes, the main one encodes and writes while the others wait; all must have access to
-        `folder`.
-
-        Args:
-            teacher ([`OpticalModel`]), processor ([`OpticalProcessor`]): the teacher and its processor.
-            texts (sequence of `str`): the texts; a repeated one is encoded once.
-            roles (`tuple[str, ...]`, defaults to `("query",)`): the roles in which every text is encoded.
-            folder (`str` or `os.PathLike`, *optional*):
-                Folder of the caches of all teachers. Defaults to `hf_optical` in the cache folder of `datasets`.
-            batch_size (`int`, defaults to 32): number of texts in a batch, grouped by length.
-            dtype (`torch.dtype`, defaults to `torch.float16`):
-                Type of the stored numbers. `torch.float16` has an error of at most 2.5e-4.
-            autocast (`torch.dtype`, *optional*): dtype of mixed precision, if the teacher uses it.
-            show_progress (`bool`, defaults to `True`): whether to show a progress bar.
+        `folder`, by default `hf_optical` in the cache folder of `datasets`. `autocast` is the dtype of mixed
+        precision, if the teacher uses it. Rounding to `torch.float16` has an error of at most 2.5e-4.
 
         Raises:
             OSError: the disk is full, or `folder` cannot be written to. Vectors that were stored before are kept.
@@ -155,12 +137,7 @@ class TeacherVectors:
             teacher.train(training)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
-        """
-        Look up the vectors `(batch, tokens, dim)` of the output of the teacher's processor; they are 0 at padding.
-
-        Raises:
-            KeyError: the cache lacks a text.
-        """
+        """Look up the vectors `(batch, tokens, dim)` for the output of the teacher's processor; 0 at padding."""
         lengths, keys = _lengths_and_keys(batch)
         places = self._find(keys)
         unknown = np.flatnonzero((places < 0) & (lengths > 0))

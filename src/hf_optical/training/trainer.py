@@ -70,13 +70,11 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
     and logged under its name. For another objective, subclass [`Method`] and pass it as `method`.
 
     Args:
-        model (`str` or [`OpticalModel`]):
-            The student, or its folder or Hub id.
+        model (`str` or [`OpticalModel`]): The student, or its folder or Hub id.
         teacher (`str` or [`OpticalModel`]):
             The teacher. Its tokenizer and architecture may differ; its vectors must have the student's size. If it is
             the student itself, it is copied.
-        args ([`OTDistillationConfig`]):
-            The settings.
+        args ([`OTDistillationConfig`]): The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
             Sentence pairs in any form that [`load_bitext`] takes. For several languages a `dict`: language -> pairs.
             With `max_steps`, `train_dataset` may also be a stream (`datasets.IterableDataset`): vocabulary and weights
@@ -99,15 +97,13 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
             the same.
-        callbacks (`list[transformers.TrainerCallback]`, *optional*):
-            As in [`~transformers.Trainer`].
+        callbacks (`list[transformers.TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
             Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
             are created here: to train them otherwise set `args.optim`, or override `create_optimizer`.
 
     Attributes:
-        methods (`list[Method]`):
-            The training objectives; `anchor_weight` adds one.
+        methods (`list[Method]`): The training objectives; `anchor_weight` adds one.
         processors (`dict[str, OpticalProcessor]`):
             Language -> its processor, with the new words of its pack. With several packs, `processing_class` is the
             processor of the base.
@@ -323,11 +319,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
 
     def get_test_dataloader(self, test_dataset: Dataset | dict[str, Dataset]) -> DataLoader:
         """
-        Make the loader of `predict`.
-
-        Args:
-            test_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`):
-                Sentence pairs of one language; if several are taught, `{language: pairs}`.
+        Make the loader of `predict` for sentence pairs of one language; if several are taught, `{language: pairs}`.
 
         Raises:
             ValueError: the pairs are of several languages, or their language is not given, or they lack a side.
@@ -358,10 +350,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         Args:
             eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*):
                 Sentence pairs, in place of the trainer's; then only the evaluators of their languages run.
-            ignore_keys (`list[str]`, *optional*):
-                As in [`~transformers.Trainer.evaluate`].
-            metric_key_prefix (`str`, defaults to `"eval"`):
-                Prefix of every name.
+            ignore_keys (`list[str]`, *optional*): As in [`~transformers.Trainer.evaluate`].
+            metric_key_prefix (`str`, defaults to `"eval"`): Prefix of every name.
 
         Returns:
             `dict[str, float]`: `eval_loss` and its parts, `eval_map` and so on; with several languages also

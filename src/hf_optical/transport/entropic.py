@@ -42,25 +42,19 @@ def sinkhorn(
     tolerance: float,
     marginal_penalty: float = math.inf,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Minimises `<P, C> + epsilon KL(P | a b^T)`, with exact or with penalised marginals.
+    """
+    Minimises `<P, C> + epsilon KL(P | a b^T)`, with exact or with penalised marginals.
 
     With an infinite `marginal_penalty` the marginals of the plan are `a` and `b` (Cuturi 2013, arXiv 1306.0895). With
     a finite one, `rho`, they are free and `rho KL(P 1 | a) + rho KL(P^T 1 | b)` joins the objective (Chizat et al.
     2018, arXiv 1607.05816). Both are the same alternate scaling: the optimal plan is `a b^T exp((f + g - C) /
     epsilon)`, its row sums are `a exp(-f / rho)`, its column sums `b exp(-g / rho)`.
 
-    Args:
-        cost (`Tensor` of shape `(batch, n, m)`): Finite costs.
-        row_weights (`Tensor` of shape `(batch, n)`): Masses that sum to one; zero marks padding.
-        column_weights (`Tensor` of shape `(batch, m)`): Masses that sum to one; zero marks padding.
-        epsilon (`float`): Entropic regularisation, in units of cost.
-        max_iterations (`int`): Most iterations a problem may take.
-        tolerance (`float`): L1 marginal error at which a problem stops.
-        marginal_penalty (`float`): `rho`, in units of cost.
+    Costs `(batch, n, m)` are finite. Weights `(batch, n)` and `(batch, m)` sum to one; zero marks padding.
 
     Returns:
         `tuple`: plan `(batch, n, m)`, error, iterations and converged, each `(batch,)`. The error is the L1 distance
-        of the plan's row and column sums to those above.
+            of the plan's row and column sums to those above.
     """
     power = 1.0 if math.isinf(marginal_penalty) else marginal_penalty / (marginal_penalty + epsilon)
     ratio = epsilon / marginal_penalty
@@ -174,9 +168,8 @@ def _sides(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 def _log_kernel(
     cost: Tensor, row_weights: Tensor, column_weights: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`(f + g - C) / epsilon` and the first two of it, for which the largest of every row and column is 0.
-
-    So no row or column of the kernel underflows. Padding is minus infinity.
+    """
+    `(f + g - C) / epsilon` and its first two terms, so that no row or column underflows; minus infinity at padding.
     """
     padded_rows, padded_columns = (weights.sign().log() for weights in _sides(row_weights, column_weights))
     log_kernel = torch.sub(padded_columns, cost, alpha=1 / epsilon)
@@ -195,10 +188,10 @@ def _exp(logarithms: Tensor) -> Tensor:
 def _balance(
     log_rows: Tensor, log_columns: Tensor, row_excess: Tensor, column_excess: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Shifts mass between the targets of an unbalanced problem until both sides ask for the same.
+    """
+    Shifts mass between the targets of an unbalanced problem until both sides ask for the same.
 
-    This is the best constant to move from one potential to the other, which leaves the plan as it is and which the
-    iteration itself would find last (Séjourné et al. 2022, arXiv 2201.00730).
+    The plan stays as it is; the iteration itself would find this last (Séjourné et al. 2022, arXiv 2201.00730).
     """
     rows, columns = (log_rows - row_excess).logsumexp(1, True), (log_columns - column_excess).logsumexp(2, True)
     return log_rows - (rows - columns) / 2, log_columns + (rows - columns) / 2

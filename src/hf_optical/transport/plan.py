@@ -62,13 +62,11 @@ def transport_plan(
         row_weights (`Tensor` of shape `(batch, n)`, *optional*):
             Mass of each row, not negative; a boolean or 0/1 mask will do. Normalised to sum to one in each problem.
             Rows of zero mass are padding and exactly 0 in the plan. Uniform by default.
-        column_weights (`Tensor` of shape `(batch, m)`, *optional*):
-            Mass of each column, likewise.
+        column_weights (`Tensor` of shape `(batch, m)`, *optional*): Mass of each column, likewise.
         solver (`str` or [`Solver`], *optional*, defaults to `"sinkhorn"`):
             A solver such as `Sinkhorn(epsilon=0.05)`, or its name: `"sinkhorn"`, `"proximal"`, `"exact"`,
             `"unbalanced"` or `"partial"`. See [`Sinkhorn`], [`Proximal`], [`Exact`], [`Unbalanced`], [`Partial`].
-        return_diagnostics (`bool`, *optional*, defaults to `False`):
-            Whether to return a `TransportDiagnostics` too.
+        return_diagnostics (`bool`, *optional*, defaults to `False`): Whether to return a `TransportDiagnostics` too.
         options:
             With the name of a solver, its options, as in [`make_solver`].
 

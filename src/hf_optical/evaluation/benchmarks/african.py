@@ -30,13 +30,7 @@ _CIRAL_SPLITS = ("dev", "test-a", "test-a-pools", "test-b")
 
 
 def read_afriqa(language: str | None, split: str | None, folder: str | os.PathLike | None) -> BenchmarkParts:
-    """
-    Read AfriQA (Ogundepo et al. 2023).
-
-    Queries are in an African language, each with its human translation and the Wikipedia passage that answers it. The
-    documents are the gold passages of all splits and languages: the English ones or, for Fon, the French ones.
-    Questions without a passage are left out.
-    """
+    """Read AfriQA (Ogundepo et al. 2023), over the gold passages of all splits in English or, for Fon, in French."""
     language, code = _choose("afriqa", language, _AFRIQA_LANGUAGES)
     split = split or "test"
     check_choice(f"split of afriqa in {language}", split, _afriqa_splits(code))
@@ -68,11 +62,7 @@ def _afriqa_splits(code: str) -> tuple[str, ...]:
 
 
 def read_ciral(language: str | None, split: str | None, folder: str | os.PathLike | None) -> BenchmarkParts:
-    """
-    Read CIRAL (Adeyemi et al. 2024): English queries over news passages in an African language.
-
-    The split `test-a-pools` has the queries of `test-a` with the pooled judgements of the shared task.
-    """
+    """Read CIRAL (Adeyemi et al. 2024); `test-a-pools` is `test-a` with the pooled judgements of the shared task."""
     short, word = _choose("ciral", language, _CIRAL_LANGUAGES)
     split = split or "test-a"
     check_choice("split of ciral", split, _CIRAL_SPLITS)

@@ -12,12 +12,7 @@ from ..datasets import BenchmarkParts, Document, Query, RetrievalDataset, build_
 
 
 def across_languages(queries: BenchmarkParts, documents: BenchmarkParts) -> BenchmarkParts:
-    """
-    Combine the queries of one test set with the documents of its version in another language.
-
-    Both must ask the same questions under the same ids. The wording of the second becomes the human translation of
-    the queries, and its judgements apply.
-    """
+    """Combine the queries of one test set with documents, judgements and wording of its other-language version."""
     shared = {
         key: Query(query.text, documents.queries[key].text)
         for key, query in queries.queries.items()
@@ -47,14 +42,10 @@ def from_bitext(
     Args:
         pairs (`datasets.Dataset`, or iterable of rows):
             Rows with a `translation`, as returned by [`load_bitext`]: `{"translation": {"en": "...", "ha": "..."}}`.
-        language (`str`):
-            Language of the queries.
-        teacher_language (`str`, defaults to `"en"`):
-            Language of the documents.
-        name (`str`, *optional*):
-            Name for reports. Defaults to `"bitext/LANGUAGE"`.
-        limit (`int`, *optional*):
-            Maximum number of pairs.
+        language (`str`): Language of the queries.
+        teacher_language (`str`, defaults to `"en"`): Language of the documents.
+        name (`str`, *optional*): Name for reports. Defaults to `"bitext/LANGUAGE"`.
+        limit (`int`, *optional*): Maximum number of pairs.
 
     Returns:
         [`RetrievalDataset`]: the translation of a query is identical to its document, so the ceiling is close to 1 and

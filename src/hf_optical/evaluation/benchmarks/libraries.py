@@ -130,12 +130,7 @@ def _mteb_tasks() -> dict[str, type[AbsTaskRetrieval]]:
 def read_ir_datasets(
     name: str, language: str | None, document_language: str | None, split: str | None
 ) -> BenchmarkParts | None:
-    """
-    Read a test set by its id, or by a short name and a language. Returns `None` if the id is unknown.
-
-    Texts of queries and documents are their default texts in `ir_datasets`. Human translations of queries are used if
-    there are any (`ht_title` of NeuCLIR and HC4, which have English queries and documents in other languages).
-    """
+    """Read a test set by its id, or by a short name and a language. Returns `None` if the id is unknown."""
     library = import_library("ir_datasets")
     if name not in IR_DATASETS:
         if _find(library, name) is None:
@@ -187,7 +182,7 @@ def _ir_datasets_parts(library: ModuleType, identifier: str) -> BenchmarkParts:
         start = identifier.rpartition("/")[0] if dataset is None else identifier
         whole = ", ".join(name for name in ir_datasets_names() if name.startswith(f"{start}/"))
         raise DataError(f"{identifier} of ir_datasets {problem}" + (f"; choose one of {whole}" if whole else ""))
-    queries = {
+    queries = {  # NeuCLIR and HC4 have human translations
         row.query_id: Query(_default_text(row, identifier), getattr(row, "ht_title", None) or None)
         for row in dataset.queries_iter()
     }
@@ -223,12 +218,7 @@ def _default_text(row: Any, identifier: str) -> str:
 def read_mteb(
     name: str, language: str | None, document_language: str | None, split: str | None
 ) -> BenchmarkParts | None:
-    """
-    Read a retrieval task of mteb by its name. Returns `None` if the name is unknown.
-
-    If a task asks the same questions in every language, the queries of one subset can be combined with the documents
-    of another.
-    """
+    """Read a retrieval task of mteb by its name; see [`load_benchmark`]. Returns `None` if it is unknown."""
     task = _mteb_tasks().get(name)
     if task is None:
         return None

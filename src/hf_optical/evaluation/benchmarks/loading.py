@@ -46,8 +46,7 @@ def load_benchmark(
     If both libraries know a name, use `ir_datasets:NAME` or `mteb:NAME`.
 
     Args:
-        name (`str` or `os.PathLike`):
-            A name from the table; [`benchmark_names`] lists all.
+        name (`str` or `os.PathLike`): A name from the table; [`benchmark_names`] lists all.
         language (`str`, *optional*):
             Language code as in the benchmark (`"ha"`), if it has several. For `mteb`, a code of two or three letters,
             with or without its script, or the name of a subset (`"eng_Latn-hau_Latn"`).
@@ -55,12 +54,10 @@ def load_benchmark(
             Language of the documents, if there is a choice. If the questions are the same in both languages, the
             queries in `language` are combined with the documents in `document_language`, and the wording in that
             language becomes their human translation.
-        split (`str`, *optional*):
-            Split of the judgements. Defaults to the one that is usually reported.
+        split (`str`, *optional*): Split of the judgements. Defaults to the one that is usually reported.
         documents (`int`, *optional*):
             Keep only this many documents (at least 1), as in [`sample_pool`]. The others are never held in memory.
-        seed (`int`, defaults to 0):
-            Random seed of the sample.
+        seed (`int`, defaults to 0): Random seed of the sample.
         folder (`str` or `os.PathLike`, *optional*):
             Local copy of the files of `afriqa` or `ciral`, in their published layout. For `ciral`, the files of both
             repositories, `CIRAL/ciral` and `CIRAL/ciral-corpus`.

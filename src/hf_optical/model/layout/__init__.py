@@ -39,14 +39,7 @@ _PACK, _ADAPTER = "language_pack.json", "adapter_config.json"
 
 
 def read_layout(name_or_path: str | os.PathLike, revision: str | None = None) -> Layout:
-    """
-    Read the layout of a checkpoint folder or Hub id. Weights and tokenizer are not opened yet.
-
-    Raises:
-        OSError: the folder has none of the layouts above, or contains damaged JSON. The message says what was looked
-            for and what was found.
-        ValueError: the checkpoint needs something that this library does not support. The message says what.
-    """
+    """Read the layout of a checkpoint folder or Hub id. Weights and tokenizer are not opened yet."""
     folder = local_folder(name_or_path, revision)
     if problem := _problem(folder):
         raise OSError(f"{folder} {problem}")

@@ -39,19 +39,10 @@ def invalid_roles(roles: dict[str, Any], place: str = "") -> list[str]:
 
 @dataclass
 class Layout:
-    """
-    The contents of a checkpoint folder, whichever library wrote it.
-
-    Attributes:
-        folder (`Path`): local folder, with the encoder and the tokenizer at its root.
-        roles (callable): how to tokenize texts. Maps the tokenizer to keyword arguments of [`OpticalProcessor`].
-        projection (list of [`LinearLayer`]): layers that the encoder's token vectors pass through, in this order.
-        lower_case (`bool`): whether texts are lowercased in addition to what the tokenizer does.
-        revision (`str`, *optional*): the commit, if the checkpoint came from the Hub.
-    """
+    """What a checkpoint folder contains: `roles`, from a tokenizer to settings, and the layers after the encoder."""
 
     folder: Path
     roles: Roles
     projection: list[LinearLayer] = field(default_factory=list)
-    lower_case: bool = False
-    revision: str | None = None
+    lower_case: bool = False  # in addition to what the tokenizer does
+    revision: str | None = None  # the commit, if it came from the Hub

@@ -19,12 +19,7 @@ DOCUMENT_LENGTH = 256
 
 
 def read_encoder(folder: Path) -> Layout:
-    """
-    Read any encoder folder.
-
-    Dense layers project the tokens, unless there is a pooling layer: then they belong to the sentence vector and are
-    ignored. Prompts of sentence encoders are kept.
-    """
+    """Read any encoder folder. Dense layers project the tokens, unless they come after a pooling layer."""
     modules = read_modules(folder)
     pooled = any(module_kind(module) == "Pooling" for module in modules)
     prompts = stored_prompts(read_optional_json(folder / ROLES_CONFIG, ROLES_KINDS))

@@ -25,12 +25,8 @@ class LinearLayer:
     """
     A linear layer in a checkpoint, whose weights are not loaded yet.
 
-    Args:
-        file (`Path`): safetensors file with its `linear.weight`.
-        shape (`tuple[int, int]`, *optional*): sizes of output and input, if the checkpoint states them.
-        bias (`bool`, defaults to `False`): whether there is a `linear.bias`.
-        residual (`bool`, defaults to `False`): whether the input is added to the output, through `residual.weight` if
-            their sizes differ.
+    The shape is `(out, in)`, if it is known. A `residual` layer adds its input to its output, through
+    `residual.weight` if their sizes differ.
     """
 
     file: Path
@@ -96,12 +92,9 @@ def module_kind(module: dict[str, Any]) -> str:
 
 def load_projection(layers: list[LinearLayer]) -> dict[str, Tensor] | None:
     """
-    Load layers as one linear map.
+    Load layers as one linear map, `weight` and perhaps `bias`; `None` if it is the identity, or without layers.
 
-    Returns:
-        `dict`, *optional*: `weight`, of shape `(out, in)`, and `bias`, of shape `(out,)`, if there is one. A single
-        layer is kept bit for bit; several are multiplied in float64. `None` without layers and for the identity, which
-        stands for no projection, see [`write_projection`].
+    A single layer is kept bit for bit; several are multiplied in float64.
     """
     if not layers:
         return None

@@ -9,12 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 
 def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """
-    Return the id of a token, or `None` if the tokenizer does not have it.
-
-    Raises:
-        ValueError: the tokenizer is damaged: it lacks its own token for unknown words.
-    """
+    """Return the id of a token, or `None` if the tokenizer does not have it."""
     try:
         found: Any = tokenizer.convert_tokens_to_ids(token)
     except RecursionError as error:  # to look up a missing token, transformers looks up the unknown token
@@ -23,11 +18,7 @@ def token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def stored_marker(marker: str | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """
-    Return the token that a stored marker stands for; `None` for an empty one.
-
-    PyLate adds `"[Q] "` to the vocabulary, with its space. Elsewhere the space belongs to the text after the marker.
-    """
+    """Return the token of a stored marker; PyLate has the space of `"[Q] "` in the vocabulary, others do not."""
     if not marker:
         return None
     return marker if token_id(marker, tokenizer) is not None else marker.strip()
@@ -48,11 +39,7 @@ def stored_skip_list(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -
 
 
 def split_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, str]:
-    """
-    Split a prompt into a marker and the text after it, if that does not change the tokens of a text.
-
-    sentence-transformers stores markers at the start of its prompts.
-    """
+    """Split a prompt into a marker at its start and the rest, if that does not change the tokens of a text."""
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
