@@ -18,7 +18,7 @@ from ..errors import DataError, short_repr
 from ..model.texts import require_text
 from ..model.words import LONGEST_WORD, compose, find_words
 from ..storage.data_files import read_lines
-from .alignment import learn_lexicon, word_splitter
+from .alignment import Lexicon, learn_lexicon, word_splitter
 from .loading import check_languages, iter_sentences, sample_evenly
 
 
@@ -65,6 +65,22 @@ class Dictionary(Mapping[str, list[tuple[str, float]]]):
             raise DataError("the dictionary has no translations; check its source, or lower min_probability")
         sizes = (1 if word.isalpha() else sum(1 for _ in self._split(word)) for word in self._entries)
         self._longest_phrase = min(max(sizes), _LONGEST_PHRASE)
+
+    @classmethod
+    def from_lexicon(
+        cls,
+        lexicon: Lexicon,
+        translations: int = 3,
+        min_probability: float = 0.1,
+        normalize: Callable[[str], str] = fold_case,
+    ) -> Dictionary:
+        """
+        Make a dictionary of the likeliest translations of a lexicon, each with at least `min_probability`.
+
+        Raises:
+            DataError: the targets are token ids, or no translation is likely enough.
+        """
+        return cls(lexicon.translations(translations, min_probability), normalize)
 
     def __getitem__(self, word: str) -> list[tuple[str, float]]:
         return self._entries[self.normalize(word)]
@@ -210,7 +226,7 @@ def learn_dictionary(
     for form, _ in Counter(form for sentence in sides[1] for form in sentence).most_common():
         forms.setdefault(fold_case(form), form)
     lexicon = learn_lexicon(words, [[forms[fold_case(form)] for form in sentence] for sentence in sides[1]])
-    return Dictionary(lexicon.translations(translations, min_probability), normalize)
+    return Dictionary.from_lexicon(lexicon, translations, min_probability, normalize)
 
 
 def _normalize(normalizer: Normalizer | None, word: str) -> str:
