@@ -85,7 +85,7 @@ def load_bitext(
     def pairs() -> Iterator[tuple[dict[str, Any], int]]:
         for index, row in enumerate(rows):
             place = f"{name}, row {index}"
-            texts = row if columns else _translation(row, place)
+            texts = row if columns else translation_of(row, place)
             found.update(dict.fromkeys(texts))
             student, teacher = (read_text(texts.get(key), key, place) for key in keys)
             length = len(student) + len(teacher)
@@ -165,7 +165,7 @@ def sample_evenly(pairs: Dataset, most: int) -> Dataset:
     return pairs.select(np.linspace(0, len(pairs) - 1, most).astype(np.int64))
 
 
-def _translation(row: Any, place: str) -> Mapping[str, Any]:
+def translation_of(row: Any, place: str) -> Mapping[str, Any]:
     """The texts of a row by language: its `translation`, of either feature of `datasets`, or else its columns."""
     texts = row.get("translation", row) if isinstance(row, Mapping) else row
     if not isinstance(texts, Mapping | None):

@@ -25,7 +25,7 @@ from .record import RunRecord
 logger = logging.getLogger(__name__)
 
 # What is published of a run in addition to the files of a pack, or those of a model and its tokenizer.
-_RESULT_FILES = ("README.md", FIGURE, "eval_results.json", "all_results.json")
+RESULT_FILES = ("README.md", FIGURE, "eval_results.json", "all_results.json")
 _MODEL_FILES = (
     *(ENCODER_CONFIG, ROLES_CONFIG, ENCODER_MODULE_CONFIG, MODULES, NEAREST_WORDS, WEIGHTS, "*_Dense/*"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.*"),
@@ -87,7 +87,7 @@ def push_run(
             token=token or args.hub_token,
             revision=revision or args.hub_revision,
             commit_message=commit_message,
-            allow_patterns=[*_RESULT_FILES, *(PACK_FILES if pack else _MODEL_FILES)],
+            allow_patterns=[*RESULT_FILES, *(PACK_FILES if pack else _MODEL_FILES)],
             # A pack that was published there before would hide the model.
             delete_patterns=PACK_FILES if pack else [*_MODEL_FILES, *PACK_FILES],
             blocking=blocking,

@@ -12,16 +12,12 @@ from pathlib import Path
 from huggingface_hub import CommitInfo
 
 from ..errors import DataError
-from ..hub.cards import FIGURE
 from ..languages import LanguagePack
 from ..languages.pack import PACK_FILES, is_pack
 from ..retrieval import OpticalRetriever
 from ..storage.names import ENCODER_CONFIG
 from ..storage.publishing import upload_folder
-
-
-# Files of a run that are published with its pack.
-_RESULTS = (FIGURE, "eval_results.json", "all_results.json")
+from .publishing import RESULT_FILES
 
 
 def push_folder(
@@ -56,7 +52,7 @@ def push_folder(
         pack = replace(pack, details={**pack.details, "license": license})
     with tempfile.TemporaryDirectory() as staged:
         pack.save_pretrained(staged)
-        for name in _RESULTS:
+        for name in RESULT_FILES:
             if (folder / name).is_file():
                 shutil.copy(folder / name, staged)
         pack.write_card(staged, repo_id)

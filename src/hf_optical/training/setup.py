@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
 from ..bitext import load_bitext
+from ..bitext.loading import translation_of
+from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
 from ..checks import check_choice, check_number
 from ..errors import DataError
@@ -81,8 +84,9 @@ def stream_pairs(args: OTDistillationConfig, stream: IterableDataset) -> Iterabl
     codes = (args.languages[0], args.teacher_language)
 
     def pair(row: dict[str, Any], index: int) -> dict[str, Any]:
-        texts = row.get("translation") or row
-        return {"translation": {code: texts[code] or "" for code in codes}, "index": index}
+        place = f"row {index} of the stream"
+        texts = translation_of(row, place)
+        return {"translation": {code: read_text(texts.get(code), code, place) for code in codes}, "index": index}
 
     return stream.map(pair, with_indices=True)
 
@@ -94,9 +98,9 @@ def held_out_evaluators(
     evaluators = {}
     for language, own in pairs.items():
         codes = (language, args.teacher_language)
-        rows = [row for row in own if not any(is_blank(row["translation"][code] or "") for code in codes)]
-        if rows:
-            dataset = from_bitext(rows, *codes, name=HELD_OUT, limit=_HELD_OUT)
+        whole = (row for row in own if not any(is_blank(row["translation"][code] or "") for code in codes))
+        if rows := [*islice(whole, _HELD_OUT)]:
+            dataset = from_bitext(rows, *codes, name=HELD_OUT)
             evaluators[language] = RetrievalEvaluator(dataset, teacher, processor)
     return evaluators
 

@@ -218,10 +218,10 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if self.model_wrapped is self.model and hasattr(self.model, "_is_accelerate_prepared"):
             del self.model._is_accelerate_prepared
         self.run_record.forget_results()
-        if not (self.references or resume_from_checkpoint or self.args.eval_strategy == "no"):
-            measure_references(self)
-        start = time.monotonic()
         with self.running(resume_from_checkpoint) as checkpoint:
+            if not (self.references or checkpoint or self.args.eval_strategy == "no"):
+                measure_references(self)
+            start = time.monotonic()
             self._cache_teacher(self.train_dataset, self.eval_dataset)
             with self._interrupt:
                 output = super().train(checkpoint, *args, **kwargs)
