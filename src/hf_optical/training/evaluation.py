@@ -6,7 +6,7 @@ from typing import Any
 
 from ..evaluation import RetrievalDataset, RetrievalEvaluator
 from ..retrieval import BASE, OpticalRetriever, TokenVectors
-from .record import measure, with_references
+from .record import add_references, measure
 
 
 def evaluate_retriever(
@@ -46,7 +46,7 @@ def evaluate_retriever(
         zero_shot = evaluator(retriever.model, retriever.processor)
     retriever.set_language(language)
     measured = measure(evaluator, evaluator.search(retriever.model, retriever.processor_of(language)))
-    return {"language": language, **with_references(measured, zero_shot, ceiling)}
+    return {"language": language, **add_references(measured, zero_shot, ceiling)}
 
 
 def evaluation_text(results: dict[str, Any]) -> str:

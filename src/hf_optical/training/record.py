@@ -76,7 +76,7 @@ class RunRecord:
         """Language -> results of the student as it is after `step`, as in [`write_card`]."""
         zero_shot, ceiling = (self.references.get(name, {}) for name in ("zero_shot", "ceiling"))
         return {
-            language: with_references(measured, zero_shot.get(language, {}), ceiling.get(language, {}))
+            language: add_references(measured, zero_shot.get(language, {}), ceiling.get(language, {}))
             for language, (measured_at, measured) in self._measured.items()
             if measured_at == step
         }
@@ -140,9 +140,7 @@ def measure(evaluator: RetrievalEvaluator, hits: dict[str, list[Hit]]) -> dict[s
     return {"dataset": evaluator.dataset.name, "queries": queries, "level": _LEVEL, "measures": measures}
 
 
-def with_references(
-    measured: dict[str, Any], zero_shot: dict[str, float], ceiling: dict[str, float]
-) -> dict[str, Any]:
+def add_references(measured: dict[str, Any], zero_shot: dict[str, float], ceiling: dict[str, float]) -> dict[str, Any]:
     """Add the results of the untrained student and of the ceiling, if known, to those of [`measure`]."""
     known = {"zero_shot": zero_shot, "ceiling": ceiling}
     measures = {
