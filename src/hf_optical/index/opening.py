@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..checks import check_choice
+from ..retrieval import OpticalRetriever
+from .protocol import Index, IndexSettings
+from .retrieval_index import INDEX_FILE, RetrievalIndex
+
+
+# Name of an engine -> what its index is. The module is imported when it is used.
+ENGINES = ("exact", "lance", "qdrant")
+
+
+def open_index(uri: str | os.PathLike) -> Index:
+    """
+    Open an index, whatever its engine.
+
+    Args:
+        uri (`str` or `os.PathLike`):
+            Where it is:
+
+            - a folder: [`RetrievalIndex`] or [`LanceIndex`], by what the folder holds;
+            - `s3://bucket/...`, or another URI of object storage: [`LanceIndex`];
+            - `qdrant://host:port/collection`: [`QdrantIndex`] of a server.
+
+    Raises:
+        FileNotFoundError: If there is no index.
+        OSError: If it is damaged, cannot be reached, or a newer version of hf_optical wrote it.
+        ImportError: If the library of the engine is not installed.
+    """
+    return _engine_at(uri).open(uri)
+
+
+def create_index(
+    uri: str | os.PathLike,
+    retriever: OpticalRetriever,
+    documents: Any = None,
+    *,
+    engine: str | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Index:
+    """
+    Make an index, encoding documents with the base of a retriever.
+
+    Args:
+        uri (`str` or `os.PathLike`): Where it will be, as in [`open_index`].
+        retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
+        documents (*optional*): Texts, dictionaries, or a file, as in [`read_documents`].
+        engine (`str`, *optional*): `"exact"` or `"lance"`, for a folder. Defaults to `"exact"`.
+        dtype (`str`, *optional*): Data type of the vectors. Defaults to the engine's first, half precision.
+        options: `batch_size`, `show_progress`, and columns, as in [`~Index.add_documents`].
+
+    Raises:
+        FileExistsError: If there already is an index.
+        DataError: If a document is invalid, or two have the same id.
+    """
+    kind = _engine_at(uri) if engine is None else _engine(engine)
+    index = kind.create(uri, IndexSettings.of(retriever, dtype or kind.dtypes[0]))
+    if documents is not None:
+        index.add_documents(documents, retriever, **options)
+    return index
+
+
+def _engine_at(uri: str | os.PathLike) -> type[Index]:
+    scheme, separator, _ = str(uri).partition("://")
+    if separator and scheme == "qdrant":
+        return _engine("qdrant")
+    if separator or ((Path(uri) / "_versions").is_dir() and not (Path(uri) / INDEX_FILE).is_file()):
+        return _engine("lance")
+    return RetrievalIndex
+
+
+def _engine(name: str) -> type[Index]:
+    check_choice("engine", name, ENGINES)
+    if name == "lance":
+        from .lance import LanceIndex
+
+        return LanceIndex
+    if name == "qdrant":
+        from .qdrant import QdrantIndex  # type: ignore[import-not-found]
+
+        return QdrantIndex
+    return RetrievalIndex
