@@ -11,7 +11,7 @@ from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
-from hf_optical.index import RetrievalIndex, retrieval_index
+from hf_optical.index import RetrievalIndex, create_index, protocol
 from hf_optical.retrieval import search
 
 
@@ -32,7 +32,7 @@ def retriever(tiny) -> OpticalRetriever:
 
 @pytest.fixture
 def index(retriever, tmp_path) -> RetrievalIndex:
-    return RetrievalIndex.build(tmp_path / "index", DOCUMENTS, retriever, dtype="float32")
+    return create_index(tmp_path / "index", retriever, DOCUMENTS, dtype="float32")
 
 
 def assert_same_hits(found, expected):
@@ -55,8 +55,8 @@ def test_opened_index_gives_the_hits_of_search_in_memory(retriever, index, monke
     assert retriever.search(QUERIES, opened, 4) == expected
     assert retriever.search(QUERIES[0], opened, 4, language="sw") == expected[0]
     # Small parts, larger lists than there are documents.
-    monkeypatch.setattr(retrieval_index, "_PART", 2)
-    parts = RetrievalIndex.build(tmp_path / "parts", DOCUMENTS, retriever, dtype="float32")
+    monkeypatch.setattr(protocol, "CHUNK", 2)
+    parts = create_index(tmp_path / "parts", retriever, DOCUMENTS, dtype="float32")
     assert [len(part.ids) for part in parts.parts] == [2, 2, 1]
     everything = search(queries, retriever.encode_documents(DOCUMENTS), 10, document_ids=opened.ids)
     assert_same_hits(parts.search(queries), everything)
@@ -65,7 +65,7 @@ def test_opened_index_gives_the_hits_of_search_in_memory(retriever, index, monke
 
 
 def test_vectors_are_stored_in_half_precision_by_default(retriever, index, tmp_path):
-    half = RetrievalIndex.build(tmp_path / "half", DOCUMENTS, retriever)
+    half = create_index(tmp_path / "half", retriever, DOCUMENTS)
     assert half.parts[0].vectors.values.dtype == torch.float16
     queries = retriever.encode_queries(QUERIES)
     vectors = [vector.half().float() for vector in retriever.encode_documents(DOCUMENTS)]
@@ -78,7 +78,7 @@ def test_documents_keep_their_columns(retriever, tmp_path):
         {"_id": "b", "text": "Bread."},
         {"_id": 7, "text": "Flour."},
     ]
-    index = RetrievalIndex.build(tmp_path / "index", rows, retriever)
+    index = create_index(tmp_path / "index", retriever, rows)
     found = index.document("a")
     assert (found.id, found.title, found.text) == ("a", "Rain", "It fell.")
     assert found.columns == {"year": 1999, "tags": ["x"]}
@@ -91,7 +91,7 @@ def test_documents_keep_their_columns(retriever, tmp_path):
 
 def test_adding_and_deleting_leave_what_is_there(retriever, index):
     before = contents(index.folder / "part-00000")
-    index.add(["Water flows.", "The market closes."], retriever)
+    index.add_documents(["Water flows.", "The market closes."], retriever)
     index.delete(["1", "5"])
     assert contents(index.folder / "part-00000") == before
     for current in (index, RetrievalIndex.open(index.folder)):
@@ -107,14 +107,14 @@ def test_adding_and_deleting_leave_what_is_there(retriever, index):
         index.delete(["0", "1"])
     assert "0" in index
     # A deleted document can be added in another version.
-    index.add([{"_id": "1", "text": "Fish swim."}], retriever)
+    index.add_documents([{"_id": "1", "text": "Fish swim."}], retriever)
     assert RetrievalIndex.open(index.folder).document("1").text == "Fish swim."
 
 
 def test_objects_see_what_others_added_before_they_add(retriever, index):
     other = RetrievalIndex.open(index.folder)
-    other.add([{"_id": "other", "text": "Water."}], retriever)
-    index.add([{"_id": "own", "text": "Fire."}], retriever)
+    other.add_documents([{"_id": "other", "text": "Water."}], retriever)
+    index.add_documents([{"_id": "own", "text": "Fire."}], retriever)
     assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "own"]
 
 
@@ -124,7 +124,7 @@ def test_objects_see_what_others_added_before_they_add(retriever, index):
 def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index, documents):
     before = contents(index.folder)
     with pytest.raises(DataError, match="must be unique"):
-        index.add(documents, retriever)
+        index.add_documents(documents, retriever)
     assert contents(index.folder) == before and len(index) == 5
 
 
@@ -133,18 +133,18 @@ def test_queries_of_another_base_are_refused(index, tmp_path):
     with pytest.raises(ValueError, match="must be encoded on the base of the index"):
         other.search("rain", index)
     with pytest.raises(ValueError, match="must be encoded on the base of the index"):
-        index.add(["Water."], other)
+        index.add_documents(["Water."], other)
 
 
 def test_an_index_is_not_replaced(retriever, index):
     with pytest.raises(FileExistsError, match="already holds an index"):
-        RetrievalIndex.build(index.folder, ["Water."], retriever)
+        create_index(index.folder, retriever, ["Water."])
     assert len(RetrievalIndex.open(index.folder)) == 5
 
 
 def test_no_documents_are_refused(retriever, tmp_path):
     with pytest.raises(DataError, match="must not be empty"):
-        RetrievalIndex.build(tmp_path / "index", [], retriever)
+        create_index(tmp_path / "index", retriever, [])
     with pytest.raises(FileNotFoundError, match="index.json"):
         RetrievalIndex.open(tmp_path / "index")
 
@@ -178,7 +178,7 @@ def _add_forever(base, folder, started):
     index = RetrievalIndex.open(folder)
     started.set()
     for _ in range(10_000):
-        index.add(DOCUMENTS, retriever)
+        index.add_documents(DOCUMENTS, retriever)
 
 
 @pytest.mark.promise("Stopping anywhere", "An index opens after the process that was adding documents was killed.")
@@ -193,3 +193,52 @@ def test_killed_writer_leaves_a_whole_index(index, tiny, tmp_path):
     writer.join()
     opened = RetrievalIndex.open(index.folder)
     assert len(opened) % 5 == 0 and opened.document(opened.ids[-2]).text == DOCUMENTS[3]
+
+
+def test_condition_selects_documents(retriever, tmp_path):
+    rows = [
+        {"_id": "a", "text": "Rain fell.", "year": 1999, "source": "news"},
+        {"_id": "b", "text": "Rain will fall.", "year": 2005, "source": "it's"},
+        {"_id": "c", "text": "Rain and bread.", "year": None},
+    ]
+    index = create_index(tmp_path / "index", retriever, rows)
+    index.add_documents([{"_id": "d", "text": "Rain at night.", "pages": 7, "year": 2006}], retriever)
+    index.delete(["b"])
+
+    def found(where):
+        return {hit.document for hit in retriever.search("rain", index, 9, where=where)}
+
+    assert found("year >= 2000") == {"d"}
+    assert found("source = 'it''s' OR pages IN (6, 7)") == {"d"}
+    assert found("year IS NULL AND id <> 'x'") == {"c"}
+    assert found("text LIKE 'Rain%'") == {"a", "c", "d"} and found("text LIKE 'rain%'") == set()
+    for wrong in ("year >", "yeer = 3", "1=1); DROP TABLE documents; --"):
+        with pytest.raises(ValueError, match="where must be a condition in SQL"):
+            found(wrong)
+
+
+def test_int8_vectors_lose_little(retriever, tmp_path):
+    index = create_index(tmp_path / "index", retriever, DOCUMENTS, dtype="int8")
+    assert index.parts[0].vectors.values.dtype == torch.int8
+    queries = retriever.encode_queries(QUERIES)
+    expected = search(queries, retriever.encode_documents(DOCUMENTS), 9, document_ids=index.ids)
+    found = index.search(queries, 9)
+    for own, best in zip(found, expected, strict=True):
+        assert dict(own) == pytest.approx(dict(best), abs=0.02 * len(queries))
+
+
+def test_vectors_are_added_without_a_model(retriever, index):
+    vectors = retriever.encode_documents(["Water flows.", "Fire burns."])
+    index.add(["w", "f"], vectors, [{"title": "Water", "year": 1}, {"text": "Fire burns."}])
+    assert index.search(vectors[:1], 1)[0][0].document == "w"
+    assert index.documents(["f", "w"])[1] == ("w", "Water", "", {"year": 1})
+    assert index.recall(vectors) == index.build() == 1
+    for ids, given, message in (
+        (["x"], [torch.ones(2, 5)], "vectors must have shape"),
+        (["x", "y"], vectors[:1], "one entry for each of the 2 ids"),
+        (["w"], vectors[:1], "must be unique"),
+        (["x", "x"], vectors, "must be unique"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            index.add(ids, given)
+    assert len(index) == 7

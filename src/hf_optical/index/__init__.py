@@ -1,7 +1,18 @@
-"""A search index on disk: token vectors and documents, searched exactly."""
+"""Search indexes: one protocol, several engines. Exact in a folder, Lance in a folder or in object storage, Qdrant."""
 
 from .documents import IndexedDocument, read_documents, search_documents
+from .opening import create_index, open_index
+from .protocol import Index, IndexSettings
 from .retrieval_index import RetrievalIndex
 
 
-__all__ = ["IndexedDocument", "RetrievalIndex", "read_documents", "search_documents"]
+__all__ = [
+    "Index",
+    "IndexSettings",
+    "IndexedDocument",
+    "RetrievalIndex",
+    "create_index",
+    "open_index",
+    "read_documents",
+    "search_documents",
+]

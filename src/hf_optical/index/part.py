@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from ..retrieval import Hit, TokenVectors
 from ..retrieval.search import best_documents
 from .documents import IndexedDocument
+from .recall import Block
 
 
 _VECTORS, _DOCUMENTS = "vectors.safetensors", "documents.parquet"
 # Documents that are decoded together when one of them is read.
 _ROW_GROUP = 1000
+# Tokens of the documents that are read at a time.
+_BLOCK_TOKENS = 262_144
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "title", "text", "columns")])
 
 
@@ -54,13 +59,31 @@ class Part:
         deleted = set(self.deleted)
         return {key: position for position, key in enumerate(self.ids) if key not in deleted}
 
-    def search(self, queries: TokenVectors, top_k: int, show_progress: bool) -> list[list[Hit]]:
-        """Rank the documents that are not deleted."""
-        keep = None
+    def search(
+        self, queries: TokenVectors, top_k: int, show_progress: bool, keep: Tensor | None = None
+    ) -> list[list[Hit]]:
+        """Rank the documents that are not deleted, and of these only those in the mask `keep`, if there is one."""
         if self.deleted:
-            keep = torch.zeros(len(self.ids), dtype=torch.bool)
-            keep[list(self.positions.values())] = True
+            present = torch.zeros(len(self.ids), dtype=torch.bool)
+            present[list(self.positions.values())] = True
+            keep = present if keep is None else keep & present
+        if keep is not None and 4 * int(keep.sum()) < len(keep):  # few documents are read on their own
+            positions = keep.nonzero()[:, 0].tolist()
+            ids = [self.ids[position] for position in positions]
+            return best_documents(queries, self.vectors.take(positions), top_k, ids, show_progress=show_progress)
         return best_documents(queries, self.vectors, top_k, self.ids, keep=keep, show_progress=show_progress)
+
+    def blocks(self) -> Iterator[Block]:
+        """Ids and vectors of the documents that are not deleted."""
+        for start, stop in self.vectors.blocks(_BLOCK_TOKENS):
+            kept = [i for i in range(start, stop) if self.positions.get(self.ids[i]) == i]
+            vectors = self.vectors[start:stop] if len(kept) == stop - start else self.vectors.take(kept)
+            yield [self.ids[i] for i in kept], vectors
+
+    def documents(self) -> Iterator[IndexedDocument]:
+        """Read all documents, deleted ones too."""
+        for batch in self._file.iter_batches(_ROW_GROUP):
+            yield from (_document(row) for row in batch.to_pylist())
 
     def document(self, key: str) -> IndexedDocument:
         """Read a document that is not deleted."""
@@ -69,4 +92,8 @@ class Part:
         starts = [0, *accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))]
         group = bisect_right(starts, position) - 1
         (row,) = self._file.read_row_group(group).slice(position - starts[group], 1).to_pylist()
-        return IndexedDocument(**{**row, "columns": json.loads(row["columns"])})
+        return _document(row)
+
+
+def _document(row: dict[str, Any]) -> IndexedDocument:
+    return IndexedDocument(**{**row, "columns": json.loads(row["columns"])})

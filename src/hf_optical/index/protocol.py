@@ -7,7 +7,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -78,20 +78,25 @@ class IndexSettings:
         """
         try:
             stored = json.loads(text)
-            version = stored["format_version"]
-            if version != FORMAT_VERSION:
-                raise OSError(
-                    f"{place} must have format version {FORMAT_VERSION}, got {short_repr(version)}; open it with the "
-                    "version of hf_optical that wrote it"
-                )
-            settings = cls(**{field.name: stored[field.name] for field in fields(cls)})
-            kinds = {"base_model": str, "base_fingerprint": str, "roles": dict, "dim": int, "dtype": str}
-            wrong = next((name for name, kind in kinds.items() if not isinstance(stored[name], kind)), None)
-        except (KeyError, TypeError, ValueError) as error:
-            raise OSError(f"the settings of {place} are damaged ({error!r:.100}); build the index again") from error
-        if wrong:
-            raise OSError(f"the settings of {place} are damaged (`{wrong}`); build the index again")
-        return settings
+        except ValueError as error:
+            raise OSError(f"the settings of {place} are damaged ({error}); build the index again") from error
+        return cls.from_dict(stored, place)
+
+    @classmethod
+    def from_dict(cls, stored: Any, place: str) -> IndexSettings:
+        """[`~IndexSettings.from_json`] of a dictionary, which may have other entries too."""
+        stored = stored if isinstance(stored, Mapping) else {}
+        version = stored.get("format_version")
+        if version != FORMAT_VERSION:
+            raise OSError(
+                f"{place} must have format version {FORMAT_VERSION}, got {short_repr(version)}; open it with the "
+                "version of hf_optical that wrote it"
+            )
+        kinds = {"base_model": str, "base_fingerprint": str, "roles": dict, "dim": int, "dtype": str}
+        for name, kind in kinds.items():
+            if not isinstance(stored.get(name), kind):
+                raise OSError(f"{place} is damaged (its entry {name!r}); build the index again")
+        return cls(**{name: stored[name] for name in kinds})
 
 
 class Index(ABC):

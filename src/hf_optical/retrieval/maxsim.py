@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..model.linear import linear
-from .vectors import TokenVectors, as_token_vectors
+from .vectors import TokenVectors, as_token_vectors, convert
 
 
 # Query and document tokens per block of similarities. On a CPU a block of 4 MB stays in the cache between the product
@@ -62,7 +62,7 @@ def maxsim(
         for first, last in documents.blocks(document_tokens):
             start, stop = documents.offsets[[first, last]].tolist()
             # Extra rows keep all products at one size, because `linear` takes longer on a size it has not seen.
-            rows = documents.values[start : max(stop, start + document_tokens)].to(device, torch.float32)
+            rows = convert(documents.values[start : max(stop, start + document_tokens)], device, torch.float32)
             product = linear if len(rows) >= document_tokens else functional.linear
             for texts, part in parts:
                 similarities = product(rows, part.values)[: stop - start]

@@ -188,8 +188,13 @@ class TokenVectors:
         )
 
     def to(self, *args, **kwargs) -> TokenVectors:
-        """Move or convert `values`. Takes the arguments of `torch.Tensor.to`."""
-        return TokenVectors(self.values.to(*args, **kwargs), self.lengths)
+        """
+        Move or convert `values`. Takes the arguments of `torch.Tensor.to`.
+
+        Vectors in int8 are the directions of unit vectors, each scaled to at most 127. Converting to int8 drops the
+        length of a vector, and converting from int8 gives unit vectors.
+        """
+        return TokenVectors(convert(self.values, *args, **kwargs), self.lengths)
 
     def to_list(self) -> list[Tensor]:
         """One tensor `(tokens, dim)` per text, as views of `values`."""
@@ -214,6 +219,17 @@ def as_token_vectors(
     if mask is not None:
         raise ValueError(f"only a padded tensor (texts, tokens, dim) takes a mask; leave out the mask of {name}")
     return vectors if isinstance(vectors, TokenVectors) else TokenVectors.from_list(vectors, name=name)
+
+
+def convert(values: Tensor, *args, **kwargs) -> Tensor:
+    """`values.to(...)` of token vectors, with int8 as directions of unit vectors, as in [`TokenVectors.to`]."""
+    converted = torch.empty(0, dtype=values.dtype).to(*args, **kwargs).dtype
+    if converted == values.dtype or torch.int8 not in (converted, values.dtype):
+        return values.to(*args, **kwargs)
+    if converted == torch.int8:
+        largest = values.abs().amax(1, keepdim=True).float().clamp_min(1e-12) if values.numel() else values.float()
+        return (values.float() * (127 / largest)).round().to(*args, **kwargs)
+    return torch.nn.functional.normalize(values.float(), dim=1).to(*args, **kwargs)
 
 
 def _as_tensor(entry: Tensor | np.ndarray, name: str) -> Tensor:
