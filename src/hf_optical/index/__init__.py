@@ -2,8 +2,9 @@
 
 from .documents import IndexedDocument, read_documents, search_documents
 from .opening import create_index, open_index
-from .protocol import Index, IndexSettings
+from .protocol import Index
 from .retrieval_index import RetrievalIndex
+from .settings import IndexSettings
 
 
 __all__ = [

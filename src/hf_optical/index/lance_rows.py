@@ -4,7 +4,7 @@ Documents as rows of a Lance dataset.
 | column | type |
 |---|---|
 | `id`, `title`, `text` | string |
-| `vectors` | list of fixed-size lists of float16: a unit vector for each token |
+| `vectors` | list of fixed-size lists of float16 or float32: a unit vector for each token |
 | one for each key of the metadata | inferred from the values |
 
 The schema's metadata holds the settings of the index as JSON, under `hf_optical`.
@@ -26,7 +26,7 @@ from ..checks import import_optional
 from ..errors import DataError, error_summary, format_names, short_repr
 from ..retrieval import TokenVectors
 from .documents import IndexedDocument
-from .protocol import IndexSettings
+from .settings import IndexSettings
 
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ SETTINGS_KEY = b"hf_optical"
 # For all functions of Lance that write.
 DATASET_OPTIONS: dict[str, Any] = {"data_storage_version": "2.1"}
 _TEXTS = ("id", "title", "text")
+# Lance trains no index on int8.
+_DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
 # Types of metadata that no condition of a search could compare.
 _UNKNOWN = (pa.types.is_null,)
 # Where in its source Lance raised an error, and what may hold a secret.
@@ -57,16 +59,16 @@ def document_schema(settings: IndexSettings, documents: Sequence[IndexedDocument
             pa.field("id", pa.string(), nullable=False),
             pa.field("title", pa.string()),
             pa.field("text", pa.string()),
-            pa.field(VECTORS, vectors_type(settings.dim)),
+            pa.field(VECTORS, vectors_type(settings)),
             *columns,
         ],
         {SETTINGS_KEY: settings.to_json().encode()},
     )
 
 
-def vectors_type(dim: int) -> pa.DataType:
+def vectors_type(settings: IndexSettings) -> pa.DataType:
     """The type of the vectors of a document."""
-    return pa.list_(pa.list_(pa.float16(), dim))
+    return pa.list_(pa.list_(_DTYPES[settings.dtype], settings.dim))
 
 
 def metadata_fields(documents: Sequence[IndexedDocument]) -> list[pa.Field]:
@@ -186,8 +188,9 @@ def lance_reason(error: BaseException) -> str:
 
 
 def _vectors_array(vectors: TokenVectors, kind: pa.DataType) -> pa.Array:
-    values = vectors.values.detach().cpu().to(torch.float16).contiguous().numpy()
-    tokens = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), pa.float16()), type=kind.value_type)
+    number = kind.value_type.value_type
+    values = vectors.to("cpu", torch.float32 if number == pa.float32() else torch.float16).values.contiguous().numpy()
+    tokens = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), number), type=kind.value_type)
     return pa.ListArray.from_arrays(pa.array(vectors.offsets.numpy(), pa.int32()), tokens, type=kind)
 
 

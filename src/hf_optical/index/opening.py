@@ -6,8 +6,9 @@ from typing import Any
 
 from ..checks import check_choice
 from ..retrieval import OpticalRetriever
-from .protocol import Index, IndexSettings
+from .protocol import Index
 from .retrieval_index import INDEX_FILE, RetrievalIndex
+from .settings import IndexSettings
 
 
 # Name of an engine -> what its index is. The module is imported when it is used.

@@ -20,8 +20,9 @@ from ..storage.staging import recover, staged_directory
 from .conditions import MetadataTable
 from .documents import IndexedDocument
 from .part import Part, write_part
-from .protocol import Chunk, Index, IndexSettings
+from .protocol import Chunk, Index
 from .recall import Block
+from .settings import IndexSettings
 
 
 INDEX_FILE = "index.json"
