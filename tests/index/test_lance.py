@@ -85,7 +85,7 @@ def test_condition_selects_documents(retriever, index):
     assert found("year >= 2000 AND source = 'it''s a book'") == {"b"}
     assert found("year IS NULL OR text LIKE 'It%'") == {"a", "c"}
     for wrong in ("year >", "yeer = 3", "year = 'x y'"):
-        with pytest.raises(ValueError, match=r"where must be a condition in SQL .*, got '(?!.*\.rs:)"):
+        with pytest.raises(ValueError, match=r"^where must be a condition in SQL (?!.*\.rs:)"):
             found(wrong)
 
 
@@ -141,7 +141,7 @@ def test_trained_index_finds_true_scores_as_often_as_it_says(trained):
     for own, hits in zip(scores, found, strict=True):
         assert all(hit.score == pytest.approx(own[hit.document], abs=1e-4) for hit in hits)
     share = sum(len({h.document for h in a} & {h.document for h in b}) for a, b in zip(found, exact, strict=True)) / 200
-    assert share == trained.recall(queries, top_k=5) >= 0.9
+    assert share == pytest.approx(trained.recall(queries, top_k=5)) and share >= 0.9
     reopened = LanceIndex.open(trained.uri)
     assert reopened.effort == trained.effort != Effort() and reopened.search(queries, 5) == found
     # Fewer documents fulfil the first condition than are searched exactly, and more the second one.

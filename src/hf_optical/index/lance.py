@@ -265,10 +265,9 @@ class LanceIndex(Index):
         self._dataset, self._trained = None, False
 
     def _add(self, chunks: Iterator[Chunk]) -> None:
-        write_fragments = import_optional("lance.fragment", "lance").write_fragments
-        operations = import_optional("lance", "lance").LanceOperation
+        lance = import_optional("lance", "lance")
         # Several processes may add at once. On one machine they take turns, so that no id is added twice.
-        with self._lock(), readable_errors(self.uri):
+        with self._lock():
             self._refresh()
             schema, fragments = None if self._dataset is None else self._dataset.schema, []
             for documents, vectors in chunks:
@@ -276,17 +275,21 @@ class LanceIndex(Index):
                 if schema is None:
                     schema = document_schema(self.settings, documents)
                 new = [field for field in metadata_fields(documents) if field.name not in schema.names]
-                if new and self._dataset is not None:
-                    self._dataset.add_columns(pa.schema(new))
                 schema = pa.schema([*schema, *new], schema.metadata)
                 table = to_table(documents, vectors, schema)
-                mode = "create" if self._dataset is None and not fragments else "append"
-                place = self.uri if self._dataset is None else self._dataset
-                fragments += write_fragments(table, place, schema, mode=mode, **DATASET_OPTIONS)
-            dataset = self._dataset
-            operation = operations.Overwrite(schema, fragments) if dataset is None else operations.Append(fragments)
-            commit = import_optional("lance", "lance").LanceDataset.commit
-            self._dataset = commit(dataset or self.uri, operation, dataset.version if dataset else None)
+                with readable_errors(self.uri):
+                    if new and self._dataset is not None:
+                        self._dataset.add_columns(pa.schema(new))
+                    mode = "create" if self._dataset is None and not fragments else "append"
+                    place = self._dataset or self.uri
+                    fragments += lance.fragment.write_fragments(table, place, schema, mode=mode, **DATASET_OPTIONS)
+            with readable_errors(self.uri):
+                if self._dataset is None:
+                    operation = lance.LanceOperation.Overwrite(schema, fragments)
+                    self._dataset = lance.LanceDataset.commit(self.uri, operation)
+                else:
+                    operation = lance.LanceOperation.Append(fragments)
+                    self._dataset = lance.LanceDataset.commit(self._dataset, operation, self._dataset.version)
 
     def _present(self, ids: Sequence[str]) -> set[str]:
         found: set[str] = set()

@@ -42,7 +42,7 @@ _DTYPES = {"float16": pa.float16(), "float32": pa.float32()}
 # Types of metadata that no condition of a search could compare.
 _UNKNOWN = (pa.types.is_null,)
 # Where in its source Lance raised an error, and what may hold a secret.
-_PLACE = re.compile(r",? ?\S*/[\w/.-]+\.rs:\d+(:\d+)?")
+_PLACE = re.compile(r",? ?\S*/[\w/.-]+\.rs:\d+(:\d+)?|Invalid user input: ")
 _SECRET = re.compile(r"(?i)(key|secret|token|credential|signature|password)(\w*\W{1,4})[\w/+=.-]{8,}")
 
 
