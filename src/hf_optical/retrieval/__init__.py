@@ -2,6 +2,7 @@ from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim
 from .opening import DEFAULT_BASE, open_retriever
+from .projection import fit_projection, reduce_dimension
 from .reader import BASE
 from .reranking import rerank
 from .retriever import OpticalRetriever
@@ -21,8 +22,10 @@ __all__ = [
     "TokenVectors",
     "encode_texts",
     "english_stemmer",
+    "fit_projection",
     "maxsim",
     "open_retriever",
+    "reduce_dimension",
     "rerank",
     "search",
 ]

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from packs import make_pack, retriever_with
+from tiny import demo_pairs, tiny_checkpoint
+
+from hf_optical import OpticalModel, OpticalRetriever
+from hf_optical.retrieval import fit_projection, reduce_dimension
+
+
+TEXTS = [pair["en"] for pair in demo_pairs()[:60]]
+QUERIES = ["the market opens", "mzuqo rain"]
+
+
+def test_fitted_projection_keeps_most_of_the_inner_products():
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(500, 4, generator=generator) @ torch.randn(4, 12, generator=generator)
+    projection = fit_projection(vectors, 4)
+    assert torch.allclose(projection @ projection.T, torch.eye(4), atol=1e-5)
+    small = vectors @ projection.T
+    assert torch.allclose(small @ small.T, vectors @ vectors.T, rtol=1e-4, atol=1e-3)
+    # The singular vectors of numpy span the same space.
+    _, _, right = torch.linalg.svd(vectors, full_matrices=False)
+    assert torch.allclose((projection[:2] @ right[:2].T).abs(), torch.eye(2), atol=1e-3)
+
+
+@pytest.mark.parametrize("projection_dim", [None, 24])
+def test_small_vectors_are_projections_also_those_of_packs(tmp_path, projection_dim):
+    base = tiny_checkpoint(tmp_path / "base", projection_dim=projection_dim)
+    retriever = retriever_with(base, {"sw": make_pack(base, "sw", seed=0, words=["mzuqo"])})
+    before = retriever.encode_queries(QUERIES, language="sw")
+    small = reduce_dimension(retriever, TEXTS, 8)
+    projection = fit_projection(torch.cat(retriever.encode_documents(TEXTS)), 8)
+    for language in ("base", "sw"):
+        own = retriever.encode_queries(QUERIES, language=language)
+        expected = [torch.nn.functional.normalize(vectors @ projection.T, dim=1) for vectors in own]
+        for vectors, wanted in zip(small.encode_queries(QUERIES, language=language), expected, strict=True):
+            assert torch.allclose(vectors, wanted, atol=1e-5)
+    assert all(map(torch.equal, retriever.encode_queries(QUERIES, language="sw"), before))
+    small.save_pretrained(tmp_path / "small")
+    assert OpticalModel.from_pretrained(tmp_path / "small").embedding_dim == 8
+    opened = OpticalRetriever.from_pretrained(tmp_path / "small", device="cpu")
+    expected = small.encode_queries(QUERIES, language="sw")
+    assert all(map(torch.equal, opened.encode_queries(QUERIES, language="sw"), expected))
+
+
+def test_impossible_dimensions_are_refused(tiny):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    for dim in (0, retriever.model.embedding_dim):
+        with pytest.raises(ValueError, match="dim must be between 1 and 31"):
+            reduce_dimension(retriever, TEXTS, dim)
+    with pytest.raises(ValueError, match="pass more texts"):
+        reduce_dimension(retriever, ["rain"], 30)
