@@ -94,7 +94,7 @@ def test_module_is_the_command(monkeypatch, capsys):
             "no column 'body'.*`?--text_column",
         ),
         (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--top_k", "0"], "--top_k must be"),
-        (["index", "--output", "{}/index"], "either --corpus or --delete"),
+        (["index", "--output", "{}/index"], "--corpus, --delete or --recall"),
         (["index", "--corpus", "{}/documents.csv", "--output", "{}/index", "--model", "{}/none"], "none"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "no_such_benchmark"], "no benchmark"),
@@ -143,6 +143,19 @@ def test_index_search_and_delete(folder, tmp_path, capsys):
     assert "on the base of the index" in failure(
         capsys, "search", "fish", "--index", index, "--pack", tmp_path / "other"
     )
+
+
+def test_other_engines_are_built_and_searched(folder, tmp_path, capsys):
+    index = tmp_path / "index"
+    base, output = ("--model", f"{folder}/base"), ("--output", str(index))
+    main(["index", "--corpus", f"{folder}/documents.csv", *base, *output, "--engine", "lance"])
+    assert "A search finds 100.0% of the ten best documents" in capsys.readouterr().out
+    main(["index", "--delete", "a", *output, "--recall", "0.9"])
+    assert "has 1 documents" in capsys.readouterr().out
+    for where, found in (("source = 'book'", ["b"]), ("source = 'news'", [])):
+        main(["search", "rain", "--index", str(index), "--pack", f"{folder}/pack", "--where", where, "--json"])
+        assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]] == found
+    assert "where must be a condition" in failure(capsys, "search", "rain", "--index", index, "--where", "source >")
 
 
 def test_search_in_a_file_keeps_its_columns(folder, capsys):

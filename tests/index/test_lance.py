@@ -13,7 +13,14 @@ from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
 from hf_optical.index import IndexSettings, RetrievalIndex, create_index, open_index
 from hf_optical.index.lance import Effort, LanceIndex
-from hf_optical.index.lance_rows import SETTINGS_KEY, document_schema, lance_reason, read_vectors, to_documents, to_table
+from hf_optical.index.lance_rows import (
+    SETTINGS_KEY,
+    document_schema,
+    lance_reason,
+    read_vectors,
+    to_documents,
+    to_table,
+)
 from hf_optical.retrieval import TokenVectors, search
 
 
@@ -56,6 +63,12 @@ def trained(tmp_path_factory) -> LanceIndex:
     index.add(keys(1500), corpus(1500), [{"number": number} for number in range(1500)])
     assert index.build(recall=0.95, queries=corpus(30, seed=3), top_k=5) >= 0.95
     return index
+
+
+def common(found, expected) -> int:
+    """Number of documents that rankings share."""
+    pairs = zip(found, expected, strict=True)
+    return sum(len({hit.document for hit in own} & {hit.document for hit in best}) for own, best in pairs)
 
 
 def as_pairs(rankings) -> list[list[tuple[str, float]]]:
@@ -140,7 +153,9 @@ def test_trained_index_finds_true_scores_as_often_as_it_says(trained):
     scores = [dict(hits) for hits in search(queries, corpus(1500), 1500, document_ids=keys(1500))]
     for own, hits in zip(scores, found, strict=True):
         assert all(hit.score == pytest.approx(own[hit.document], abs=1e-4) for hit in hits)
-    share = sum(len({h.document for h in a} & {h.document for h in b}) for a, b in zip(found, exact, strict=True)) / 200
+    share = (
+        sum(len({h.document for h in a} & {h.document for h in b}) for a, b in zip(found, exact, strict=True)) / 200
+    )
     assert share == pytest.approx(trained.recall(queries, top_k=5)) and share >= 0.9
     reopened = LanceIndex.open(trained.uri)
     assert reopened.effort == trained.effort != Effort() and reopened.search(queries, 5) == found
@@ -148,8 +163,9 @@ def test_trained_index_finds_true_scores_as_often_as_it_says(trained):
     for where, kept in (("number < 50", 50), ("number < 1200", 1200)):
         expected = search(queries, corpus(1500)[:kept], 5, document_ids=keys(kept))
         hits = trained.search(queries, 5, where=where)
-        both = sum(len({h.document for h in a} & {h.document for h in b}) for a, b in zip(hits, expected, strict=True))
-        assert both / 200 >= (1 if kept == 50 else 0.9) and all(int(h.document) < kept for own in hits for h in own)
+        assert common(hits, expected) / 200 >= (1 if kept == 50 else 0.9) and all(
+            int(h.document) < kept for own in hits for h in own
+        )
 
 
 def test_documents_added_after_training_are_found(tmp_path):
@@ -224,7 +240,7 @@ def _add_forever(uri, started):
         started.set()
 
 
-@pytest.mark.promise("Stopping anywhere", "A Lance index opens after the process that was adding documents was killed.")
+@pytest.mark.promise("Stopping anywhere", "A Lance index opens after a process that was adding documents was killed.")
 def test_killed_writer_leaves_whole_additions(tmp_path):
     uri = str(tmp_path / "index")
     LanceIndex.create(uri, SETTINGS).add(["first"], corpus(1))

@@ -6,37 +6,44 @@ from .parser import Parser
 
 
 DESCRIPTION = """\
-Encode documents with a base model and keep them in a folder that `hf-optical search` opens.
+Encode documents with a base model and keep them in an index that `hf-optical search` opens.
 
     hf-optical index --corpus documents.csv --output outputs/index
+    hf-optical index --corpus documents.csv --output s3://bucket/index
 """
+_RECALL = 0.98
 
 
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    if (args.corpus is None) == (args.delete is None):
-        parser.error("pass either --corpus or --delete")
+    if not (args.corpus or args.delete or args.recall):
+        parser.error("pass --corpus, --delete or --recall")
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
-    options = {"batch_size": args.batch_size, "show_progress": True}
+    options = {"batch_size": args.batch_size, "show_progress": True, **columns}
     with parser.input_errors():
-        from ..index import RetrievalIndex
+        from ..index import RetrievalIndex, create_index, open_index
         from ..retrieval import open_retriever
 
-        if args.delete is not None:
-            index = RetrievalIndex.open(args.output)
-            index.delete(args.delete)
-        elif args.add:
-            index = RetrievalIndex.open(args.output)
-            index.add(args.corpus, open_retriever([args.model or index.settings.base_model]), **options, **columns)
-        else:
+        new = args.corpus is not None and not args.add
+        if new:
             retriever = open_retriever([args.model] if args.model else [])
-            index = RetrievalIndex.build(args.output, args.corpus, retriever, dtype=args.dtype, **options, **columns)
-    print(f"The index in {args.output} has {len(index)} documents, encoded by {index.settings.base_model}")
+            index = create_index(args.output, retriever, args.corpus, engine=args.engine, dtype=args.dtype, **options)
+        else:
+            index = open_index(args.output)
+            if args.delete:
+                index.delete(args.delete)
+            if args.corpus:
+                base = open_retriever([args.model or index.settings.base_model])
+                index.add_documents(args.corpus, base, **options)
+        print(f"The index in {args.output} has {len(index)} documents, encoded by {index.settings.base_model}")
+        if args.recall or (new and not isinstance(index, RetrievalIndex)):
+            found = index.build(args.recall or _RECALL, show_progress=True)
+            print(f"A search finds {found:.1%} of the ten best documents, for parts of documents as questions")
 
 
 def make_parser() -> Parser:
-    parser = Parser("index", DESCRIPTION, usage="hf-optical index --corpus FILE --output FOLDER [options]")
+    parser = Parser("index", DESCRIPTION, usage="hf-optical index --corpus FILE --output URI [options]")
     group = parser.add_argument_group("documents")
     group.add_argument(
         "--corpus",
@@ -49,11 +56,26 @@ def make_parser() -> Parser:
         "--id_column", metavar="NAME", help="column of the ids (default: _id or id; otherwise documents are numbered)"
     )
     group = parser.add_argument_group("index")
-    group.add_argument("--output", required=True, metavar="FOLDER", help="folder of the index")
-    group.add_argument("--add", action="store_true", help="add the documents to the index that is in the folder")
-    group.add_argument("--delete", nargs="+", metavar="ID", help="delete documents from it, in place of --corpus")
     group.add_argument(
-        "--dtype", choices=("float16", "float32"), default="float16", help="type of the vectors (default: float16)"
+        "--output", required=True, metavar="URI", help="folder of the index, s3://... or qdrant://HOST:PORT/COLLECTION"
+    )
+    group.add_argument(
+        "--engine",
+        choices=("exact", "lance", "qdrant"),
+        help="engine of a new index in a folder (default: exact; on s3://, lance)",
+    )
+    group.add_argument("--add", action="store_true", help="add the documents to the index that is there")
+    group.add_argument("--delete", nargs="+", metavar="ID", help="delete documents from it")
+    group.add_argument(
+        "--dtype",
+        choices=("float16", "float32", "int8"),
+        help="type of the vectors (default: float16; lance: no int8)",
+    )
+    group.add_argument(
+        "--recall",
+        type=float,
+        metavar="SHARE",
+        help=f"train the engine to find this share of the best documents (default for a new index: {_RECALL})",
     )
     group = parser.add_argument_group("model")
     group.add_argument(

@@ -25,16 +25,22 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
-        from ..index import RetrievalIndex, search_documents
+        from ..index import open_index, search_documents
         from ..retrieval import open_retriever
 
-        index = RetrievalIndex.open(args.index) if args.index else None
-        retriever = open_retriever(args.pack or ([index.settings.base_model] if index else []), args.base)
+        index = open_index(args.index) if args.index else None
+        retriever = open_retriever(args.pack or ([] if index is None else [index.settings.base_model]), args.base)
         language = args.language or retriever.language
-        if index:
-            rankings = retriever.search(args.question, index, args.top_k, language=language)
-            found = [[(index.document(hit.document), hit.score) for hit in hits] for hits in rankings]
+        if index is not None:
+            rankings = retriever.search(args.question, index, args.top_k, language=language, where=args.where)
+            documents = [index.documents([str(hit.document) for hit in hits]) for hits in rankings]
+            found = [
+                [(document, hit.score) for document, hit in zip(own, hits, strict=True)]
+                for own, hits in zip(documents, rankings, strict=True)
+            ]
         else:
+            if args.where:
+                parser.error("--where needs --index")
             found = search_documents(retriever, args.corpus, args.question, args.top_k, language, **columns)
     for question, hits in zip(args.question, found, strict=True):
         print(as_json(question, language, hits) if args.json else as_text(question, hits))
@@ -60,11 +66,16 @@ def make_parser() -> Parser:
     parser.add_argument("question", nargs="+", metavar="QUESTION", help="a question, or several")
     group = parser.add_argument_group("documents")
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--index", metavar="FOLDER", help="index made by `hf-optical index`")
+    source.add_argument(
+        "--index", metavar="URI", help="index made by `hf-optical index`: a folder, s3://... or qdrant://..."
+    )
     source.add_argument("--corpus", metavar="FILE", help="documents to encode now, as in `hf-optical index`")
     group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
     group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
     group.add_argument("--id_column", metavar="NAME", help="column of the ids (default: _id or id)")
+    group.add_argument(
+        "--where", metavar="CONDITION", help='condition on the other columns in SQL, such as "year >= 1990"'
+    )
     group = parser.add_argument_group("model")
     group.add_argument(
         "--pack",
