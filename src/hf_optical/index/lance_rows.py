@@ -25,6 +25,7 @@ import torch
 from ..checks import import_optional
 from ..errors import DataError, error_summary, format_names, short_repr
 from ..retrieval import TokenVectors
+from .conditions import condition_error
 from .documents import IndexedDocument
 from .settings import IndexSettings
 
@@ -180,6 +181,23 @@ def readable_errors(uri: str) -> Iterator[None]:
         if re.search(r"not found|no such file|does not exist|NoSuchBucket", reason, flags=re.IGNORECASE):
             raise FileNotFoundError(f"there is no Lance dataset in {uri}: {reason}") from None
         raise OSError(f"{uri} cannot be read or written: {reason}") from None
+
+
+@contextmanager
+def where_errors(where: str | None, uri: str) -> Iterator[None]:
+    """Raise Lance's errors as those of a condition, if there is one."""
+    try:
+        with readable_errors(uri):
+            yield
+    except OSError as error:
+        if where is None or not isinstance(error.__context__, ValueError):
+            raise
+        raise ValueError(condition_error(where, lance_reason(error.__context__))) from None
+
+
+def id_condition(ids: Sequence[str]) -> str:
+    """The condition that a row has one of some ids."""
+    return "id IN ({})".format(", ".join("'" + key.replace("'", "''") + "'" for key in ids))
 
 
 def lance_reason(error: BaseException) -> str:
