@@ -23,8 +23,8 @@ from harness import Measured, apart, arguments, table, write
 from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.bitext import load_bitext
 from hf_optical.evaluation import load_beir
-from hf_optical.index import Index, IndexSettings, open_index
-from hf_optical.index.opening import engine_named
+from hf_optical.index import Index, IndexSettings, RetrievalIndex, open_index
+from hf_optical.index.lance import LanceIndex
 from hf_optical.index.partitions import TOKENS_PER_PARTITION, number_of_partitions, train_partitions
 from hf_optical.index.recall import measured_recall
 from hf_optical.retrieval import DEFAULT_BASE, Hit, TokenVectors, encode_texts, fit_projection, search
@@ -32,16 +32,6 @@ from hf_optical.retrieval.search import best_documents
 
 
 LANGUAGES = ("ha", "ig", "yo")
-# Name -> engine, data type of its vectors, and settings of `build`. faiss is a peer that is not in the library.
-ENGINES: dict[str, tuple[str, str, dict]] = {
-    "exact": ("exact", "float16", {}),
-    "exact, int8": ("exact", "int8", {}),
-    "Lance, 1 bit": ("lance", "float32", {"bits": 1}),
-    "Lance, 8 bits": ("lance", "float32", {"bits": 8}),
-    "Lance, 1 bit, half precision": ("lance", "float16", {"bits": 1}),
-    "Qdrant": ("qdrant", "float16", {}),
-    "faiss IVF,PQ16": ("faiss", "", {}),
-}
 DEPTH = 100
 
 
@@ -120,6 +110,18 @@ class Faiss:
         return best_documents(own, self.documents.take(chosen), top_k, [self.ids[i] for i in chosen])[0]
 
 
+# Name -> engine, data type of its vectors, and settings of `build`. faiss is a peer that is not in the library.
+ENGINES: dict[str, tuple[type, str, dict]] = {
+    "exact": (RetrievalIndex, "float16", {}),
+    "exact, int8": (RetrievalIndex, "int8", {}),
+    "Lance, 1 bit": (LanceIndex, "float32", {"bits": 1}),
+    "Lance, 4 bits": (LanceIndex, "float32", {"bits": 4}),
+    "Lance, 8 bits": (LanceIndex, "float32", {"bits": 8}),
+    "Lance, 1 bit, half precision": (LanceIndex, "float16", {"bits": 1}),
+    "faiss IVF,PQ16": (Faiss, "", {}),
+}
+
+
 def held(uri: str, queries: str) -> float:
     """Memory of a process after it has searched, in MB, without mapped files."""
     torch.set_num_threads(1)
@@ -133,13 +135,13 @@ def folder_bytes(folder: Path, pattern: str = "*") -> int:
     return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
 
 
-def build(engine: str, dtype: str, options: dict, folder: Path, ids: list[str], documents: TokenVectors, tuning):
+def build(engine: type, dtype: str, options: dict, folder: Path, ids: list[str], documents: TokenVectors, tuning):
     """Make an index, and say how many CPU seconds that took, its bytes, and the recall on the tuning queries."""
-    if engine == "faiss":
+    if engine is Faiss:
         start = time.process_time()
         peer = Faiss(ids, documents)
         return peer, {"build": time.process_time() - start, "bytes": peer.bytes}
-    index: Index = engine_named(engine).create(folder, IndexSettings("base", "0" * 64, {}, documents.dim, dtype))
+    index: Index = engine.create(folder, IndexSettings("base", "0" * 64, {}, documents.dim, dtype))
     start = time.process_time()
     for first in range(0, len(ids), 5_000):
         index.add(ids[first : first + 5_000], documents[first : first + 5_000])
@@ -159,7 +161,7 @@ def main() -> None:
     parser.add_argument("--passages", type=int, nargs="+", default=[5_361, 20_000, 58_634])
     parser.add_argument("--dim", type=int, nargs="+", default=[128], help="Numbers in a vector (PCA below 384).")
     parser.add_argument("--queries", type=int, default=40, help="Questions in each language.")
-    default = [name for name in ENGINES if name not in ("Qdrant", "Lance, 1 bit, half precision")]
+    default = [name for name in ENGINES if "half precision" not in name]
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=default)
     options = parser.parse_args()
     if options.quick:
@@ -219,11 +221,7 @@ def measure(name, folder, ids, documents, queries, exact, relevant) -> Measured:
         own = queries[group]
         index.search(own[:5], 10)
         start = time.process_time()
-        found = (
-            index.search(own, 10)
-            if engine != "exact"
-            else [index.search(own[i : i + 1], 10)[0] for i in range(len(own))]
-        )
+        found = [index.search(own[i : i + 1], 10)[0] for i in range(len(own))]
         seconds.append((time.process_time() - start) / len(own))
         deep = index.search(own, DEPTH)
         best = [hits[:10] for hits in exact[group]]
@@ -234,7 +232,7 @@ def measure(name, folder, ids, documents, queries, exact, relevant) -> Measured:
             f"MAP, {group}": average_precision(deep, relevant),
             f"exact MAP, {group}": average_precision(exact[group], relevant),
         }
-    if engine != "faiss":
+    if engine is not Faiss:
         index.close()
         queries["English"].save(folder / "queries.safetensors")
         notes["memory MB"] = apart(held, str(folder / "index"), str(folder / "queries.safetensors"))

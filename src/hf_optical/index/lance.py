@@ -57,10 +57,11 @@ _BLOCK = 512
 _FEW = 1_000
 # Parts of documents that replace queries in measuring, and their tokens.
 _SAMPLE, _SAMPLE_TOKENS = 100, 12
-# Bits a number -> kind of inverted index in Lance.
-_KINDS: dict[int, tuple[str, dict[str, Any]]] = {1: ("IVF_RQ", {"num_bits": 1}), 8: ("IVF_SQ", {})}
-
-
+# Bits a number -> kind of inverted index in Lance: RaBitQ of residuals, or scalar quantisation.
+_KINDS: dict[int, tuple[str, dict[str, Any]]] = {
+    **{bits: ("IVF_RQ", {"num_bits": bits}) for bits in (1, 2, 4)},
+    8: ("IVF_SQ", {}),
+}
 _TORCH_DTYPES = {"float16": torch.float16, "float32": torch.float32}
 
 
@@ -139,7 +140,7 @@ class LanceIndex(Index):
 
         Args:
             recall, queries, top_k, show_progress: As in [`Index.build`].
-            bits (`int`, defaults to 1): Bits for each number in the inverted index: 1 (RaBitQ) or 8.
+            bits (`int`, defaults to 1): Bits for each number in the inverted index: 1, 2 or 4 (RaBitQ), or 8.
             partitions (`int`, *optional*): Number of partitions of the tokens. Defaults to their square root.
         """
         check_number("recall", recall, above=0, at_most=1)

@@ -59,7 +59,7 @@ def create_index(
         FileExistsError: If there already is an index.
         DataError: If a document is invalid, or two have the same id.
     """
-    kind = _engine_at(uri) if engine is None else engine_named(engine)
+    kind = _engine_at(uri) if engine is None else _engine(engine)
     index = kind.create(uri, IndexSettings.of(retriever, dtype or kind.dtypes[0]))
     if documents is not None:
         index.add_documents(documents, retriever, **options)
@@ -69,13 +69,13 @@ def create_index(
 def _engine_at(uri: str | os.PathLike) -> type[Index]:
     scheme, separator, _ = str(uri).partition("://")
     if separator and scheme == "qdrant":
-        return engine_named("qdrant")
+        return _engine("qdrant")
     if separator or ((Path(uri) / "_versions").is_dir() and not (Path(uri) / INDEX_FILE).is_file()):
-        return engine_named("lance")
+        return _engine("lance")
     return RetrievalIndex
 
 
-def engine_named(name: str) -> type[Index]:
+def _engine(name: str) -> type[Index]:
     check_choice("engine", name, ENGINES)
     if name == "lance":
         from .lance import LanceIndex
