@@ -17,6 +17,7 @@ COMMANDS = {
     "search": "find documents for questions",
     "evaluate": "measure retrieval on a test set",
     "push": "upload a pack, model, retriever or study to the Hub",
+    "serve": "search an index over HTTP",
     "demo": "open a page to search and to look at alignments",
 }
 

@@ -1,0 +1,145 @@
+import asyncio
+import math
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.concurrency import run_in_threadpool
+
+from .. import __version__
+from ..errors import error_summary
+from ..languages import LanguagePack
+from ..retrieval import BASE, Hit, OpticalRetriever
+from .batching import Batcher, Overloaded, Search, Stopped
+from .limits import Limits
+from .metrics import Metrics
+from .middleware import LimitBody, Measure
+from .schemas import FoundDocument, Health, PackRequest, Packs, Result, SearchResponse, search_request
+
+
+# Without `from __future__ import annotations`: FastAPI reads the types of local classes.
+
+
+def create_app(
+    retriever: OpticalRetriever, index: Any, *, limits: Limits | None = None, token: str | None = None
+) -> FastAPI:
+    """
+    Make the service, to be run by an ASGI server in one process.
+
+    | Request | Answer |
+    |---|---|
+    | `POST /search` | documents for one or many questions, each in its own language |
+    | `GET /packs` | languages of the open packs |
+    | `POST /packs` | opens a pack from a folder or the Hub |
+    | `DELETE /packs/{language}` | closes a pack |
+    | `GET /health` | status 200, or 503 when the service cannot answer |
+    | `GET /metrics` | counts and times for Prometheus |
+    | `GET /docs` | all of these, with their fields |
+
+    Questions that arrive together are encoded and searched together. When the server stops, requests that it has
+    accepted are answered first.
+
+    Args:
+        retriever ([`OpticalRetriever`]): Encodes the questions. Its active language is that of questions without one.
+        index ([`~index.RetrievalIndex`] or another index): The documents, encoded by the base of the retriever.
+        limits ([`Limits`], *optional*): What is accepted.
+        token (`str`, *optional*):
+            Secret that opens and closes packs, as `Authorization: Bearer TOKEN`. Without it, the packs stay those of
+            the retriever.
+
+    Raises:
+        ValueError: If another base encoded the index.
+    """
+    index.check_base(retriever.model)
+    limits = limits or Limits()
+    metrics = Metrics()
+    batcher = Batcher(retriever, index, limits, metrics)
+    default_language = retriever.language
+    metrics.waiting.set_function(lambda: batcher.waiting)
+    metrics.packs.set_function(lambda: len(retriever.languages))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(batcher.close)
+
+    app = FastAPI(title="hf_optical", version=__version__, description=__doc__ or "", lifespan=lifespan)
+    app.add_middleware(LimitBody, limit=limits.body_bytes)
+    app.add_middleware(Measure, metrics=metrics)
+    SearchRequest = search_request(limits)
+
+    def check_token(authorization: Annotated[str, Header()] = "") -> None:
+        if token is None:
+            raise HTTPException(403, "packs cannot be changed; start the service with a token")
+        if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise HTTPException(401, "pass the token as `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
+
+    def found(hits: list[Hit], with_documents: bool) -> list[FoundDocument]:
+        documents = [index.document(hit.document)._asdict() if with_documents else {} for hit in hits]
+        return [
+            FoundDocument(**{**document, "id": hit.document, "score": hit.score if math.isfinite(hit.score) else None})
+            for hit, document in zip(hits, documents, strict=True)
+        ]
+
+    @app.post("/search", response_model_exclude_defaults=True)
+    async def search(request: SearchRequest) -> SearchResponse:  # type: ignore[valid-type]
+        languages = [question.language or default_language for question in request.questions]
+        texts = [question.text for question in request.questions]
+        try:
+            rankings = await asyncio.wrap_future(
+                batcher.submit(Search(texts, languages, request.top_k, request.where))
+            )
+        except (Overloaded, Stopped) as error:
+            raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
+        except (KeyError, ValueError) as error:
+            raise HTTPException(422, _message(error)) from error
+        documents = await run_in_threadpool(lambda: [found(hits, request.documents) for hits in rankings])
+        return SearchResponse(
+            results=[
+                Result(language=language, hits=hits) for language, hits in zip(languages, documents, strict=True)
+            ]
+        )
+
+    @app.get("/packs")
+    async def packs() -> Packs:
+        return Packs(languages=retriever.languages)
+
+    # Not async: FastAPI runs these in a thread, while questions go on being answered.
+    @app.post("/packs", status_code=201, dependencies=[Depends(check_token)])
+    def open_pack(request: PackRequest) -> Packs:
+        try:
+            pack = LanguagePack.from_pretrained(request.pack, revision=request.revision)
+            retriever.add_language(pack.language, pack)
+        except OSError as error:
+            raise HTTPException(404, error_summary(error)) from error
+        except ValueError as error:
+            raise HTTPException(409, error_summary(error)) from error
+        return Packs(languages=retriever.languages)
+
+    @app.delete("/packs/{language}", dependencies=[Depends(check_token)])
+    def close_pack(language: str) -> Packs:
+        try:
+            retriever.remove_language(language)
+        except (KeyError, ValueError) as error:
+            raise HTTPException(404, _message(error)) from error
+        return Packs(languages=retriever.languages)
+
+    @app.get("/health", responses={503: {"model": Health}})
+    async def health() -> Response:
+        state = "ok" if batcher.running else "stopping"
+        answer = Health(status=state, languages=retriever.languages, waiting=batcher.waiting)
+        return JSONResponse(answer.model_dump(), 200 if batcher.running else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _message(error: Exception) -> str:
+    return error_summary(error.args[0] if isinstance(error, KeyError) and error.args else error)
