@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tiny import REPOSITORY, demo_pairs, tiny_checkpoint
 
 from hf_optical import OpticalRetriever
-from hf_optical.index import RetrievalIndex
+from hf_optical.index import Index, create_index, open_index
 from hf_optical.serving import Limits, create_app
 
 
@@ -38,13 +38,13 @@ def folder(tmp_path_factory, tiny):
     for seed, language in enumerate(LANGUAGES):
         make_pack(tiny, language, seed, WORDS).save_pretrained(folder / language)
     rows = [{"_id": f"d{i}", "title": str(i), "text": pair["en"], "n": i} for i, pair in enumerate(demo_pairs()[:60])]
-    RetrievalIndex.build(folder / "index", [*rows, {"_id": "empty", "text": ""}], retriever_with(tiny, {}))
+    create_index(folder / "index", retriever_with(tiny, {}), [*rows, {"_id": "empty", "text": ""}])
     return folder
 
 
 @pytest.fixture(scope="module")
-def index(folder) -> RetrievalIndex:
-    return RetrievalIndex.open(folder / "index")
+def index(folder) -> Index:
+    return open_index(folder / "index")
 
 
 @pytest.fixture
@@ -73,10 +73,11 @@ class Client:
     def __init__(self, port: int):
         self.port = port
 
-    def ask(self, method: str, path: str, body: object = None, token: str | None = TOKEN, **headers: str):
+    def ask(self, method: str, path: str, body: object = None, token: str | None = TOKEN):
         """Status and decoded answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         content = body if body is None or isinstance(body, (bytes, Iterator)) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
         headers |= {"Authorization": f"Bearer {token}"} if token else {}
         connection.request(method, path, content, headers, encode_chunked=isinstance(body, Iterator))
         answer = connection.getresponse()
@@ -106,7 +107,8 @@ def test_answers_are_those_of_direct_searches(retriever, index):
     with served(create_app(retriever, index)) as client:
         questions = [(text, ("ha", "yo", "base", None)[i % 4]) for i, text in enumerate(QUESTIONS)]
         status, answer = client.search(questions)
-        assert status == 200 and len(answer["results"]) == len(questions)
+        assert status == 200, answer
+        assert len(answer["results"]) == len(questions)
         for (text, language), result in zip(questions, answer["results"], strict=True):
             # The active language, if a question names none.
             assert result["language"] == language or (language is None and result["language"] == "yo")
@@ -116,6 +118,14 @@ def test_answers_are_those_of_direct_searches(retriever, index):
                 assert (hit["title"], hit["text"], hit["columns"]) == (stored.title, stored.text, stored.columns)
         status, answer = client.search(questions[:1], top_k=100, documents=False)
         assert [set(hit) for hit in answer["results"][0]["hits"]][:2] == [{"id", "score"}] * 2
+        # Conditions of requests in one batch do not mix.
+        with ThreadPoolExecutor(8) as threads:
+            conditions = [f"n < {limit}" for limit in (3, 5, 7, 9)] * 2
+            asked = [threads.submit(client.search, questions[:2], 20, where=where) for where in conditions]
+            for where, answer in zip(conditions, asked, strict=True):
+                direct = retriever.search(questions[0][0], index, 20, language="ha", where=where)
+                assert len(direct) == int(where[4:])
+                assert_same(answer.result()[1]["results"][0], direct)
         # A document without tokens has no score.
         assert pairs(answer["results"][0])[-1] == ("empty", None) and len(pairs(answer["results"][0])) == 61
 
@@ -192,6 +202,7 @@ def test_packs_come_and_go_while_questions_are_answered(tiny, folder, retriever,
         ({"questions": [{"text": ""}]}, 422, "at least 1 character"),
         ({"questions": [{"text": "x"}], "top_k": 51}, 422, "less than or equal to 50"),
         ({"questions": [{"text": "x"}], "topk": 5}, 422, "Extra inputs"),
+        ({"questions": [{"text": "x"}], "where": "n <"}, 422, "where must be a condition in SQL"),
         ({"questions": [{"text": "x", "language": "xx"}]}, 422, "no pack for language 'xx' is open (open: ha, yo)"),
         (b'{"questions": [{"text": "\\ud800"}]}', 422, "unicode"),
         (b"{", 422, "JSON"),
@@ -200,7 +211,7 @@ def test_packs_come_and_go_while_questions_are_answered(tiny, folder, retriever,
     ],
 )
 def test_requests_beyond_the_limits_are_refused(client, body, status, message):
-    answer = client.ask("POST", "/search", body, **{"Content-Type": "application/json"})
+    answer = client.ask("POST", "/search", body)
     assert answer[0] == status and message in json.dumps(answer[1])
 
 

@@ -23,7 +23,7 @@ def open_index(uri: str | os.PathLike) -> Index:
         uri (`str` or `os.PathLike`):
             Where it is:
 
-            - a folder: [`RetrievalIndex`] or [`LanceIndex`], by what the folder holds;
+            - a folder: [`RetrievalIndex`], [`LanceIndex`] or [`QdrantIndex`], by what the folder holds;
             - `s3://bucket/...`, or another URI of object storage: [`LanceIndex`];
             - `qdrant://host:port/collection`: [`QdrantIndex`] of a server.
 
@@ -51,7 +51,7 @@ def create_index(
         uri (`str` or `os.PathLike`): Where it will be, as in [`open_index`].
         retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
         documents (*optional*): Texts, dictionaries, or a file, as in [`read_documents`].
-        engine (`str`, *optional*): `"exact"` or `"lance"`, for a folder. Defaults to `"exact"`.
+        engine (`str`, *optional*): `"exact"`, `"lance"` or `"qdrant"`, for a folder. Defaults to `"exact"`.
         dtype (`str`, *optional*): Data type of the vectors. Defaults to the engine's first, half precision.
         options: `batch_size`, `show_progress`, and columns, as in [`~Index.add_documents`].
 
@@ -70,6 +70,8 @@ def _engine_at(uri: str | os.PathLike) -> type[Index]:
     scheme, separator, _ = str(uri).partition("://")
     if separator and scheme == "qdrant":
         return _engine("qdrant")
+    if (Path(uri) / "qdrant_index.json").is_file():
+        return _engine("qdrant")
     if separator or ((Path(uri) / "_versions").is_dir() and not (Path(uri) / INDEX_FILE).is_file()):
         return _engine("lance")
     return RetrievalIndex
@@ -82,7 +84,7 @@ def _engine(name: str) -> type[Index]:
 
         return LanceIndex
     if name == "qdrant":
-        from .qdrant import QdrantIndex  # type: ignore[import-not-found]
+        from .qdrant import QdrantIndex
 
         return QdrantIndex
     return RetrievalIndex

@@ -3,7 +3,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Response
 from fastapi.responses import JSONResponse
@@ -12,8 +12,9 @@ from starlette.concurrency import run_in_threadpool
 
 from .. import __version__
 from ..errors import error_summary
+from ..index import Index, IndexedDocument
 from ..languages import LanguagePack
-from ..retrieval import BASE, Hit, OpticalRetriever
+from ..retrieval import Hit, OpticalRetriever
 from .batching import Batcher, Overloaded, Search, Stopped
 from .limits import Limits
 from .metrics import Metrics
@@ -25,7 +26,7 @@ from .schemas import FoundDocument, Health, PackRequest, Packs, Result, SearchRe
 
 
 def create_app(
-    retriever: OpticalRetriever, index: Any, *, limits: Limits | None = None, token: str | None = None
+    retriever: OpticalRetriever, index: Index, *, limits: Limits | None = None, token: str | None = None
 ) -> FastAPI:
     """
     Make the service, to be run by an ASGI server in one process.
@@ -45,7 +46,7 @@ def create_app(
 
     Args:
         retriever ([`OpticalRetriever`]): Encodes the questions. Its active language is that of questions without one.
-        index ([`~index.RetrievalIndex`] or another index): The documents, encoded by the base of the retriever.
+        index ([`~index.Index`]): The documents, encoded by the base of the retriever.
         limits ([`Limits`], *optional*): What is accepted.
         token (`str`, *optional*):
             Secret that opens and closes packs, as `Authorization: Bearer TOKEN`. Without it, the packs stay those of
@@ -78,13 +79,6 @@ def create_app(
         if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "pass the token as `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
 
-    def found(hits: list[Hit], with_documents: bool) -> list[FoundDocument]:
-        documents = [index.document(hit.document)._asdict() if with_documents else {} for hit in hits]
-        return [
-            FoundDocument(**{**document, "id": hit.document, "score": hit.score if math.isfinite(hit.score) else None})
-            for hit, document in zip(hits, documents, strict=True)
-        ]
-
     @app.post("/search", response_model_exclude_defaults=True)
     async def search(request: SearchRequest) -> SearchResponse:  # type: ignore[valid-type]
         languages = [question.language or default_language for question in request.questions]
@@ -97,10 +91,12 @@ def create_app(
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
         except (KeyError, ValueError) as error:
             raise HTTPException(422, _message(error)) from error
-        documents = await run_in_threadpool(lambda: [found(hits, request.documents) for hits in rankings])
+        ids = list(dict.fromkeys(str(hit.document) for hits in rankings for hit in hits)) if request.documents else []
+        documents = dict(zip(ids, await run_in_threadpool(index.documents, ids), strict=True))
         return SearchResponse(
             results=[
-                Result(language=language, hits=hits) for language, hits in zip(languages, documents, strict=True)
+                Result(language=language, hits=[_found(hit, documents.get(str(hit.document))) for hit in hits])
+                for language, hits in zip(languages, rankings, strict=True)
             ]
         )
 
@@ -139,6 +135,11 @@ def create_app(
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _found(hit: Hit, document: IndexedDocument | None) -> FoundDocument:
+    fields = document._asdict() if document is not None else {"id": hit.document}
+    return FoundDocument(**fields, score=hit.score if math.isfinite(hit.score) else None)
 
 
 def _message(error: Exception) -> str:

@@ -7,10 +7,9 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
-
 from torch import Tensor
 
+from ..index import Index
 from ..retrieval import Hit, OpticalRetriever
 from .limits import Limits
 from .metrics import Metrics
@@ -44,7 +43,7 @@ class Batcher:
     with the load. Questions in one language share a forward pass of the model.
     """
 
-    def __init__(self, retriever: OpticalRetriever, index: Any, limits: Limits, metrics: Metrics):
+    def __init__(self, retriever: OpticalRetriever, index: Index, limits: Limits, metrics: Metrics):
         self.retriever, self.index, self.limits, self.metrics = retriever, index, limits, metrics
         self.waiting = 0
         self._queue: deque[Search] = deque()
@@ -138,10 +137,9 @@ class Batcher:
             filters.setdefault(search.where, []).append(search)
         for where, own in filters.items():
             queries = [search.vectors[i] for search in own for i in range(len(search.questions))]
-            options = {} if where is None else {"where": where}
             try:
                 with self.metrics.stage_seconds.labels("search").time():
-                    rankings = iter(self.index.search(queries, max(search.top_k for search in own), **options))
+                    rankings = iter(self.index.search(queries, max(search.top_k for search in own), where=where))
             except Exception as error:
                 _fail(own, error)
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from ..index import RetrievalIndex
+from ..index import open_index
 from ..retrieval import open_retriever
 from .app import create_app
 from .limits import Limits
@@ -26,7 +26,7 @@ def serve(
     Serve an index over HTTP until the process is told to stop. Requests that are being answered then end first.
 
     Args:
-        index (`str` or `os.PathLike`): The index.
+        index (`str` or `os.PathLike`): The index, as in [`~index.open_index`].
         packs (sequence of `str` or `os.PathLike`): Folders or Hub ids of packs. Without any, the base is opened.
         base_model (`str` or `os.PathLike`, *optional*): Folder or Hub id of the base, if it has been moved.
         host (`str`, defaults to `"127.0.0.1"`), port (`int`, defaults to 8000):
@@ -38,8 +38,8 @@ def serve(
         OSError: If the index, a pack or the base is not found.
         ValueError: If the packs and the index have different bases.
     """
-    opened = RetrievalIndex.open(index)
-    retriever = open_retriever(packs or [opened.settings.base_model], base_model)
-    app = create_app(retriever, opened, limits=limits, token=token)
-    # Every request is counted in /metrics.
-    uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=patience)
+    with open_index(index) as opened:
+        retriever = open_retriever(packs or [opened.settings.base_model], base_model)
+        app = create_app(retriever, opened, limits=limits, token=token)
+        # Every request is counted in /metrics.
+        uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=patience)
