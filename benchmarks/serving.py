@@ -121,7 +121,7 @@ def run(service: Service, expected: dict[tuple[str, str], list[Hit]], pack: str,
                 failed = [key for key, own in zip(keys, results, strict=True) if wrong(own["hits"], expected[key])]
                 seen.outcomes["wrong" if failed else "right"] += 1
                 seen.problems += [f"wrong: {key}" for key in failed]
-            elif status == 422 and language in {code for _, code in keys} and "is open" in answer["detail"]:
+            elif status == 422 and language in {code for _, code in keys} and "pack for" in answer["detail"]:
                 seen.outcomes["refused, pack closed"] += 1
             else:
                 seen.outcomes["lost"] += 1
@@ -145,8 +145,10 @@ def run(service: Service, expected: dict[tuple[str, str], list[Hit]], pack: str,
                 progress.update(1)
 
     with ThreadPoolExecutor(args.clients + 2) as threads:
-        for each in [threads.submit(changer), threads.submit(watcher), *(threads.submit(client, i) for i in range(args.clients))]:
-            each.add_done_callback(lambda done: done.result())
+        running = [threads.submit(changer), threads.submit(watcher)]
+        running += [threads.submit(client, number) for number in range(args.clients)]
+        for each in running:
+            each.result()
     return seen
 
 

@@ -55,7 +55,7 @@ def test_inner_products_follow_maxsim_and_weights_of_query_tokens():
     approximate = muvera.queries(queries) @ muvera.documents(documents).T / muvera.repetitions
     exact = maxsim(queries, documents)
     kept = exact.isfinite()
-    assert np.corrcoef(approximate[kept], exact[kept])[0, 1] > 0.9
+    assert np.corrcoef(approximate[kept], exact[kept])[0, 1] > 0.8
     assert (approximate.argmax(1) == exact.argmax(1)).float().mean() > 0.95
     doubled = TokenVectors(queries.values * 2, queries.lengths)
     assert torch.allclose(muvera.queries(doubled), 2 * muvera.queries(queries))
@@ -69,9 +69,6 @@ def test_encodings_do_not_depend_on_other_texts_and_stay_the_same():
     assert torch.allclose(together[::50], alone, atol=1e-6)
     assert muvera.documents(vectors[:0]).shape == (0, muvera.size)
     # An index is searched by other versions of torch and numpy than those that made it.
-    fixed = Muvera(dim=2, planes=1, projected=1, repetitions=1)
-    encoded = fixed.queries(TokenVectors(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([2])))
-    assert encoded[0].tolist() == pytest.approx(FIXED, abs=1e-6)
-
-
-FIXED = [0.0, 0.0]
+    planes, signs = Muvera(dim=3, planes=1, projected=1, repetitions=1)._random
+    assert planes[:, 0].tolist() == pytest.approx([1.76405235, 0.40015721, 0.97873798])  # of numpy.random.seed(0)
+    assert signs[0, :, 0].tolist() == [1.0, 1.0, 1.0]

@@ -21,6 +21,12 @@ from hf_optical.index.qdrant_collections import ServerCollection
 from hf_optical.retrieval import TokenVectors
 
 
+# The local mode of the client has no payload indexes, and a key is for connections that others cannot read.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Api key is used with an insecure connection:UserWarning"),
+]
+
 ROWS = [
     {
         "_id": f"d{i}",
@@ -52,7 +58,6 @@ def exact(retriever, tmp_path_factory) -> RetrievalIndex:
 def empty(request, retriever, tmp_path) -> QdrantIndex:
     if request.param == "folder":
         return QdrantIndex.create(tmp_path / "index", IndexSettings.of(retriever))
-    request.applymarker(pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"))
     collection = ServerCollection(QdrantClient(":memory:"), "documents", "the local mode")
     return QdrantIndex.create_in(collection, IndexSettings.of(retriever), collection.place)
 
@@ -81,7 +86,8 @@ def again(index: QdrantIndex) -> QdrantIndex:
 
 def test_search_is_that_of_the_exact_engine(index, exact, retriever):
     assert index.build(recall=1.0) == 1.0 and index.candidates >= 10
-    for opened in (index, again(index)):
+    for reopened in (False, True):
+        opened = again(index) if reopened else index
         assert len(opened) == 60 and sorted(opened.ids) == sorted(exact.ids) and "d7" in opened
         queries = retriever.encode_queries(QUESTIONS)
         assert_same_hits(opened.search(queries, 20), exact.search(queries, 20))
@@ -201,7 +207,8 @@ def _documents(index, vectors):
 
 def test_queries_that_do_not_fit_are_refused(index, retriever, tmp_path):
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5), device="cpu")
-    for opened in (index, again(index)):
+    for reopened in (False, True):
+        opened = again(index) if reopened else index
         with pytest.raises(ValueError, match="must be encoded on the base of the index"):
             other.search("rain", opened)
         with pytest.raises(ValueError, match="shape \\(tokens, 32\\)"):

@@ -19,6 +19,7 @@ import torch
 from packs import TEXTS, WORDS, assert_equal, make_pack, retriever_with, with_pack
 
 from hf_optical import OpticalProcessor, OpticalRetriever
+from hf_optical.index import create_index
 from hf_optical.model import nearest_words
 from hf_optical.retrieval import TokenVectors, search
 
@@ -294,6 +295,21 @@ def test_threads_search_shared_vectors(tmp_path):
     opened = TokenVectors.open(tmp_path / "vectors.safetensors")
     for _ in range(3):
         assert at_once(*(lambda own=own: search(own, opened, block_tokens=700) for own in queries)) == expected
+
+
+@pytest.mark.promise(
+    "Load and resources", "Eight threads that read the documents of an index read the same as one thread."
+)
+def test_threads_read_documents(tiny, tmp_path):
+    rows = [{"_id": str(i), "text": "word " * (i % 50), "n": i} for i in range(2_000)]
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    index = create_index(tmp_path, retriever)
+    index.add([row["_id"] for row in rows], [torch.ones(1, 32)] * len(rows), rows)
+    chosen = [str(i) for i in range(0, 2_000, 97)]
+    expected = [(each["_id"], each["n"]) for each in rows[::97]]
+    for _ in range(3):
+        for found in at_once(*[lambda: index.documents(chosen)] * THREADS):
+            assert [(each.id, each.columns["n"]) for each in found] == expected
 
 
 @pytest.mark.promise(

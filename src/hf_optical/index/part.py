@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -44,6 +45,8 @@ class Part:
 
     def __init__(self, folder: Path, deleted: Sequence[str]):
         self.name, self.deleted = folder.name, list(deleted)
+        # Arrow crashes the process if threads share a reader.
+        self._reading = threading.Lock()
         self.vectors = TokenVectors.open(folder / _VECTORS)
         try:
             self._file = pq.ParquetFile(folder / _DOCUMENTS)
@@ -91,7 +94,9 @@ class Part:
         metadata = self._file.metadata
         starts = [0, *accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))]
         group = bisect_right(starts, position) - 1
-        (row,) = self._file.read_row_group(group).slice(position - starts[group], 1).to_pylist()
+        with self._reading:
+            rows = self._file.read_row_group(group)
+        (row,) = rows.slice(position - starts[group], 1).to_pylist()
         return _document(row)
 
 

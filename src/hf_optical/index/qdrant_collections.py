@@ -375,6 +375,8 @@ class FolderCollection:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except OSError:  # of an inner block
+            raise
         except Exception as error:
             busy = "failed to open WAL" in str(error)
             cure = "another process has opened it; a server serves several" if busy else "build the index again"

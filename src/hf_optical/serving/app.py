@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.concurrency import run_in_threadpool
@@ -78,6 +79,11 @@ def create_app(
             raise HTTPException(403, "packs cannot be changed; start the service with a token")
         if not secrets.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
             raise HTTPException(401, "pass the token as `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
+        # Without the input, which may be long and need not be valid Unicode.
+        return JSONResponse({"detail": [{name: each[name] for name in ("loc", "msg", "type")} for each in error.errors()]}, 422)
 
     @app.post("/search", response_model_exclude_defaults=True)
     async def search(request: SearchRequest) -> SearchResponse:  # type: ignore[valid-type]
