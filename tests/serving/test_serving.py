@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+import torch
 import uvicorn
 from packs import WORDS, make_pack, retriever_with
 from prometheus_client.parser import text_string_to_metric_families
@@ -38,7 +39,8 @@ def folder(tmp_path_factory, tiny):
     for seed, language in enumerate(LANGUAGES):
         make_pack(tiny, language, seed, WORDS).save_pretrained(folder / language)
     rows = [{"_id": f"d{i}", "title": str(i), "text": pair["en"], "n": i} for i, pair in enumerate(demo_pairs()[:60])]
-    create_index(folder / "index", retriever_with(tiny, {}), [*rows, {"_id": "empty", "text": ""}])
+    with create_index(folder / "index", retriever_with(tiny, {}), rows) as index:
+        index.add(["empty"], [torch.empty(0, index.settings.dim)])
     return folder
 
 

@@ -17,7 +17,7 @@ from .documents import IndexedDocument
 from .muvera import Muvera
 from .protocol import Chunk, Index, IndexSettings
 from .qdrant_collections import Collection, Point, collection_at
-from .qdrant_filter import qdrant_filter
+from .qdrant_filter import payload_key, qdrant_filter
 from .recall import Block, exact_hits, measured_recall
 
 
@@ -28,6 +28,8 @@ _KEYS = uuid.UUID("5f0c2f0e-8a63-5d53-9d0c-0d2b1f6a7c11")
 _KINDS: dict[type, str] = {str: "text", int: "number", float: "number", bool: "flag"}
 # Documents, and tokens of each, that stand in for queries.
 _SAMPLE, _SAMPLE_TOKENS = 100, 12
+# Documents whose MUVERA vectors are in memory while they are added.
+_POINTS = 256
 
 
 class QdrantIndex(Index):
@@ -193,10 +195,12 @@ class QdrantIndex(Index):
                     self._collection.create(settings.dim, self._muvera.size, settings.dtype, self._info())
                     self._created = True
                 if columns != self._columns:
+                    for name in columns.keys() - self._columns.keys():
+                        self._collection.index_payload(payload_key(name), numbers=columns[name] != "text")
                     self._columns = columns
                     self._collection.write_info(self._info())
                 written += [_key(document.id) for document in documents]
-                self._collection.upsert(list(self._points(documents, vectors)))
+                self._collection.upsert(self._points(documents, vectors))
         except BaseException:
             if self._created and not created:
                 self._collection.drop()
@@ -206,18 +210,11 @@ class QdrantIndex(Index):
             raise
 
     def _points(self, documents: Sequence[IndexedDocument], vectors: TokenVectors) -> Iterator[Point]:
-        encodings = self._muvera.documents(vectors).numpy()
-        for i, document in enumerate(documents):
-            columns = document.columns
-            kept = {name: int(value) if value in (True, False) else value for name, value in columns.items()}
-            payload = {
-                "id": document.id,
-                "title": document.title,
-                "text": document.text,
-                "columns": {name: value for name, value in kept.items() if type(value) in _KINDS},
-                "metadata": json.dumps(columns, ensure_ascii=False, default=str),
-            }
-            yield Point(_key(document.id), payload, vectors[i].float().numpy(), encodings[i])
+        for start in range(0, len(documents), _POINTS):
+            part = vectors[start : start + _POINTS]
+            encodings = self._muvera.documents(part).numpy()
+            for i, document in enumerate(documents[start : start + _POINTS]):
+                yield Point(_key(document.id), _payload(document), part[i].float().numpy(), encodings[i])
 
     def _present(self, ids: Sequence[str]) -> set[str]:
         keys = {_key(each): each for each in ids}
@@ -248,6 +245,18 @@ class QdrantIndex(Index):
 
 def _key(document_id: str) -> str:
     return str(uuid.uuid5(_KEYS, document_id))
+
+
+def _payload(document: IndexedDocument) -> dict[str, Any]:
+    """The payload of a point: the document, and for conditions those of its columns that are texts or numbers."""
+    named = {name: value for name, value in document.columns.items() if type(value) in _KINDS}
+    return {
+        "id": document.id,
+        "title": document.title,
+        "text": document.text,
+        "columns": {name: int(value) if isinstance(value, bool) else value for name, value in named.items()},
+        "metadata": json.dumps(document.columns, ensure_ascii=False, default=str),
+    }
 
 
 def _kinds(documents: Sequence[IndexedDocument], known: dict[str, str]) -> dict[str, str]:

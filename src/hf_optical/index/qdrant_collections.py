@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,8 +21,8 @@ from .qdrant_filter import Filter
 
 # Names of the vectors of a point: those of its tokens, and the one that finds candidates.
 TOKENS, CANDIDATES = "tokens", "muvera"
-# Numbers and points in one request, whose JSON has about ten bytes a number.
-_NUMBERS, _POINTS = 1_000_000, 256
+# Numbers and points in one request, whose JSON has about ten bytes a number. Points come with vectors or without.
+_NUMBERS, _POINTS, _PAYLOADS = 1_000_000, 32, 1_000
 # Queries in one request.
 _QUERIES = 16
 _INFO = "hf_optical"
@@ -53,8 +53,9 @@ class Collection(Protocol):
     def read_info(self) -> str | None: ...
     def write_info(self, info: str) -> None: ...
     def create(self, dim: int, size: int, dtype: str, info: str) -> None: ...
+    def index_payload(self, key: str, numbers: bool) -> None: ...
     def drop(self) -> None: ...
-    def upsert(self, points: Sequence[Point]) -> None: ...
+    def upsert(self, points: Iterable[Point]) -> None: ...
     def delete(self, keys: Sequence[str]) -> None: ...
     def payloads(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def scroll(self, fields: list[str], vectors: bool) -> Iterator[list[tuple[dict[str, Any], Any]]]: ...
@@ -147,13 +148,18 @@ class ServerCollection:
         }
         with self._errors():
             self.client.create_collection(self.name, vectors, metadata={_INFO: info})
-            self.client.create_payload_index(self.name, "id", models.PayloadSchemaType.KEYWORD)
+        self.index_payload("id", numbers=False)
+
+    def index_payload(self, key: str, numbers: bool) -> None:
+        kinds = self.models.PayloadSchemaType
+        with self._errors():
+            self.client.create_payload_index(self.name, key, kinds.FLOAT if numbers else kinds.KEYWORD)
 
     def drop(self) -> None:
         with self._errors():
             self.client.delete_collection(self.name)
 
-    def upsert(self, points: Sequence[Point]) -> None:
+    def upsert(self, points: Iterable[Point]) -> None:
         for some in _requests(points):
             written = [
                 self.models.PointStruct(
@@ -175,7 +181,8 @@ class ServerCollection:
             return {str(each.id): each.payload for each in self.client.retrieve(self.name, list(keys))}
 
     def scroll(self, fields: list[str], vectors: bool) -> Iterator[list[tuple[dict[str, Any], Any]]]:
-        options = {"with_payload": fields, "with_vectors": [TOKENS] if vectors else False, "limit": _POINTS}
+        options = {"with_payload": fields, "with_vectors": [TOKENS] if vectors else False}
+        options["limit"] = _POINTS if vectors else _PAYLOADS
         after = None
         while True:
             with self._errors():
@@ -283,10 +290,14 @@ class FolderCollection:
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._errors():
             self._shard = edge.EdgeShard.create(str(self.folder), edge.EdgeConfig(vectors=vectors))
-            self._update(edge.UpdateOperation.create_field_index("id", edge.PayloadSchemaType.Keyword))
-            self._shard.flush()
+        self.index_payload("id", numbers=False)
+        self.shard.flush()
         # Last, because it makes the folder an index.
         self.write_info(info)
+
+    def index_payload(self, key: str, numbers: bool) -> None:
+        kinds = self.edge.PayloadSchemaType
+        self._update(self.edge.UpdateOperation.create_field_index(key, kinds.Float if numbers else kinds.Keyword))
 
     def drop(self) -> None:
         (self.folder / INFO_FILE).unlink()
@@ -295,7 +306,7 @@ class FolderCollection:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "edge_config.json").unlink(missing_ok=True)
 
-    def upsert(self, points: Sequence[Point]) -> None:
+    def upsert(self, points: Iterable[Point]) -> None:
         for some in _requests(points):
             made = [self.edge.Point(point.key, point.vectors, point.payload) for point in some]
             self._update(self.edge.UpdateOperation.upsert_points(made))
@@ -313,7 +324,7 @@ class FolderCollection:
         after = None
         while True:
             request = self.edge.ScrollRequest(
-                after, _POINTS, with_payload=fields, with_vector=[TOKENS] if vectors else False
+                after, _POINTS if vectors else _PAYLOADS, with_payload=fields, with_vector=[TOKENS] if vectors else False
             )
             with self._errors():
                 records, after = self.shard.scroll(request)
@@ -383,7 +394,7 @@ class FolderCollection:
             raise OSError(f"{self.folder} cannot be used ({error_summary(error)}); {cure}") from error
 
 
-def _requests(points: Sequence[Point]) -> Iterator[list[Point]]:
+def _requests(points: Iterable[Point]) -> Iterator[list[Point]]:
     """Points, as many at a time as fit into a request."""
     some: list[Point] = []
     numbers = 0
