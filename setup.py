@@ -23,6 +23,10 @@ EXTRAS = {
         "sentence-transformers>=6.1",
         "sentencepiece>=0.2.2",
     ],
+    # The Qdrant engine of an index: a server, or a folder through qdrant-edge.
+    "qdrant": ["qdrant-client>=1.20", "qdrant-edge-py>=0.9", "sqlglot>=27.0"],
+    # `hf-optical serve`.
+    "serve": ["fastapi>=0.118", "prometheus-client>=0.22", "uvicorn>=0.35"],
     # examples/space.
     "space": ["gradio>=6.24"],
 }

@@ -87,7 +87,12 @@ def main() -> None:
                         notes[f"CPU ms @{depth}"] = ms
                     notes |= {"MAP": average_precision(qrels, hits), "exact MAP": average_precision(qrels, best)}
                     notes["exact CPU ms"] = exact_ms
-                    setting = {"index": uri, "target": target, "queries": name, "candidates": getattr(index, "candidates", None)}
+                    setting = {
+                        "index": uri,
+                        "target": target,
+                        "queries": name,
+                        "candidates": getattr(index, "candidates", None),
+                    }
                     measured.append(Measured(setting, type(index).__name__, [notes["CPU ms @10"] / 1000], notes))
                     rows.append([f"{type(index).__name__} {target} ({setting['candidates']})", name, *notes.values()])
                     print(rows[-1], flush=True)

@@ -192,7 +192,9 @@ def main() -> None:
         code = service.stop()
     finally:
         service.process.kill()
-    sums = {name: float(value) for name, value in re.findall(r"^(hf_optical_batch_questions_\w+) (\S+)$", metrics, re.M)}
+    sums = {
+        name: float(value) for name, value in re.findall(r"^(hf_optical_batch_questions_\w+) (\S+)$", metrics, re.M)
+    }
     p50, p99 = numpy.percentile(seen.seconds, [50, 99]) * 1000
     results = {
         "documents": documents,

@@ -101,6 +101,8 @@ def test_module_is_the_command(monkeypatch, capsys):
         (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
         (["push", "{}/pack", "org/so me"], "'org/so me'"),
         (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
+        (["serve", "--index", "nowhere"], "nowhere must be the folder of an index"),
+        (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),
         (["compare", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--language", "sw", "--train_file", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["train", "--language", "sw"], "--train_file or --dataset_name"),

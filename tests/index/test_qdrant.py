@@ -107,8 +107,8 @@ def test_search_is_that_of_the_exact_engine(index, exact, retriever):
         "source = 'news' AND NOT (n > 30 OR even)",
         "n IN (1, 2, 70) OR id = 'd5'",
         "n NOT IN (1, 2) AND n BETWEEN 0 AND 4",
-        "\"a b\" IS NOT NULL",
-        "\"a b\" IS NULL AND 50 <= n",
+        '"a b" IS NOT NULL',
+        '"a b" IS NULL AND 50 <= n',
         "\"a b\" != 'rare'",  # neither true nor false where it is missing
         "NOT \"a b\" = 'common'",
         "even = TRUE AND share <= 2.5",
@@ -121,7 +121,9 @@ def test_conditions_are_those_of_sql(shared, exact, retriever, where):
     for index in shared:
         found = index.search(queries, 60, where=where)
         expected = exact.search(queries, 60, where=where)
-        assert [{hit.document for hit in hits} for hits in found] == [{hit.document for hit in hits} for hits in expected]
+        assert [{hit.document for hit in hits} for hits in found] == [
+            {hit.document for hit in hits} for hits in expected
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +243,9 @@ def test_folders_open_once(retriever, tmp_path):
     "uri", ["qdrant://", "qdrant://host:6333", "qdrant://host:x/documents", "qdrant://host/a/b", "qdrant://h/a?tls=1"]
 )
 def test_uris_are_checked(uri):
-    with pytest.raises(ValueError, match=re.escape(f"qdrant://host:port/collection, or with ?https=true, got {uri!r}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"qdrant://host:port/collection, or with ?https=true, got {uri!r}")
+    ):
         open_index(uri)
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def retriever(tiny, folder) -> OpticalRetriever:
 @contextmanager
 def served(app) -> Iterator[Client]:
     """Run an app on a free port of the loopback address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=20))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, ws="none", log_level="warning", timeout_graceful_shutdown=20))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -133,7 +134,7 @@ def test_answers_are_those_of_direct_searches(retriever, index):
 
 
 def test_requests_that_arrive_together_share_batches(retriever, index):
-    with served(create_app(retriever, index, limits=Limits(batch=16))) as client:
+    with served(create_app(retriever, index, limits=Limits(batch_size=16))) as client:
 
         def one(number: int) -> None:
             text, language = QUESTIONS[number % 10], ("ha", "yo", "base")[number % 3]
@@ -221,7 +222,7 @@ def test_requests_beyond_the_limits_are_refused(client, body, status, message):
 @pytest.fixture(scope="module")
 def client(tiny, index) -> Iterator[Client]:
     retriever = retriever_with(tiny, {"ha": make_pack(tiny, "ha", 0, WORDS), "yo": make_pack(tiny, "yo", 1, WORDS)})
-    limits = Limits(body_bytes=2_000, questions=3, characters=100, top_k=50)
+    limits = Limits(max_bytes=2_000, max_questions=3, max_characters=100, max_top_k=50)
     with served(create_app(retriever, index, limits=limits, token=TOKEN)) as client:
         yield client
 
@@ -252,6 +253,13 @@ def test_packs_stay_as_they_are_without_a_token(retriever, index, folder):
         assert client.ask("GET", "/packs")[1] == {"languages": ["ha", "yo"]}
 
 
+def test_example_is_the_service(folder, monkeypatch):
+    monkeypatch.setenv("INDEX", str(folder / "index"))
+    monkeypatch.setenv("PACKS", f"{folder}/sw {folder}/ha")
+    with served(runpy.run_path(str(REPOSITORY / "examples" / "serve" / "app.py"))["app"]) as client:
+        assert client.search([("water", "ha"), ("water", None)], 3)[1]["results"][1]["language"] == "sw"
+
+
 def test_openapi_lists_the_requests_with_their_limits(client):
     page = client.ask("GET", "/openapi.json")[1]
     assert set(page["paths"]) == {"/search", "/packs", "/packs/{language}", "/health"}
@@ -270,7 +278,7 @@ def test_full_queue_refuses_requests(retriever, index):
         return encode(*args, **kwargs)
 
     retriever.encode_queries = slow
-    limits = Limits(questions=2, waiting=4, batch=2)
+    limits = Limits(max_questions=2, max_waiting=4, batch_size=2)
     with served(create_app(retriever, index, limits=limits)) as client, ThreadPoolExecutor(8) as threads:
         try:
             asked = [threads.submit(client.search, [("water", "ha"), ("market", "yo")]) for _ in range(3)]

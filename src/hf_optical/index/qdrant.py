@@ -92,7 +92,9 @@ class QdrantIndex(Index):
         settings = IndexSettings.from_json(info, place)
         stored = json.loads(info)
         try:
-            return cls(place, settings, collection, {name: stored[name] for name in ("columns", "candidates", "muvera")})
+            return cls(
+                place, settings, collection, {name: stored[name] for name in ("columns", "candidates", "muvera")}
+            )
         except (KeyError, TypeError) as error:
             raise OSError(f"{place} is damaged ({error!r}); build the index again") from error
 

@@ -236,7 +236,9 @@ class ServerCollection:
         try:
             yield
         except exceptions.ResponseHandlingException as error:
-            raise OSError(f"{self.place} cannot be reached ({error_summary(error)}); is the server running?") from error
+            raise OSError(
+                f"{self.place} cannot be reached ({error_summary(error)}); is the server running?"
+            ) from error
         except exceptions.UnexpectedResponse as error:
             raise OSError(f"{self.place} refused a request: {error_summary(error)}") from error
 
@@ -271,7 +273,9 @@ class FolderCollection:
 
     def create(self, dim: int, size: int, dtype: str, info: str) -> None:
         edge = self.edge
-        datatype = {"float16": edge.VectorStorageDatatype.Float16, "float32": edge.VectorStorageDatatype.Float32}[dtype]
+        datatype = {"float16": edge.VectorStorageDatatype.Float16, "float32": edge.VectorStorageDatatype.Float32}[
+            dtype
+        ]
         kind = {"distance": edge.Distance.Dot, "datatype": datatype, "memory": edge.Memory.Cold}
         vectors = {
             TOKENS: edge.EdgeVectorParams(
@@ -324,7 +328,10 @@ class FolderCollection:
         after = None
         while True:
             request = self.edge.ScrollRequest(
-                after, _POINTS if vectors else _PAYLOADS, with_payload=fields, with_vector=[TOKENS] if vectors else False
+                after,
+                _POINTS if vectors else _PAYLOADS,
+                with_payload=fields,
+                with_vector=[TOKENS] if vectors else False,
             )
             with self._errors():
                 records, after = self.shard.scroll(request)

@@ -70,7 +70,7 @@ def create_app(
         await run_in_threadpool(batcher.close)
 
     app = FastAPI(title="hf_optical", version=__version__, description=__doc__ or "", lifespan=lifespan)
-    app.add_middleware(LimitBody, limit=limits.body_bytes)
+    app.add_middleware(LimitBody, limit=limits.max_bytes)
     app.add_middleware(Measure, metrics=metrics)
     SearchRequest = search_request(limits)
 
@@ -83,7 +83,9 @@ def create_app(
     @app.exception_handler(RequestValidationError)
     async def refuse(_: Request, error: RequestValidationError) -> JSONResponse:
         # Without the input, which may be long and need not be valid Unicode.
-        return JSONResponse({"detail": [{name: each[name] for name in ("loc", "msg", "type")} for each in error.errors()]}, 422)
+        return JSONResponse(
+            {"detail": [{name: each[name] for name in ("loc", "msg", "type")} for each in error.errors()]}, 422
+        )
 
     @app.post("/search", response_model_exclude_defaults=True)
     async def search(request: SearchRequest) -> SearchResponse:  # type: ignore[valid-type]

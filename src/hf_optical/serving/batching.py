@@ -67,7 +67,7 @@ class Batcher:
         with self._changed:
             if self._stopping:
                 raise Stopped("the service is stopping")
-            if self.waiting + len(search.questions) > self.limits.waiting:
+            if self.waiting + len(search.questions) > self.limits.max_waiting:
                 raise Overloaded(f"{self.waiting} questions are waiting already; try again later")
             self._queue.append(search)
             self.waiting += len(search.questions)
@@ -97,7 +97,7 @@ class Batcher:
             self._changed.wait_for(lambda: self._queue or self._stopping)
             batch: list[Search] = []
             size = 0
-            while self._queue and (not batch or size + len(self._queue[0].questions) <= self.limits.batch):
+            while self._queue and (not batch or size + len(self._queue[0].questions) <= self.limits.batch_size):
                 batch.append(self._queue.popleft())
                 size += len(batch[-1].questions)
             self.waiting -= size
@@ -123,12 +123,12 @@ class Batcher:
 
     def _vectors(self, questions: list[str], language: str) -> list[Tensor]:
         try:
-            return self.retriever.encode_queries(questions, language=language, batch_size=self.limits.batch)
+            return self.retriever.encode_queries(questions, language=language, batch_size=self.limits.batch_size)
         except KeyError:
             # A pack that was replaced in the middle is open again.
             if language not in self.retriever.languages:
                 raise
-            return self.retriever.encode_queries(questions, language=language, batch_size=self.limits.batch)
+            return self.retriever.encode_queries(questions, language=language, batch_size=self.limits.batch_size)
 
     def _search(self, batch: Sequence[Search]) -> None:
         """Search all questions with the same filter at once, for the longest ranking that one of them asks for."""

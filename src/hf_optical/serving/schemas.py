@@ -52,15 +52,15 @@ def search_request(limits: Limits) -> type[BaseModel]:
     question = create_model(
         "Question",
         __base__=Strict,
-        text=(str, Field(min_length=1, max_length=limits.characters)),
+        text=(str, Field(min_length=1, max_length=limits.max_characters)),
         language=(str | None, Field(None, description='Code of an open pack, or "base"', max_length=100)),
     )
-    where = Field(None, description="Filter, if the index takes one", max_length=limits.characters)
+    where = Field(None, description="Filter, if the index takes one", max_length=limits.max_characters)
     return create_model(
         "SearchRequest",
         __base__=Strict,
-        questions=(list[question], Field(min_length=1, max_length=limits.questions)),  # type: ignore[valid-type]
-        top_k=(int, Field(10, ge=1, le=limits.top_k, description="Documents for each question")),
+        questions=(list[question], Field(min_length=1, max_length=limits.max_questions)),  # type: ignore[valid-type]
+        top_k=(int, Field(10, ge=1, le=limits.max_top_k, description="Documents for each question")),
         where=(str | None, where),
         documents=(bool, Field(True, description="Whether to return titles, texts and columns")),
     )

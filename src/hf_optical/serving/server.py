@@ -42,4 +42,4 @@ def serve(
         retriever = open_retriever(packs or [opened.settings.base_model], base_model)
         app = create_app(retriever, opened, limits=limits, token=token)
         # Every request is counted in /metrics.
-        uvicorn.run(app, host=host, port=port, access_log=False, timeout_graceful_shutdown=patience)
+        uvicorn.run(app, host=host, port=port, ws="none", access_log=False, timeout_graceful_shutdown=patience)
