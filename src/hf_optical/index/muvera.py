@@ -56,8 +56,8 @@ class Muvera:
 
     @cached_property
     def _random(self) -> tuple[Tensor, Tensor]:
-        """Hyperplanes `(dim, repetitions * planes)` and signs `(repetitions, dim, projected)`, equal on every machine."""
-        # The stream of `RandomState` never changes, unlike those of torch and of numpy's newer generators.
+        """Hyperplanes `(dim, repetitions * planes)` and signs `(repetitions, dim, projected)`."""
+        # Equal on every machine: the stream of `RandomState` never changes, unlike those of torch and newer numpy.
         state = np.random.RandomState(self.seed)
         planes = state.standard_normal((self.dim, self.repetitions * self.planes))
         signs = state.choice([-1.0, 1.0], (self.repetitions, self.dim, self.projected)) / self.projected**0.5

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+
 from torch import Tensor
 
 from ..index import Index
