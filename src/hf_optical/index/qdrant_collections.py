@@ -181,7 +181,7 @@ class ServerCollection:
             return {str(each.id): each.payload for each in self.client.retrieve(self.name, list(keys))}
 
     def scroll(self, fields: list[str], vectors: bool) -> Iterator[list[tuple[dict[str, Any], Any]]]:
-        options = {"with_payload": fields, "with_vectors": [TOKENS] if vectors else False}
+        options: dict[str, Any] = {"with_payload": fields, "with_vectors": [TOKENS] if vectors else False}
         options["limit"] = _POINTS if vectors else _PAYLOADS
         after = None
         while True:

@@ -16,7 +16,7 @@ from .conditions import condition_error
 # A filter in the JSON of Qdrant's REST interface.
 Filter: TypeAlias = dict[str, Any]
 
-_RANGES: dict[type[exp.Expression], str] = {exp.GT: "gt", exp.GTE: "gte", exp.LT: "lt", exp.LTE: "lte"}
+_RANGES: dict[type, str] = {exp.GT: "gt", exp.GTE: "gte", exp.LT: "lt", exp.LTE: "lte"}
 # `5 < year` is `year > 5`.
 _TURNED = {"gt": "lt", "gte": "lte", "lt": "gt", "lte": "gte"}
 
@@ -37,8 +37,8 @@ def qdrant_filter(where: str, columns: Mapping[str, str]) -> Filter:
     try:
         return _translate(sqlglot.parse_one(where, into=exp.Condition), columns, negated=False)
     except (sqlglot.errors.SqlglotError, ValueError) as error:
-        reason = error.errors[0]["description"] if getattr(error, "errors", None) else str(error)
-        raise ValueError(condition_error(where, reason.strip())) from error
+        details = getattr(error, "errors", None)
+        raise ValueError(condition_error(where, details[0]["description"] if details else str(error))) from error
 
 
 def payload_key(column: str) -> str:
@@ -46,7 +46,7 @@ def payload_key(column: str) -> str:
     return column if column in ("id", "title", "text") else f'columns."{column}"'
 
 
-def _translate(node: exp.Expression, columns: Mapping[str, str], negated: bool) -> Filter:
+def _translate(node: Any, columns: Mapping[str, str], negated: bool) -> Filter:
     again = partial(_translate, columns=columns)
     if isinstance(node, exp.Paren):
         return again(node.this, negated=negated)
@@ -71,7 +71,7 @@ def _translate(node: exp.Expression, columns: Mapping[str, str], negated: bool) 
     return {"must_not": [condition, {"is_empty": {"key": payload_key(column)}}]}
 
 
-def _comparison(node: exp.Expression, columns: Mapping[str, str]) -> tuple[str, Filter, bool]:
+def _comparison(node: Any, columns: Mapping[str, str]) -> tuple[str, Filter, bool]:
     """Column, condition, and whether the node is true where the condition is not."""
     if isinstance(node, exp.In) and not node.args.get("query"):
         column = _column(node.this, columns)
@@ -106,7 +106,7 @@ def _equal(column: str, kind: str, value: str | float | bool) -> Filter:
     return {"key": payload_key(column), "range": {"gte": float(value), "lte": float(value)}}
 
 
-def _column(node: exp.Expression, columns: Mapping[str, str]) -> str:
+def _column(node: Any, columns: Mapping[str, str]) -> str:
     if not isinstance(node, exp.Column):
         raise ValueError(f"{node.sql()} must be the name of a column")
     if node.name not in columns:
@@ -114,7 +114,7 @@ def _column(node: exp.Expression, columns: Mapping[str, str]) -> str:
     return node.name
 
 
-def _value(node: exp.Expression) -> str | float | bool:
+def _value(node: Any) -> str | float | bool:
     if isinstance(node, exp.Boolean):
         return node.this
     if isinstance(node, exp.Neg):

@@ -3,7 +3,7 @@ import math
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -72,7 +72,7 @@ def create_app(
     app = FastAPI(title="hf_optical", version=__version__, description=__doc__ or "", lifespan=lifespan)
     app.add_middleware(LimitBody, limit=limits.max_bytes)
     app.add_middleware(Measure, metrics=metrics)
-    SearchRequest = search_request(limits)
+    SearchRequest: Any = search_request(limits)
 
     def check_token(authorization: Annotated[str, Header()] = "") -> None:
         if token is None:
