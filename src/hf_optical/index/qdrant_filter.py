@@ -17,6 +17,7 @@ from .conditions import condition_error
 Filter: TypeAlias = dict[str, Any]
 
 _RANGES: dict[type, str] = {exp.GT: "gt", exp.GTE: "gte", exp.LT: "lt", exp.LTE: "lte"}
+_COMPARISONS: tuple[Any, ...] = (exp.EQ, exp.NEQ, *_RANGES)
 # `5 < year` is `year > 5`.
 _TURNED = {"gt": "lt", "gte": "lte", "lt": "gt", "lte": "gte"}
 
@@ -77,7 +78,7 @@ def _comparison(node: Any, columns: Mapping[str, str]) -> tuple[str, Filter, boo
         column = _column(node.this, columns)
         values = [_value(each) for each in node.expressions]
         return column, {"should": [_equal(column, columns[column], value) for value in values]}, False
-    if not isinstance(node, (exp.EQ, exp.NEQ, *_RANGES)):
+    if not isinstance(node, _COMPARISONS):
         raise ValueError(f"{node.sql()} is not supported")
     left, right = node.left, node.right
     turned = not isinstance(left, exp.Column)

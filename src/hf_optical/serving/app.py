@@ -88,7 +88,7 @@ def create_app(
         )
 
     @app.post("/search", response_model_exclude_defaults=True)
-    async def search(request: SearchRequest) -> SearchResponse:  # type: ignore[valid-type]
+    async def search(request: SearchRequest) -> SearchResponse:
         languages = [question.language or default_language for question in request.questions]
         texts = [question.text for question in request.questions]
         try:
