@@ -128,9 +128,9 @@ def run(service: Service, expected: dict[tuple[str, str], list[Hit]], pack: str,
                 seen.problems.append(f"{status} {answer}")
 
     def changer() -> None:
-        connection = service.connect()
         while time.monotonic() < end - 1:
             time.sleep(args.change_every)
+            connection = service.connect()  # the service closes one that was idle for seconds
             assert ask(connection, "DELETE", f"/packs/{language}")[0] == 200
             start = time.perf_counter()
             status, answer = ask(connection, "POST", "/packs", {"pack": pack})

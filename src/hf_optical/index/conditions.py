@@ -45,7 +45,9 @@ class MetadataTable:
             ValueError: If the condition does not parse or names an unknown column.
         """
         try:
-            rows = self._database.execute(f"SELECT rowid - 1 FROM documents WHERE ({where}\n) ORDER BY rowid").fetchall()
+            rows = self._database.execute(
+                f"SELECT rowid - 1 FROM documents WHERE ({where}\n) ORDER BY rowid"
+            ).fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise ValueError(condition_error(where, str(error))) from error
         return [row[0] for row in rows]

@@ -337,7 +337,9 @@ class Index(ABC):
         if len(query_vectors) == 0:
             return TokenVectors(torch.empty(0, self.settings.dim), torch.empty(0))
         queries = as_token_vectors(query_vectors, name="query_vectors").to(torch.float32)
-        check_shape("query_vectors", queries.values, ("tokens", self.settings.dim), "encode with the base of the index")
+        check_shape(
+            "query_vectors", queries.values, ("tokens", self.settings.dim), "encode with the base of the index"
+        )
         return queries
 
     @classmethod
