@@ -1,0 +1,134 @@
+"""Encoding a corpus shard by shard in processes of this machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from encoding_runs import corpus_ids, finished_shards, ids_of, start_run, wait_for, write_corpus
+from tiny import tiny_checkpoint
+
+from hf_optical import OpticalRetriever
+from hf_optical.errors import DataError
+from hf_optical.index.encoding_run import ShardsFailed, encode_corpus
+from hf_optical.index.lance_rows import open_dataset, read_vectors
+from hf_optical.index.tasks import Workers
+
+
+pytest.importorskip("lance")
+ONE = Workers(processes=1)
+
+
+ALL = corpus_ids()
+
+
+def test_rows_are_those_of_the_corpus_in_its_order(tiny, tmp_path):
+    write_corpus(tmp_path / "corpus")
+    count = encode_corpus(tmp_path / "corpus" / "*.jsonl.gz", tmp_path / "out", tiny, shards=4, workers=ONE)
+    dataset = open_dataset(str(tmp_path / "out"))
+    assert count == 20 and ids_of(tmp_path / "out") == ALL
+    assert [fragment.count_rows() for fragment in dataset.get_fragments()] == [5, 5, 5, 5]
+    rows = dataset.to_table().to_pylist()
+    assert rows[8]["text"] == "The water in 0 is c." and rows[8]["year"] == 1900
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    expected = retriever.encode_documents([f"{row['title']} {row['text']}" for row in rows])
+    found = read_vectors(dataset.to_table(columns=["vectors"])["vectors"]).to_list()
+    for own, other in zip(found, expected, strict=True):
+        assert (own.float() - other).abs().max() < 1e-3
+    assert not list((tmp_path / "out.encoding").rglob("*.json"))
+
+
+def test_documents_without_ids_are_numbered_through_all_files(tiny, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(
+            "text,year\nWater.,\nRain.,\n" if name == "a" else "text,year\nRice.,7\n"
+        )
+    encode_corpus(tmp_path / "*.csv", tmp_path / "out", tiny, shards=2, workers=ONE)
+    rows = open_dataset(str(tmp_path / "out")).to_table(columns=["id", "text", "year"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("0", "Water.", ""), ("1", "Rain.", ""), ("2", "Rice.", "7")]
+
+
+def test_added_documents_follow_those_that_are_there(tiny, tmp_path):
+    first, *others = write_corpus(tmp_path / "corpus")
+    encode_corpus(first, tmp_path / "out", tiny, workers=ONE)
+    with pytest.raises(FileExistsError, match="already holds a dataset"):
+        encode_corpus(others, tmp_path / "out", tiny, workers=ONE)
+    encode_corpus(others, tmp_path / "out", tiny, workers=ONE, add=True)
+    assert ids_of(tmp_path / "out") == ALL
+    with pytest.raises(DataError, match=r"must be unique in an index, got 'a0' again in .*a\.jsonl\.gz, line 1"):
+        encode_corpus(first, tmp_path / "out", tiny, workers=ONE, add=True)
+    other = tiny_checkpoint(tmp_path / "other", seed=5)
+    with pytest.raises(ValueError, match="must be the base of the index"):
+        encode_corpus(first, tmp_path / "out", other, workers=ONE, add=True)
+    assert ids_of(tmp_path / "out") == ALL
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"c3": '{"_id": "a2", "text": "Again."}'}, r"got 'a2' in .*a.jsonl.gz, line 3 and in .*c.jsonl.gz, line 4"),
+        ({"c3": '{"_id": "c3", "text": '}, r"c.jsonl.gz, line 4 cannot be read"),
+        ({"c3": '{"_id": "c3", "text": 4}'}, r"c.jsonl.gz, row 3: 'text' must be text"),
+        ({"c3": '{"_id": "c3", "text": "Rain.", "year": "old"}'}, r"'?year'? must have values of one type"),
+    ],
+)
+def test_bad_corpora_are_refused_before_anything_is_written(tiny, tmp_path, changes, message):
+    files = write_corpus(tmp_path / "corpus", **changes)
+    with pytest.raises(DataError, match=message):
+        encode_corpus(files, tmp_path / "out", tiny, workers=ONE)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("*.encoding/*"))
+
+
+def test_no_files_are_refused(tiny, tmp_path):
+    with pytest.raises(DataError, match="must be files that exist"):
+        encode_corpus(tmp_path / "*.jsonl", tmp_path / "out", tiny, workers=ONE)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match="corpus must not be empty"):
+        encode_corpus(tmp_path / "*.jsonl", tmp_path / "out", tiny, workers=ONE)
+
+
+def test_failing_shard_is_reported_by_file_and_line_and_the_others_are_kept(tmp_path):
+    # Longer than the encoder has positions for.
+    broken = tiny_checkpoint(tmp_path / "broken", document_length=600)
+    long = json.dumps({"_id": "c5", "text": "water " * 600})
+    files = write_corpus(tmp_path / "corpus", c5=long)
+    with pytest.raises(ShardsFailed, match=r"(?s)1 of 5 shards failed at every.*c\.jsonl\.gz, line 6: "):
+        encode_corpus(files, tmp_path / "out", broken, shards=5, workers=ONE)
+    assert not (tmp_path / "out" / "_versions").exists()
+    assert len(list((tmp_path / "out.encoding").rglob("000*.json"))) == 4
+    with pytest.raises(ValueError, match="unfinished run that began with another shards; pass the same"):
+        encode_corpus(files, tmp_path / "out", broken, shards=4, workers=ONE)
+    encode_corpus(files, tmp_path / "out", tiny_checkpoint(tmp_path / "tiny"), shards=5, workers=ONE, restart=True)
+    assert ids_of(tmp_path / "out") == ALL
+
+
+@pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
+def test_killed_run_continues_with_the_shards_that_are_left(tiny, tmp_path):
+    sizes = (300, 300)
+    arguments = (write_corpus(tmp_path / "corpus", sizes), tmp_path / "out", tiny)
+    run = start_run(*arguments, shards=100)
+    wait_for(lambda: finished_shards(tmp_path / "out") >= 3, run.is_alive)
+    run.kill()
+    run.join()
+    files = sorted((tmp_path / "out.encoding").glob("*/*.json"))[:3]
+    kept = [json.loads(file.read_text())["fragments"][0]["files"][0]["path"] for file in files]
+    assert finished_shards(tmp_path / "out") < 100 and not (tmp_path / "out" / "_versions").exists()
+    encode_corpus(*arguments, shards=100, workers=ONE)
+    assert ids_of(tmp_path / "out") == corpus_ids(sizes)
+    fragments = open_dataset(str(tmp_path / "out")).get_fragments()
+    assert [each.path for fragment in fragments[:3] for each in fragment.data_files()] == kept
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("moment", ["before commit", "after commit", "within clear"])
+def test_run_killed_around_its_commit_adds_every_row_once(tiny, tmp_path, moment, add):
+    first, *others = write_corpus(tmp_path / "corpus")
+    if add:
+        encode_corpus(first, tmp_path / "out", tiny, workers=ONE)
+    arguments = (others if add else [first, *others], tmp_path / "out", tiny)
+    run = start_run(*arguments, shards=5, add=add, killed_at=moment)
+    run.join(300)
+    assert run.exitcode == -9
+    assert encode_corpus(*arguments, shards=5, add=add, workers=ONE) == (13 if add else 20)
+    assert ids_of(tmp_path / "out") == ALL
+    assert not list((tmp_path / "out.encoding").rglob("*.json"))
