@@ -6,6 +6,8 @@ from .adapters import (
     languages,
     make_trainable,
     remove,
+    set_strength,
+    strength_of,
 )
 from .merging import merge_language
 from .pack import LanguagePack
@@ -25,4 +27,6 @@ __all__ = [
     "make_trainable",
     "merge_language",
     "remove",
+    "set_strength",
+    "strength_of",
 ]

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..model import OpticalModel
 from .lora_settings import unsupported_settings
+from .strength import Strength, check_strength, strength_of_layers
 from .vocabulary import LanguageEmbedding, Vocabulary, language_embedding, word_embedding
 
 
@@ -158,6 +159,58 @@ def use_language(model: OpticalModel, language: str | None) -> Iterator[None]:
                 activate(model, before)
 
 
+def strength_of(model: OpticalModel, language: str) -> Strength:
+    """
+    Return the strength of a language's adapter: 1 unless [`set_strength`] has changed it.
+
+    Raises:
+        KeyError: there is no adapter for `language`.
+    """
+    check_added(model, language)
+    return _strengths(model).get(language, 1.0)
+
+
+def set_strength(model: OpticalModel, language: str, strength: Strength) -> None:
+    """
+    Set the share of a language's adapter that is applied. New words keep their embeddings.
+
+    Args:
+        model ([`OpticalModel`]), language (`str`): the base, and the code of a language with an adapter.
+        strength (`float` or `tuple[float, float]`):
+            0 to 2: a factor for the change that the adapter makes to each layer. 1 is the adapter as it was trained,
+            0 leaves the layers of the base. A pair gives the factors of the first and of the last layer; those of the
+            layers between are linear in the depth (LiNeS, arXiv 2410.17146).
+
+    Raises:
+        KeyError: there is no adapter for `language`.
+        ValueError: `strength` is not from 0 to 2, or is not 1 for an adapter with DoRA, which has no such factor.
+    """
+    strength = check_strength(strength)
+    name = adapter_name(language)
+    with lock_of(model):
+        check_added(model, language)
+        if strength != 1.0 and model.encoder.peft_config[name].use_dora:
+            raise ValueError(f"strength must be 1 for {language!r}, whose adapter uses DoRA, got {strength}")
+        layers = {path: layer for path, layer in _adapted_layers(model) if name in layer.scaling}
+        for path, own in strength_of_layers(strength, layers).items():
+            layers[path].set_scale(name, own)
+        _strengths(model)[language] = strength
+
+
+@contextmanager
+def use_strength(model: OpticalModel, language: str | None, strength: Strength) -> Iterator[None]:
+    """Give a language a strength for a block in which no other thread can change it; nothing for `None`."""
+    with lock_of(model):
+        before = strength if language is None else strength_of(model, language)
+        if language is not None and before != strength:
+            set_strength(model, language, strength)
+        try:
+            yield
+        finally:
+            if language is not None and before != strength:
+                set_strength(model, language, before)
+
+
 def make_trainable(model: OpticalModel, codes: Iterable[str]) -> None:
     """
     Make the adapters and new words of these languages trainable, active or not, and nothing else of the model.
@@ -194,6 +247,7 @@ def remove(model: OpticalModel, language: str) -> None:
     _activate_adapter(model, None)
     delete_adapter(encoder, name, prefix="lora_")
     del encoder.peft_config[name]
+    _strengths(model).pop(language, None)
     if not encoder.peft_config:
         del encoder.peft_config
         encoder._hf_peft_config_loaded = False
@@ -232,6 +286,18 @@ def _tuner_layers(module: nn.Module) -> Iterator[BaseTunerLayer]:
             yield child
         else:
             yield from _tuner_layers(child)
+
+
+def _adapted_layers(model: OpticalModel) -> Iterator[tuple[str, Any]]:
+    """PEFT's wrappers of layers and their paths, in the order of the model."""
+    for path, module in model.encoder.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            yield path, module
+
+
+def _strengths(model: OpticalModel) -> dict[str, Strength]:
+    """Strengths by language, other than 1. An attribute of the model, so that they are copied with it."""
+    return vars(model).setdefault("_strengths", {})
 
 
 def check_added(model: OpticalModel, language: str | None) -> None:

@@ -57,6 +57,7 @@ def unwrap(model: OpticalModel) -> None:
     if languages(model):
         del encoder.peft_config
     encoder._hf_peft_config_loaded = False
+    vars(model).pop("_strengths", None)
     embedding = encoder.get_input_embeddings()
     if isinstance(embedding, LanguageEmbedding):
         rows, columns = embedding.weight.shape

@@ -21,7 +21,17 @@ from ..storage.locking import shared_lock
 from ..storage.names import PACKS_FOLDER
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, staged_directory
-from .adapters import activate, active_language, adapter_name, add_adapter, check_not_added, languages, remove
+from .adapters import (
+    activate,
+    active_language,
+    adapter_name,
+    add_adapter,
+    check_not_added,
+    languages,
+    remove,
+    set_strength,
+    strength_of,
+)
 from .merging import unwrap
 from .pack_files import (
     read_lora_config,
@@ -31,6 +41,7 @@ from .pack_files import (
     write_lora_config,
     write_pack_config,
 )
+from .strength import Strength, check_strength
 from .vocabulary import LanguageEmbedding, Vocabulary, word_embedding
 
 
@@ -60,6 +71,9 @@ class LanguagePack(PushToHub):
         lora_config (`peft.LoraConfig`): configuration of the adapter.
         weights (`dict[str, Tensor]`): weights of the adapter, with names relative to the text encoder.
         vocabulary ([`Vocabulary`], *optional*): the new words.
+        strength (`float` or `tuple[float, float]`, defaults to 1.0):
+            Share of the adapter to apply when the pack is opened, 0 to 2, or those of the first and the last layer
+            ([`set_strength`]). The weights stay as they were trained.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
             Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed
@@ -75,6 +89,7 @@ class LanguagePack(PushToHub):
     weights: dict[str, Tensor]
     vocabulary: Vocabulary | None = None
     base_revision: str | None = None
+    strength: Strength = 1.0
     roles: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -124,6 +139,7 @@ class LanguagePack(PushToHub):
             base_fingerprint=base_fingerprint or model.fingerprint(),
             lora_config=cast(LoraConfig, copy.deepcopy(model.encoder.peft_config[name])),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
+            strength=strength_of(model, language),
             roles=dict(roles or {}),
             # Recorded only if it is not the default.
             details={**(details or {}), **({"base_dtype": dtype} if dtype != "float32" else {})},
@@ -135,7 +151,7 @@ class LanguagePack(PushToHub):
 
         Raises:
             ValueError: `model` is not the base that the pack was trained on, has a pack for this language already, or
-                does not fit the weights. The model is then unchanged.
+                does not fit the weights; or the strength is invalid. The model is then unchanged.
         """
         self.check_base(model)
         check_not_added(model, self.language)
@@ -146,6 +162,7 @@ class LanguagePack(PushToHub):
             except Exception as error:
                 raise ValueError(f"the pack for {self.language!r} does not fit its base: {error!s:.1000}") from error
             self.load_into(model)
+            set_strength(model, self.language, self.strength)
 
     def check_base(self, model: OpticalModel) -> None:
         """Raise `ValueError` if `model` is not the base that the pack was trained on."""
@@ -256,6 +273,7 @@ class LanguagePack(PushToHub):
                     "new_words": self.vocabulary.tokens if self.vocabulary else [],
                     "first_new_id": self.vocabulary.first_id if self.vocabulary else None,
                     "word_rules": self.vocabulary.rules if self.vocabulary else WORD_RULES,
+                    "strength": check_strength(self.strength),
                     "roles": self.roles,
                     "details": self.details,
                     "sha256": digests,

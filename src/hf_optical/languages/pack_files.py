@@ -21,6 +21,7 @@ from ..storage import safetensors_files
 from ..storage.json_files import mismatches, read_json, write_json
 from .adapters import is_language_code
 from .lora_settings import oversized_ranks, unsupported_settings
+from .strength import check_strength
 
 
 FORMAT = 1
@@ -35,6 +36,7 @@ _KINDS: dict[str, Any] = {
     "new_words": [str],
     "first_new_id": range(2**31),
     "word_rules": range(1, WORD_RULES + 1),
+    "strength": (int, float, list),
     "roles": dict,
     "details": dict,
     "sha256": dict,
@@ -45,11 +47,13 @@ _CURE = "fetch or save the pack again"
 
 def read_pack_config(path: Path) -> dict[str, Any]:
     """Read the entries of `language_pack.json`, all of which are there and of the right type."""
-    # Older packs do not name the rules.
-    stored = {"word_rules": 1, **read_json(path)}
+    # Older packs have neither of these.
+    stored = {"word_rules": 1, "strength": 1.0, **read_json(path)}
     if problem := _problem(stored):
         raise OSError(f"cannot open {path}: {problem}; update hf_optical if the pack is newer, or {_CURE}")
-    return {name: stored[name] for name in _KINDS if name != "format"}
+    return {name: stored[name] for name in _KINDS if name != "format"} | {
+        "strength": check_strength(stored["strength"])
+    }
 
 
 def write_pack_config(path: Path, entries: dict[str, Any]) -> None:
@@ -76,6 +80,10 @@ def _problem(stored: dict[str, Any]) -> str | None:
     for code in (stored["language"], *(stored["details"].get("languages") or ())):
         if not is_language_code(code):
             return f"{code!r:.1000} is not a language code"
+    try:
+        check_strength(stored["strength"])
+    except ValueError as error:
+        return str(error)
     word = invalid_word(stored["new_words"])
     return word and f"new_words, {word}"
 

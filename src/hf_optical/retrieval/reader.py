@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..languages.adapters import check_added, lock_of, use_language
+from ..languages.adapters import check_added, lock_of, strength_of, use_language, use_strength
+from ..languages.strength import Strength
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
 
@@ -20,13 +21,22 @@ class LanguageReader:
     The model is locked and the language active for one batch at a time. So a short query does not wait for a large
     corpus, and nothing that other threads activate, open or close in between changes a vector. A call raises
     `KeyError` if the pack was closed since, even if it was opened again: `processor_of` then returns another object.
+    All batches are read with one strength of the pack: `strength`, by default the one that it has now.
     """
 
-    def __init__(self, model: OpticalModel, language: str, processor_of: Callable[[str], OpticalProcessor]):
+    def __init__(
+        self,
+        model: OpticalModel,
+        language: str,
+        processor_of: Callable[[str], OpticalProcessor],
+        strength: Strength | None = None,
+    ):
         self.model, self.language, self._processor_of = model, language, processor_of
+        pack = pack_of(language)
         with lock_of(model):
-            check_added(model, pack_of(language))
+            check_added(model, pack)
             self.processor = processor_of(language)
+            self.strength = strength_of(model, pack) if strength is None and pack is not None else strength
 
     @property
     def device(self) -> torch.device:
@@ -37,7 +47,8 @@ class LanguageReader:
         return self.model.embedding_dim
 
     def __call__(self, **inputs: Tensor) -> OpticalOutput:
-        with use_language(self.model, pack_of(self.language)):
+        pack = pack_of(self.language)
+        with use_language(self.model, pack):
             # Token ids of another pack stand for other words.
             if self._processor_of(self.language) is not self.processor:
                 raise KeyError(f"the pack for {self.language!r} was closed during encoding; encode the texts again")
@@ -45,7 +56,8 @@ class LanguageReader:
             if was_training:
                 self.model.eval()
             try:
-                return self.model(**inputs)
+                with use_strength(self.model, pack, self.strength):
+                    return self.model(**inputs)
             finally:
                 if was_training:
                     self.model.train()

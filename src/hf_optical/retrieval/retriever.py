@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from ..checks import check_length, check_number
-from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
+from ..languages import (
+    LanguagePack,
+    activate,
+    active_language,
+    extend_processor,
+    languages,
+    merge_language,
+    remove,
+    set_strength,
+    strength_of,
+)
 from ..languages.adapters import lock_of
 from ..languages.pack import PACK_FILES, is_pack, pack_lock
+from ..languages.strength import Strength, check_strength
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import as_texts
@@ -186,23 +197,29 @@ class OpticalRetriever(PushToHub):
         with lock_of(self.model):  # during a batch, the language of that batch is active
             return active_language(self.model) or BASE
 
-    def add_language(self, language: str, pack: LanguagePack | str | os.PathLike) -> None:
+    def add_language(
+        self, language: str, pack: LanguagePack | str | os.PathLike, *, strength: Strength | None = None
+    ) -> None:
         """
         Open a pack. The active language stays the same; pass `language=` or call [`~OpticalRetriever.set_language`].
 
         Args:
             language (`str`): Code of the language.
             pack ([`LanguagePack`], `str` or `os.PathLike`): The pack, its folder or its Hub id.
+            strength (`float` or `tuple[float, float]`, *optional*):
+                As in [`~OpticalRetriever.set_strength`]. Defaults to the strength that is stored with the pack.
 
         Raises:
             ValueError: If the pack is for another language or base, a pack for `language` is already open, or
-                `language` is `"base"`.
+                `language` is `"base"`; or if `strength` is invalid.
         """
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
             raise ValueError(f"the pack is for language {pack.language!r}, not {language!r}")
         if language == BASE:
             raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
+        if strength is not None:
+            pack = replace(pack, strength=check_strength(strength))
         processor = self._processor_for(pack)
         with lock_of(self.model):
             active = active_language(self.model)
@@ -220,6 +237,36 @@ class OpticalRetriever(PushToHub):
             ValueError: If `language` is `None`.
         """
         activate(self.model, pack_of(language))
+
+    def set_strength(self, language: str, strength: Strength) -> None:
+        """
+        Set how much of a pack's adapter is applied, for all callers. The new words keep their embeddings.
+
+        Texts from another domain than that of the sentence pairs are often read better with half of the adapter; see
+        [`~OpticalRetriever.tune_strength`]. A saved retriever keeps the strengths of its packs.
+
+        Args:
+            language (`str`): Language of an open pack.
+            strength (`float` or `tuple[float, float]`):
+                0 to 2. 1 is the adapter as it was trained, to the last bit; 0 applies the new words alone. A pair
+                gives the strengths of the first and the last layer, between which it is linear (LiNeS, arXiv
+                2410.17146).
+
+        Raises:
+            KeyError: If no pack for `language` is open.
+            ValueError: If `strength` is not from 0 to 2, or is not 1 for an adapter with DoRA.
+        """
+        set_strength(self.model, language, strength)
+
+    def strength_of(self, language: str) -> Strength:
+        """
+        The strength of a pack.
+
+        Raises:
+            KeyError: If no pack for `language` is open.
+        """
+        with lock_of(self.model):
+            return strength_of(self.model, language)
 
     def remove_language(self, language: str) -> None:
         """

@@ -99,7 +99,12 @@ def write_packs(
     for language in opened:
         roles = processor_of(language).roles
         current = LanguagePack.from_model(model, language, roles=roles, base_fingerprint=fingerprint)
-        pack = replace(packs.get(language, current), weights=current.weights, vocabulary=current.vocabulary)
+        pack = replace(
+            packs.get(language, current),
+            weights=current.weights,
+            vocabulary=current.vocabulary,
+            strength=current.strength,
+        )
         # The base is the folder around the pack, wherever that is moved.
         pack.without_local_paths().save_pretrained(staged / PACKS_FOLDER / language)
     if opened:
