@@ -189,7 +189,8 @@ def set_strength(model: OpticalModel, language: str, strength: Strength) -> None
     name = adapter_name(language)
     with lock_of(model):
         check_added(model, language)
-        if strength != 1.0 and model.encoder.peft_config[name].use_dora:
+        config: Any = model.encoder.peft_config[name]
+        if strength != 1.0 and config.use_dora:
             raise ValueError(f"strength must be 1 for {language!r}, whose adapter uses DoRA, got {strength}")
         layers = {path: layer for path, layer in _adapted_layers(model) if name in layer.scaling}
         for path, own in strength_of_layers(strength, layers).items():

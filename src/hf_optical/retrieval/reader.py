@@ -36,7 +36,9 @@ class LanguageReader:
         with lock_of(model):
             check_added(model, pack)
             self.processor = processor_of(language)
-            self.strength = strength_of(model, pack) if strength is None and pack is not None else strength
+            if strength is None:
+                strength = 1.0 if pack is None else strength_of(model, pack)
+            self.strength = strength
 
     @property
     def device(self) -> torch.device:
