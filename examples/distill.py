@@ -46,9 +46,8 @@ DEMO = [
 
 def main() -> None:
     argv = sys.argv[1:]
-    if not {"--language", "--train_file", "--dataset_name", "--dictionary"}.intersection(
-        arg.split("=")[0] for arg in argv
-    ):
+    own = {"--language", "--train_file", "--dataset_name", "--dictionary"}
+    if not own.intersection(arg.split("=")[0] for arg in argv):
         argv = DEMO + argv
     run = build_run(*parse_run(argv))
     train_and_save(run)

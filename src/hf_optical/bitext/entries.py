@@ -29,6 +29,8 @@ Entries = list[tuple[str, str]]
 
 # Entries and sentence pairs by which the direction of a file is judged.
 _JUDGED = 5000
+# By how much more of its words a tokenizer must keep whole to be that of a column.
+_CLEARLY = 0.02
 # A dictionary with fewer entries is probably the wrong file.
 _FEW = 100
 _REMARK = re.compile(r"\([^()]*\)|\[[^][]*\]")
@@ -174,11 +176,10 @@ def _is_reversed(
         if max(straight, turned) > 0.1 and straight != turned:
             return turned > straight
     whole = [sum(are_one_token(own, tokenizer)) / max(1, len(own)) for own in words]
-    return whole[0] > whole[1]
+    return whole[0] > whole[1] + _CLEARLY
 
 
 def _words(texts: Iterable[str]) -> dict[str, None]:
     """The words of texts, in their order."""
-    return dict.fromkeys(
-        fold_case(word.text) for word in chain.from_iterable(map(find_words, texts)) if word.has_letter
-    )
+    found = chain.from_iterable(map(find_words, texts))
+    return dict.fromkeys(fold_case(word.text) for word in found if word.has_letter)

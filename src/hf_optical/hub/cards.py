@@ -66,8 +66,9 @@ def write_card(
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
             `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `entries`
-            of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english` texts whose words a
-            dictionary switched, `english_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (if not float32),
+            of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english` texts whose words those
+            switch, `english_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`,
+            `base_dtype` (if not float32),
             `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have

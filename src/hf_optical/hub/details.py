@@ -17,14 +17,8 @@ _NAMES = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_l
 _SOURCES = ("dictionary_license", "english", "english_license")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "license", "note"), str),
-    **{
-        "languages": [str],
-        "scripts": [str],
-        "pairs": Integral,
-        "entries": Integral,
-        "sentences": Integral,
-        "seconds": Real,
-    },
+    **{"languages": [str], "scripts": [str], "seconds": Real},
+    **dict.fromkeys(("pairs", "entries", "sentences"), Integral),
     **{"settings": {"method": str}, "results": dict},
 }
 _RESULT = {"dataset": str, "queries": Integral, "level": Real, "measures": dict, "gap_closed": Real}

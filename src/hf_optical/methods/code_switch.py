@@ -90,8 +90,8 @@ class CodeSwitch(Method):
             share = _coverage(dictionary, data.pairs, data.teacher_language)
             if not share:
                 raise DataError(
-                    f"the dictionary for {language!r} contains no word of the {data.teacher_language!r} texts; it must "
-                    f"translate between these languages"
+                    f"the dictionary for {language!r} contains no word of the {data.teacher_language!r} texts; it "
+                    "must translate between these languages"
                 )
             level = logging.INFO if share > 0.05 else logging.WARNING
             logger.log(level, "The dictionary for %s contains %.1f %% of the words to switch.", language, 100 * share)

@@ -63,14 +63,16 @@ class RunRecord:
         self._facts: dict[str, dict[str, Any]] = {}
         for language, own in pairs.items():
             listed = (entries or {}).get(language, [])
-            texts = (
-                (word for word, _ in listed) if switched else (row[language] for row in own["translation"][:10_000])
-            )
-            facts = {"scripts": scripts_of(texts), "entries": len(listed)}
-            counted = (
-                "" if streamed else "sentences" if switched and args.num_train_epochs else "pairs" * (not switched)
-            )
-            self._facts[language] = facts | ({counted: len(own)} if counted else {})
+            # A switched sentence is mostly in the letters of the teacher's language.
+            texts = [word for word, _ in listed] or [row[language] for row in own[:10_000]["translation"]]
+            facts: dict[str, Any] = {"scripts": scripts_of(texts)}
+            if listed:
+                facts["entries"] = len(listed)
+            if switched and args.num_train_epochs:
+                facts["sentences"] = len(own)
+            elif not (switched or streamed):
+                facts["pairs"] = len(own)
+            self._facts[language] = facts
         # Language -> the step after which the student was measured, and the result.
         self._measured: dict[str, tuple[int, dict[str, Any]]] = {}
 
