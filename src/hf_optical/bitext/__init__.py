@@ -3,6 +3,7 @@ from .dictionaries import Dictionary, learn_dictionary, read_muse
 from .entries import read_entries, switch_texts
 from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
+from .misaligned import rank_by_cost
 from .triples import load_triples
 
 
@@ -15,6 +16,7 @@ __all__ = [
     "learn_dictionary",
     "load_bitext",
     "load_triples",
+    "rank_by_cost",
     "read_entries",
     "read_muse",
     "switch_texts",

@@ -90,6 +90,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It doubles the number of sentences read per step.
+        keep_misaligned (`bool`, defaults to `False`):
+            Whether to train on sentence pairs whose sentences are probably no translations of each other
+            ([`rank_by_cost`]). By default a pack that learns by alignment leaves them out, if there are more than 3 %.
         train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
         new_words (`int`, *optional*, defaults to 8000):
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
@@ -138,6 +141,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     teacher_cache_dir: str | None = option(None, "Folder of this cache. Default: the cache folder of `datasets`.")
     method: str = option("ot", "Training objective.", method_names())
     alternate: bool = option(False, "With --method hybrid: alternate between transport and ranking, step by step.")
+    keep_misaligned: bool = option(False, "Train on sentence pairs that are probably no translations too.")
     train_all_weights: bool = option(False, "Train all weights instead of a LoRA adapter.")
     dictionary: list[str] | None = option(
         None, "Dictionaries of the new language and English, in MUSE's format; with or without sentence pairs."

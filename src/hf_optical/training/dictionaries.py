@@ -18,7 +18,7 @@ from .data import hold_out
 logger = logging.getLogger(__name__)
 
 # Sentences of the teacher's language that are switched, and the lengths of those, in characters.
-_MOST, _LENGTHS = 10_000, range(30, 400)
+_MOST, _LENGTHS = 4000, range(30, 400)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 
 
@@ -73,7 +73,7 @@ def without_nearest_words(processor: OpticalProcessor) -> OpticalProcessor:
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Cut texts into sentences, and take at most ten thousand at even distances."""
+    """Cut texts into sentences, and take at most four thousand at even distances."""
     found = [part.strip() for text in texts for part in _SENTENCE_END.split(text) if len(part.strip()) in _LENGTHS]
     found = list(dict.fromkeys(found))
     if len(found) > _MOST:

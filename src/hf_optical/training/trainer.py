@@ -15,7 +15,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
-from ..languages import LanguagePack, activate, active_language
+from ..languages import LanguagePack, activate, active_language, remove
 from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
@@ -24,6 +24,7 @@ from .dictionaries import make_pairs, read_dictionaries, without_nearest_words
 from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
+from .misaligned import aligned_pairs
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
 from .report import measure_references
@@ -177,6 +178,13 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         self.base_processor = base_processor
         entries = read_dictionaries(args, pairs, teacher_processor)
         self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+        if stream is None and not args.keep_misaligned:
+            kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
+            if kept:
+                pairs |= kept
+                for pack in args.packs:
+                    remove(model, pack)
+                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:
