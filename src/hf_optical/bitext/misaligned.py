@@ -80,8 +80,8 @@ def rank_by_cost(
         show_progress=show_progress,
     )
     order = np.argsort(-found.costs, kind="stable")
-    ranked = pairs.select(order).add_column("cost", found.costs[order].tolist())  # type: ignore[call-arg]
-    return ranked.add_column("misaligned", found.misaligned[order].tolist())  # type: ignore[call-arg]
+    ranked = pairs.select(order).add_column("cost", found.costs[order].tolist())
+    return ranked.add_column("misaligned", found.misaligned[order].tolist())
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def pair_costs(
     by_length = np.argsort(lengths, kind="stable")
     others = np.empty_like(by_length)
     others[by_length] = np.roll(by_length, -1)
-    costs = _costs(*sides, batch_size)
+    costs = _costs(sides[0], sides[1], batch_size)
     unrelated = _costs(sides[0], [sides[1][other] for other in others], batch_size)
     return PairCosts(costs, _probabilities(costs, unrelated))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import numpy as np
 from datasets import Dataset
@@ -47,24 +48,24 @@ def aligned_pairs(
     if not args.new_words or not any(isinstance(method, Alignment) for method in methods):
         return kept
 
-    def costs(own: Dataset, language: str) -> PairCosts:
+    def costs(language: str, own: Dataset) -> PairCosts:
         activate(student, args.pack_of(language))
         readers = (student, processors[language], teacher, teacher_processor)
         return pair_costs(own, *readers, language, args.teacher_language, show_progress=not args.disable_tqdm)
 
-    def misaligned(own: Dataset, language: str) -> list[int]:
+    def misaligned(language: str, own: Dataset) -> list[int]:
         student.to(args.device)
         teacher.to(args.device)
-        if costs(sample_evenly(own, _FIRST), language).share <= _TOLERATED:
+        if costs(language, sample_evenly(own, _FIRST)).share <= _TOLERATED:
             return []
-        found = costs(own, language)
+        found = costs(language, own)
         rows = np.flatnonzero(found.misaligned > 0.5)
         return rows[np.argsort(-found.costs[rows])].tolist()
 
     for language, own in pairs.items():
         found: list[int] = []
         if len(own) >= _FEWEST:
-            found = from_main_process(lambda own=own, language=language: misaligned(own, language))
+            found = from_main_process(partial(misaligned, language, own))
         if 0 < len(found) < len(own):
             logger.warning(
                 "%d of the %d sentence pairs for %s are left out, since their sentences are probably no translations "

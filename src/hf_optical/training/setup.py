@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -30,6 +31,8 @@ from ..model.texts import is_blank
 from .config import OTDistillationConfig
 from .teacher import TeacherVectors
 
+
+logger = logging.getLogger(__name__)
 
 # Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
 HELD_OUT = "held-out sentence pairs"
@@ -192,6 +195,8 @@ def add_packs(
                 entries=[entry for language in members for entry in entries.get(language, ())],
                 max_words=args.new_words,
             )
+            if entries and not vocabulary.tokens:
+                logger.warning("The base knows every word of %s already; no words are added.", pack)
             processors |= dict.fromkeys(members, extend_processor(processor, vocabulary.tokens))
         config = peft_config or default_lora_config(
             model,
