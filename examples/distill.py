@@ -15,6 +15,10 @@ Several languages in one run, a pack each: files, folders and columns in the sam
     accelerate launch examples/distill.py --language ha ig yo --train_file ha.jsonl.gz ig.jsonl.gz yo.jsonl.gz \
         --eval_dir questions/ha questions/ig questions/yo --eval_corpus corpus.jsonl.gz --sampling_temperature 2
 
+A dictionary (MUSE's format) adds words to those of the sentence pairs, or does without any:
+
+    accelerate launch examples/distill.py --language bem --dictionary bem-en.txt --eval_dir BEIR_FOLDER
+
 The rivals of transport: `--method greedy`, `sentence`, `code_switch` or `hybrid`.
 """
 
@@ -42,7 +46,8 @@ DEMO = [
 
 def main() -> None:
     argv = sys.argv[1:]
-    if not {"--language", "--train_file", "--dataset_name"}.intersection(arg.split("=")[0] for arg in argv):
+    own = {"--language", "--train_file", "--dataset_name", "--dictionary"}
+    if not own.intersection(arg.split("=")[0] for arg in argv):
         argv = DEMO + argv
     run = build_run(*parse_run(argv))
     train_and_save(run)

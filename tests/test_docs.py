@@ -31,6 +31,16 @@ def test_evaluation_snippets_run(tmp_path, monkeypatch, capsys):
     assert "'AP'" in capsys.readouterr().out
 
 
+def test_snippets_without_bitext_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    scope: dict = {"__name__": "docs"}
+    for snippet in blocks("without_bitext.md", "python"):
+        exec(compile(snippet, "without_bitext.md", "exec"), scope)
+    assert "The umwana carries amenshi to the ing'anda." in capsys.readouterr().out
+    assert scope["ranked"]["cost"] == sorted(scope["ranked"]["cost"], reverse=True)
+
+
 def untrained_pack(code: str, max_words: int = 500) -> LanguagePack:
     """A pack before training, with new words learned from the embedded Swahili sentences."""
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)

@@ -128,10 +128,16 @@ def test_dictionary_file_replaces_the_learned_dictionary(make_trainer, tmp_path)
     assert ranking_reader(trainer).switch_query("The bus is late.") == "ile basi is late."
 
 
-def test_reversed_dictionary_fails_before_models_are_opened(make_trainer, tmp_path):
-    (tmp_path / "sw-en.txt").write_text("basi bus\nnyumba house\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="sw-en.txt contains no word of the 'en' texts; it must translate 'en'"):
-        make_trainer(method="hybrid", dictionary=[str(tmp_path / "sw-en.txt")], student=tmp_path / "no student")
+def test_dictionary_is_read_in_either_direction(make_trainer, tmp_path):
+    (tmp_path / "sw-en.txt").write_text("ile the\nbasi bus\n", encoding="utf-8")
+    trainer = make_trainer(method="code_switch", dictionary=[str(tmp_path / "sw-en.txt")], switch_probability=1.0)
+    assert ranking_reader(trainer).switch_query("The bus is late.") == "ile basi is late."
+
+
+def test_dictionary_of_other_languages_raises(make_trainer, tmp_path):
+    (tmp_path / "fi-sv.txt").write_text("omena äpple\ntalo hus\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="the dictionary for 'sw' contains no word of the 'en' texts"):
+        make_trainer(method="hybrid", dictionary=[str(tmp_path / "fi-sv.txt")])
 
 
 def test_every_language_is_switched_by_its_own_dictionary(make_two, tmp_path):

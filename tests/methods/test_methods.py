@@ -57,8 +57,11 @@ def test_anchor_is_added_to_code_switching(make_trainer):
         ({"method": "magic"}, "method must be one of 'ot', 'greedy', .*, got 'magic'"),
         ({"switch_probability": 1.5}, "switch_probability must be between 0 and 1, got 1.5"),
         ({"alternate": True}, "alternate must be False, got True; since method='ot' is only one method"),
-        ({"dictionary": ["a.txt"]}, "dictionary must be None, got .*method='ot' has no use for it"),
-        ({"method": "hybrid", "dictionary": ["a.txt", "b.txt"]}, "number of files in dictionary must be 1, got 2"),
+        ({"dictionary": ["a.txt"], "new_words": 0}, "dictionary must be None, got .*method='ot' has no use for it"),
+        (
+            {"dictionary": ["a.txt"], "language": ["sw", "lo"]},
+            "number of files in dictionary must be 2, got 1; one a language",
+        ),
         ({"method": "hybrid", "ranking_weight": 0.0}, "ranking_weight must be positive, got 0.0"),
         ({"ranking_temperature": 0.0}, "ranking_temperature must be positive, got 0.0"),
         ({"method": "hybrid", "dictionary": ["missing.txt"]}, "missing.txt"),

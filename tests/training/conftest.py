@@ -26,6 +26,7 @@ from hf_optical import (
 
 _ARGUMENTS = (
     *("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset", "triples"),
+    "english_texts",
     *("processing_class", "optimizers"),
 )
 

@@ -1,7 +1,9 @@
 from .code_switching import CodeSwitcher
 from .dictionaries import Dictionary, learn_dictionary, read_muse
+from .entries import read_entries, switch_texts
 from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
+from .misaligned import rank_by_cost
 from .triples import load_triples
 
 
@@ -14,5 +16,8 @@ __all__ = [
     "learn_dictionary",
     "load_bitext",
     "load_triples",
+    "rank_by_cost",
+    "read_entries",
     "read_muse",
+    "switch_texts",
 ]

@@ -171,15 +171,21 @@ def read_muse(file: str | os.PathLike, normalize: Callable[[str], str] = fold_ca
             line.
     """
     entries: dict[str, dict[str, float]] = {}
+    for word, translation in read_columns(file):
+        entries.setdefault(word, {})[translation] = 1.0
+    if not entries:
+        raise DataError(f"{file} is empty; write a word and a translation on each line")
+    return Dictionary({word: translations.items() for word, translations in entries.items()}, normalize)
+
+
+def read_columns(file: str | os.PathLike) -> Iterator[tuple[str, str]]:
+    """Read the words and translations of a file in MUSE's format, see [`read_muse`]."""
     for place, line in read_lines(Path(file)):
         line = line.strip()
         columns = [column.strip() for column in (re.split("\t+", line) if "\t" in line else line.split())]
         if len(columns) != 2:
             raise DataError(f"{place}: expected a word and a translation separated by a tab, got {short_repr(line)}")
-        entries.setdefault(columns[0], {})[columns[1]] = 1.0
-    if not entries:
-        raise DataError(f"{file} is empty; write a word and a translation on each line")
-    return Dictionary({word: translations.items() for word, translations in entries.items()}, normalize)
+        yield columns[0], columns[1]
 
 
 def learn_dictionary(

@@ -7,10 +7,11 @@ from .parser import Parser
 
 
 DESCRIPTION = """\
-Teach a retriever a language from sentence pairs, and measure retrieval before and after.
+Teach a retriever a language from sentence pairs, a dictionary or both, and measure retrieval before and after.
 
     hf-optical train --language sw --train_file pairs.csv
     hf-optical train --language ha ig --train_file ha.tmx ig.tmx --eval_dir questions/ha questions/ig
+    hf-optical train --language bem --dictionary bem-en.txt --eval_dir questions/bem
 
 On several GPUs: accelerate launch -m hf_optical train ...
 """
@@ -20,6 +21,8 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
         "language": ("CODE", "language to teach, or several"),
         "train_file": ("FILE", "sentence pairs: CSV, TSV, JSON lines, Parquet, TMX, or aligned text files"),
         "validation_file": ("FILE", "sentence pairs to evaluate on (default: 5 % of the others, at most 500)"),
+        "dictionary": ("FILE", "dictionaries in MUSE's format, with sentence pairs or without"),
+        "english_file": ("FILE", "English texts to learn from with a dictionary alone (default: those of --eval_dir)"),
         "dataset_name": ("ID", "dataset on the Hub, in place of the files"),
         "student_column": ("NAME", "column in the new language, if its name is not the code"),
         "teacher_column": ("NAME", "column in English, if its name is not the code"),

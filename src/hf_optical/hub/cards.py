@@ -65,8 +65,10 @@ def write_card(
         code (`str`, *optional*): Code of the pack, if several languages share it. Defaults to the first language.
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
-            `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `scripts`
-            (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (if not float32),
+            `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `entries`
+            of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english` texts whose words those
+            switch, `english_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`,
+            `base_dtype` (if not float32),
             `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
@@ -148,7 +150,10 @@ def _models(base_model: str, base_revision: str | None, details: dict[str, Any])
 def _training(details: dict[str, Any]) -> dict[str, Any]:
     """Training data, settings, method and citations."""
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
-    names = ("bitext_license", "pairs", "scripts", "hardware", "license", "note")
+    names = (
+        *("bitext_license", "pairs", "entries", "dictionary_license", "sentences", "english", "english_license"),
+        *("scripts", "hardware", "license", "note"),
+    )
     method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))
     return {name: details.get(name) for name in names} | {
         "settings": settings,

@@ -13,9 +13,12 @@ from ..storage.json_files import mismatches
 # The types that a base can be opened in.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _NAMES = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_license")
+# What a pack without sentence pairs was made of.
+_SOURCES = ("dictionary_license", "english", "english_license")
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys((*_NAMES, "hardware", "base_dtype", "license", "note"), str),
-    **{"languages": [str], "scripts": [str], "pairs": Integral, "seconds": Real},
+    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "license", "note"), str),
+    **{"languages": [str], "scripts": [str], "seconds": Real},
+    **dict.fromkeys(("pairs", "entries", "sentences"), Integral),
     **{"settings": {"method": str}, "results": dict},
 }
 _RESULT = {"dataset": str, "queries": Integral, "level": Real, "measures": dict, "gap_closed": Real}
@@ -31,7 +34,7 @@ def invalid_details(details: Any) -> list[str]:
         return wrong
     if details.get("base_dtype") not in (None, *_DTYPES):
         return ["details.base_dtype"]
-    numbers = {name: details.get(name) for name in ("seconds", "pairs", "results")}
+    numbers = {name: details.get(name) for name in ("seconds", "pairs", "entries", "sentences", "results")}
     return list(_invalid_results(details.get("results") or {})) or list(_not_finite(numbers, "details"))
 
 

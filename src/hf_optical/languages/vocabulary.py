@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
+from ..bitext.entries import Entries, words_of_entries
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
@@ -112,10 +113,11 @@ def language_embedding(model: OpticalModel) -> LanguageEmbedding:
 def learn_vocabulary(
     model: OpticalModel,
     processor: OpticalProcessor,
-    pairs: Dataset,
+    pairs: Dataset | None,
     language: str,
     teacher_language: str = "en",
     *,
+    entries: Entries | None = None,
     max_words: int = 8000,
     max_pairs: int = 50_000,
     min_count: int = 2,
@@ -123,20 +125,25 @@ def learn_vocabulary(
     translations: int = 10,
 ) -> Vocabulary:
     """
-    Learn new words from sentence pairs: frequent words that the base's tokenizer splits.
+    Learn new words from sentence pairs, a dictionary or both: words that the base's tokenizer splits.
 
     The embedding of each is the mean of the base's embeddings of its likeliest translations, weighted by their
     probability ([`learn_lexicon`]). Words with the same spelling in the translation are left out: most of them are
     names, which the teacher reads as the same subwords.
 
+    The entries of a dictionary join the pairs as short sentence pairs. So a word with several translations, or a
+    phrase for a translation, becomes the mean of their tokens, and the pairs weigh translations that they contain.
+
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
-        pairs (`datasets.Dataset`): sentence pairs from [`load_bitext`].
+        pairs (`datasets.Dataset`, *optional*): sentence pairs from [`load_bitext`]; optional with `entries`.
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
+        entries (`list[tuple[str, str]]`, *optional*): entries of dictionaries, from [`read_entries`].
         max_words (`int`, defaults to 8000): maximum number of words. The most frequent ones are kept.
         max_pairs (`int`, defaults to 50,000):
             Maximum number of sentence pairs to learn from, evenly spaced, which limits memory.
-        min_count (`int`, defaults to 2): minimum number of sentences that contain a word.
+        min_count (`int`, defaults to 2):
+            minimum number of sentences that contain a word. Words of `entries` need none.
         max_alike (`float`, defaults to 0.3):
             A word is left out if the translations of this share of its sentences, or more, contain it too.
         translations (`int`, defaults to 10): number of likeliest tokens to average.
@@ -145,15 +152,18 @@ def learn_vocabulary(
         [`Vocabulary`]: the words, possibly none.
     """
     tokenizer = processor.tokenizer
-    pairs = sample_evenly(pairs, max_pairs)
-    english = list(iter_sentences(pairs, teacher_language))
-    split = word_splitter(tokenizer, iter_sentences(pairs, language))
-    words = [split(text) for text in iter_sentences(pairs, language)]
+    sentences = [] if pairs is None else [*iter_sentences(pairs := sample_evenly(pairs, max_pairs), language)]
+    english = [] if pairs is None else [*iter_sentences(pairs, teacher_language)]
+    split = word_splitter(tokenizer, sentences)
+    words = [split(text) for text in sentences]
+    listed = words_of_entries(entries or [], tokenizer)
+    words += listed
+    english += [translation for _, translation in entries or []]
     lexicon = learn_lexicon(words, tokenizer(english, add_special_tokens=False)["input_ids"])
     alike = spelled_alike(words, map(split, english))
     chosen = [
         word
-        for word in words_to_add(lexicon, tokenizer, min_count)
+        for word in words_to_add(lexicon, tokenizer, min_count, {word for own in listed for word in own})
         if alike.get(word, 0.0) < max_alike and lexicon.top(word, 1)
     ][:max_words]
     weight = word_embedding(model).weight.detach()
@@ -161,14 +171,16 @@ def learn_vocabulary(
     return Vocabulary(chosen, torch.stack(rows) if rows else weight[:0], len(tokenizer))
 
 
-def words_to_add(lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2) -> list[str]:
-    """Return the frequent words of the lexicon that are not one token already, most frequent first."""
+def words_to_add(
+    lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase, min_count: int = 2, listed: Collection[str] = ()
+) -> list[str]:
+    """Return the frequent or `listed` words of the lexicon that are not one token already, most frequent first."""
     known, whole = tokenizer.get_vocab(), are_one_token(lexicon.words, tokenizer)
     # A word may be a token that occurs only inside words. It could not be added a second time.
     return [
         word
         for word, one, count in zip(lexicon.words, whole, lexicon.counts, strict=True)
-        if count >= min_count and not one and word not in known
+        if (count >= min_count or word in listed) and not one and word not in known
     ]
 
 

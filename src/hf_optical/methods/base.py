@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from ..bitext.entries import Entries
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
@@ -52,6 +53,7 @@ class LanguageData:
         student ([`OpticalProcessor`]): tokenises for the student and knows the new words of the pack.
         base ([`OpticalProcessor`]): tokenises for the student without its pack.
         teacher ([`OpticalProcessor`]): tokenises for the teacher.
+        entries (`list[tuple[str, str]]`, *optional*): entries of dictionaries, from [`read_entries`].
     """
 
     language: str
@@ -60,6 +62,7 @@ class LanguageData:
     student: OpticalProcessor
     base: OpticalProcessor
     teacher: OpticalProcessor
+    entries: Entries | None = None
 
 
 @dataclass(eq=False)
@@ -195,7 +198,7 @@ class PairReader:
 
     def __post_init__(self) -> None:
         # Workers of a data loader need the processors alone.
-        self.data = LanguageData(**{**vars(self.data), "pairs": None})
+        self.data = LanguageData(**{**vars(self.data), "pairs": None, "entries": None})
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Blocks:
         new, english = (

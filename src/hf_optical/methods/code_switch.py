@@ -13,7 +13,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from ..bitext.code_switching import CodeSwitcher
-from ..bitext.dictionaries import Dictionary, learn_dictionary, read_muse
+from ..bitext.dictionaries import Dictionary, learn_dictionary
+from ..bitext.entries import switching_dictionary
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice, check_number
 from ..errors import DataError
@@ -34,9 +35,6 @@ class CodeSwitchSettings:
 
     switch_probability: float = option(0.5, "Probability of switching a word.")
     switch_side: str = option("query", "Texts in which words are switched.", ROLES)
-    dictionary: list[str] | None = option(
-        None, "MUSE dictionaries to switch by. Default: learned from the sentence pairs."
-    )
     ranking_target: str = option("teacher", "Ranking to learn: the teacher's, or labels.", TARGETS)
     ranking_temperature: float = option(0.2, "Temperature of the scores ranked by.")
     ranking_weight: float = option(1.0, "Weight of the ranking next to the other losses.")
@@ -60,7 +58,6 @@ class CodeSwitch(Method):
     blocks = ("queries", "documents")
     card_settings = (
         *("switch_probability", "switch_side", "ranking_target", "ranking_temperature", "ranking_weight"),
-        "dictionary",
     )
     description = (
         "the student learns to rank {teacher_language} texts, some words of which were switched by a dictionary, "
@@ -80,28 +77,22 @@ class CodeSwitch(Method):
     def __init__(self, settings: Any):
         super().__init__(settings)
         self.loss = RankingLoss(settings.ranking_temperature, reduction="none")
-        # Language -> the dictionary of the file that was given for it.
-        self._dictionaries: dict[str, Dictionary] = {}
-
-    def check(self, languages: list[str], texts: dict[str, Dataset], teacher_language: str) -> None:
-        for language, file in zip(languages, self.settings.dictionary or (), strict=False):
-            self._dictionaries[language] = dictionary = read_muse(file)
-            if language in texts and not _coverage(dictionary, texts[language], teacher_language):
-                raise DataError(
-                    f"dictionary {file} contains no word of the {teacher_language!r} texts; it must translate "
-                    f"{teacher_language!r} words, in the first column, into {language!r}"
-                )
 
     def reader(self, data: LanguageData) -> Reader:
         settings, language = self.settings, data.language
-        dictionary = self._dictionaries.get(language)
-        if dictionary is None and data.pairs is None:
-            raise ValueError("code switching learns its words from train_dataset; pass it, or a dictionary")
-        if dictionary is None:
+        if data.entries:
+            dictionary = switching_dictionary(data.entries)
+        elif data.pairs is not None:
             dictionary = learn_dictionary(data.pairs, data.student.tokenizer, language, data.teacher_language)
+        else:
+            raise ValueError("code switching learns its words from train_dataset; pass it, or a dictionary")
         if data.pairs is not None:
             share = _coverage(dictionary, data.pairs, data.teacher_language)
-            # In a dictionary of the wrong direction, only names and borrowed words are found.
+            if not share:
+                raise DataError(
+                    f"the dictionary for {language!r} contains no word of the {data.teacher_language!r} texts; it "
+                    "must translate between these languages"
+                )
             level = logging.INFO if share > 0.05 else logging.WARNING
             logger.log(level, "The dictionary for %s contains %.1f %% of the words to switch.", language, 100 * share)
         switch_query = switch_document = None

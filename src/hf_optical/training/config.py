@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from ..checks import check_choice, check_number
 from ..languages.adapters import adapter_name
-from ..methods import AlignmentSettings, AnchorSettings, CodeSwitchSettings, method_classes, method_names
+from ..methods import AlignmentSettings, AnchorSettings, CodeSwitch, CodeSwitchSettings, method_classes, method_names
 from ..options import option
 from .distributed import check_strategy
 
@@ -75,8 +75,11 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             document with the same words are switched independently. The result depends on the text and the seed
             alone, so it is the same in every epoch.
         dictionary (`list[str]`, *optional*):
-            With code switching: files in MUSE's format ([`read_muse`]), English to the new language, one a language.
-            Learned from the sentence pairs by default ([`learn_dictionary`]).
+            Dictionaries in MUSE's format, from the new language to English or the other way round
+            ([`read_entries`]). One language may have several; of several languages each has one. Their words join the
+            vocabulary ([`learn_vocabulary`]), with sentence pairs or without; code switching switches by them,
+            in place of a dictionary learned from the pairs ([`learn_dictionary`]). Without sentence pairs, the student
+            reads English texts with words switched (`switch_probability`), and the teacher the originals.
         ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.2):
             The ranking to learn: the teacher's scores, or with `"labels"` the relevant document first; see
             [`RankingLoss`]. The documents are those of the batch, so this loss depends on the batch size of a device,
@@ -87,6 +90,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It doubles the number of sentences read per step.
+        keep_misaligned (`bool`, defaults to `False`):
+            Whether to train on sentence pairs whose sentences are probably no translations of each other
+            ([`rank_by_cost`]). By default a pack that learns by alignment leaves them out, if there are more than 3 %.
         train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
         new_words (`int`, *optional*, defaults to 8000):
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
@@ -135,7 +141,11 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     teacher_cache_dir: str | None = option(None, "Folder of this cache. Default: the cache folder of `datasets`.")
     method: str = option("ot", "Training objective.", method_names())
     alternate: bool = option(False, "With --method hybrid: alternate between transport and ranking, step by step.")
+    keep_misaligned: bool = option(False, "Train on sentence pairs that are probably no translations too.")
     train_all_weights: bool = option(False, "Train all weights instead of a LoRA adapter.")
+    dictionary: list[str] | None = option(
+        None, "Dictionaries of the new language and English, in MUSE's format; with or without sentence pairs."
+    )
     new_words: int | None = option(
         None, "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
     )
@@ -157,6 +167,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         if self.new_words is None:
             self.new_words = 0 if self.train_all_weights else 8000
         check_number("new_words", self.new_words, at_least=0, at_most=0 if self.train_all_weights else None)
+        self._check_dictionary()
         for name, (value, reason) in _FIXED.items():
             check_choice(name, getattr(self, name), [value], f"since {reason}")
         if self.output_dir is None:
@@ -203,9 +214,14 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         methods = method_classes(self.method)
         if len(methods) < 2:
             check_choice("alternate", self.alternate, [False], f"since method={self.method!r} is only one method")
-        if not any("dictionary" in method.card_settings for method in methods):
-            check_choice("dictionary", self.dictionary, [None], f"since method={self.method!r} has no use for it")
-        elif self.dictionary is not None:
+
+    def _check_dictionary(self) -> None:
+        if self.dictionary is None:
+            return
+        if not self.new_words and not any(issubclass(each, CodeSwitch) for each in method_classes(self.method)):
+            reason = f"since new_words=0 adds no words and method={self.method!r} has no use for it"
+            check_choice("dictionary", self.dictionary, [None], reason)
+        if len(self.languages) > 1:
             check_choice(
                 "number of files in dictionary", len(self.dictionary), [len(self.languages)], "one a language"
             )
@@ -214,6 +230,14 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     def languages(self) -> list[str]:
         """The languages to teach."""
         return [self.language] if isinstance(self.language, str) else list(self.language or ())
+
+    @property
+    def dictionary_files(self) -> dict[str, list[str]]:
+        """Language -> its dictionaries; empty without any."""
+        files = self.dictionary or []
+        if len(self.languages) == 1:
+            return {self.languages[0]: files} if files else {}
+        return {language: [file] for language, file in zip(self.languages, files, strict=False)}
 
     @property
     def packs(self) -> dict[str, list[str]]:

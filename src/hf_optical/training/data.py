@@ -15,6 +15,7 @@ from ..bitext import filter_bitext, load_bitext, load_triples
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
 from ..options import option
+from ..storage.data_files import read_lines
 from ..storage.fetching import public_name
 from .config import OTDistillationConfig
 
@@ -46,6 +47,11 @@ class DataArguments:
     dataset_config_name: list[str] | None = option(None, "Configuration of the Hub dataset. One a language, or one.")
     student_column: list[str] | None = option(None, "Column of the new language, if there is no `translation` column.")
     teacher_column: str | None = option(None, "Column of the teacher's language, likewise.")
+    english_file: str | None = option(
+        None,
+        "English texts, one a line, whose words --dictionary switches if there are no sentence pairs. Default: the "
+        "documents of the retrieval set.",
+    )
     max_length_ratio: float = option(6.0, "Maximum ratio of the lengths of a pair.")
     triples_file: str | None = option(
         None, "English queries with relevant documents, for code switching. Default: English sentences."
@@ -60,6 +66,10 @@ class DataArguments:
     document_length: int | None = option(None, "Maximum document length in tokens.")
     bitext_license: str | None = option(
         None, "Licence of the sentence pairs, for the card. Default: that of the Hub dataset."
+    )
+    dictionary_license: str | None = option(None, "Licence of the dictionaries, for the card.")
+    english_license: str | None = option(
+        None, "Licence of the English texts that --dictionary switches, for the card."
     )
     license: str | None = option(None, "Licence of the trained pack, for the card: an identifier such as apache-2.0.")
     note: str | None = option(None, "A sentence at the top of the card.")
@@ -83,6 +93,7 @@ class TrainingData:
         counts (`dict[str, int]`): how many pairs were kept and dropped, over all languages.
         retrieval (`dict[str, RetrievalDataset]`): test sets; empty if there are none.
         triples (`Dataset`, *optional*): English queries with documents.
+        english (`list[str]`, *optional*): English texts whose words a dictionary switches, without sentence pairs.
     """
 
     train: dict[str, Dataset]
@@ -91,6 +102,7 @@ class TrainingData:
     counts: dict[str, int]
     retrieval: dict[str, RetrievalDataset]
     triples: Dataset | None = None
+    english: list[str] | None = None
 
 
 def load_training_data(data: DataArguments, args: OTDistillationConfig) -> TrainingData:
@@ -109,9 +121,15 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         raise DataError("--student_column and --teacher_column must be passed together")
     sources = for_each(args.languages, "train_file", data.train_file or data.dataset_name)
     if None in sources.values():
-        raise DataError("there are no sentence pairs; pass --train_file or --dataset_name")
+        if args.dictionary is None:
+            raise DataError("there are no sentence pairs; pass --train_file, --dataset_name or --dictionary")
+        sources = {}
+    elif data.english_file:
+        raise DataError("--english_file is for a --dictionary without sentence pairs; leave one of them out")
     validation_files = for_each(args.languages, "validation_file", data.validation_file)
     loaded = TrainingData({}, {}, {}, {}, load_retrieval(data, args))
+    if not sources:
+        _load_without_pairs(data, args, loaded)
     for language, source in sources.items():
         pairs, counts = _pairs(data, args, language, source, "train")
         if validation_files[language] is not None:
@@ -124,13 +142,34 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         known = {
             "bitext": public_name(source),
             "bitext_license": data.bitext_license or (None if Path(source).exists() else hub_license(source)),
-            "license": data.license,
-            "note": data.note,
         }
         loaded.details[language] = {name: value for name, value in known.items() if value}
+    for language in args.languages:
+        given = {"license": data.license, "note": data.note, "dictionary_license": data.dictionary_license}
+        loaded.details.setdefault(language, {}).update({name: value for name, value in given.items() if value})
     if data.triples_file:
         loaded.triples = load_triples(data.triples_file)
     return loaded
+
+
+def _load_without_pairs(data: DataArguments, args: OTDistillationConfig, loaded: TrainingData) -> None:
+    """Load the English texts that a dictionary switches, and sentence pairs to evaluate on, if there are any."""
+    validation_files = for_each(args.languages, "validation_file", data.validation_file)
+    for language, file in validation_files.items():
+        if file is not None:
+            loaded.validation[language], _ = _pairs(data, args, language, file, "validation")
+    source: str | None = None
+    if data.english_file:
+        loaded.english = [text for _, text in read_lines(Path(data.english_file))]
+        source = public_name(data.english_file)
+    elif loaded.retrieval:
+        # The same corpus is usually that of all languages.
+        texts = (text for dataset in loaded.retrieval.values() for text in dataset.document_texts())
+        loaded.english = list(dict.fromkeys(texts))
+        source = f"the documents of {', '.join(dict.fromkeys(each.name for each in loaded.retrieval.values()))}"
+    known = {"english": source, "english_license": data.english_license}
+    for language in args.languages:
+        loaded.details[language] = {name: value for name, value in known.items() if value}
 
 
 def load_retrieval(data: DataArguments, args: OTDistillationConfig) -> dict[str, RetrievalDataset]:

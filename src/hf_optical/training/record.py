@@ -6,7 +6,7 @@ import platform
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 
 from .. import __version__
+from ..bitext.entries import Entries
 from ..evaluation import RetrievalEvaluator, bootstrap_interval, gap_closed
 from ..methods import Method, name_of, turns
 from ..model import OpticalModel
@@ -30,7 +31,7 @@ _AFTER_SCRIPT = (
     r" (?:SMALL|CAPITAL|LETTER|SYLLABLE|SYLLABICS|CHARACTER|IDEOGRAPH|UNIFIED|COMPATIBILITY|LIGATURE|VOWEL)"
 )
 # Known for some languages only, these would be taken to hold for all.
-_FOR_ALL = ("license", "bitext_license")
+_FOR_ALL = ("license", "bitext_license", "dictionary_license", "english_license")
 
 
 class RunRecord:
@@ -38,7 +39,8 @@ class RunRecord:
     Everything a pack and its card say about a run.
 
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
-    `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe.
+    `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
+    `entries` are those of dictionaries; `switched` says that these made the `pairs` from English sentences.
     """
 
     def __init__(
@@ -50,17 +52,27 @@ class RunRecord:
         triples: int = 0,
         lora_rank: int | None = None,
         streamed: bool = False,
+        entries: Mapping[str, Entries] | None = None,
+        switched: bool = False,
     ):
         self.args, self.methods, self.teacher = args, methods, teacher
         self.triples, self.lora_rank = triples, lora_rank
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
-        self._facts = {
-            language: {"scripts": scripts_of(row[language] for row in own[:10_000]["translation"])}
-            | ({} if streamed else {"pairs": len(own)})
-            for language, own in pairs.items()
-        }
+        self._facts: dict[str, dict[str, Any]] = {}
+        for language, own in pairs.items():
+            listed = (entries or {}).get(language, [])
+            # A switched sentence is mostly in the letters of the teacher's language.
+            texts = [word for word, _ in listed] or [row[language] for row in own[:10_000]["translation"]]
+            facts: dict[str, Any] = {"scripts": scripts_of(texts)}
+            if listed:
+                facts["entries"] = len(listed)
+            if switched and args.num_train_epochs:
+                facts["sentences"] = len(own)
+            elif not (switched or streamed):
+                facts["pairs"] = len(own)
+            self._facts[language] = facts
         # Language -> the step after which the student was measured, and the result.
         self._measured: dict[str, tuple[int, dict[str, Any]]] = {}
 
@@ -122,8 +134,8 @@ class RunRecord:
         settings["batch_size"] = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         settings["precision"] = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
         if args.dictionary is not None:
-            files = dict(zip(args.languages, args.dictionary, strict=True))
-            settings["dictionary"] = ", ".join(Path(files[language]).name for language in languages)
+            files = args.dictionary_files
+            settings["dictionary"] = ", ".join(Path(file).name for language in languages for file in files[language])
         if self.triples:
             settings["triples"] = self.triples
         return settings

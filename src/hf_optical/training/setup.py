@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
 from itertools import islice
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
 from ..bitext import load_bitext
+from ..bitext.entries import Entries
 from ..bitext.loading import translation_of
 from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
@@ -29,6 +31,8 @@ from ..model.texts import is_blank
 from .config import OTDistillationConfig
 from .teacher import TeacherVectors
 
+
+logger = logging.getLogger(__name__)
 
 # Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
 HELD_OUT = "held-out sentence pairs"
@@ -170,6 +174,7 @@ def add_packs(
     args: OTDistillationConfig,
     pairs: dict[str, Dataset],
     peft_config: LoraConfig | None,
+    entries: dict[str, Entries],
 ) -> dict[str, OpticalProcessor]:
     """Add the packs to train, and return language -> the processor with the new words of its pack."""
     processors = dict.fromkeys(args.languages, processor)
@@ -178,16 +183,20 @@ def add_packs(
         set_seed(args.seed)
         vocabulary = None
         if args.new_words:
-            if not pairs:
-                check_choice("new_words", args.new_words, [0], "since words are learned from train_dataset; pass it")
+            if not pairs and not entries:
+                reason = "since words are learned from train_dataset or a dictionary; pass one"
+                check_choice("new_words", args.new_words, [0], reason)
             vocabulary = learn_vocabulary(
                 model,
                 processor,
-                _pairs_of_pack(pairs, pack, members, args.teacher_language),
+                _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None,
                 pack,
                 args.teacher_language,
+                entries=[entry for language in members for entry in entries.get(language, ())],
                 max_words=args.new_words,
             )
+            if entries and not vocabulary.tokens:
+                logger.warning("The base knows every word of %s already; no words are added.", pack)
             processors |= dict.fromkeys(members, extend_processor(processor, vocabulary.tokens))
         config = peft_config or default_lora_config(
             model,
@@ -222,11 +231,18 @@ def make_collator(
     processors: dict[str, OpticalProcessor],
     base_processor: OpticalProcessor,
     teacher_processor: OpticalProcessor,
+    entries: dict[str, Entries],
 ) -> DistillationCollator:
     """Make the collator for all languages and methods."""
     data = [
         LanguageData(
-            language, args.teacher_language, pairs.get(language), processor, base_processor, teacher_processor
+            language,
+            args.teacher_language,
+            pairs.get(language),
+            processor,
+            base_processor,
+            teacher_processor,
+            entries.get(language),
         )
         for language, processor in processors.items()
     ]

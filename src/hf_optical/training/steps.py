@@ -78,12 +78,13 @@ def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: Tr
         model=OpticalModel.from_pretrained(data_args.student_model).to(args.device),
         teacher=teacher,
         args=args,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
+        train_dataset=data.train or None,
+        eval_dataset=data.validation or None,
         processing_class=OpticalProcessor.from_pretrained(data_args.student_model, **data_args.lengths),
         teacher_processing_class=teacher_processor,
         retrieval_evaluator=evaluators or None,
         triples=data.triples,
+        english_texts=data.english,
     )
     trainer.details = data.details
     return trainer

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,14 +15,16 @@ from transformers.trainer_utils import speed_metrics
 
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
-from ..languages import LanguagePack, activate, active_language
+from ..languages import LanguagePack, activate, active_language, remove
 from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
 from .config import OTDistillationConfig
+from .dictionaries import make_pairs, read_dictionaries, without_nearest_words
 from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
+from .misaligned import aligned_pairs
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
 from .report import measure_references
@@ -93,6 +96,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             The training objective, in place of `args.method`.
         loss (`nn.Module`, *optional*):
             Used in place of the method's alignment loss; called like a [`PairLoss`], with `reduction="none"` set.
+        english_texts (sequence of `str`, *optional*):
+            With `args.dictionary` and without `train_dataset`: texts in the teacher's language, whose sentences the
+            student reads with words switched by the dictionary. Without them the new words are not trained.
         triples (`datasets.Dataset`, *optional*):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
@@ -140,6 +146,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         method: Method | type[Method] | list[Method] | None = None,
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
+        english_texts: Sequence[str] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         **unsupported: Any,
@@ -169,7 +176,22 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if args.disable_dropout:
             disable_dropout(model)
         self.base_processor = base_processor
-        self.processors = add_packs(model, base_processor, args, pairs, peft_config)
+        entries = read_dictionaries(args, pairs, teacher_processor)
+        self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+        if stream is None and not args.keep_misaligned:
+            kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
+            if kept:
+                pairs |= kept
+                for pack in args.packs:
+                    remove(model, pack)
+                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+        readers, searched = self.processors, eval_pairs
+        made = bool(entries) and not pairs
+        if made:
+            pairs, held_out = make_pairs(args, entries, english_texts)
+            eval_pairs = held_out | eval_pairs
+            # English words that stay must not be read as similar words of the new language.
+            readers = {code: without_nearest_words(each) for code, each in readers.items()}
 
         train_dataset = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
         if stream is not None:
@@ -179,7 +201,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=make_collator(args, self.methods, pairs, self.processors, base_processor, teacher_processor),
+            data_collator=make_collator(
+                args, self.methods, pairs, readers, base_processor, teacher_processor, entries
+            ),
             train_dataset=train_dataset,
             eval_dataset=eval_pairs if len(args.languages) > 1 else eval_pairs.get(args.languages[0]),
             processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
@@ -196,7 +220,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             )
         self.teacher.to(self.accelerator.device)
         if args.evaluate_on_pairs and not self.is_fsdp_enabled:
-            others = {code: own for code, own in eval_pairs.items() if code not in self.retrieval_evaluators}
+            others = {code: own for code, own in searched.items() if code not in self.retrieval_evaluators}
             self.retrieval_evaluators |= held_out_evaluators(args, others, self.teacher, teacher_processor)
         self.run_record = RunRecord(
             args,
@@ -206,6 +230,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             triples=0 if triples is None else len(triples),
             lora_rank=None if peft_config is None else peft_config.r,
             streamed=stream is not None,
+            entries=entries,
+            switched=made,
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
@@ -359,7 +385,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         """
         own = eval_dataset is None
         datasets = pairs_by_language(self.args, "eval_dataset", self.eval_dataset if own else eval_dataset)
-        if not datasets:
+        if not datasets and not (own and self.retrieval_evaluators):
             raise ValueError("eval_dataset must have sentence pairs to evaluate on; pass it here or to the trainer")
         if not own and self.data_collator.teacher_vectors is not None:
             self._cache_teacher(datasets)

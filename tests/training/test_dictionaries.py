@@ -1,0 +1,74 @@
+"""Packs of a dictionary, with sentence pairs and without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_optical import LanguagePack, OpticalRetriever
+from hf_optical.languages.vocabulary import word_embedding
+
+
+WORDS = {"zabibu": ["bus", "the"], "mkoko": ["water"], "uzi mwekundu": ["lake"]}
+TEXTS = ["The bus is late and nobody knows when it comes.", "We drink water near the lake in the morning."] * 3
+
+
+@pytest.fixture
+def dictionary(tmp_path):
+    lines = [f"{word}\t{english}\n" for word, translations in WORDS.items() for english in translations]
+    (tmp_path / "sw-en.txt").write_text("".join(lines), encoding="utf-8")
+    return [str(tmp_path / "sw-en.txt")]
+
+
+def rows_of(trainer):
+    vocabulary = word_embedding(trainer.model).vocabulary("language_sw")
+    return dict(zip(vocabulary.tokens, vocabulary.rows, strict=True))
+
+
+def test_words_begin_as_the_mean_of_their_translations(make_trainer, dictionary, tiny):
+    trainer = make_trainer(dictionary=dictionary, train_dataset=None, eval_dataset=None, student=tiny)
+    rows, tokenizer = rows_of(trainer), trainer.base_processor.tokenizer
+    assert rows.keys() == {"zabibu", "mkoko", "uzi", "mwekundu"}
+    weight = word_embedding(trainer.model).weight
+    for word, translations in (("zabibu", ["bus", "the"]), ("mkoko", ["water"]), ("uzi", ["lake"])):
+        ids = tokenizer.convert_tokens_to_ids(translations)
+        torch.testing.assert_close(rows[word], weight[ids].mean(0), msg=word)
+
+
+def test_dictionary_alone_trains_on_switched_sentences(make_trainer, dictionary, evaluator, tmp_path):
+    trainer = make_trainer(
+        dictionary=dictionary,
+        train_dataset=None,
+        eval_dataset=None,
+        english_texts=[f"{number}: {text}" for number, text in enumerate(TEXTS)],
+        retrieval_evaluator=evaluator,
+        switch_probability=1.0,
+        num_train_epochs=3,
+    )
+    assert all("bus" not in row["sw"] and "water" not in row["sw"] for row in trainer.train_dataset["translation"])
+    before = rows_of(trainer)["mkoko"]
+    trainer.train()
+    assert trainer.state.global_step > 0 and not torch.equal(before, rows_of(trainer)["mkoko"])
+    assert "eval_map" in trainer.evaluate()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "4 entries of `sw-en.txt`" in card and "- **Sentences:** 5 in English" in card
+    assert "Sentence pairs" not in card and "made from a dictionary" in card
+
+
+def test_dictionary_without_texts_gives_an_untrained_pack(make_trainer, dictionary, evaluator, tmp_path, caplog):
+    trainer = make_trainer(dictionary=dictionary, train_dataset=None, eval_dataset=None, retrieval_evaluator=evaluator)
+    assert "no text to train on" in caplog.text
+    before = rows_of(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 0 and "eval_map" in trainer.evaluate()
+    assert all(torch.equal(row, before[word]) for word, row in rows_of(trainer).items())
+    trainer.save_model()
+    assert LanguagePack.from_pretrained(tmp_path / "run").details["entries"] == 4
+    OpticalRetriever.from_pretrained(tmp_path / "run").encode_queries(["zabibu mkoko"], language="sw")
+
+
+def test_dictionary_joins_the_words_of_the_pairs(make_trainer, dictionary):
+    alone, both = rows_of(make_trainer()), rows_of(make_trainer(dictionary=dictionary))
+    assert both.keys() == alone.keys() | {"zabibu", "mkoko", "uzi", "mwekundu"}
