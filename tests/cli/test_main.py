@@ -105,7 +105,7 @@ def test_module_is_the_command(monkeypatch, capsys):
         (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),
         (["compare", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--language", "sw", "--train_file", "nowhere.csv"], "nowhere.csv cannot be read"),
-        (["train", "--language", "sw"], "--train_file or --dataset_name"),
+        (["train", "--language", "sw"], "--train_file, --dataset_name or --dictionary"),
         (["train", "--language", "sw", "--train_file", "{}/documents.csv"], "--student_column and --teacher_column"),
         (["train", "--language", "sw", "--train_file", "x.csv", "--epochs", "3"], "--epochs"),
         (

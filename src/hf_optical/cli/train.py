@@ -20,9 +20,8 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
     "data (a value per language, or one for all)": {
         "language": ("CODE", "language to teach, or several"),
         "train_file": ("FILE", "sentence pairs: CSV, TSV, JSON lines, Parquet, TMX, or aligned text files"),
-        "validation_file": ("FILE", "sentence pairs to evaluate on (default: 5 % of the others, at most 500)"),
         "dictionary": ("FILE", "dictionaries in MUSE's format, with sentence pairs or without"),
-        "english_file": ("FILE", "English texts to learn from with a dictionary alone (default: those of --eval_dir)"),
+        "english_file": ("FILE", "texts to learn from with a dictionary alone (default: those of --eval_dir)"),
         "dataset_name": ("ID", "dataset on the Hub, in place of the files"),
         "student_column": ("NAME", "column in the new language, if its name is not the code"),
         "teacher_column": ("NAME", "column in English, if its name is not the code"),
@@ -32,12 +31,11 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
         "student_model": ("BASE", "folder or Hub id of the base of the pack (default: all-MiniLM-L6-v2)"),
         "teacher_model": ("BASE", "folder or Hub id of the teacher (default: all-MiniLM-L6-v2)"),
         "method": ("NAME", "training objective: ot, greedy, sentence, code_switch or hybrid (default: ot)"),
-        "train_all_weights": (None, "train the whole model instead of a pack"),
     },
     "training": {
         "num_train_epochs": ("N", "passes over the sentence pairs (default: 3)"),
         "per_device_train_batch_size": ("N", "sentence pairs per device and step (default: 32)"),
-        "learning_rate": ("RATE", "default: 2e-3 for a pack, 1e-4 for all weights"),
+        "learning_rate": ("RATE", "default: 2e-3"),
         "bf16": (None, "train in mixed precision"),
     },
     "output": {
