@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "teach a retriever a language from sentence pairs",
     "compare": "run a study of several methods and write a report",
     "index": "encode documents and keep them in a folder",
+    "encode": "encode a large corpus on many machines",
     "search": "find documents for questions",
     "evaluate": "measure retrieval on a test set",
     "push": "upload a pack, model, retriever or study to the Hub",
