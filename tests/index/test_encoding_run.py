@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
+from encoding_runs import ids_of, kill, records, start, wait_for, write_corpus
 from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
@@ -22,26 +17,6 @@ from hf_optical.index.tasks import Workers
 
 pytest.importorskip("lance")
 ONE = Workers(processes=1)
-
-
-def write_corpus(folder: Path, sizes=(7, 1, 12), **changes) -> list[Path]:
-    """Compressed JSON lines, with ids a0, a1, ..., b0, ...; `changes` replace rows by their ids."""
-    folder.mkdir(exist_ok=True)
-    files = []
-    for letter, size in zip("abcdefgh", sizes, strict=False):
-        files.append(folder / f"{letter}.jsonl.gz")
-        rows = [
-            {"_id": f"{letter}{i}", "title": "Rain", "text": f"The water in {i} is {letter}.", "year": 1900 + i}
-            for i in range(size)
-        ]
-        lines = [changes.get(row["_id"], json.dumps(row)) for row in rows]
-        with gzip.open(files[-1], "wt", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-    return files
-
-
-def ids_of(uri) -> list[str]:
-    return open_dataset(str(uri)).to_table(columns=["id"])["id"].to_pylist()
 
 
 ALL = [f"{letter}{i}" for letter, size in zip("abc", (7, 1, 12), strict=True) for i in range(size)]
@@ -61,3 +36,84 @@ def test_rows_are_those_of_the_corpus_in_its_order(tiny, tmp_path):
     for own, other in zip(found, expected, strict=True):
         assert (own.float() - other).abs().max() < 1e-3
     assert not list((tmp_path / "out.encoding").rglob("*.json"))
+
+
+def test_documents_without_ids_are_numbered_through_all_files(tiny, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(
+            "text,year\nWater.,\nRain.,\n" if name == "a" else "text,year\nRice.,7\n"
+        )
+    encode_corpus(tmp_path / "*.csv", tmp_path / "out", tiny, shards=2, workers=ONE)
+    rows = open_dataset(str(tmp_path / "out")).to_table(columns=["id", "text", "year"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [("0", "Water.", ""), ("1", "Rain.", ""), ("2", "Rice.", "7")]
+
+
+def test_added_documents_follow_those_that_are_there(tiny, tmp_path):
+    first, *others = write_corpus(tmp_path / "corpus")
+    encode_corpus(first, tmp_path / "out", tiny, workers=ONE)
+    with pytest.raises(FileExistsError, match="already holds a dataset"):
+        encode_corpus(others, tmp_path / "out", tiny, workers=ONE)
+    encode_corpus(others, tmp_path / "out", tiny, workers=ONE, add=True)
+    assert ids_of(tmp_path / "out") == ALL
+    with pytest.raises(DataError, match=r"must be unique in an index, got 'a0' again in .*a\.jsonl\.gz, line 1"):
+        encode_corpus(first, tmp_path / "out", tiny, workers=ONE, add=True)
+    other = tiny_checkpoint(tmp_path / "other", seed=5)
+    with pytest.raises(ValueError, match="must be the base of the index"):
+        encode_corpus(first, tmp_path / "out", other, workers=ONE, add=True)
+    assert ids_of(tmp_path / "out") == ALL
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"c3": '{"_id": "a2", "text": "Again."}'}, r"got 'a2' in .*a.jsonl.gz, line 3 and in .*c.jsonl.gz, line 4"),
+        ({"c3": '{"_id": "c3", "text": '}, r"c.jsonl.gz, line 4 cannot be read"),
+        ({"c3": '{"_id": "c3", "text": 4}'}, r"c.jsonl.gz, row 3: 'text' must be text"),
+        ({"c3": '{"_id": "c3", "text": "Rain.", "year": "old"}'}, r"'?year'? must have values of one type"),
+    ],
+)
+def test_bad_corpora_are_refused_before_anything_is_written(tiny, tmp_path, changes, message):
+    files = write_corpus(tmp_path / "corpus", **changes)
+    with pytest.raises(DataError, match=message):
+        encode_corpus(files, tmp_path / "out", tiny, workers=ONE)
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("*.encoding/*"))
+
+
+def test_no_files_are_refused(tiny, tmp_path):
+    with pytest.raises(DataError, match="must be files that exist"):
+        encode_corpus(tmp_path / "*.jsonl", tmp_path / "out", tiny, workers=ONE)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match="corpus must not be empty"):
+        encode_corpus(tmp_path / "*.jsonl", tmp_path / "out", tiny, workers=ONE)
+
+
+def test_failing_shard_is_reported_by_file_and_line_and_the_others_are_kept(tmp_path):
+    # Longer than the encoder has positions for.
+    broken = tiny_checkpoint(tmp_path / "broken", document_length=600)
+    long = json.dumps({"_id": "c5", "text": "water " * 600})
+    files = write_corpus(tmp_path / "corpus", c5=long)
+    with pytest.raises(ShardsFailed, match=r"(?s)1 of 5 shards failed at every.*c\.jsonl\.gz, line 6: "):
+        encode_corpus(files, tmp_path / "out", broken, shards=5, workers=ONE)
+    assert not (tmp_path / "out" / "_versions").exists()
+    assert len(list((tmp_path / "out.encoding").rglob("000*.json"))) == 4
+    with pytest.raises(ValueError, match="unfinished run that began with another shards; pass the same"):
+        encode_corpus(files, tmp_path / "out", broken, shards=4, workers=ONE)
+    encode_corpus(files, tmp_path / "out", tiny_checkpoint(tmp_path / "tiny"), shards=5, workers=ONE, restart=True)
+    assert ids_of(tmp_path / "out") == ALL
+
+
+@pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
+def test_killed_driver_continues_with_the_shards_that_are_left(tiny, tmp_path):
+    files = write_corpus(tmp_path / "corpus", sizes=(300, 300))
+    options = ["--shards", 100, "--processes", 1, "--model", tiny]
+    driver = start("--corpus", *files, "--output", tmp_path / "out", *options)
+    wait_for(lambda: len(records(tmp_path)) >= 3, driver)
+    kill(driver)
+    kept = {record.name: json.loads(record.read_text()) for record in records(tmp_path)[:-1]}
+    assert len(kept) < 99 and not (tmp_path / "out" / "_versions").exists()
+    encode_corpus(files, tmp_path / "out", tiny, shards=100, workers=ONE)
+    assert ids_of(tmp_path / "out") == [f"{letter}{i}" for letter in "ab" for i in range(300)]
+    committed = {
+        each.path for fragment in open_dataset(str(tmp_path / "out")).get_fragments() for each in fragment.data_files()
+    }
+    assert {own["fragments"][0]["files"][0]["path"] for own in kept.values()} <= committed
