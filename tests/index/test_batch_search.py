@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from encoding_runs import ids_of, write_corpus
+from tiny import tiny_checkpoint
+
+from hf_optical import OpticalRetriever
+from hf_optical.index.batch_search import BatchSearch
+from hf_optical.index.encoding_run import encode_corpus
+from hf_optical.index.lance_rows import open_dataset, read_vectors
+from hf_optical.index.tasks import Workers
+from hf_optical.retrieval import search
+
+
+pytest.importorskip("lance")
+QUERIES = ["water in a", "the river", "rain 3"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    files = write_corpus(folder / "corpus", sizes=(40, 1, 30))
+    encode_corpus(files, folder / "out", tiny, shards=5, workers=Workers(processes=1))
+    dataset = open_dataset(str(folder / "out"))
+    dataset.delete("id = 'a3'")
+    return dataset
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_merged_rankings_are_those_of_one_exact_search(dataset, tiny, processes):
+    vectors = read_vectors(dataset.to_table(columns=["vectors"])["vectors"])
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    expected = search(retriever.encode_queries(QUERIES), vectors, 12, document_ids=ids_of(dataset.uri))
+    found = retriever.search(QUERIES, BatchSearch(dataset.uri, Workers(processes=processes)), 12)
+    assert len(dataset.get_fragments()) == 5 and "a3" not in {hit.document for hits in found for hit in hits}
+    assert found == expected
+
+
+def test_queries_of_another_base_are_refused(dataset, tiny, tmp_path):
+    index = BatchSearch(dataset.uri, Workers(processes=1))
+    other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5), device="cpu")
+    with pytest.raises(ValueError, match="must be encoded on the base of the index"):
+        other.search(QUERIES, index)
+    with pytest.raises(FileNotFoundError, match="no Lance dataset"):
+        BatchSearch(tmp_path / "nothing")
