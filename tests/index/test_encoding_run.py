@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from encoding_runs import ids_of, kill, records, start, wait_for, write_corpus
+from encoding_runs import corpus_ids, finished_shards, ids_of, start_run, wait_for, write_corpus
 from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
@@ -19,7 +19,7 @@ pytest.importorskip("lance")
 ONE = Workers(processes=1)
 
 
-ALL = [f"{letter}{i}" for letter, size in zip("abc", (7, 1, 12), strict=True) for i in range(size)]
+ALL = corpus_ids()
 
 
 def test_rows_are_those_of_the_corpus_in_its_order(tiny, tmp_path):
@@ -103,17 +103,32 @@ def test_failing_shard_is_reported_by_file_and_line_and_the_others_are_kept(tmp_
 
 
 @pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
-def test_killed_driver_continues_with_the_shards_that_are_left(tiny, tmp_path):
-    files = write_corpus(tmp_path / "corpus", sizes=(300, 300))
-    options = ["--shards", 100, "--processes", 1, "--model", tiny]
-    driver = start("--corpus", *files, "--output", tmp_path / "out", *options)
-    wait_for(lambda: len(records(tmp_path)) >= 3, driver)
-    kill(driver)
-    kept = {record.name: json.loads(record.read_text()) for record in records(tmp_path)[:-1]}
-    assert len(kept) < 99 and not (tmp_path / "out" / "_versions").exists()
-    encode_corpus(files, tmp_path / "out", tiny, shards=100, workers=ONE)
-    assert ids_of(tmp_path / "out") == [f"{letter}{i}" for letter in "ab" for i in range(300)]
-    committed = {
-        each.path for fragment in open_dataset(str(tmp_path / "out")).get_fragments() for each in fragment.data_files()
-    }
-    assert {own["fragments"][0]["files"][0]["path"] for own in kept.values()} <= committed
+def test_killed_run_continues_with_the_shards_that_are_left(tiny, tmp_path):
+    sizes = (300, 300)
+    arguments = (write_corpus(tmp_path / "corpus", sizes), tmp_path / "out", tiny)
+    run = start_run(*arguments, shards=100)
+    wait_for(lambda: finished_shards(tmp_path / "out") >= 3, run.is_alive)
+    run.kill()
+    run.join()
+    files = sorted((tmp_path / "out.encoding").glob("*/*.json"))[:3]
+    kept = [json.loads(file.read_text())["fragments"][0]["files"][0]["path"] for file in files]
+    assert finished_shards(tmp_path / "out") < 100 and not (tmp_path / "out" / "_versions").exists()
+    encode_corpus(*arguments, shards=100, workers=ONE)
+    assert ids_of(tmp_path / "out") == corpus_ids(sizes)
+    fragments = open_dataset(str(tmp_path / "out")).get_fragments()
+    assert [each.path for fragment in fragments[:3] for each in fragment.data_files()] == kept
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("moment", ["before commit", "after commit", "within clear"])
+def test_run_killed_around_its_commit_adds_every_row_once(tiny, tmp_path, moment, add):
+    first, *others = write_corpus(tmp_path / "corpus")
+    if add:
+        encode_corpus(first, tmp_path / "out", tiny, workers=ONE)
+    arguments = (others if add else [first, *others], tmp_path / "out", tiny)
+    run = start_run(*arguments, shards=5, add=add, killed_at=moment)
+    run.join(300)
+    assert run.exitcode == -9
+    assert encode_corpus(*arguments, shards=5, add=add, workers=ONE) == (13 if add else 20)
+    assert ids_of(tmp_path / "out") == ALL
+    assert not list((tmp_path / "out.encoding").rglob("*.json"))
