@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from encoding_runs import ids_of, kill, records, start, wait_for, write_corpus
+from encoding_runs import corpus_ids, finished_shards, ids_of, kill, start_command, wait_for, write_corpus
 
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("lance")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore")]
-ALL = [f"{letter}{i}" for letter in "abc" for i in range(200)]
 
 
 @pytest.fixture
@@ -33,19 +32,19 @@ def cluster(monkeypatch) -> Iterator:
     "Stopping anywhere", "On a Ray cluster, every passage is encoded once though a node and the driver are killed."
 )
 def test_nodes_and_drivers_may_be_killed(cluster, tiny, tmp_path):
+    output, sizes = tmp_path / "out", (200, 200, 200)
     worker = cluster.add_node(**cluster.options)
-    files = write_corpus(tmp_path / "corpus", sizes=(200, 200, 200))
-    options = ["--corpus", *files, "--output", tmp_path / "out", "--shards", 300, "--model", tiny]
-    options += ["--ray", cluster.address]
-    driver = start(*options)
-    wait_for(lambda: len(records(tmp_path)) >= 3, driver)
+    options = ["--corpus", *write_corpus(tmp_path / "corpus", sizes), "--output", output, "--model", tiny]
+    options += ["--shards", 300, "--ray", cluster.address]
+    driver = start_command(*options)
+    wait_for(lambda: finished_shards(output) >= 3, lambda: driver.poll() is None)
     cluster.remove_node(worker, allow_graceful=False)
-    before = len(records(tmp_path))
-    wait_for(lambda: len(records(tmp_path)) >= before + 3, driver)
+    before = finished_shards(output)
+    wait_for(lambda: finished_shards(output) >= before + 3, lambda: driver.poll() is None)
     kill(driver)
-    assert not (tmp_path / "out" / "_versions").exists()
+    assert not (output / "_versions").exists()
     cluster.add_node(**cluster.options)
-    driver = start(*options)
-    assert driver.wait(300) == 0, driver.communicate()[1]
-    assert sorted(ids_of(tmp_path / "out")) == sorted(ALL)
+    driver = start_command(*options)
+    assert driver.wait(300) == 0, kill(driver)
     driver.communicate()
+    assert ids_of(output) == corpus_ids(sizes)

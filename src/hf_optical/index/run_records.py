@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ from .lance_rows import readable_errors
 
 
 _PLAN = "plan.json"
+# What object storage and file systems answer -> what to do.
+_CURES = {
+    "NoSuchBucket": "create the bucket first",
+    "403 Forbidden|401 Unauthorized|InvalidAccessKeyId|SignatureDoesNotMatch": "check AWS_ACCESS_KEY_ID, "
+    "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, and what that key may do",
+    "No space left|StorageFull|InsufficientStorage": "free space, and the same call continues",
+    "error sending request|Connection refused|timed out": "once the storage is reached again, the same call continues",
+}
 
 
 class RunRecords:
@@ -28,12 +38,12 @@ class RunRecords:
         from lance.file import LanceFileSession
 
         self.uri = f"{uri.rstrip('/')}.encoding"
-        with readable_errors(self.uri):
+        with _storage_errors(self.uri):
             self._session = LanceFileSession(self.uri)
 
     def plan(self) -> EncodingPlan | None:
         """The plan of the run that has not ended, if there is one."""
-        with readable_errors(self.uri):
+        with _storage_errors(self.uri):
             stored = self._read(_PLAN) if self._session.contains(_PLAN) else None
         return None if stored is None else EncodingPlan.from_json(stored)
 
@@ -56,16 +66,16 @@ class RunRecords:
         self._delete(_PLAN)
 
     def _list(self, folder: str) -> list[str]:
-        with readable_errors(self.uri):
+        with _storage_errors(self.uri):
             return self._session.list(folder)
 
     def _delete(self, name: str) -> None:
-        with readable_errors(self.uri), suppress(FileNotFoundError):
+        with _storage_errors(self.uri), suppress(FileNotFoundError):
             self._session.delete_file(name)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """An object, or `None` if a full disk or a killed process cut it short."""
-        with tempfile.TemporaryDirectory() as folder, readable_errors(self.uri):
+        with tempfile.TemporaryDirectory() as folder, _storage_errors(self.uri):
             file = Path(folder) / "object.json"
             self._session.download_file(name, file)
             with suppress(ValueError):
@@ -73,7 +83,20 @@ class RunRecords:
         return None
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
-        with tempfile.TemporaryDirectory() as folder, readable_errors(self.uri):
+        with tempfile.TemporaryDirectory() as folder, _storage_errors(self.uri):
             file = Path(folder) / "object.json"
             file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
             self._session.upload_file(file, name)
+
+
+@contextmanager
+def _storage_errors(uri: str) -> Iterator[None]:
+    """Raise Lance's errors as `OSError` without secrets, with what to do."""
+    try:
+        with readable_errors(uri):
+            yield
+    except OSError as error:
+        cure = next((cure for answer, cure in _CURES.items() if re.search(answer, str(error))), None)
+        if cure is None:
+            raise
+        raise type(error)(f"{error}; {cure}") from None
