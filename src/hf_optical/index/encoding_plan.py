@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ..errors import DataError, short_repr
-from .protocol import IndexSettings
+from .settings import IndexSettings
 from .shards import Columns, CorpusFile, Piece, count_rows, cut, find_ids, hash_id, merge_schemas, scan_file
 from .tasks import Pool, TaskFailure
 

@@ -15,8 +15,8 @@ from ..retrieval import open_retriever
 from .encode_shard import ShardJob, encode_shard
 from .encoding_plan import EncodingPlan, complete_plan
 from .lance_rows import open_dataset, read_settings, readable_errors
-from .protocol import IndexSettings
 from .run_records import RunRecords
+from .settings import IndexSettings
 from .shards import Columns, CorpusFile, Piece, find_files
 from .tasks import Pool, TaskFailure, Workers
 

@@ -19,7 +19,7 @@ from ..errors import DataError, error_summary
 from ..storage.data_files import file_ending, read_objects
 from .documents import IndexedDocument, read_documents
 from .lance_rows import document_schema
-from .protocol import IndexSettings
+from .settings import IndexSettings
 
 
 # Documents that are in memory while a file is checked.
