@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 from encoding_runs import ids_of, write_corpus
-from tiny import tiny_checkpoint
+from tiny import DEMO, tiny_checkpoint
 
-from hf_optical import OpticalRetriever
+from hf_optical import OpticalRetriever, RetrievalEvaluator, load_beir
 from hf_optical.index.batch_search import BatchSearch
 from hf_optical.index.encoding_run import encode_corpus
 from hf_optical.index.lance_rows import open_dataset, read_vectors
@@ -34,6 +34,18 @@ def test_merged_rankings_are_those_of_one_exact_search(dataset, tiny, processes)
     found = retriever.search(QUERIES, BatchSearch(dataset.uri, Workers(processes=processes)), 12)
     assert len(dataset.get_fragments()) == 5 and "a3" not in {hit.document for hits in found for hit in hits}
     assert found == expected
+
+
+def test_evaluation_with_an_index_gives_the_measures_of_vectors_in_memory(tiny, tmp_path):
+    data = load_beir(DEMO / "retrieval")
+    encode_corpus(DEMO / "retrieval" / "corpus.jsonl", tmp_path / "out", tiny, workers=Workers(processes=1))
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    index = BatchSearch(tmp_path / "out", Workers(processes=1))
+    found = RetrievalEvaluator(data, retriever.model, retriever.processor, index=index)
+    expected = RetrievalEvaluator(data, retriever.model, retriever.processor)
+    measures = [each(retriever.model, retriever.processor) for each in (found, expected)]
+    # In half precision.
+    assert measures[0] == pytest.approx(measures[1], abs=0.01)
 
 
 def test_queries_of_another_base_are_refused(dataset, tiny, tmp_path):

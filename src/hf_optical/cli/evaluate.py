@@ -18,6 +18,8 @@ have human translations, the base on these.
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
+    if args.ray and not args.index:
+        parser.error("--ray searches an index; pass --index")
     with parser.input_errors():
         from ..evaluation import load_beir, load_benchmark
         from ..retrieval import BASE, open_retriever
@@ -33,7 +35,14 @@ def main(argv: Sequence[str]) -> None:
             # The languages of a benchmark have the codes of packs; the base alone has none.
             code = args.query_language or (None if language == BASE else language)
             dataset = load_benchmark(args.benchmark, language=code, split=args.split, **options)
-        results = evaluate_retriever(retriever, dataset, language, batch_size=args.batch_size, show_progress=True)
+        index = None
+        if args.index:
+            from ..index import BatchSearch, Workers
+
+            index = BatchSearch(args.index, Workers(ray=args.ray))
+        results = evaluate_retriever(
+            retriever, dataset, language, index=index, batch_size=args.batch_size, show_progress=True
+        )
         print(evaluation_text(results))
         if args.output_dir:
             file = Path(args.output_dir) / "eval_results.json"
@@ -62,6 +71,10 @@ def make_parser() -> Parser:
     group.add_argument("--query_language", metavar="CODE", help="language in the benchmark (default: --language)")
     group.add_argument("--document_language", metavar="CODE", help="language of the documents, if there is a choice")
     group.add_argument("--documents", type=int, metavar="N", help="keep only so many documents of a benchmark")
+    group.add_argument(
+        "--index", metavar="URI", help="dataset of `hf-optical encode` with the documents, in place of encoding them"
+    )
+    group.add_argument("--ray", metavar="ADDRESS", help='Ray cluster that searches it: an address, or "auto"')
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", metavar="FOLDER", help="folder for eval_results.json")
     return parser

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
 from ..retrieval.reranking import rerank
+from ..retrieval.retriever import SearchIndex
 from ..retrieval.search import Hit, search
 from .datasets import RetrievalDataset
 from .metrics import DEFAULT_MEASURES, per_query_metrics, retrieval_metrics, run_from_hits
@@ -26,6 +27,9 @@ class RetrievalEvaluator:
             Encode the documents. Don't pass the model object that is being trained: the index must not change.
         document_vectors ([`TokenVectors`], *optional*):
             Precomputed document vectors, in the order of `dataset.corpus`.
+        index ([`~retrieval.SearchIndex`], *optional*):
+            An index that holds the documents under their ids, such as [`~index.BatchSearch`], to search in place of
+            document vectors.
         measures (sequence of `str`, *optional*): As in [`retrieval_metrics`].
         depth (`int`, defaults to 1000): Length of the rankings that are measured (1000 is customary at TREC).
         batch_size (`int`, defaults to 32): Number of texts per batch.
@@ -43,6 +47,7 @@ class RetrievalEvaluator:
         processor: OpticalProcessor,
         *,
         document_vectors: TokenVectors | None = None,
+        index: SearchIndex | None = None,
         measures: Sequence[str] = DEFAULT_MEASURES,
         depth: int = 1000,
         batch_size: int = 32,
@@ -57,6 +62,7 @@ class RetrievalEvaluator:
         self.teacher = teacher
         self.processor = processor
         self._document_vectors = document_vectors
+        self.index = index
         self.measures = tuple(measures)
         self.depth = depth
         self.batch_size = batch_size
@@ -119,7 +125,9 @@ class RetrievalEvaluator:
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
         options: dict[str, Any] = {"top_k": top_k or self.depth, "show_progress": self.show_progress}
         options["document_ids"] = list(self.dataset.corpus)
-        if candidates is None:
+        if candidates is None and self.index is not None:
+            hits = self.index.search(vectors, options["top_k"])
+        elif candidates is None:
             hits = search(vectors, self.document_vectors, **options)
         else:
             first_stage = self._select("candidates", candidates, query_ids)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, overload, runtime_checkable
@@ -43,7 +43,7 @@ class SearchIndex(Protocol):
     def check_base(self, model: OpticalModel) -> None:
         """Raise `ValueError` unless `model` encoded the documents."""
 
-    def search(self, query_vectors: list[Tensor], top_k: int = 10) -> list[list[Hit]]:
+    def search(self, query_vectors: TokenVectors | Sequence[Tensor], top_k: int = 10) -> list[list[Hit]]:
         """Find the best documents for each query."""
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..evaluation import RetrievalDataset, RetrievalEvaluator
 from ..retrieval import BASE, OpticalRetriever, TokenVectors
+from ..retrieval.retriever import SearchIndex
 from .record import add_references, measure
 
 
@@ -14,27 +15,33 @@ def evaluate_retriever(
     dataset: RetrievalDataset,
     language: str,
     *,
+    index: SearchIndex | None = None,
     batch_size: int = 32,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """
     Measure how well the queries of a test set find documents that the base has encoded, in a language or `"base"`.
 
-    The active language of the retriever changes.
+    The active language of the retriever changes. The documents are encoded here, unless an `index` holds them.
 
     Returns:
         `dict`: `dataset`, `language`, `queries`, `level` and `measures`: measure -> `trained` and its bootstrap
             `interval` at this level; with a pack, `zero_shot` of the base alone; and, if all queries have human
             translations, `ceiling` of the base on these, and `gap_closed`.
     """
-    documents = retriever.encode_documents(
-        dataset.document_texts(), batch_size=batch_size, show_progress=show_progress
-    )
+    vectors = None
+    if index is None:
+        texts = dataset.document_texts()
+        encoded = retriever.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)
+        vectors = TokenVectors.from_list(encoded)
+    else:
+        index.check_base(retriever.model)
     evaluator = RetrievalEvaluator(
         dataset,
         retriever.model,
         retriever.processor,
-        document_vectors=TokenVectors.from_list(documents),
+        document_vectors=vectors,
+        index=index,
         batch_size=batch_size,
         show_progress=show_progress,
     )
