@@ -120,7 +120,9 @@ def search_fragment(job: _Job, fragment: int) -> list[list[Hit]]:
     """Rank the documents of a fragment."""
     dataset = open_dataset(job.uri).checkout_version(job.version)
     with readable_errors(job.uri):
-        batches = dataset.get_fragment(fragment).to_batches(columns=["id", VECTORS], batch_size=_BLOCK)
+        rows = dataset.get_fragment(fragment)
+        assert rows is not None  # it was listed in this version
+        batches = rows.to_batches(columns=["id", VECTORS], batch_size=_BLOCK)
         blocks = ((batch["id"].to_pylist(), read_vectors(batch[VECTORS])) for batch in batches)
         return exact_hits(blocks, job.queries, job.top_k)
 
