@@ -26,7 +26,7 @@ def dataset(tiny, tmp_path_factory):
     return dataset
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_merged_rankings_are_those_of_one_exact_search(dataset, tiny, processes):
     vectors = read_vectors(dataset.to_table(columns=["vectors"])["vectors"])
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")

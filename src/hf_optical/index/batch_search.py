@@ -99,7 +99,7 @@ class BatchSearch:
         shared = _Job(self.uri, self._dataset.version, queries, top_k)
         parts: list[list[list[Hit]]] = [[] for _ in fragments]
         with closing(self.workers.pool()) as pool:
-            found = pool.run(search_fragment, shared, fragments)
+            found = pool.run(search_fragment, shared, fragments, gpu=True)
             for position, result in tqdm(
                 found, "Searching", len(fragments), unit="fragment", disable=not show_progress
             ):
@@ -124,7 +124,8 @@ def search_fragment(job: _Job, fragment: int) -> list[list[Hit]]:
         assert rows is not None  # it was listed in this version
         batches = rows.to_batches(columns=["id", VECTORS], batch_size=_BLOCK)
         blocks = ((batch["id"].to_pylist(), read_vectors(batch[VECTORS])) for batch in batches)
-        return exact_hits(blocks, job.queries, job.top_k)
+        queries = job.queries.to("cuda" if torch.cuda.is_available() else "cpu")
+        return exact_hits(blocks, queries, job.top_k)
 
 
 def _merge(rankings: Sequence[list[Hit]], top_k: int) -> list[Hit]:

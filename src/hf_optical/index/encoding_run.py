@@ -153,7 +153,7 @@ def _encode_missing(
         unit="passage",
         disable=not show_progress,
     ) as progress:
-        for position, result in pool.run(encode_shard, job, [shards[number] for number in missing]):
+        for position, result in pool.run(encode_shard, job, [shards[number] for number in missing], gpu=True):
             number = missing[position]
             if isinstance(result, TaskFailure):
                 failures.append(f"shard {number}, {_place(shards[number])}: {result}")

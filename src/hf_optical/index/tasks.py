@@ -25,7 +25,9 @@ class TaskFailure(Exception):
 class Pool(Protocol):
     """Something that runs tasks, until it is closed."""
 
-    def run(self, task: Callable, shared: Any, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, task: Callable, shared: Any, arguments: Sequence[Any], *, gpu: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         """
         Call `task(shared, argument)` for all arguments.
 
@@ -33,6 +35,7 @@ class Pool(Protocol):
             task (`Callable`): A function at the top of a module.
             shared: First argument of all calls, sent once to a cluster.
             arguments (sequence): Second argument of each call.
+            gpu (`bool`, defaults to `False`): Whether each call needs a GPU, if a cluster has any.
 
         Returns:
             Iterator of `(position in arguments, result)` in the order of completion. The result is a [`TaskFailure`]
@@ -97,7 +100,9 @@ class _ThisProcess:
     def __init__(self, attempts: int):
         self.attempts = attempts
 
-    def run(self, task: Callable, shared: Any, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, task: Callable, shared: Any, arguments: Sequence[Any], *, gpu: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         for position, argument in enumerate(arguments):
             yield position, _attempt(partial(task, shared, argument), self.attempts)
 
@@ -112,7 +117,9 @@ class _Processes:
         self.attempts = attempts
         self.workers = [_Process(number, processes) for number in range(processes)]
 
-    def run(self, task: Callable, shared: Any, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, task: Callable, shared: Any, arguments: Sequence[Any], *, gpu: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         finished: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         for position in range(len(arguments)):
@@ -216,13 +223,15 @@ class _RayCluster:
         self.ray = import_optional("ray", "ray")
         # The progress bar stays readable without what workers print.
         self.ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-        gpus = 1 if self.ray.cluster_resources().get("GPU") else 0
-        self.options = {"num_cpus": 1, "num_gpus": gpus, "max_retries": attempts - 1, "retry_exceptions": True}
+        self.options = {"num_cpus": 1, "max_retries": attempts - 1, "retry_exceptions": True}
         self._pending: dict[Any, int] = {}
 
-    def run(self, task: Callable, shared: Any, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def run(
+        self, task: Callable, shared: Any, arguments: Sequence[Any], *, gpu: bool = False
+    ) -> Iterator[tuple[int, Any]]:
         errors = self.ray.exceptions
-        remote = self.ray.remote(scheduling_strategy="SPREAD", **self.options)(task)
+        gpus = 1 if gpu and self.ray.cluster_resources().get("GPU") else 0
+        remote = self.ray.remote(scheduling_strategy="SPREAD", num_gpus=gpus, **self.options)(task)
         reference = self.ray.put(shared)
         self._pending = {remote.remote(reference, argument): number for number, argument in enumerate(arguments)}
         while self._pending:
