@@ -47,7 +47,9 @@ def main() -> None:
             start = time.perf_counter()
             list(two.run(encode_shard, job, [shards[0][:1], shards[1][:1]]))
             started = time.perf_counter() - start
+            used = time.process_time()
             results = encode(one)
+            used = time.process_time() - used
             assert sum(result["rows"] for result in results) == count, results
             measured = race(
                 {"passages": count},
@@ -56,12 +58,13 @@ def main() -> None:
             )
         stored = sum(each["files"][0]["file_size_bytes"] for result in results for each in result["fragments"])
         tokens = sum(result["tokens"] for result in results)
-        notes = {"tokens": tokens, "stored_bytes": stored, "first_shards_seconds": started}
+        notes = {"tokens": tokens, "stored_bytes": stored, "first_shards_seconds": started, "cpu_seconds": used}
     gain = ratios(measured, "2 processes")["1 process"]
     rows = [[each.name, count / each.median, tokens / each.median] for each in measured]
     print(table(["", "passages a second", "tokens a second"], rows))
     print(f"two processes: {gain:.2f} times one")
     print(f"{stored / tokens:.0f} bytes a token, {tokens / count:.0f} tokens a passage")
+    print(f"{count / used:.1f} passages and {tokens / used:.0f} tokens a CPU second")
     print(f"processes started, and encoded two shards, in {started:.1f} s")
     write(args.output, measured, **notes, gain=gain)
 
