@@ -85,7 +85,7 @@ class EncodingPlan:
             ValueError: If it does not.
         """
         same = {
-            "model": self.settings == before.settings,
+            "model or dtype": self.settings == before.settings,
             "shards": self.shards == before.shards,
             "add": self.add == before.add,
             "corpus": [file[:2] for file in self.files] == [file[:2] for file in before.files],
