@@ -121,7 +121,8 @@ def complete_plan(
         raise DataError("corpus must not be empty")
     shared = (plan.columns, plan.settings)
     scanned = _read(pool, scan_file, shared, files, "Checking documents", show_progress)
-    hashes = np.sort(np.concatenate([own for own, _ in scanned]))
+    hashes = np.concatenate([own for own, _ in scanned])
+    hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     # Two ids may have the same hash.
     places: dict[str, str] = {}
