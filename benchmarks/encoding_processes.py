@@ -29,7 +29,7 @@ def main() -> None:
     parser = arguments(__doc__, "encoding_processes")
     parser.add_argument("--storage", metavar="URI", help="where to write fragments (default: a temporary folder)")
     args = parser.parse_args()
-    count = 64 if args.quick else 256
+    count = 128 if args.quick else 512
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = folder / "corpus.jsonl"

@@ -81,7 +81,7 @@ def test_killed_workers_are_replaced(uri, tiny, tmp_path):
 def test_cut_connection_ends_the_run_which_can_be_continued(server, uri, tiny, tmp_path):
     arguments = ["--corpus", *write_corpus(tmp_path / "corpus", SIZES), "--output", uri, "--model", tiny]
     arguments += ["--shards", 200, "--processes", 1]
-    run = start_command(*arguments, AWS_MAX_RETRIES="1", AWS_RETRY_TIMEOUT="2")
+    run = start_command(*arguments, OBJECT_STORE_CLIENT_MAX_RETRIES="1", OBJECT_STORE_CLIENT_RETRY_TIMEOUT="2")
     wait_for(lambda: finished_shards(uri) >= 5, lambda: run.poll() is None)
     server.stop()
     try:

@@ -10,9 +10,11 @@ from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
+from hf_optical.index import open_index
 from hf_optical.index.encoding_run import ShardsFailed, encode_corpus
 from hf_optical.index.lance_rows import open_dataset, read_vectors
 from hf_optical.index.tasks import Workers
+from hf_optical.retrieval import search
 
 
 pytest.importorskip("lance")
@@ -36,6 +38,20 @@ def test_rows_are_those_of_the_corpus_in_its_order(tiny, tmp_path):
     for own, other in zip(found, expected, strict=True):
         assert (own.float() - other).abs().max() < 1e-3
     assert not list((tmp_path / "out.encoding").rglob("*.json"))
+
+
+def test_encoded_dataset_is_an_index(tiny, tmp_path):
+    files = write_corpus(tmp_path / "corpus")
+    encode_corpus(files, tmp_path / "out", tiny, shards=4, workers=ONE, dtype="float32")
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    texts = [f"Rain The water in {key[1:]} is {key[0]}." for key in ALL]
+    expected = search(retriever.encode_queries(["water in 3"]), retriever.encode_documents(texts), document_ids=ALL)
+    with open_index(tmp_path / "out") as index:
+        found = retriever.search(["water in 3"], index)
+        assert [hit.document for hit in found[0]] == [hit.document for hit in expected[0]]
+        assert index.document("c5").columns == {"year": 1905}
+    with pytest.raises(ValueError, match="dtype must be that of the index"):
+        encode_corpus(files, tmp_path / "out", tiny, workers=ONE, add=True)
 
 
 def test_documents_without_ids_are_numbered_through_all_files(tiny, tmp_path):

@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
-    options = {"shards": args.shards, "add": args.add, "restart": args.restart, "batch_size": args.batch_size}
+    options = {name: getattr(args, name) for name in ("shards", "add", "restart", "dtype", "batch_size")}
     with parser.input_errors():
         from ..index.encoding_run import ShardsFailed, encode_corpus
         from ..index.tasks import Workers
@@ -53,6 +53,9 @@ def make_parser() -> Parser:
     group.add_argument("--output", required=True, metavar="URI", help="folder or s3://BUCKET/NAME of the dataset")
     group.add_argument("--add", action="store_true", help="add the documents to the dataset that is there")
     group.add_argument("--restart", action="store_true", help="forget an unfinished run and start from the beginning")
+    group.add_argument(
+        "--dtype", choices=("float16", "float32"), default="float16", help="type of the vectors (default: float16)"
+    )
     group = parser.add_argument_group("work")
     group.add_argument("--shards", type=int, metavar="N", help="number of tasks (default: 10,000 documents a task)")
     group.add_argument("--ray", metavar="ADDRESS", help='Ray cluster: an address, or "auto" for that of this machine')

@@ -85,7 +85,7 @@ class EncodingPlan:
             ValueError: If it does not.
         """
         same = {
-            "model": self.settings == before.settings,
+            "model or dtype": self.settings == before.settings,
             "shards": self.shards == before.shards,
             "add": self.add == before.add,
             "corpus": [file[:2] for file in self.files] == [file[:2] for file in before.files],
@@ -121,7 +121,8 @@ def complete_plan(
         raise DataError("corpus must not be empty")
     shared = (plan.columns, plan.settings)
     scanned = _read(pool, scan_file, shared, files, "Checking documents", show_progress)
-    hashes = np.sort(np.concatenate([own for own, _ in scanned]))
+    hashes = np.concatenate([own for own, _ in scanned])
+    hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     # Two ids may have the same hash.
     places: dict[str, str] = {}

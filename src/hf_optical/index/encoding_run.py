@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..checks import check_number, import_optional
+from ..checks import check_choice, check_number, import_optional
 from ..retrieval import open_retriever
 from .encode_shard import ShardJob, encode_shard
 from .encoding_plan import EncodingPlan, complete_plan
+from .lance import LanceIndex
 from .lance_rows import open_dataset, read_settings, readable_errors
 from .run_records import RunRecords
 from .settings import IndexSettings
@@ -43,6 +44,7 @@ def encode_corpus(
     add: bool = False,
     restart: bool = False,
     workers: Workers | None = None,
+    dtype: str = "float16",
     batch_size: int = 32,
     show_progress: bool = False,
     **columns: Any,
@@ -70,6 +72,7 @@ def encode_corpus(
         add (`bool`, defaults to `False`): Whether to add the documents to a dataset that exists.
         restart (`bool`, defaults to `False`): Whether to forget an unfinished run and start from the beginning.
         workers ([`Workers`], *optional*): Where tasks run. Defaults to processes of this machine.
+        dtype (`str`, defaults to `"float16"`): Data type of the stored vectors, `"float16"` or `"float32"`.
         batch_size (`int`, defaults to 32): Documents per batch.
         show_progress (`bool`, defaults to `False`): Whether to show progress bars.
         columns (`str`): `id_column`, `text_column` and `title_column`, as in [`read_documents`].
@@ -86,13 +89,14 @@ def encode_corpus(
     """
     if shards is not None:
         check_number("shards", shards, at_least=1)
+    check_choice("dtype", dtype, LanceIndex.dtypes)
     check_number("batch_size", batch_size, at_least=1)
     import_optional("lance", "lance")
     uri = os.fspath(output)
     name = None if model is None else os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
     retriever = open_retriever([name] if name else [])
     files = [CorpusFile(path, os.path.getsize(path), 0) for path in find_files(corpus)]
-    wanted = EncodingPlan(files, IndexSettings.of(retriever), Columns(**columns), shards, add)
+    wanted = EncodingPlan(files, IndexSettings.of(retriever, dtype), Columns(**columns), shards, add)
     records = RunRecords(uri)
     with closing((workers or Workers()).pool()) as pool:
         plan = records.plan()
@@ -124,6 +128,8 @@ def _existing(uri: str, plan: EncodingPlan) -> lance.LanceDataset | None:
     if not plan.add:
         raise FileExistsError(f"{uri} already holds a dataset; add to it, or choose another output")
     settings = read_settings(dataset.schema, uri)
+    if settings.dtype != plan.settings.dtype:
+        raise ValueError(f"dtype must be that of the index in {uri}, {settings.dtype!r}, got {plan.settings.dtype!r}")
     if settings.base_fingerprint != plan.settings.base_fingerprint:
         raise ValueError(
             f"model must be the base of the index in {uri}, {settings.base_model} (fingerprint "
