@@ -428,8 +428,8 @@ def test_damaged_json_raises(saved, name, content):
 def test_missing_entries_raise(saved):
     file = saved / "language_pack.json"
     content = json.loads(file.read_text())
-    assert list(content)[0] == "format" and len(content) == 11
-    for key in content.keys() - {"word_rules"}:  # older packs lack the rules
+    assert list(content)[0] == "format" and len(content) == 12
+    for key in content.keys() - {"word_rules", "strength"}:  # older packs lack these
         file.write_text(json.dumps({name: value for name, value in content.items() if name != key}))
         with pytest.raises(OSError, match="language_pack.json"):
             LanguagePack.from_pretrained(saved)
