@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from transformers.trainer_utils import speed_metrics
 
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
-from ..languages import LanguagePack, activate, active_language, remove
+from ..languages import LanguagePack, activate, active_language, remove, set_strength, strength_of
 from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
@@ -269,8 +271,22 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if self.args.packs and active_language(self.model) != pack:
             activate(self.model, pack)
 
+    def _set_strength(self, language: str) -> None:
+        """Give the pack of a language the strength of a training step, or that of the finished pack."""
+        if not self.args.packs:
+            return
+        strength: float = self.args.strength
+        if self.model.training:
+            # The same in every process, and in a resumed run.
+            draws = random.Random(f"{self.args.seed} {self.state.global_step}")
+            strength = draws.random() if self.args.random_strength else 1.0
+        pack = self.args.pack_of(language)
+        if strength_of(self.model, pack) != strength:
+            set_strength(self.model, pack, strength)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.set_language(inputs["language"])
+        self._set_strength(inputs["language"])
         self._pair_weights = inputs.get("pair_weights")
         steps = turns(self.methods, self.args.alternate and self.model.training)
         methods = steps[self.state.global_step % len(steps)]
@@ -411,6 +427,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
     def _search(self, language: str) -> dict[str, float]:
         """Search with the queries of a language, and keep the results for the card."""
         self.set_language(language)
+        self.model.eval()
+        self._set_strength(language)
         evaluator, processor = self.retrieval_evaluators[language], self.processors[language]
         measured = from_main_process(lambda: measure(evaluator, evaluator.search(self.model, processor)))
         self.run_record.add_result(language, self.state.global_step, measured)
@@ -462,7 +480,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         pack = next(iter(packs)) if language is None and len(packs) == 1 else self.args.pack_of(language or "")
         if pack not in packs:
             raise ValueError(f"language must be one of {', '.join(packs) or 'none'}, got {language!r}")
-        return LanguagePack.from_model(
+        copied = LanguagePack.from_model(
             self.model,
             pack,
             roles=self.processing_class.roles,
@@ -470,6 +488,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             base_fingerprint=self.base_fingerprint,
             state_dict=state_dict,
         )
+        return replace(copied, strength=self.args.strength)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Without Trainer's `training_args.bin`, a pickle that contains the Hub token (huggingface/transformers#34612).
