@@ -9,7 +9,7 @@ from .adapters import (
 )
 from .merging import merge_language
 from .pack import LanguagePack
-from .vocabulary import Vocabulary, extend_processor, learn_vocabulary
+from .vocabulary import Vocabulary, count_words, extend_processor, learn_vocabulary
 
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "activate",
     "active_language",
     "add_adapter",
+    "count_words",
     "default_lora_config",
     "extend_processor",
     "languages",

@@ -366,9 +366,12 @@ class OpticalRetriever(PushToHub):
         """The base's processor with the settings and new words of a pack."""
         try:
             words = self.processor.nearest_words.words if self.processor.nearest_words else ()
-            roles = {**self.processor.roles, **pack.roles}
             processor = OpticalProcessor(
-                self.processor.tokenizer, nearest_words=words, word_rules=self.processor.word_rules, **roles
+                self.processor.tokenizer,
+                nearest_words=words,
+                known_words={**self.processor.known_words, **(pack.known_words or {})},
+                word_rules=self.processor.word_rules,
+                **{**self.processor.roles, **pack.roles},
             )
             if pack.vocabulary is not None:
                 tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id

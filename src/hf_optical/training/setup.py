@@ -22,7 +22,14 @@ from ..bitext.triples import join_triples
 from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
-from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
+from ..languages import (
+    add_adapter,
+    count_words,
+    default_lora_config,
+    extend_processor,
+    learn_vocabulary,
+    make_trainable,
+)
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
@@ -180,15 +187,12 @@ def add_packs(
         if args.new_words:
             if not pairs:
                 check_choice("new_words", args.new_words, [0], "since words are learned from train_dataset; pass it")
-            vocabulary = learn_vocabulary(
-                model,
-                processor,
-                _pairs_of_pack(pairs, pack, members, args.teacher_language),
-                pack,
-                args.teacher_language,
-                max_words=args.new_words,
-            )
-            processors |= dict.fromkeys(members, extend_processor(processor, vocabulary.tokens))
+            own = _pairs_of_pack(pairs, pack, members, args.teacher_language)
+            codes = (pack, args.teacher_language)
+            vocabulary = learn_vocabulary(model, processor, own, *codes, max_words=args.new_words)
+            known = count_words(processor, own, *codes)
+            extended = extend_processor(processor, vocabulary.tokens, known_words=known)
+            processors |= dict.fromkeys(members, extended)
         config = peft_config or default_lora_config(
             model,
             rank=args.lora_rank,
