@@ -2,6 +2,7 @@ from .code_switching import CodeSwitcher
 from .dictionaries import Dictionary, learn_dictionary, read_muse
 from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
+from .noise import Mistyper
 from .triples import load_triples
 
 
@@ -9,6 +10,7 @@ __all__ = [
     "CodeSwitcher",
     "Dictionary",
     "FilterCounts",
+    "Mistyper",
     "filter_bitext",
     "inverse_document_frequency",
     "learn_dictionary",

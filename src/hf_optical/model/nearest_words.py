@@ -51,7 +51,9 @@ class NearestWords:
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
-        self.spelling = Spelling(known_words, lambda word: are_one_token([word], tokenizer)[0]) if known_words else None
+        self.spelling = (
+            Spelling(known_words, lambda word: are_one_token([word], tokenizer)[0]) if known_words else None
+        )
         self._cache: dict[tuple[str, bool, bool], str | None] = {}
 
     @property

@@ -202,6 +202,12 @@ class OpticalProcessor(PushToHub):
         """The words by which typing errors of queries are repaired; none without repair."""
         return self.nearest_words.known_words if self.nearest_words else {}
 
+    def add_known_words(self, known_words: KnownWords) -> None:
+        """Repair typing errors of queries by more words, as those of the argument `known_words`."""
+        words = self.nearest_words.words if self.nearest_words else []
+        known = {**self.known_words, **known_words}
+        self.nearest_words = NearestWords(words, self.tokenizer, known_words=known)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **roles
@@ -275,7 +281,7 @@ class OpticalProcessor(PushToHub):
         return [[*opening, *row[:room], *self._closing] or [self._unknown_id] for row in rows]
 
     def _tokens(self, texts: list[str], role: str) -> list[list[int]]:
-        if self.nearest_words is not None:
+        if self.nearest_words is not None and (self.nearest_words.words or role == "query"):
             texts = [self.nearest_words(text, repair=role == "query") for text in texts]
         prompt = self.query_prompt if role == "query" else self.document_prompt
         # If a fast tokenizer truncates, it keeps the length as a setting and saves it. So truncation comes later.

@@ -23,9 +23,11 @@ SPELLING_RULES = 1
 # Where words may be known from, and their parts in the probability of a word.
 SOURCES = {"language": 0.9, "translations": 0.1, "documents": 0.02}
 # Prices of typing errors, as negative logarithms of their probability.
-_NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.8, 8.0, 3.1, 0.6
-# A word as it stands: what speaks for one that is known, for one token of the base, for an unknown one, and for a name.
+_NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _DOUBLED, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.8, 8.0, 5.0, 3.1, 0.6
+# A word as it stands: what speaks for a known one, for one token of the base, for an unknown one, and for a name.
 _KNOWN, _ONE_TOKEN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, -12.5, -2.0, 0.8, 5.5
+# A word of another language: prices of being one, and of each letter.
+_FOREIGN, _FOREIGN_LETTER = 8.0, 3.0
 _LETTERS_AT_A_TIME = 4
 # Candidates whose errors are counted one by one, and length of the words that are looked at.
 _CANDIDATES, _LONGEST = 30, 32
@@ -114,8 +116,10 @@ class Spelling:
 
     def as_it_stands(self, word: str) -> float:
         """Return how well a word explains itself, on the scale of [`~Spelling.candidates`]."""
-        chances = [_UNKNOWN + _UNKNOWN_LETTERS * self._letter_model(_fold(word))]
-        if (place := self._table.places.get(_fold(word))) is not None:
+        folded = _fold(word)
+        unknown = _UNKNOWN + _UNKNOWN_LETTERS * self._letter_model(folded)
+        chances = [unknown, -_FOREIGN - _FOREIGN_LETTER * len(folded)]
+        if (place := self._table.places.get(folded)) is not None:
             chances.append(float(self._table.log_probabilities[place]) + _KNOWN)
         if self.is_token(word):
             chances.append(_ONE_TOKEN)
@@ -239,17 +243,26 @@ def _ones(bits: np.ndarray) -> np.ndarray:
 
 def _price(typed: str, meant: str, distance: int) -> float:
     """Price of the errors that lead from one word to another, `distance` with swaps of neighbours."""
-    counts = {"near": 0, "other": 0, "missing": 0, "extra": 0}
+    counts = {"near": 0, "other": 0, "missing": 0, "doubled": 0, "extra": 0}
     edits = Levenshtein.editops(typed, meant)
     for kind, place, target in edits:
         if kind == "replace":
             counts["near" if (typed[place], meant[target]) in _TOUCHING else "other"] += 1
+        elif kind == "insert":
+            counts["missing"] += 1
         else:
-            counts["missing" if kind == "insert" else "extra"] += 1
+            beside = typed[max(place - 1, 0) : place] + typed[place + 1 : place + 2]
+            counts["doubled" if typed[place] in beside else "extra"] += 1
     # A swap counts as two errors without it.
     swaps = len(edits) - distance
     for _ in range(2 * swaps):
-        counts[next((kind for kind in ("other", "near", "missing", "extra") if counts[kind]), "other")] -= 1
-    prices = {"near": _NEAR_KEY, "other": _OTHER_KEY, "missing": _MISSING, "extra": _EXTRA}
+        counts[next((kind for kind in ("other", "near", "missing", "extra", "doubled") if counts[kind]), "other")] -= 1
+    prices = {
+        "near": _NEAR_KEY,
+        "other": _OTHER_KEY,
+        "missing": _MISSING,
+        "doubled": _DOUBLED,
+        "extra": _EXTRA,
+    }
     price = sum(prices[kind] * count for kind, count in counts.items())
     return price + _SWAPPED * swaps + _FIRST_LETTER * (typed[0] != meant[0])
