@@ -69,6 +69,8 @@ class Alignment(Method):
         super().__init__(settings)
         self.loss = self.make_loss(settings)
         self.loss.reduction = "none"
+        if settings.noise_weight:
+            self.blocks = (*self.blocks, "noisy")
         # Language -> weights of the student's and of the teacher's vocabulary.
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
 

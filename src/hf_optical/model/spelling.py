@@ -253,10 +253,13 @@ def _price(typed: str, meant: str, distance: int) -> float:
         else:
             beside = typed[max(place - 1, 0) : place] + typed[place + 1 : place + 2]
             counts["doubled" if typed[place] in beside else "extra"] += 1
-    # A swap counts as two errors without it.
+    # A swap counts as two errors without it: letters left out and put in again, or two that are replaced.
     swaps = len(edits) - distance
-    for _ in range(2 * swaps):
-        counts[next((kind for kind in ("other", "near", "missing", "extra", "doubled") if counts[kind]), "other")] -= 1
+    for _ in range(swaps):
+        extra = "extra" if counts["extra"] else "doubled"
+        pair = ("missing", extra) if counts["missing"] and counts[extra] else ("near", "near")
+        for kind in pair:
+            counts["other" if kind == "near" and counts["other"] else kind] -= 1
     prices = {
         "near": _NEAR_KEY,
         "other": _OTHER_KEY,
