@@ -85,6 +85,7 @@ setup(
         "POT>=0.9.6",
         "pydantic>=2.12",
         "PyYAML>=6.0",
+        "rapidfuzz>=3.10",
         "regex>=2025.10.22",
         "safetensors>=0.7",
         "scipy>=1.15",

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ import torch
 from packs import make_pack
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save
-from tiny import tiny_checkpoint, weights
+from tiny import demo_pairs, tiny_checkpoint, weights
 from torch import nn
 from transformers import AutoModel
 
@@ -557,3 +558,46 @@ def test_pack_on_a_relative_base_opens_from_another_folder(tmp_path, monkeypatch
     assert pack.without_local_paths().base_model == "minilm"
     pack.write_card(tmp_path / "pack")
     assert str(tmp_path) not in (tmp_path / "pack" / "README.md").read_text(encoding="utf-8")
+
+
+def test_known_words_are_kept_and_packs_without_them_read_as_before(tiny, tmp_path):
+    pack = make_pack(tiny, "sw", 0, words=["mzuqo", "kitxbu"])
+    old = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    old.add_language("sw", pack)
+    assert old.processor_of("sw").nearest_words("Mzqou kitxbu") == "Mzqou kitxbu"
+
+    words = Counter(word for pair in demo_pairs() for word in pair["sw"].lower().split() if word.isalpha())
+    pack.known_words = {"language": {**words, "mzuqo": 91, "kitxbu": 5}, "translations": {"water": 3}}
+    pack.save_pretrained(tmp_path)
+    assert LanguagePack.from_pretrained(tmp_path).known_words == pack.known_words
+    retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
+    assert retriever.processor_of("sw").nearest_words("Mzqou kitxbu") == "mzuqo kitxbu"
+    assert retriever.processor.nearest_words is None
+    retriever.save_pretrained(tmp_path / "retriever")
+    again = OpticalRetriever.from_pretrained(tmp_path / "retriever", device="cpu")
+    assert again.processor_of("sw").known_words == retriever.merge("sw").processor.known_words == pack.known_words
+
+    file = tmp_path / "known_words.json"
+    file.write_text(file.read_text().replace("91", "92"))
+    with pytest.raises(OSError, match=r"known_words\.json is missing, cut short or changed"):
+        LanguagePack.from_pretrained(tmp_path)
+    pack.known_words = None
+    pack.save_pretrained(tmp_path)
+    assert not file.exists() and LanguagePack.from_pretrained(tmp_path).known_words is None
+
+
+@pytest.mark.parametrize(
+    "content", [{"rules": 2, "language": {}}, {"rules": 1, "texts": {}}, {"rules": 1, "language": 1}]
+)
+def test_invalid_known_words_raise(tiny, tmp_path, content):
+    pack = make_pack(tiny, "sw", 0, words=["mzuqo"])
+    pack.known_words = {"language": {"mzuqo": 9}}
+    pack.save_pretrained(tmp_path)
+    before, after = (tmp_path / "known_words.json").read_bytes(), json.dumps(content).encode()
+    (tmp_path / "known_words.json").write_bytes(after)
+    config = tmp_path / "language_pack.json"
+    config.write_text(
+        config.read_text().replace(hashlib.sha256(before).hexdigest(), hashlib.sha256(after).hexdigest())
+    )
+    with pytest.raises(OSError, match=r"cannot open .*known_words\.json: "):
+        LanguagePack.from_pretrained(tmp_path)

@@ -83,3 +83,20 @@ def test_arguments_that_a_method_does_not_use_raise(make_trainer, triples):
         make_trainer(method="code_switch", triples=Dataset.from_dict({"query": ["a"], "text": ["b"]}))
     with pytest.raises(ValueError, match="triples must have rows .*, got 0 rows"):
         make_trainer(method="hybrid", triples=triples.select([]))
+
+
+@pytest.mark.parametrize("method", ["ot", "greedy", "hybrid"])
+def test_mistyped_copies_are_drawn_to_the_same_vectors(make_trainer, held_out, method):
+    trainer = make_trainer(method=method, noise_weight=0.5, noise_strength=0.4, side="both")
+    trainer.train()
+    step = next(log for log in trainer.state.log_history if "loss" in log)
+    parts = [value for name, value in step.items() if name.startswith("loss_")]
+    assert len(parts) == (3 if method == "hybrid" else 2) and step["loss"] == pytest.approx(sum(parts), abs=1e-4)
+    assert trainer.language_pack().details["settings"]["noise_weight"] == 0.5
+    assert trainer.language_pack().known_words["language"] and make_trainer().language_pack().known_words
+
+    # Without errors in it the copy is the sentence, and its loss the same.
+    trainer = make_trainer(method=method, noise_weight=0.5, noise_strength=0.0)
+    measured = trainer.evaluate()
+    assert measured["eval_loss_noise"] == pytest.approx(0.5 * measured["eval_loss_alignment"], abs=1e-6)
+    assert "noise_weight" not in make_trainer(method=method).language_pack().details["settings"]

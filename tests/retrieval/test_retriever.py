@@ -371,3 +371,20 @@ def test_switching_takes_less_than_10_ms(ten, pair):
         retriever.set_language(pair[turn % 2])
         times.append(time.perf_counter() - start)
     assert statistics.median(times) < 0.010
+
+
+def test_spelling_is_learned_from_documents_for_the_base_and_all_packs(tiny, packs):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("ha", packs["ha"])
+    documents = ["The zanzibar ferry is late.", "A ferry to Zanzibar."]
+    index = retriever.encode_documents([*documents, "zanzibr"])
+    retriever.learn_spelling(documents)
+    retriever.add_language("yo", packs["yo"])
+    for language in ("base", "ha", "yo"):
+        assert_equal(
+            retriever.encode_queries(["Zanzibr frery"], language=language),
+            retriever.encode_queries(["zanzibar ferry"], language=language),
+        )
+    assert_equal(retriever.encode_documents([*documents, "zanzibr"]), index)
+    with pytest.raises(TypeError, match="documents must be a list of strings, got one string"):
+        retriever.learn_spelling("one text")

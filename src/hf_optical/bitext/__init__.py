@@ -4,6 +4,7 @@ from .entries import read_entries, switch_texts
 from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
 from .misaligned import rank_by_cost
+from .noise import Mistyper
 from .triples import load_triples
 
 
@@ -11,6 +12,7 @@ __all__ = [
     "CodeSwitcher",
     "Dictionary",
     "FilterCounts",
+    "Mistyper",
     "filter_bitext",
     "inverse_document_frequency",
     "learn_dictionary",

@@ -155,7 +155,7 @@ class OpticalMtebModel:
 
 
 def _hash_into(digest: Any, model: OpticalModel, processor: OpticalProcessor) -> None:
-    words = list(processor.nearest_words.words) if processor.nearest_words else []
+    words = (processor.nearest_words.words if processor.nearest_words else [], processor.known_words)
     vocabulary = sorted(processor.tokenizer.get_vocab().items())
     digest.update(repr((processor, sorted(processor.skip_tokens), words, vocabulary)).encode())
     for name, weight in sorted(model.state_dict().items()):

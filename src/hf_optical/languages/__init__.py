@@ -11,7 +11,7 @@ from .adapters import (
 )
 from .merging import merge_language
 from .pack import LanguagePack
-from .vocabulary import Vocabulary, extend_processor, learn_vocabulary
+from .vocabulary import Vocabulary, count_words, extend_processor, learn_vocabulary
 
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "activate",
     "active_language",
     "add_adapter",
+    "count_words",
     "default_lora_config",
     "extend_processor",
     "languages",

@@ -16,6 +16,7 @@ from ..errors import printable
 from ..hub import write_card
 from ..model import OpticalModel
 from ..model.added_words import WORD_RULES
+from ..model.spelling import KnownWords
 from ..storage.fetching import local_folder, public_name
 from ..storage.locking import shared_lock
 from ..storage.names import PACKS_FOLDER
@@ -34,10 +35,12 @@ from .adapters import (
 )
 from .merging import unwrap
 from .pack_files import (
+    read_known_words,
     read_lora_config,
     read_pack_config,
     read_weights,
     sha256,
+    write_known_words,
     write_lora_config,
     write_pack_config,
 )
@@ -49,7 +52,8 @@ PACK_CONFIG = "language_pack.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
-PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY)
+KNOWN_WORDS = "known_words.json"
+PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY, KNOWN_WORDS)
 # PEFT stores the names of weights relative to its own wrapper of the model.
 _PEFT_PREFIX = "base_model.model."
 
@@ -60,8 +64,9 @@ class LanguagePack(PushToHub):
     Adapter and new words of one language, to be opened on the base model that it was trained on.
 
     A pack is saved as a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the
-    embeddings of new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which contains the
-    language, the base, the new words and the hashes of the other files.
+    embeddings of new words and the counts of known ones, if there are any (`vocabulary.safetensors`,
+    `known_words.json`), and `language_pack.json`, which contains the language, the base, the new words and the hashes
+    of the other files.
 
     Attributes:
         language (`str`): language code.
@@ -74,13 +79,16 @@ class LanguagePack(PushToHub):
         strength (`float` or `tuple[float, float]`, defaults to 1.0):
             Share of the adapter to apply when the pack is opened, 0 to 2, or those of the first and the last layer
             ([`set_strength`]). The weights stay as they were trained.
+        known_words (`dict`, *optional*):
+            The words by which typing errors are repaired, from [`count_words`]. Packs without them, such as those of
+            older versions, read every word as it is typed.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
             Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed
             type. Any other JSON may be added.
     """
 
-    _optional_files = (VOCABULARY,)
+    _optional_files = (VOCABULARY, KNOWN_WORDS)
 
     language: str
     base_model: str
@@ -90,6 +98,7 @@ class LanguagePack(PushToHub):
     vocabulary: Vocabulary | None = None
     base_revision: str | None = None
     strength: Strength = 1.0
+    known_words: KnownWords | None = None
     roles: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
 
@@ -102,6 +111,7 @@ class LanguagePack(PushToHub):
         roles: dict[str, Any] | None = None,
         details: dict[str, Any] | None = None,
         base_fingerprint: str | None = None,
+        known_words: KnownWords | None = None,
         state_dict: dict[str, Tensor] | None = None,
     ) -> LanguagePack:
         """
@@ -112,6 +122,7 @@ class LanguagePack(PushToHub):
             language (`str`): language code.
             roles (`dict`, *optional*), details (`dict`, *optional*): see the attributes of this class.
             base_fingerprint (`str`, *optional*): Fingerprint of the base, if it is known already.
+            known_words (*optional*): see the attributes of this class.
             state_dict (`dict`, *optional*):
                 Weights of the whole model to use instead of the model's own, such as those gathered from several
                 processes.
@@ -137,6 +148,7 @@ class LanguagePack(PushToHub):
             base_model=model.name_or_path or "",
             base_revision=model.revision,
             base_fingerprint=base_fingerprint or model.fingerprint(),
+            known_words=known_words,
             lora_config=cast(LoraConfig, copy.deepcopy(model.encoder.peft_config[name])),
             weights={key: weight.detach().cpu().clone().contiguous() for key, weight in weights.items()},
             strength=strength_of(model, language),
@@ -238,10 +250,12 @@ class LanguagePack(PushToHub):
                 rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"]
                 vocabulary = Vocabulary(tokens, rows, first_id, rules)
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
+            known_words = read_known_words(folder / KNOWN_WORDS, digests) if KNOWN_WORDS in digests else None
         return cls(
             lora_config=lora_config,
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
             vocabulary=vocabulary,
+            known_words=known_words,
             **stored,
         )
 
@@ -261,7 +275,12 @@ class LanguagePack(PushToHub):
                 (folder / VOCABULARY).write_bytes(save(rows, metadata={"format": "pt"}))
             else:
                 discard(folder / VOCABULARY)  # left by another pack
-            written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([VOCABULARY] if self.vocabulary else [])]
+            if self.known_words:
+                write_known_words(folder / KNOWN_WORDS, self.known_words)
+            else:
+                discard(folder / KNOWN_WORDS)
+            optional = {VOCABULARY: self.vocabulary, KNOWN_WORDS: self.known_words}
+            written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *(name for name, content in optional.items() if content)]
             digests = {name: sha256((folder / name).read_bytes()) for name in written}
             write_pack_config(
                 folder / PACK_CONFIG,

@@ -16,6 +16,7 @@ from ..hub.details import invalid_details
 from ..model.added_words import WORD_RULES
 from ..model.layout import invalid_roles
 from ..model.nearest_words import invalid_word
+from ..model.spelling import SPELLING_RULES, KnownWords, invalid_known_words
 from ..model.texts import unwritable
 from ..storage import safetensors_files
 from ..storage.json_files import mismatches, read_json, write_json
@@ -125,6 +126,23 @@ def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Ten
     if unsupported:
         raise OSError(f"{path} is not that of a language pack (unsupported: {', '.join(unsupported[:5])}); {_CURE}")
     return config
+
+
+def read_known_words(path: Path, digests: dict[str, str]) -> KnownWords:
+    """Read the words by which typing errors are repaired."""
+    _check_digest(path, digests)
+    stored = read_json(path)
+    if stored.get("rules") != SPELLING_RULES:
+        raise OSError(f"cannot open {path}: it is of a newer hf_optical; update it, or {_CURE}")
+    known = {source: words for source, words in stored.items() if source != "rules"}
+    if problem := invalid_known_words(known):
+        raise OSError(f"cannot open {path}: {printable(problem)}; {_CURE}")
+    return known
+
+
+def write_known_words(path: Path, known: KnownWords) -> None:
+    """Write the words by which typing errors are repaired."""
+    write_json(path, {"rules": SPELLING_RULES, **known})
 
 
 def write_lora_config(path: Path, config: LoraConfig, base_model: str, base_revision: str | None) -> None:

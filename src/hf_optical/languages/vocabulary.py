@@ -16,11 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..bitext.entries import Entries, words_of_entries
+from ..bitext.frequency import count_known
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
 from ..model.added_words import WORD_RULES, prepare_for_words
 from ..model.nearest_words import are_one_token
+from ..model.spelling import KnownWords
 from ..model.words import UNSPACED
 
 
@@ -194,7 +196,31 @@ def spelled_alike(words: Sequence[Sequence[str]], translations: Iterable[Sequenc
     return {word: count / held[word] for word, count in shared.items()}
 
 
-def extend_processor(processor: OpticalProcessor, tokens: list[str], rules: int = WORD_RULES) -> OpticalProcessor:
+def count_words(
+    processor: OpticalProcessor, pairs: Dataset, language: str, teacher_language: str = "en", max_pairs: int = 50_000
+) -> dict[str, dict[str, int]]:
+    """
+    Count the words on both sides of sentence pairs, by which typing errors are repaired ([`Spelling`]).
+
+    Args:
+        processor ([`OpticalProcessor`]): that of the base; its tokenizer normalises the words.
+        pairs (`datasets.Dataset`), language (`str`), teacher_language (`str`), max_pairs (`int`): as in
+            [`learn_vocabulary`].
+
+    Returns:
+        `dict[str, dict[str, int]]`: `"language"` and `"translations"` -> word -> number of its occurrences.
+    """
+    pairs = sample_evenly(pairs, max_pairs)
+    sides = {"language": language, "translations": teacher_language}
+    return {side: count_known(processor, iter_sentences(pairs, code)) for side, code in sides.items()}
+
+
+def extend_processor(
+    processor: OpticalProcessor,
+    tokens: list[str],
+    rules: int = WORD_RULES,
+    known_words: KnownWords | None = None,
+) -> OpticalProcessor:
     """
     Create a processor that has `tokens` as additional whole words.
 
@@ -208,6 +234,7 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str], rules: int 
             Version of the rules by which the words are found in text. It is 1 in packs that do not record it: there,
             tokenizers that do not compose accents miss words in decomposed letters (NFD), and SentencePiece tokenizers
             emit a stray space token between a new word and the punctuation after it.
+        known_words (*optional*): as in [`OpticalProcessor`], beside those of the base's processor.
 
     Raises:
         ValueError: the tokenizer has one of the tokens already.
@@ -229,7 +256,13 @@ def extend_processor(processor: OpticalProcessor, tokens: list[str], rules: int 
         ]
     )
     before = processor.nearest_words.words if processor.nearest_words else []
-    return OpticalProcessor(tokenizer, nearest_words=[*before, *tokens], word_rules=rules, **processor.roles)
+    return OpticalProcessor(
+        tokenizer,
+        nearest_words=[*before, *tokens],
+        known_words={**processor.known_words, **(known_words or {})},
+        word_rules=rules,
+        **processor.roles,
+    )
 
 
 def _mean_translation(translations: list[tuple[int, float]], weight: Tensor) -> Tensor:

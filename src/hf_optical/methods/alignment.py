@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..bitext.frequency import inverse_document_frequency
 from ..bitext.loading import iter_sentences
-from ..checks import check_choice
+from ..bitext.noise import Mistyper
+from ..checks import check_choice, check_number
 from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalOutput
 from ..options import option
 from ..transport import SOLVERS, Partial, Sinkhorn, Unbalanced, make_solver
-from .base import LanguageData, Method, PairSettings, Reader, Reading, Run
+from .base import Blocks, LanguageData, Method, PairReader, PairSettings, Reader, Reading, Run
 
 
 MARGINALS = ("uniform", "idf")
@@ -35,6 +38,8 @@ class AlignmentSettings(PairSettings):
     marginal_penalty: float = option(
         Unbalanced.marginal_penalty, "Price of leaving a token out, with --solver unbalanced."
     )
+    noise_weight: float = option(0.0, "Weight of a mistyped copy of each sentence beside it.")
+    noise_strength: float = option(0.2, "Largest share of the letters that are mistyped in the copy.")
     transported_mass: float = option(Partial.transported_mass, "Part of the mass to align, with --solver partial.")
 
     @property
@@ -45,6 +50,8 @@ class AlignmentSettings(PairSettings):
     def check_settings(self) -> None:
         super().check_settings()
         check_choice("marginals", self.marginals, MARGINALS)
+        check_number("noise_weight", self.noise_weight, at_least=0, cure="pass 0 for no mistyped copies")
+        check_number("noise_strength", self.noise_strength, at_least=0, at_most=1)
         for solver in SOLVERS:
             make_solver(solver, **self.solver_options)
         check_choice("solver", self.solver, SOLVERS)
@@ -62,6 +69,8 @@ class Alignment(Method):
         super().__init__(settings)
         self.loss = self.make_loss(settings)
         self.loss.reduction = "none"
+        if settings.noise_weight:
+            self.blocks = (*self.blocks, "noisy")
         # Language -> weights of the student's and of the teacher's vocabulary.
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -76,7 +85,8 @@ class Alignment(Method):
 
     def used_settings(self) -> dict[str, Any]:
         loss = {"loss": type(self.loss).__name__} if self.custom_loss else {}
-        return super().used_settings() | loss
+        noise = ("noise_weight", "noise_strength") if self.settings.noise_weight else ()
+        return super().used_settings() | {name: getattr(self.settings, name) for name in noise} | loss
 
     def reader(self, data: LanguageData) -> Reader:
         if self.settings.marginals == "idf" and data.pairs is not None:
@@ -84,12 +94,23 @@ class Alignment(Method):
                 inverse_document_frequency(data.student, iter_sentences(data.pairs, data.language)),
                 inverse_document_frequency(data.teacher, iter_sentences(data.pairs, data.teacher_language)),
             )
-        return super().reader(data)
+        if not self.settings.noise_weight:
+            return super().reader(data)
+        mistype = Mistyper(self.settings.noise_strength, self.settings.seed)
+        return NoisyPairReader(data, self.settings.roles, self.settings.align_special_tokens, mistype)
 
     def losses(self, read: Reading, run: Run) -> dict[str, Tensor]:
-        student, teacher = read.student["pairs"], read.teacher("pairs")
+        parts = self._block_losses("pairs", read, run)
+        if "noisy" in read.student:
+            noisy = torch.stack([*self._block_losses("noisy", read, run).values()]).sum(0)
+            parts["noise"] = self.settings.noise_weight * noisy
+        return parts
+
+    def _block_losses(self, block: str, read: Reading, run: Run) -> dict[str, Tensor]:
+        """Losses between a block that the student reads and the teacher's reading of the sentences."""
+        student, teacher = read.student[block], read.teacher("pairs")
         if read.language in self._weights:
-            student_ids, teacher_ids = read.inputs["pairs"]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
+            student_ids, teacher_ids = read.inputs[block]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
             of_student, of_teacher = (each.to(student_ids.device) for each in self._weights[read.language])
             self._weights[read.language] = of_student, of_teacher
             student.weights, teacher.weights = of_student[student_ids], of_teacher[teacher_ids]
@@ -105,6 +126,19 @@ class Alignment(Method):
         cost, plan = self.loss(*texts, return_diagnostics=True, **weights)
         run.record(plan_entropy=plan.entropy, plan_marginal_error=plan.marginal_error, plan_iterations=plan.iterations)
         return {"alignment": cost}
+
+
+@dataclass
+class NoisyPairReader(PairReader):
+    """Rows of sentence pairs -> the blocks `"pairs"` and `"noisy"`, for the student a mistyped copy of each."""
+
+    mistype: Mistyper
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> Blocks:
+        blocks = super().__call__(rows)
+        typed = [self.mistype(row["translation"][self.data.language]) for row in rows]
+        blocks.student["noisy"] = self.tokenize(self.data.student, typed)
+        return blocks
 
 
 class OptimalTransport(Alignment):

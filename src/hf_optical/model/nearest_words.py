@@ -1,4 +1,4 @@
-"""Replacement of words outside a vocabulary by its words of the most similar spelling."""
+"""Replacement of words outside a vocabulary: by the word that was meant, or by one of similar spelling."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from transformers import PreTrainedTokenizerBase
 
+from .spelling import KnownWords, Spelling
 from .texts import half_character
 from .words import ADJOINING, LONGEST_WORD, UNSPACED, find_words
 
@@ -30,9 +31,18 @@ class NearestWords:
     vectors (3 to 6 letters), weighted by inverse document frequency. These words are never replaced: capitalised ones,
     which are likely names; words shorter than four letters or longer than a hundred; words with a digit; words that
     are a single token; words in scripts without spaces; and words without any of `min_similarity`.
+
+    Where `known_words` are given, typing errors are repaired before that, see [`Spelling`]; capitals, short words and
+    tokens of the base may be errors too.
     """
 
-    def __init__(self, words: Sequence[str], tokenizer: PreTrainedTokenizerBase, min_similarity: float = 0.4):
+    def __init__(
+        self,
+        words: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        min_similarity: float = 0.4,
+        known_words: KnownWords | None = None,
+    ):
         if problem := invalid_word(words):
             raise ValueError(f"the list of words is invalid: {problem}; remove that entry")
         self.words, self.tokenizer = list(words), tokenizer
@@ -41,40 +51,60 @@ class NearestWords:
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
-        self._cache: dict[str, str | None] = {}
+        self.spelling = (
+            Spelling(known_words, lambda word: are_one_token([word], tokenizer)[0]) if known_words else None
+        )
+        self._cache: dict[tuple[str, bool, bool], str | None] = {}
 
-    def __call__(self, text: str) -> str:
-        """Return the text with its unknown words replaced."""
+    @property
+    def known_words(self) -> KnownWords:
+        """The words that typing errors are repaired by; none without repair."""
+        return self.spelling.known if self.spelling else {}
+
+    def __call__(self, text: str, repair: bool = True) -> str:
+        """Return the text with its unknown words replaced; without `repair` of typing errors, by similar ones only."""
         parts, end = [], 0
-        for start, stop, nearest in self.replacements(text):
+        for start, stop, nearest in self.replacements(text, repair):
             parts += [text[end:start], nearest]
             end = stop
         return "".join([*parts, text[end:]])
 
-    def replacements(self, text: str) -> Iterator[tuple[int, int, str]]:
+    def replacements(self, text: str, repair: bool = True) -> Iterator[tuple[int, int, str]]:
         """Yield the start and stop of each word of a text that is replaced, and its replacement."""
-        for word, start, stop, spaced in find_words(text, joined_by=ADJOINING):
-            if not spaced or len(word) > LONGEST_WORD or word[0].isupper() or not word[0].isalpha():
+        repair = repair and self.spelling is not None
+        for place, (word, start, stop, spaced) in enumerate(find_words(text, joined_by=ADJOINING)):
+            if not spaced or len(word) > LONGEST_WORD or not word[0].isalpha() or (word[0].isupper() and not repair):
                 continue
             if any(character.isdigit() for character in word):
                 continue
-            if (nearest := self._cached_nearest(word)) is not None:
-                yield start, stop, nearest
+            # The first word of a text has a capital whether or not it is a name.
+            if (found := self._cached(word, repair, place > 0 and word[0].isupper())) is not None:
+                yield start, stop, found
 
-    def _cached_nearest(self, word: str) -> str | None:
+    def _cached(self, word: str, repair: bool, name: bool) -> str | None:
         # Other threads may fill or clear the cache at any moment.
+        key = word, repair, name
         with suppress(KeyError):
-            return self._cache[word]
-        found = self.nearest(word)
+            return self._cache[key]
+        found = self._replacement(word, repair, name)
         if len(self._cache) >= _CACHE_SIZE:
             self._cache.clear()
-        self._cache[word] = found
+        self._cache[key] = found
         return found
+
+    def _replacement(self, word: str, repair: bool, name: bool) -> str | None:
+        meant = self.spelling.correct(self._normal(word), name) if repair and self.spelling else None
+        if word[0].isupper():
+            return meant
+        return self.nearest(word if meant is None else meant) or meant
+
+    def _normal(self, word: str) -> str:
+        normalizer = self.tokenizer.backend_tokenizer.normalizer
+        return word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
 
     def nearest(self, word: str) -> str | None:
         """Return the replacement of `word`; `None` if it is known or not similar to any word of the list."""
-        normalizer = self.tokenizer.backend_tokenizer.normalizer
-        normal = word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
+        normal = self._normal(word)
         if len(normal) < _SHORTEST or not len(self._grams) or UNSPACED.search(normal):
             return None
         if are_one_token([normal], self.tokenizer)[0]:

@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import normalizers
@@ -19,6 +20,7 @@ from ..storage.staging import discard, staged_directory
 from .added_words import WORD_RULES, prepare_for_words
 from .layout import DOCUMENT_LENGTH, ROLE_KINDS, Layout, invalid_roles, read_layout, token_id, write_roles
 from .nearest_words import NearestWords, invalid_word
+from .spelling import KnownWords, invalid_known_words
 from .texts import as_texts
 
 
@@ -53,6 +55,9 @@ class OpticalProcessor(PushToHub):
             tokenizer lacks are dropped from the list.
         nearest_words (sequence of `str`, *optional*):
             Words that replace similar unknown words of a text, see [`NearestWords`]. None by default.
+        known_words (mapping of `str` to mapping of `str` to `int`, *optional*):
+            Source -> word -> count: the words by which typing errors of queries are repaired, see [`Spelling`].
+            Without any, queries are read as they are typed. Documents always are.
         word_rules (`int`, defaults to 1):
             Version of the rules by which words added to the tokenizer are found, see
             [`~hf_optical.languages.extend_processor`]. Version 2 adapts the tokenizer to them.
@@ -81,12 +86,15 @@ class OpticalProcessor(PushToHub):
         attend_to_expansion: bool = False,
         skip_tokens: str | Sequence[str] = "punctuation",
         nearest_words: Sequence[str] = (),
+        known_words: KnownWords | None = None,
         word_rules: int = 1,
     ):
         self.tokenizer, self.word_rules = tokenizer, word_rules
         if word_rules > 1:
             prepare_for_words(tokenizer)
-        self.nearest_words = NearestWords(nearest_words, tokenizer) if nearest_words else None
+        self.nearest_words = None
+        if nearest_words or known_words:
+            self.nearest_words = NearestWords(nearest_words, tokenizer, known_words=known_words)
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
         self.query_prompt = query_prompt
@@ -189,6 +197,17 @@ class OpticalProcessor(PushToHub):
         """The settings besides the tokenizer, as keyword arguments of this class."""
         return {name: getattr(self, name) for name in ROLE_KINDS}
 
+    @property
+    def known_words(self) -> KnownWords:
+        """The words by which typing errors of queries are repaired; none without repair."""
+        return self.nearest_words.known_words if self.nearest_words else {}
+
+    def add_known_words(self, known_words: KnownWords) -> None:
+        """Repair typing errors of queries by more words, as those of the argument `known_words`."""
+        words = self.nearest_words.words if self.nearest_words else []
+        known = {**self.known_words, **known_words}
+        self.nearest_words = NearestWords(words, self.tokenizer, known_words=known)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, *, revision: str | None = None, **roles
@@ -211,7 +230,7 @@ class OpticalProcessor(PushToHub):
         tokenizer = _open_tokenizer(layout)
         stored = layout.roles(tokenizer)
         if (layout.folder / NEAREST_WORDS).is_file():
-            stored["nearest_words"], stored["word_rules"] = _read_words(layout.folder / NEAREST_WORDS)
+            stored |= _read_words(layout.folder / NEAREST_WORDS)
         try:
             return cls(tokenizer, **{**stored, **roles})
         except ValueError as error:
@@ -230,7 +249,8 @@ class OpticalProcessor(PushToHub):
             if self.nearest_words is not None or self.word_rules > 1:
                 words = self.nearest_words.words if self.nearest_words else []
                 rules = {"rules": self.word_rules} if self.word_rules > 1 else {}
-                write_json(folder / NEAREST_WORDS, {"words": words, **rules})
+                known = {"known_words": self.known_words} if self.known_words else {}
+                write_json(folder / NEAREST_WORDS, {"words": words, **rules, **known})
             else:
                 discard(folder / NEAREST_WORDS)  # left by another processor
 
@@ -261,8 +281,8 @@ class OpticalProcessor(PushToHub):
         return [[*opening, *row[:room], *self._closing] or [self._unknown_id] for row in rows]
 
     def _tokens(self, texts: list[str], role: str) -> list[list[int]]:
-        if self.nearest_words is not None:
-            texts = [self.nearest_words(text) for text in texts]
+        if self.nearest_words is not None and (self.nearest_words.words or role == "query"):
+            texts = [self.nearest_words(text, repair=role == "query") for text in texts]
         prompt = self.query_prompt if role == "query" else self.document_prompt
         # If a fast tokenizer truncates, it keeps the length as a setting and saves it. So truncation comes later.
         texts = [prompt + text for text in texts]
@@ -317,12 +337,13 @@ def _open_tokenizer(layout: Layout) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_words(path: Path) -> tuple[list[str], int]:
-    stored = read_json(path, {"words": [str], "rules": range(1, WORD_RULES + 1)})
+def _read_words(path: Path) -> dict[str, Any]:
+    stored = read_json(path, {"words": [str], "rules": range(1, WORD_RULES + 1), "known_words": dict})
     words = stored.get("words")
-    if problem := "no words" if words is None else invalid_word(words):
+    known = stored.get("known_words") or {}
+    if problem := "no words" if words is None else invalid_word(words) or invalid_known_words(known):
         raise OSError(f"{path} is damaged ({problem}); fetch the checkpoint again")
-    return words, stored.get("rules") or 1
+    return {"nearest_words": words, "word_rules": stored.get("rules") or 1, "known_words": known}
 
 
 def punctuation_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

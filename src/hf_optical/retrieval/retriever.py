@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias, overload, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..bitext.frequency import count_known
 from ..checks import check_length, check_number
 from ..languages import (
     LanguagePack,
@@ -228,6 +229,26 @@ class OpticalRetriever(PushToHub):
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
+    def learn_spelling(self, documents: Iterable[str]) -> None:
+        """
+        Repair typing errors of queries by the words of the documents that are searched, in the base and in all packs.
+
+        A word that is known neither from the documents nor from the sentence pairs of the pack is read as the known
+        one that was most likely meant, or stays. Documents are always read as they are, so the index does not change.
+        Packs repair by the words of their sentence pairs without this; the base does not.
+
+        Args:
+            documents (iterable of `str`): texts of the index, or a sample of them.
+
+        Raises:
+            TypeError: `documents` is a single string or contains something other than strings.
+            DataError: a text contains an unpaired surrogate.
+        """
+        known = {"documents": count_known(self.processor, as_texts(documents, "documents"))}
+        with lock_of(self.model):
+            for processor in (self.processor, *self._processors.values()):
+                processor.add_known_words(known)
+
     def set_language(self, language: str) -> None:
         """
         Activate a language for all callers; `"base"` is the bare base.
@@ -413,9 +434,12 @@ class OpticalRetriever(PushToHub):
         """The base's processor with the settings and new words of a pack."""
         try:
             words = self.processor.nearest_words.words if self.processor.nearest_words else ()
-            roles = {**self.processor.roles, **pack.roles}
             processor = OpticalProcessor(
-                self.processor.tokenizer, nearest_words=words, word_rules=self.processor.word_rules, **roles
+                self.processor.tokenizer,
+                nearest_words=words,
+                known_words={**self.processor.known_words, **(pack.known_words or {})},
+                word_rules=self.processor.word_rules,
+                **{**self.processor.roles, **pack.roles},
             )
             if pack.vocabulary is not None:
                 tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id

@@ -24,7 +24,14 @@ from ..bitext.triples import join_triples
 from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
-from ..languages import add_adapter, default_lora_config, extend_processor, learn_vocabulary, make_trainable
+from ..languages import (
+    add_adapter,
+    count_words,
+    default_lora_config,
+    extend_processor,
+    learn_vocabulary,
+    make_trainable,
+)
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
@@ -186,18 +193,21 @@ def add_packs(
             if not pairs and not entries:
                 reason = "since words are learned from train_dataset or a dictionary; pass one"
                 check_choice("new_words", args.new_words, [0], reason)
+            own = _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None
+            codes = (pack, args.teacher_language)
             vocabulary = learn_vocabulary(
                 model,
                 processor,
-                _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None,
-                pack,
-                args.teacher_language,
+                own,
+                *codes,
                 entries=[entry for language in members for entry in entries.get(language, ())],
                 max_words=args.new_words,
             )
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
-            processors |= dict.fromkeys(members, extend_processor(processor, vocabulary.tokens))
+            known = None if own is None else count_words(processor, own, *codes)
+            extended = extend_processor(processor, vocabulary.tokens, known_words=known)
+            processors |= dict.fromkeys(members, extended)
         config = peft_config or default_lora_config(
             model,
             rank=args.lora_rank,

@@ -486,6 +486,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             roles=self.processing_class.roles,
             details=self.run_record.card_details(packs[pack], self.state.global_step),
             base_fingerprint=self.base_fingerprint,
+            known_words=self.processors[packs[pack][0]].known_words,
             state_dict=state_dict,
         )
         return replace(copied, strength=self.args.strength)

@@ -148,7 +148,7 @@ def test_merged_model_replaces_pack(hub, tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     retriever.add_language("sw", pack)
     retriever.merge("sw").push_to_hub("org/student")
-    assert not {*PACK[1:], "vocabulary.safetensors"} & hub.files("org/student").keys()
+    assert not {*PACK[1:], "known_words.json", "vocabulary.safetensors"} & hub.files("org/student").keys()
     opened = OpticalRetriever.from_pretrained("org/student", device="cpu")
     assert opened.languages == []
     assert_equal(opened.encode_queries(TEXTS), retriever.encode_queries(TEXTS, language="sw"), 1e-5)
@@ -215,7 +215,11 @@ def test_each_pack_of_a_run_has_its_own_repository(hub, run, tiny, tmp_path, lan
     pushed = trainer.push_to_hub()
     assert [each.repo_url.repo_id for each in (pushed if len(names) > 1 else [pushed])] == names
     for name in names:
-        assert set(PACK) <= hub.files(name).keys() <= {*PACK, "vocabulary.safetensors", "training.png"}
+        assert (
+            set(PACK)
+            <= hub.files(name).keys()
+            <= {*PACK, "known_words.json", "vocabulary.safetensors", "training.png"}
+        )
     assert (tmp_path / "run" / "checkpoint-2").is_dir()
     assert_nothing_private_uploaded(hub, tiny, tmp_path)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
