@@ -138,7 +138,7 @@ class Method:
     """
 
     name: ClassVar[str] = ""
-    blocks: ClassVar[tuple[str, ...]] = ("pairs",)
+    blocks: tuple[str, ...] = ("pairs",)
     card_settings: ClassVar[tuple[str, ...]] = ("side", "align_special_tokens")
     description: ClassVar[str] = ""
     tags: ClassVar[tuple[str, ...]] = ()

@@ -245,7 +245,8 @@ def _price(typed: str, meant: str, distance: int) -> float:
     """Price of the errors that lead from one word to another, `distance` with swaps of neighbours."""
     counts = {"near": 0, "other": 0, "missing": 0, "doubled": 0, "extra": 0}
     edits = Levenshtein.editops(typed, meant)
-    for kind, place, target in edits:
+    for edit in edits:
+        kind, place, target = edit.tag, edit.src_pos, edit.dest_pos
         if kind == "replace":
             counts["near" if (typed[place], meant[target]) in _TOUCHING else "other"] += 1
         elif kind == "insert":
