@@ -12,9 +12,9 @@ from ..storage.json_files import mismatches
 
 # The types that a base can be opened in.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-_NAMES = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_license")
+_NAMES = ("teacher", "teacher_revision", "teacher_fingerprint", "teacher_language", "bitext", "bitext_license")
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys((*_NAMES, "hardware", "base_dtype", "license", "note"), str),
+    **dict.fromkeys((*_NAMES, "hardware", "base_dtype", "projection", "license", "note"), str),
     **{"languages": [str], "scripts": [str], "pairs": Integral, "seconds": Real},
     **{"settings": {"method": str}, "results": dict},
 }

@@ -18,7 +18,7 @@ from ..model import OpticalModel
 from ..model.added_words import WORD_RULES
 from ..storage.fetching import local_folder, public_name
 from ..storage.locking import shared_lock
-from ..storage.names import PACKS_FOLDER
+from ..storage.names import PACKS_FOLDER, PROJECTION
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, staged_directory
 from .adapters import activate, active_language, adapter_name, add_adapter, check_not_added, languages, remove
@@ -26,6 +26,7 @@ from .merging import unwrap
 from .pack_files import (
     read_lora_config,
     read_pack_config,
+    read_projection,
     read_weights,
     sha256,
     write_lora_config,
@@ -38,9 +39,22 @@ PACK_CONFIG = "language_pack.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
-PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY)
+PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY, PROJECTION)
 # PEFT stores the names of weights relative to its own wrapper of the model.
 _PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model that encodes the documents for a pack, if that is not its base. Not opened yet."""
+
+    name_or_path: str
+    revision: str | None
+    digest: str
+
+    def fingerprint(self) -> str:
+        """As [`OpticalModel.fingerprint`]."""
+        return self.digest
 
 
 @dataclass(eq=False, repr=False)
@@ -49,24 +63,28 @@ class LanguagePack(PushToHub):
     Adapter and new words of one language, to be opened on the base model that it was trained on.
 
     A pack is saved as a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the
-    embeddings of new words, if there are any (`vocabulary.safetensors`), and `language_pack.json`, which contains the
-    language, the base, the new words and the hashes of the other files.
+    embeddings of new words, if there are any (`vocabulary.safetensors`), the projection that was fitted for the base,
+    if there is one (`projection.safetensors`), and `language_pack.json`, which contains the language, the base, the
+    new words and the hashes of the other files.
 
     Attributes:
         language (`str`): language code.
         base_model (`str`): Hub id or folder of the base.
         base_revision (`str`, *optional*): commit of a base from the Hub.
-        base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base.
+        base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base, with its projection.
         lora_config (`peft.LoraConfig`): configuration of the adapter.
         weights (`dict[str, Tensor]`): weights of the adapter, with names relative to the text encoder.
         vocabulary ([`Vocabulary`], *optional*): the new words.
+        projection (`dict[str, Tensor]`, *optional*):
+            `weight` and `bias` of a projection into the space of the teacher, which the base lacks by itself
+            ([`~hf_optical.model.mapping.fit_projection`]). The base gets it when the pack is opened.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
             Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed
             type. Any other JSON may be added.
     """
 
-    _optional_files = (VOCABULARY,)
+    _optional_files = (VOCABULARY, PROJECTION)
 
     language: str
     base_model: str
@@ -74,6 +92,7 @@ class LanguagePack(PushToHub):
     lora_config: LoraConfig
     weights: dict[str, Tensor]
     vocabulary: Vocabulary | None = None
+    projection: dict[str, Tensor] | None = None
     base_revision: str | None = None
     roles: dict[str, Any] = field(default_factory=dict)
     details: dict[str, Any] = field(default_factory=dict)
@@ -116,9 +135,11 @@ class LanguagePack(PushToHub):
         vocabulary = None
         if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
             vocabulary = embedding.vocabulary(name, None if state_dict is None else _find_rows(state_dict, language))
+        projection = model.projection.state_dict() if model.fitted else None
         return cls(
             language=language,
             vocabulary=vocabulary,
+            projection=projection and {name: weight.detach().cpu().clone() for name, weight in projection.items()},
             base_model=model.name_or_path or "",
             base_revision=model.revision,
             base_fingerprint=base_fingerprint or model.fingerprint(),
@@ -154,6 +175,10 @@ class LanguagePack(PushToHub):
             expected = f"{printable(self.base_model)} (fingerprint {printable(self.base_fingerprint[:12])})"
             got = f"{model.name_or_path or 'unnamed'} (fingerprint {fingerprint[:12]})"
             cure = "open that base, in the same dtype, such as dtype=torch.bfloat16"
+            if self.projection and not model.fitted:
+                cure = (
+                    "open the pack itself with OpticalRetriever.from_pretrained, which gives the base its projection"
+                )
             raise ValueError(f"the base of the pack for {self.language!r} must be {expected}, got {got}; {cure}")
 
     def load_into(self, model: OpticalModel) -> None:
@@ -185,10 +210,19 @@ class LanguagePack(PushToHub):
         """Codes of the languages that it was trained on, of which there may be several."""
         return self.details.get("languages") or [self.language]
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """The model whose index the queries search; `None` if that is the base, or unknown."""
+        known = {name: self.details.get(f"teacher{name}") for name in ("", "_revision", "_fingerprint")}
+        if not known["_fingerprint"] or known["_fingerprint"] == self.base_fingerprint:
+            return None
+        return Teacher(known[""] or "", known["_revision"], known["_fingerprint"])
+
     def num_bytes(self) -> int:
         """Return the size of the weights in bytes."""
         rows = [self.vocabulary.rows] if self.vocabulary else []
-        return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *rows])
+        others = [*rows, *(self.projection or {}).values()]
+        return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *others])
 
     def __repr__(self) -> str:
         words = f", {len(self.vocabulary.tokens)} new words" if self.vocabulary else ""
@@ -220,11 +254,13 @@ class LanguagePack(PushToHub):
             if tokens:
                 rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"]
                 vocabulary = Vocabulary(tokens, rows, first_id, rules)
+            projection = read_projection(folder / PROJECTION, digests) if PROJECTION in digests else None
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
         return cls(
             lora_config=lora_config,
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
             vocabulary=vocabulary,
+            projection=projection,
             **stored,
         )
 
@@ -244,7 +280,12 @@ class LanguagePack(PushToHub):
                 (folder / VOCABULARY).write_bytes(save(rows, metadata={"format": "pt"}))
             else:
                 discard(folder / VOCABULARY)  # left by another pack
+            if self.projection:
+                (folder / PROJECTION).write_bytes(save(self.projection, metadata={"format": "pt"}))
+            else:
+                discard(folder / PROJECTION)
             written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *([VOCABULARY] if self.vocabulary else [])]
+            written += [PROJECTION] if self.projection else []
             digests = {name: sha256((folder / name).read_bytes()) for name in written}
             write_pack_config(
                 folder / PACK_CONFIG,

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias, overload, runtime_checkable
+from typing import Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import check_length, check_number
 from ..languages import LanguagePack, activate, active_language, extend_processor, languages, merge_language, remove
 from ..languages.adapters import lock_of
-from ..languages.pack import PACK_FILES, is_pack, pack_lock
+from ..languages.pack import PACK_FILES, Teacher, is_pack, pack_lock
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import as_texts
@@ -28,6 +28,7 @@ from .retriever_folder import (
     check_unchanged,
     open_base,
     open_base_of_pack,
+    open_teacher,
     read_languages,
     write_cards,
     write_packs,
@@ -55,7 +56,8 @@ class OpticalRetriever(PushToHub):
     A model, its processor and its language packs, ready for search.
 
     Documents are encoded by the bare base, so that an English index never changes. Queries are encoded with the pack
-    of their language.
+    of their language. Packs whose teacher is another model than their base search the index of that teacher, which
+    then encodes the documents ([`~OpticalRetriever.indexer`]).
 
     The base is addressed as the language `"base"` ([`~retrieval.BASE`]).
 
@@ -91,6 +93,9 @@ class OpticalRetriever(PushToHub):
         self._packs: dict[str, LanguagePack] = {}
         # The pack that `merge` folded into the weights, if any.
         self._merged: LanguagePack | None = None
+        # The retriever of the packs' teacher, once it is needed, and where to open it.
+        self._indexer: OpticalRetriever | None = None
+        self._teacher_model: str | os.PathLike | None = None
 
     @classmethod
     def from_pretrained(
@@ -98,6 +103,7 @@ class OpticalRetriever(PushToHub):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         base_model: str | os.PathLike | None = None,
+        teacher_model: str | os.PathLike | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str = torch.float32,
@@ -112,6 +118,9 @@ class OpticalRetriever(PushToHub):
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id of a model, a pack or a retriever.
             base_model (`str` or `os.PathLike`, *optional*):
                 Folder or Hub id of the base of a pack. Defaults to the base that the pack names.
+            teacher_model (`str` or `os.PathLike`, *optional*):
+                Folder or Hub id of the teacher, if that is another model than the base: it encodes the documents.
+                Defaults to the teacher that the pack names. It is opened when it is needed.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Device to compute on. Defaults to the first GPU, if there is one.
@@ -139,6 +148,7 @@ class OpticalRetriever(PushToHub):
                     retriever.add_language(code, folder / PACKS_FOLDER / code)
                 retriever.set_language(active or BASE)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        retriever._teacher_model = teacher_model
         return retriever
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
@@ -195,8 +205,8 @@ class OpticalRetriever(PushToHub):
             pack ([`LanguagePack`], `str` or `os.PathLike`): The pack, its folder or its Hub id.
 
         Raises:
-            ValueError: If the pack is for another language or base, a pack for `language` is already open, or
-                `language` is `"base"`.
+            ValueError: If the pack is for another language or base, or searches the index of another teacher than the
+                open packs, a pack for `language` is already open, or `language` is `"base"`.
         """
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
@@ -205,11 +215,47 @@ class OpticalRetriever(PushToHub):
             raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
         processor = self._processor_for(pack)
         with lock_of(self.model):
+            self._check_teacher(pack)
             active = active_language(self.model)
             pack.attach(self.model)
             activate(self.model, active)
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
+
+    def _check_teacher(self, pack: LanguagePack) -> None:
+        """Raise `ValueError` if the queries of the open packs search another index than those of `pack`."""
+        for code, other in self._packs.items():
+            if _digest(other.teacher) != _digest(pack.teacher):
+                ours, theirs = (each.teacher.name_or_path if each.teacher else "its base" for each in (pack, other))
+                raise ValueError(
+                    f"the pack for {pack.language!r} searches the index of {ours}, that for {code!r} the index of "
+                    f"{theirs}; open them in separate retrievers"
+                )
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The model whose index the open packs search, if that is not the base. It need not be open."""
+        return next((pack.teacher for pack in self._packs.values()), None)
+
+    @property
+    def indexer(self) -> OpticalRetriever:
+        """
+        The retriever that encodes documents: this one, or that of the packs' teacher, if this is not their base.
+
+        The teacher is opened when it is first needed.
+
+        Raises:
+            OSError: If the teacher is not found.
+            ValueError: If the model at its place is not the teacher.
+        """
+        with lock_of(self.model):
+            teacher = self.teacher
+            if teacher is None:
+                return self
+            if self._indexer is None or self._indexer.model.fingerprint() != teacher.digest:
+                opened = open_teacher(teacher, self._teacher_model)
+                self._indexer = OpticalRetriever(opened[0].to(self.model.device), opened[1])
+            return self._indexer
 
     def set_language(self, language: str) -> None:
         """
@@ -298,7 +344,13 @@ class OpticalRetriever(PushToHub):
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
-        """Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the bare base."""
+        """
+        Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the model of the index.
+
+        That is the bare base, or the teacher of the packs, if that is another model ([`~OpticalRetriever.indexer`]).
+        """
+        if language is None and self.teacher is not None:
+            return self.indexer.encode_documents(documents, batch_size=batch_size, show_progress=show_progress)
         return self._encode(documents, "document", language, batch_size, show_progress)
 
     @overload
@@ -332,7 +384,7 @@ class OpticalRetriever(PushToHub):
                 A query, several queries, or vectors from [`~OpticalRetriever.encode_queries`].
             documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or
                 [`~index.RetrievalIndex`]):
-                Texts, which are encoded by the bare base, vectors from [`~OpticalRetriever.encode_documents`], or an
+                Texts, which are encoded first, vectors from [`~OpticalRetriever.encode_documents`], or an
                 index, whose hits have its document ids.
             top_k (`int`, defaults to 10): Length of the rankings.
             language (`str` or iterable of `str`, *optional*):
@@ -347,7 +399,8 @@ class OpticalRetriever(PushToHub):
         """
         single = isinstance(queries, str)
         if isinstance(documents, SearchIndex):
-            documents.check_base(self.model)
+            # A teacher need not be open to be compared.
+            documents.check_base(cast(OpticalModel, self.teacher or self.model))
         queries = [queries] if single else _sequence(queries)
         if _holds_texts(queries):
             queries = self.encode_queries(queries, language=language)
@@ -408,6 +461,10 @@ class OpticalRetriever(PushToHub):
             encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress)
             vectors.update(zip(group, encoded.to_list(), strict=True))
         return [vectors[i] for i in range(len(texts))]
+
+
+def _digest(teacher: Teacher | None) -> str | None:
+    return teacher and teacher.digest
 
 
 def _sequence(given: Iterable) -> Iterable:

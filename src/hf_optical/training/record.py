@@ -38,7 +38,8 @@ class RunRecord:
     Everything a pack and its card say about a run.
 
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
-    `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe.
+    `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
+    `projection` describes one that was fitted for the student.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class RunRecord:
         triples: int = 0,
         lora_rank: int | None = None,
         streamed: bool = False,
+        projection: str | None = None,
     ):
         self.args, self.methods, self.teacher = args, methods, teacher
-        self.triples, self.lora_rank = triples, lora_rank
+        self.triples, self.lora_rank, self.projection = triples, lora_rank, projection
+        self._teacher_fingerprint = teacher.fingerprint()
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
@@ -90,6 +93,7 @@ class RunRecord:
             settings["sampling_temperature"] = args.sampling_temperature
         known = {
             "teacher_revision": self.teacher.revision,
+            "projection": self.projection,
             "seconds": self.seconds,
             "hardware": hardware(args) if self.seconds else None,
             "results": {name: result for name, result in self.results(step).items() if name in languages},
@@ -98,6 +102,7 @@ class RunRecord:
             "hf_optical_version": __version__,
             "languages": languages,
             "teacher": self.teacher.name_or_path,
+            "teacher_fingerprint": self._teacher_fingerprint,
             "teacher_language": args.teacher_language,
             "steps": step,
             "settings": settings,
