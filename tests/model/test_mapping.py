@@ -64,8 +64,8 @@ def test_other_tokenizer_and_size_are_projected_towards_the_teacher(open_tiny):
     student, teacher = open_tiny("xlm-roberta", seed=1), open_tiny("bert", seed=2, projection_dim=16)
     projected = fit_projection(*student, *teacher, TEXTS[:100])
     found = agreement(projected, student[1], *teacher, TEXTS[100:])
-    other = agreement(fit_projection(*student, *teacher, TEXTS[::-1][100:]), student[1], *teacher, TEXTS[100:])
-    assert found.same > found.other + 0.3 and found.same > 0.5, (found, other)
+    random = agreement(student[0].with_projection(torch.randn(16, 32)), student[1], *teacher, TEXTS[100:])
+    assert found.same > found.other + 0.1 and found.same > 0.6 > random.same, (found, random)
 
 
 def test_agreement_of_a_model_with_itself_is_one(open_tiny):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
@@ -166,9 +167,8 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
         """
         hidden = self.config.encoder_config.hidden_size
         check_shape("the weight of the projection", weight, ("dim", hidden), "it belongs to another base")
-        config = OpticalConfig(
-            encoder_config=self.encoder.config, projection_dim=len(weight), projection_bias=bias is not None
-        )
+        config = copy.copy(self.config)  # a new one would reset the attention of the encoder, whose config it holds
+        config.projection_dim, config.projection_bias = len(weight), bias is not None
         model = OpticalModel(config, self.encoder)
         state = {"weight": weight} | ({} if bias is None else {"bias": bias})
         model.projection.load_state_dict(state)
