@@ -56,7 +56,6 @@ def test_pack_of_another_size_opens_and_searches_the_index_of_its_teacher(
     trainer.set_language("sw")
     inputs = trainer.processors["sw"].queries(QUERIES)
     expected = trainer.model.eval()(**inputs)
-    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
     found = retriever.encode_queries(QUERIES)
@@ -150,7 +149,9 @@ def test_retriever_refuses_packs_of_other_teachers_and_bases(project, tiny, smal
     retriever = OpticalRetriever.from_pretrained(tmp_path / "own", device="cpu")
     pack = LanguagePack.from_pretrained(tmp_path / "run")
     pack.language = "ha"
-    with pytest.raises(ValueError, match=f"'ha' searches the index of {small_teacher}, that for 'sw' the index of its"):
+    with pytest.raises(
+        ValueError, match=f"'ha' searches the index of {small_teacher}, that for 'sw' the index of its"
+    ):
         retriever.add_language("ha", pack)
     retriever.remove_language("sw")
     with pytest.raises(ValueError, match=r"open the pack itself with OpticalRetriever.from_pretrained"):

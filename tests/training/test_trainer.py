@@ -7,7 +7,7 @@ import ot
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import CHECKPOINTING, DEMO, tiny_checkpoint, weights
+from tiny import CHECKPOINTING, DEMO, weights
 from torch import nn
 from transformers import TrainerCallback
 
