@@ -17,7 +17,7 @@ from .distributed import from_main_process
 logger = logging.getLogger(__name__)
 
 # At most so many English sentences are read; a projection is measured on every tenth, and fitted on the others.
-_SENTENCES, _EVERY = 2200, 10
+_SENTENCES, _EVERY = 5500, 10
 # Spaces agree if the cosine of the same words is so much higher than that of others. 1 is the most; models that were
 # not trained from one another have 0.
 _AGREE = 0.5
