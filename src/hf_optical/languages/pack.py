@@ -135,7 +135,7 @@ class LanguagePack(PushToHub):
         vocabulary = None
         if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
             vocabulary = embedding.vocabulary(name, None if state_dict is None else _find_rows(state_dict, language))
-        projection = model.projection.state_dict() if model.fitted else None
+        projection = model.projection.state_dict() if model.fitted and model.projection else None
         return cls(
             language=language,
             vocabulary=vocabulary,

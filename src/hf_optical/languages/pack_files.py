@@ -107,8 +107,8 @@ def read_projection(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
     """Read a linear projection: `weight` of shape `(out, in)`, and perhaps `bias` of shape `(out,)`."""
     weights = read_weights(path, digests)
     weight, bias = weights.get("weight"), weights.get("bias")
-    fits = weight is not None and weight.dim() == 2 and not weights.keys() - {"weight", "bias"}
-    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+    known = weight is not None and weight.dim() == 2 and not weights.keys() - {"weight", "bias"}
+    if weight is None or not known or (bias is not None and bias.shape != weight.shape[:1]):
         raise OSError(f"{path} must hold the weight and perhaps the bias of a linear projection; {_CURE}")
     return weights
 

@@ -167,12 +167,13 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
         """
         hidden = self.config.encoder_config.hidden_size
         check_shape("the weight of the projection", weight, ("dim", hidden), "it belongs to another base")
-        config = copy.copy(self.config)  # a new one would reset the attention of the encoder, whose config it holds
+        config: Any = copy.copy(
+            self.config
+        )  # a new one would reset the attention of the encoder, whose config it holds
         config.projection_dim, config.projection_bias = len(weight), bias is not None
         model = OpticalModel(config, self.encoder)
-        state = {"weight": weight} | ({} if bias is None else {"bias": bias})
-        model.projection.load_state_dict(state)
-        model.projection.to(self.device, self.dtype)
+        model.projection = nn.Linear(hidden, len(weight), bias=bias is not None, device=self.device, dtype=self.dtype)
+        model.projection.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
         model.name_or_path, model.revision, model.fitted = self.name_or_path, self.revision, True
         return model.train(self.training)
 

@@ -28,12 +28,12 @@ from .retriever_folder import (
     check_unchanged,
     open_base,
     open_base_of_pack,
-    open_teacher,
     read_languages,
     write_cards,
     write_packs,
 )
 from .search import Hit, search
+from .teacher import check_one_teacher, open_teacher
 from .vectors import TokenVectors
 
 
@@ -215,22 +215,12 @@ class OpticalRetriever(PushToHub):
             raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
         processor = self._processor_for(pack)
         with lock_of(self.model):
-            self._check_teacher(pack)
+            check_one_teacher(self._packs, pack)
             active = active_language(self.model)
             pack.attach(self.model)
             activate(self.model, active)
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
-
-    def _check_teacher(self, pack: LanguagePack) -> None:
-        """Raise `ValueError` if the queries of the open packs search another index than those of `pack`."""
-        for code, other in self._packs.items():
-            if _digest(other.teacher) != _digest(pack.teacher):
-                ours, theirs = (each.teacher.name_or_path if each.teacher else "its base" for each in (pack, other))
-                raise ValueError(
-                    f"the pack for {pack.language!r} searches the index of {ours}, that for {code!r} the index of "
-                    f"{theirs}; open them in separate retrievers"
-                )
 
     @property
     def teacher(self) -> Teacher | None:
@@ -253,8 +243,8 @@ class OpticalRetriever(PushToHub):
             if teacher is None:
                 return self
             if self._indexer is None or self._indexer.model.fingerprint() != teacher.digest:
-                opened = open_teacher(teacher, self._teacher_model)
-                self._indexer = OpticalRetriever(opened[0].to(self.model.device), opened[1])
+                model, processor = open_teacher(teacher, self._teacher_model)
+                self._indexer = OpticalRetriever(model.to(self.model.device), processor)
             return self._indexer
 
     def set_language(self, language: str) -> None:
@@ -461,10 +451,6 @@ class OpticalRetriever(PushToHub):
             encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress)
             vectors.update(zip(group, encoded.to_list(), strict=True))
         return [vectors[i] for i in range(len(texts))]
-
-
-def _digest(teacher: Teacher | None) -> str | None:
-    return teacher and teacher.digest
 
 
 def _sequence(given: Iterable) -> Iterable:

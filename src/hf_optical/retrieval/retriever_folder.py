@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 
-from ..errors import printable
 from ..hub import write_card
 from ..hub.cards import FIGURE
 from ..languages import LanguagePack, active_language, languages
 from ..languages.adapters import adapter_name
-from ..languages.pack import Teacher, is_pack
+from ..languages.pack import is_pack
 from ..model import OpticalModel, OpticalProcessor
 from ..storage.fetching import packaged_copy
 from ..storage.json_files import read_json, write_json
@@ -58,25 +57,6 @@ def open_base_of_pack(
     except OSError as error:
         raise OSError(f"cannot open the base of {folder}: {error}. Pass its place as base_model") from error
     return model.with_projection(**pack.projection) if pack.projection else model, processor
-
-
-def open_teacher(teacher: Teacher, place: str | os.PathLike | None) -> tuple[OpticalModel, OpticalProcessor]:
-    """Open the teacher of a pack, at `place` or where the pack says."""
-    name = place or teacher.name_or_path
-    revision = None if place or packaged_copy(teacher.name_or_path) else teacher.revision
-    try:
-        model, processor = open_base(name, revision, torch.float32)
-    except OSError as error:
-        raise OSError(
-            f"cannot open the teacher of the packs, which encodes the documents: {error}. Pass its place as "
-            "teacher_model, or vectors that it has encoded"
-        ) from error
-    found = model.fingerprint()
-    if found != teacher.digest:
-        expected = f"{printable(teacher.name_or_path)} (fingerprint {printable(teacher.digest[:12])})"
-        cure = "pass its place as teacher_model"
-        raise ValueError(f"the teacher must be {expected}, got {name} (fingerprint {found[:12]}); {cure}")
-    return model, processor
 
 
 def read_languages(folder: Path) -> tuple[list[str], str | None]:

@@ -154,7 +154,7 @@ def _match(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
     """Let the student's vectors have the teacher's size, by a linear layer that is trained too, and its norm."""
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-    own, size = (model.get_embedding_dimension() for model in (student, teacher))
+    own, size = (model.get_embedding_dimension() or 0 for model in (student, teacher))
     if own != size:
         student.append(Dense(own, size, activation_function=torch.nn.Identity()))
     normalised = [any(isinstance(module, Normalize) for module in model) for model in (student, teacher)]

@@ -63,6 +63,7 @@ def project_student(
         if before and before.same - before.other >= _AGREE and not args.fit_projection:
             return None
         projected = fit_projection(*models, fitted, show_progress=not args.disable_tqdm)
+        assert projected.projection is not None
         after = agreement(projected, *models[1:], measured)
         change = f"{after.same:.2f}" + (f", before {before.same:.2f}" if before else "")
         return projected.projection.state_dict(), (
