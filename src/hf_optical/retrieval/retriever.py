@@ -93,8 +93,8 @@ class OpticalRetriever(PushToHub):
         self._packs: dict[str, LanguagePack] = {}
         # The pack that `merge` folded into the weights, if any.
         self._merged: LanguagePack | None = None
-        # The retriever of the packs' teacher, once it is needed, and where to open it.
-        self._indexer: OpticalRetriever | None = None
+        # The retriever of the packs' teacher with its fingerprint, once it is needed, and where to open it.
+        self._indexer: tuple[str, OpticalRetriever] | None = None
         self._teacher_model: str | os.PathLike | None = None
 
     @classmethod
@@ -242,10 +242,10 @@ class OpticalRetriever(PushToHub):
             teacher = self.teacher
             if teacher is None:
                 return self
-            if self._indexer is None or self._indexer.model.fingerprint() != teacher.digest:
+            if self._indexer is None or self._indexer[0] != teacher.digest:
                 model, processor = open_teacher(teacher, self._teacher_model)
-                self._indexer = OpticalRetriever(model.to(self.model.device), processor)
-            return self._indexer
+                self._indexer = teacher.digest, OpticalRetriever(model.to(self.model.device), processor)
+            return self._indexer[1]
 
     def set_language(self, language: str) -> None:
         """
