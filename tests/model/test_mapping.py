@@ -7,7 +7,7 @@ from tiny import demo_pairs, tiny_checkpoint
 
 from hf_optical import OpticalModel, OpticalProcessor
 from hf_optical.errors import DataError
-from hf_optical.model.mapping import agreement, fit_projection, token_spans
+from hf_optical.model.mapping import agreement, fit_map, token_spans
 
 
 TEXTS = [pair["en"] for pair in demo_pairs()[:120]]
@@ -41,7 +41,7 @@ def test_spans_are_the_characters_of_each_token(open_tiny, architecture):
 def test_projection_is_the_ridge_regression_of_numpy(open_tiny):
     """Student and teacher have one tokenizer, so tokens pair one to one."""
     student, teacher = (open_tiny("bert", seed=seed, projection_dim=dim) for seed, dim in ((1, None), (2, 8)))
-    projected = fit_projection(*student, *teacher, TEXTS, ridge=1e-2)
+    projected = fit_map(*student, *teacher, TEXTS, ridge=1e-2)
     hidden, target = [], []
     with torch.no_grad():
         for text in TEXTS:
@@ -62,7 +62,7 @@ def test_projection_is_the_ridge_regression_of_numpy(open_tiny):
 
 def test_other_tokenizer_and_size_are_projected_towards_the_teacher(open_tiny):
     student, teacher = open_tiny("xlm-roberta", seed=1), open_tiny("bert", seed=2, projection_dim=16)
-    projected = fit_projection(*student, *teacher, TEXTS[:100])
+    projected = fit_map(*student, *teacher, TEXTS[:100])
     found = agreement(projected, student[1], *teacher, TEXTS[100:])
     random = agreement(student[0].with_projection(torch.randn(16, 32)), student[1], *teacher, TEXTS[100:])
     assert found.same > found.other + 0.1 and found.same > 0.6 > random.same, (found, random)
@@ -76,7 +76,7 @@ def test_agreement_of_a_model_with_itself_is_one(open_tiny):
 
 def test_saved_projected_model_gives_the_same_vectors(open_tiny, tmp_path):
     student, teacher = open_tiny("modernbert", seed=1), open_tiny("bert", seed=2)
-    projected = fit_projection(*student, *teacher, TEXTS)
+    projected = fit_map(*student, *teacher, TEXTS)
     projected.save_pretrained(tmp_path)
     student[1].save_pretrained(tmp_path)
     again = OpticalModel.from_pretrained(tmp_path)
@@ -88,4 +88,4 @@ def test_saved_projected_model_gives_the_same_vectors(open_tiny, tmp_path):
 def test_texts_without_common_tokens_raise(open_tiny):
     student, teacher = open_tiny("bert", seed=1), open_tiny("bert", seed=2)
     with pytest.raises(DataError, match="tokens that both models read"):
-        fit_projection(*student, *teacher, [" "])
+        fit_map(*student, *teacher, [" "])

@@ -10,7 +10,8 @@ import torch
 from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
-from hf_optical.index import RetrievalIndex
+from hf_optical.index import create_index
+from hf_optical.retrieval import reduce_dimension
 from hf_optical.training.evaluation import evaluate_retriever
 
 
@@ -69,8 +70,8 @@ def test_pack_of_another_size_opens_and_searches_the_index_of_its_teacher(
         assert torch.equal(own, other)
     hits = teacher.search(found, documents)
     assert retriever.search(QUERIES, DOCUMENTS) == hits
-    index = RetrievalIndex.build(tmp_path / "index", DOCUMENTS, teacher, dtype="float32")
-    RetrievalIndex.build(tmp_path / "again", DOCUMENTS, retriever)
+    index = create_index(tmp_path / "index", teacher, DOCUMENTS, dtype="float32")
+    create_index(tmp_path / "again", retriever, DOCUMENTS)
     again = OpticalRetriever.from_pretrained(folder, device="cpu")
     searched = again.search(QUERIES, index)
     assert [[(int(hit.document), hit.score) for hit in own] for own in searched] == [
@@ -173,6 +174,13 @@ def test_teacher_that_is_missing_or_another_model_raises(project, tiny, small_te
         else:
             with pytest.raises(ValueError, match=error):
                 retriever.encode_documents(DOCUMENTS)
+
+
+def test_dimension_is_not_reduced_apart_from_the_teacher(project, tmp_path):
+    project().save_model()
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "run", device="cpu")
+    with pytest.raises(ValueError, match="reduce that model first, and train packs with the result as teacher"):
+        reduce_dimension(retriever, DOCUMENTS, 8)
 
 
 def test_evaluation_searches_the_index_of_the_teacher(project, tmp_path):

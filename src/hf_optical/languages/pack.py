@@ -77,7 +77,7 @@ class LanguagePack(PushToHub):
         vocabulary ([`Vocabulary`], *optional*): the new words.
         projection (`dict[str, Tensor]`, *optional*):
             `weight` and `bias` of a projection into the space of the teacher, which the base lacks by itself
-            ([`~hf_optical.model.mapping.fit_projection`]). The base gets it when the pack is opened.
+            ([`~hf_optical.model.mapping.fit_map`]). The base gets it when the pack is opened.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
             Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed

@@ -41,7 +41,7 @@ class Agreement:
 
 
 @torch.no_grad()
-def fit_projection(
+def fit_map(
     student: OpticalModel,
     processor: OpticalProcessor,
     teacher: OpticalModel,
@@ -105,7 +105,7 @@ def agreement(
     role: str = "query",
 ) -> Agreement:
     """
-    Measure whether two models with vectors of one size represent words alike. Arguments as in [`fit_projection`].
+    Measure whether two models with vectors of one size represent words alike. Arguments as in [`fit_map`].
 
     Raises:
         DataError: the texts have no token in common.

@@ -227,6 +227,11 @@ class OpticalRetriever(PushToHub):
         """The model whose index the open packs search, if that is not the base. It need not be open."""
         return next((pack.teacher for pack in self._packs.values()), None)
 
+    def check_index(self, index: SearchIndex) -> None:
+        """Raise `ValueError` if the documents of an index were not encoded by the [`~OpticalRetriever.indexer`]."""
+        # A teacher need not be open to be compared.
+        index.check_base(cast(OpticalModel, self.teacher or self.model))
+
     @property
     def indexer(self) -> OpticalRetriever:
         """
@@ -389,8 +394,7 @@ class OpticalRetriever(PushToHub):
         """
         single = isinstance(queries, str)
         if isinstance(documents, SearchIndex):
-            # A teacher need not be open to be compared.
-            documents.check_base(cast(OpticalModel, self.teacher or self.model))
+            self.check_index(documents)
         queries = [queries] if single else _sequence(queries)
         if _holds_texts(queries):
             queries = self.encode_queries(queries, language=language)

@@ -44,7 +44,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             (arXiv 1907.05019). 1 samples in proportion to size; higher values favour small languages.
         fit_projection (`bool`, *optional*):
             Whether the student is given a projection into the space of the teacher, fitted in closed form on the
-            English sentences before training ([`~hf_optical.model.mapping.fit_projection`]). By default, if their
+            English sentences before training ([`~hf_optical.model.mapping.fit_map`]). By default, if their
             vectors differ in size, or are not alike for the same English words. It is part of the packs.
         teacher_language (`str`, defaults to `"en"`): Code of the language that the teacher reads.
         cache_teacher (`bool`, *optional*):

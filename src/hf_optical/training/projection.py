@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..model import OpticalModel, OpticalProcessor
-from ..model.mapping import agreement, fit_projection
+from ..model.mapping import agreement, fit_map
 from .config import OTDistillationConfig
 from .distributed import from_main_process
 
@@ -48,7 +48,7 @@ def project_student(
     if args.fit_projection is False or not texts:
         if same_size:
             return student, None
-        cure = "leave out fit_projection=False" if texts else "pass a train_dataset, or a student from fit_projection"
+        cure = "leave out fit_projection=False" if texts else "pass a train_dataset, or a student from fit_map"
         raise ValueError(
             f"the vectors of the student must have the size of the teacher's, {teacher.embedding_dim}, got "
             f"{student.embedding_dim}; {cure}"
@@ -62,7 +62,7 @@ def project_student(
         before = agreement(*models, measured) if same_size else None
         if before and before.same - before.other >= _AGREE and not args.fit_projection:
             return None
-        projected = fit_projection(*models, fitted, show_progress=not args.disable_tqdm)
+        projected = fit_map(*models, fitted, show_progress=not args.disable_tqdm)
         assert projected.projection is not None
         after = agreement(projected, *models[1:], measured)
         change = f"{after.same:.2f}" + (f", before {before.same:.2f}" if before else "")

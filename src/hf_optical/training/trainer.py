@@ -73,7 +73,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         model (`str` or [`OpticalModel`]): The student, or its folder or Hub id.
         teacher (`str` or [`OpticalModel`]):
             The teacher. Its tokenizer, architecture and vector size may differ: the student is then given a projection
-            into its space ([`~hf_optical.model.mapping.fit_projection`]). If it is the student itself, it is copied.
+            into its space ([`~hf_optical.model.mapping.fit_map`]). If it is the student itself, it is copied.
         args ([`OTDistillationConfig`]): The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
             Sentence pairs in any form that [`load_bitext`] takes. For several languages a `dict`: language -> pairs.
