@@ -128,7 +128,12 @@ def test_documented_study_keys_are_valid(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "docs" / "studies").glob("*/study.yaml")), ids=lambda p: p.parent.name
+    "path",
+    [
+        *sorted((REPOSITORY / "docs" / "studies").glob("*/study.yaml")),
+        REPOSITORY / "examples" / "studies" / "multilingual.yaml",
+    ],
+    ids=lambda path: path.parent.name,
 )
 def test_published_studies_are_valid(path):
     with pytest.raises(ValueError, match="data files are missing"):

@@ -9,10 +9,11 @@ import torch
 from datasets import Dataset
 from tiny import ARCHITECTURES, MINILM, demo_pairs, tiny_checkpoint
 
+from hf_optical import OpticalModel, OpticalProcessor
 from hf_optical.errors import DataError
 from hf_optical.retrieval.search import search
 from hf_optical.storage.fetching import local_folder
-from hf_optical.studies.peers import dense_vectors, train_dense_peer
+from hf_optical.studies.peers import dense_vectors, sentence_encoders, train_dense_peer
 
 
 pytest.importorskip("sentence_transformers", minversion="6")
@@ -123,6 +124,22 @@ def test_vectors_search_by_cosine(folders):
         assert all(hit.score == pytest.approx(cosines[hit.document], abs=1e-5) for hit in hits)
 
 
+def test_sentence_encoders_pool_as_the_mean(folders):
+    texts = [pair["en"] for pair in demo_pairs()[:9]]
+    model, processor = OpticalModel.from_pretrained(folders[0]), OpticalProcessor.from_pretrained(folders[0])
+    encoders = sentence_encoders(folders[0], query_prompt="the ", device="cpu")
+    for encode, read in ((encoders.documents, texts), (encoders.queries, [f"the {text}" for text in texts])):
+        inputs = processor.documents(read)
+        del inputs["token_mask"]
+        with torch.no_grad():
+            hidden = model.encoder(**inputs).last_hidden_state
+        mask = inputs["attention_mask"][..., None]
+        expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+        found = encode(texts)
+        assert found.lengths.tolist() == [1] * len(texts)
+        assert torch.allclose(found.values, expected, atol=1e-5)
+
+
 def test_pairs_without_texts_raise_an_error(folders, pairs, tmp_path):
     small = tiny_checkpoint(tmp_path / "small")
     with pytest.raises(DataError, match="pairs must have texts in 'en'"):
@@ -131,11 +148,13 @@ def test_pairs_without_texts_raise_an_error(folders, pairs, tmp_path):
         train_dense_peer(small, small, pairs, "ha", output_dir=tmp_path)
 
 
-def test_models_of_different_sizes_raise_an_error(folders, pairs, tmp_path, monkeypatch):
+def test_student_of_another_size_gets_a_linear_layer(folders, pairs, tmp_path, monkeypatch):
     monkeypatch.setitem(ARCHITECTURES, "bert", ({**ARCHITECTURES["bert"][0], "hidden_size": 16}, "wordpiece"))
-    other = tiny_checkpoint(tmp_path / "other")
-    with pytest.raises(ValueError, match="must have vectors of one size, got 16 and 32"):
-        train_dense_peer(other, folders[0], pairs, "sw", output_dir=tmp_path)
+    student, teacher = tiny_checkpoint(tmp_path / "other"), normalised(folders[0])
+    trained = train_dense_peer(student, teacher, pairs, "sw", output_dir=tmp_path / "trained", **QUICK)
+    assert distances(trained, teacher, pairs)["sw"] < 0.01
+    reloaded = SentenceTransformer(str(tmp_path / "trained"), device="cpu")
+    assert reloaded.encode(["habari"]).shape == (1, 32)
 
 
 def test_missing_library_raises_an_error_with_the_cure(monkeypatch, pairs, tmp_path):

@@ -219,3 +219,57 @@ def test_student_may_differ_from_the_teacher(run, store, tmp_path):
     records = {record.method: record for record in run(student=str(student)).records()}
     assert records["before"].values != run(methods=["zero_shot"]).records()[0].values
     assert records["OT"].values.keys() == records["before"].values.keys()
+
+
+def test_models_as_they_are_search_indexes_of_their_own(run, store, tiny, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    other = str(tiny_checkpoint(tmp_path / "other", "xlm-roberta", projection_dim=16, seed=5))
+    plain = str(tiny_checkpoint(tmp_path / "plain", seed=6))
+    methods = {
+        "student": {"kind": "late_interaction"},
+        "prompted": {"kind": "late_interaction", "model": other, "query_prompt": "the ", "document_prompt": "a "},
+        "other": {"kind": "late_interaction", "model": other},
+        "means": {"kind": "sentence_vectors", "model": plain},
+        "before": {"kind": "zero_shot"},
+    }
+    study = run(methods=methods, perturbations={"typos": [0.5]})
+    records = {record.method: record for record in study.records() if record.perturbation is None}
+    assert len(study.records()) == 2 * len(methods)
+    dataset, measures = study.inputs.test_set("questions", "sw"), study.config.measures
+    for name, prompts in (("other", {}), ("prompted", {"query_prompt": "the ", "document_prompt": "a "})):
+        model, processor = OpticalModel.from_pretrained(other), OpticalProcessor.from_pretrained(other, **prompts)
+        vectors = encode_texts(model, processor, dataset.document_texts(), "document", dtype=torch.float16)
+        evaluator = RetrievalEvaluator(dataset, model, processor, document_vectors=vectors, measures=measures)
+        assert records[name].values == evaluator.measure_each(evaluator.search(model, processor))
+    assert records["student"].values == records["before"].values
+    assert records["means"].values["AP"].keys() == dataset.queries.keys()
+
+
+def test_untrained_student_of_another_space_is_projected(run, store, tmp_path):
+    student = tiny_checkpoint(tmp_path / "student", projection_dim=16, seed=3)
+    methods = {
+        **{name: EVERY[name] for name in ("before", "new words", "OT")},
+        "own index": {"kind": "late_interaction"},
+    }
+    records = {record.method: record for record in run(student=str(student), methods=methods).records()}
+    assert records["before"].values != records["own index"].values
+    assert all(record.values["AP"].keys() == records["before"].values["AP"].keys() for record in records.values())
+
+
+def test_rankings_of_other_programs_are_measured(run, store, tmp_path):
+    study = run(methods=["zero_shot"], sizes=[20])
+    cell, bench = test_of(study, "zero_shot"), bench_of(study, store)
+    dataset = study.inputs.test_set("questions", "sw")
+    hits = bench.search_with_teacher([query.text for query in dataset.queries.values()], cell)
+    lines = [
+        f"{query} Q0 {hit.document} {rank} {hit.score!r} mine"
+        for query, own in zip(dataset.queries, hits, strict=True)
+        for rank, hit in enumerate(own, start=1)
+    ]
+    file = tmp_path / "mine.trec"
+    file.write_text("\n".join([*lines, f"{next(iter(dataset.queries))} Q0 elsewhere 0 9999 mine"]), encoding="utf-8")
+    entry = {"kind": "run", "files": {"questions": {"sw": str(file)}}}
+    found = run(methods={"mine": entry}, perturbations={"typos": [0.5]}).records()
+    assert [record.values for record in found] == [study.records()[0].values]
+    file.write_text("\n".join(lines[: len(lines) // 2]), encoding="utf-8")
+    assert run(methods={"mine": entry}).records()[0].values != found[0].values

@@ -14,7 +14,7 @@ import torch
 from tiny import tiny_checkpoint, weights
 from transformers import TrainerCallback
 
-from hf_optical import OpticalModel, OTDistillationTrainer
+from hf_optical import OpticalRetriever, OTDistillationTrainer
 from hf_optical.storage.locking import run_lock
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
@@ -445,7 +445,4 @@ def test_full_disk_leaves_the_last_checkpoint_complete(run_python, tmp_path, tin
     assert "could not save to" in result.stderr and "No complete save is lost" in result.stderr, result.stderr
     checkpoint = last_complete_checkpoint(tmp_path / "full")
     assert checkpoint.endswith("checkpoint-2")
-    model = OpticalModel.from_pretrained(tiny)
-    from hf_optical import LanguagePack
-
-    LanguagePack.from_pretrained(checkpoint).attach(model)
+    assert OpticalRetriever.from_pretrained(checkpoint).languages == ["sw"]

@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
     },
     "model": {
         "student_model": ("BASE", "folder or Hub id of the base of the pack (default: all-MiniLM-L6-v2)"),
-        "teacher_model": ("BASE", "folder or Hub id of the teacher (default: all-MiniLM-L6-v2)"),
+        "teacher_model": ("BASE", "folder or Hub id of the teacher, which encodes the index (default: the base)"),
         "method": ("NAME", "training objective: ot, greedy, sentence, code_switch or hybrid (default: ot)"),
     },
     "training": {

@@ -29,10 +29,9 @@ class OpticalMtebModel:
 
     Args:
         retriever ([`OpticalRetriever`]):
-            Encodes the queries, and the documents unless `document_retriever` is given. Wrap a bare model and
-            processor with `OpticalRetriever(model, processor)`.
+            Encodes the queries. Wrap a bare model and processor with `OpticalRetriever(model, processor)`.
         document_retriever ([`OpticalRetriever`], *optional*):
-            Encodes the documents, for a student that searches the index of its teacher.
+            Encodes the documents. Defaults to the [`~OpticalRetriever.indexer`] of `retriever`.
         language (`str`, *optional*): Language pack for the queries. Defaults to the active one of `retriever`.
         name (`str`, defaults to `"hf_optical/retriever"`):
             Name of the results, as `organization/name`. The revision is a hash of weights, vocabulary and settings,
@@ -53,7 +52,7 @@ class OpticalMtebModel:
         name: str = "hf_optical/retriever",
     ):
         self.retriever = retriever
-        self.document_retriever = document_retriever or retriever
+        self.document_retriever = document_retriever or retriever.indexer
         self.language = language
         self.name = name
         self._documents: TokenVectors | None = None

@@ -17,7 +17,7 @@ from ..checks import check_choice
 from ..errors import printable
 from ..methods import card_text
 from ..storage.fetching import public_name
-from ..storage.names import NEAREST_WORDS, PACKS_FOLDER
+from ..storage.names import NEAREST_WORDS, PACKS_FOLDER, PROJECTION
 from ..storage.staging import write_text
 from .details import invalid_details
 from .language_names import language_name, named_code
@@ -65,11 +65,11 @@ def write_card(
         code (`str`, *optional*): Code of the pack, if several languages share it. Defaults to the first language.
         details (`dict`):
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
-            `teacher`, `teacher_revision`, `teacher_language`, `bitext`, `bitext_license`, `pairs` (`int`), `entries`
-            of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english` texts whose words those
-            switch, `english_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`,
-            `base_dtype` (if not float32),
-            `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
+            `teacher`, `teacher_revision`, `teacher_fingerprint`, `teacher_language`, `projection` (how one was
+            fitted), `bitext`, `bitext_license`, `pairs` (`int`), `entries` of dictionaries (`int`),
+            `dictionary_license`, `sentences` (`int`) of `english` texts whose words those switch, `english_license`,
+            `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (if not
+            float32), `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
             `dataset`, `queries` and `measures`, and each measure `trained`. An unknown method in `settings` is not
@@ -131,7 +131,7 @@ def _templates() -> Environment:
 def _models(base_model: str, base_revision: str | None, details: dict[str, Any]) -> dict[str, Any]:
     """Base and teacher, as links and as names in code."""
     teacher, teacher_revision = details.get("teacher"), details.get("teacher_revision")
-    base_teaches = bool(teacher) and teacher == base_model
+    base_teaches = bool(teacher) and teacher == base_model and not details.get("projection")
     return {
         "base": _link(base_model, revision=base_revision) if base_model else None,
         "base_place": base_model if is_hub_id(base_model, base_revision) else BASE_PLACE,
@@ -152,7 +152,7 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
     names = (
         *("bitext_license", "pairs", "entries", "dictionary_license", "sentences", "english", "english_license"),
-        *("scripts", "hardware", "license", "note"),
+        *("scripts", "hardware", "projection", "license", "note"),
     )
     method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))
     return {name: details.get(name) for name in names} | {
@@ -187,6 +187,7 @@ def _files(folder: Path) -> dict[str, Any]:
     return {
         "megabytes": sum(weights.stat().st_size for weights in folder.glob("*.safetensors")) / 1e6,
         "new_words": (folder / "vocabulary.safetensors").is_file(),
+        "projected": (folder / PROJECTION).is_file(),
         "nearest_words": (folder / NEAREST_WORDS).is_file(),
         "packs": sorted(path.name for path in (folder / PACKS_FOLDER).glob("*/")),
         # For a pack in the folder of a retriever, which is published as a whole.

@@ -12,11 +12,11 @@ from ..storage.json_files import mismatches
 
 # The types that a base can be opened in.
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
-_NAMES = ("teacher", "teacher_revision", "teacher_language", "bitext", "bitext_license")
+_NAMES = ("teacher", "teacher_revision", "teacher_fingerprint", "teacher_language", "bitext", "bitext_license")
 # What a pack without sentence pairs was made of.
 _SOURCES = ("dictionary_license", "english", "english_license")
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "license", "note"), str),
+    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "license", "note"), str),
     **{"languages": [str], "scripts": [str], "seconds": Real},
     **dict.fromkeys(("pairs", "entries", "sentences"), Integral),
     **{"settings": {"method": str}, "results": dict},

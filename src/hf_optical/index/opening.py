@@ -49,7 +49,8 @@ def create_index(
 
     Args:
         uri (`str` or `os.PathLike`): Where it will be, as in [`open_index`].
-        retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
+        retriever ([`OpticalRetriever`]):
+            Its base encodes the documents, or the teacher of its packs if that is another model.
         documents (*optional*): Texts, dictionaries, or a file, as in [`read_documents`].
         engine (`str`, *optional*): `"exact"`, `"lance"` or `"qdrant"`, for a folder. Defaults to `"exact"`.
         dtype (`str`, *optional*): Data type of the vectors. Defaults to the engine's first, half precision.

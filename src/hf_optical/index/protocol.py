@@ -119,11 +119,13 @@ class Index(ABC):
         **columns: Any,
     ) -> None:
         """
-        Encode documents with the base of a retriever and add them. If this fails, nothing is added.
+        Encode documents with the [`~OpticalRetriever.indexer`] of a retriever and add them. If this fails, nothing is
+        added.
 
         Args:
             documents: Texts, dictionaries, or a file, as in [`read_documents`].
-            retriever ([`OpticalRetriever`]): Its base encodes the documents. Its packs have no effect.
+            retriever ([`OpticalRetriever`]):
+                Its base encodes the documents, or the teacher of its packs if that is another model.
             batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
             columns (`str`): `id_column`, `text_column` and `title_column`, as in [`read_documents`].
 
@@ -131,6 +133,7 @@ class Index(ABC):
             ValueError: If the base of the retriever is not the one that encoded the index.
             DataError: If there are no documents, one is invalid, or an id occurs twice or is already in the index.
         """
+        retriever = retriever.indexer
         self.check_base(retriever.model)
         read = read_documents(documents, first_number=self._first_number(), **columns)
 

@@ -37,7 +37,8 @@ class IndexSettings:
 
     @classmethod
     def of(cls, retriever: OpticalRetriever, dtype: str = "float16") -> IndexSettings:
-        """Settings for documents that the base of a retriever encodes."""
+        """Settings for documents that the [`~OpticalRetriever.indexer`] of a retriever encodes."""
+        retriever = retriever.indexer
         base = retriever.model.name_or_path or ""
         return cls(
             # A relative path would be lost when the index is opened from another folder.

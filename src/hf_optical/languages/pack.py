@@ -19,7 +19,7 @@ from ..model.added_words import WORD_RULES
 from ..model.spelling import KnownWords
 from ..storage.fetching import local_folder, public_name
 from ..storage.locking import shared_lock
-from ..storage.names import PACKS_FOLDER
+from ..storage.names import PACKS_FOLDER, PROJECTION
 from ..storage.publishing import PushToHub
 from ..storage.staging import discard, staged_directory
 from .adapters import (
@@ -38,6 +38,7 @@ from .pack_files import (
     read_known_words,
     read_lora_config,
     read_pack_config,
+    read_projection,
     read_weights,
     sha256,
     write_known_words,
@@ -53,9 +54,22 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VOCABULARY = "vocabulary.safetensors"
 KNOWN_WORDS = "known_words.json"
-PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY, KNOWN_WORDS)
+PACK_FILES = (PACK_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS, VOCABULARY, KNOWN_WORDS, PROJECTION)
 # PEFT stores the names of weights relative to its own wrapper of the model.
 _PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model that encodes the documents for a pack, if that is not its base. Not opened yet."""
+
+    name_or_path: str
+    revision: str | None
+    digest: str
+
+    def fingerprint(self) -> str:
+        """As [`OpticalModel.fingerprint`]."""
+        return self.digest
 
 
 @dataclass(eq=False, repr=False)
@@ -65,14 +79,14 @@ class LanguagePack(PushToHub):
 
     A pack is saved as a PEFT adapter of the text encoder (`adapter_config.json`, `adapter_model.safetensors`), the
     embeddings of new words and the counts of known ones, if there are any (`vocabulary.safetensors`,
-    `known_words.json`), and `language_pack.json`, which contains the language, the base, the new words and the hashes
-    of the other files.
+    `known_words.json`), the projection that was fitted for the base, if there is one (`projection.safetensors`), and
+    `language_pack.json`, which contains the language, the base, the new words and the hashes of the other files.
 
     Attributes:
         language (`str`): language code.
         base_model (`str`): Hub id or folder of the base.
         base_revision (`str`, *optional*): commit of a base from the Hub.
-        base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base.
+        base_fingerprint (`str`): [`~OpticalModel.fingerprint`] of the base, with its projection.
         lora_config (`peft.LoraConfig`): configuration of the adapter.
         weights (`dict[str, Tensor]`): weights of the adapter, with names relative to the text encoder.
         vocabulary ([`Vocabulary`], *optional*): the new words.
@@ -82,13 +96,16 @@ class LanguagePack(PushToHub):
         known_words (`dict`, *optional*):
             The words by which typing errors are repaired, from [`count_words`]. Packs without them, such as those of
             older versions, read every word as it is typed.
+        projection (`dict[str, Tensor]`, *optional*):
+            `weight` and `bias` of a projection into the space of the teacher, which the base lacks by itself
+            ([`~hf_optical.model.mapping.fit_map`]). The base gets it when the pack is opened.
         roles (`dict`): [`~OpticalProcessor.roles`] that the language was trained with.
         details (`dict`):
             Origin of the pack: teacher, bitext, settings, results. See [`write_card`] for the entries with a fixed
             type. Any other JSON may be added.
     """
 
-    _optional_files = (VOCABULARY, KNOWN_WORDS)
+    _optional_files = (VOCABULARY, KNOWN_WORDS, PROJECTION)
 
     language: str
     base_model: str
@@ -96,6 +113,7 @@ class LanguagePack(PushToHub):
     lora_config: LoraConfig
     weights: dict[str, Tensor]
     vocabulary: Vocabulary | None = None
+    projection: dict[str, Tensor] | None = None
     base_revision: str | None = None
     strength: Strength = 1.0
     known_words: KnownWords | None = None
@@ -142,9 +160,11 @@ class LanguagePack(PushToHub):
         vocabulary = None
         if isinstance(embedding, LanguageEmbedding) and name in embedding.tokens:
             vocabulary = embedding.vocabulary(name, None if state_dict is None else _find_rows(state_dict, language))
+        projection = model.projection.state_dict() if model.fitted and model.projection else None
         return cls(
             language=language,
             vocabulary=vocabulary,
+            projection=projection and {name: weight.detach().cpu().clone() for name, weight in projection.items()},
             base_model=model.name_or_path or "",
             base_revision=model.revision,
             base_fingerprint=base_fingerprint or model.fingerprint(),
@@ -183,6 +203,10 @@ class LanguagePack(PushToHub):
             expected = f"{printable(self.base_model)} (fingerprint {printable(self.base_fingerprint[:12])})"
             got = f"{model.name_or_path or 'unnamed'} (fingerprint {fingerprint[:12]})"
             cure = "open that base, in the same dtype, such as dtype=torch.bfloat16"
+            if self.projection and not model.fitted:
+                cure = (
+                    "open the pack itself with OpticalRetriever.from_pretrained, which gives the base its projection"
+                )
             raise ValueError(f"the base of the pack for {self.language!r} must be {expected}, got {got}; {cure}")
 
     def load_into(self, model: OpticalModel) -> None:
@@ -214,10 +238,19 @@ class LanguagePack(PushToHub):
         """Codes of the languages that it was trained on, of which there may be several."""
         return self.details.get("languages") or [self.language]
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """The model whose index the queries search; `None` if that is the base, or unknown."""
+        known = {name: self.details.get(f"teacher{name}") for name in ("", "_revision", "_fingerprint")}
+        if not known["_fingerprint"] or known["_fingerprint"] == self.base_fingerprint:
+            return None
+        return Teacher(known[""] or "", known["_revision"], known["_fingerprint"])
+
     def num_bytes(self) -> int:
         """Return the size of the weights in bytes."""
         rows = [self.vocabulary.rows] if self.vocabulary else []
-        return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *rows])
+        others = [*rows, *(self.projection or {}).values()]
+        return sum(weight.numel() * weight.element_size() for weight in [*self.weights.values(), *others])
 
     def __repr__(self) -> str:
         words = f", {len(self.vocabulary.tokens)} new words" if self.vocabulary else ""
@@ -249,6 +282,7 @@ class LanguagePack(PushToHub):
             if tokens:
                 rows = read_weights(folder / VOCABULARY, digests, ["rows"])["rows"]
                 vocabulary = Vocabulary(tokens, rows, first_id, rules)
+            projection = read_projection(folder / PROJECTION, digests) if PROJECTION in digests else None
             lora_config = read_lora_config(folder / ADAPTER_CONFIG, digests, weights)
             known_words = read_known_words(folder / KNOWN_WORDS, digests) if KNOWN_WORDS in digests else None
         return cls(
@@ -256,6 +290,7 @@ class LanguagePack(PushToHub):
             weights={name.removeprefix(_PEFT_PREFIX): weight for name, weight in weights.items()},
             vocabulary=vocabulary,
             known_words=known_words,
+            projection=projection,
             **stored,
         )
 
@@ -279,7 +314,11 @@ class LanguagePack(PushToHub):
                 write_known_words(folder / KNOWN_WORDS, self.known_words)
             else:
                 discard(folder / KNOWN_WORDS)
-            optional = {VOCABULARY: self.vocabulary, KNOWN_WORDS: self.known_words}
+            if self.projection:
+                (folder / PROJECTION).write_bytes(save(self.projection, metadata={"format": "pt"}))
+            else:
+                discard(folder / PROJECTION)
+            optional = {VOCABULARY: self.vocabulary, KNOWN_WORDS: self.known_words, PROJECTION: self.projection}
             written = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *(name for name, content in optional.items() if content)]
             digests = {name: sha256((folder / name).read_bytes()) for name in written}
             write_pack_config(

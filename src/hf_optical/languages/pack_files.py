@@ -112,6 +112,16 @@ def read_weights(path: Path, digests: dict[str, str], names: list[str] | None = 
     return weights
 
 
+def read_projection(path: Path, digests: dict[str, str]) -> dict[str, Tensor]:
+    """Read a linear projection: `weight` of shape `(out, in)`, and perhaps `bias` of shape `(out,)`."""
+    weights = read_weights(path, digests)
+    weight, bias = weights.get("weight"), weights.get("bias")
+    known = weight is not None and weight.dim() == 2 and not weights.keys() - {"weight", "bias"}
+    if weight is None or not known or (bias is not None and bias.shape != weight.shape[:1]):
+        raise OSError(f"{path} must hold the weight and perhaps the bias of a linear projection; {_CURE}")
+    return weights
+
+
 def read_lora_config(path: Path, digests: dict[str, str], weights: dict[str, Tensor]) -> LoraConfig:
     """Read the adapter's configuration, which asks for nothing beyond the adapter's weights."""
     _check_digest(path, digests)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import os
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ..checks import check_choice
+from ..checks import check_choice, check_shape
 from ..storage.names import DENSE_FOLDER, WEIGHTS
 from ..storage.publishing import PushToHub
 from ..storage.safetensors_files import weight_names
@@ -63,6 +64,7 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
 
     Attributes:
         revision (`str`, *optional*): commit of the checkpoint, if it came from the Hub.
+        fitted (`bool`): whether its projection was fitted here and is not part of the checkpoint.
 
     Example:
 
@@ -91,6 +93,7 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: OpticalConfig, encoder: PreTrainedModel | None = None):
         super().__init__(config)
         self.revision: str | None = None
+        self.fitted = False
         self.encoder = AutoModel.from_config(config.encoder_config) if encoder is None else encoder
         self.projection = None
         if config.projection_dim is not None:
@@ -153,6 +156,26 @@ class OpticalModel(PushToHub, PreTrainedModel):  # type: ignore[misc]
                 hidden = self.projection(hidden)
         # Unit vectors in half precision have errors of 1e-3, larger than the score differences of passages.
         return nn.functional.normalize(hidden.float(), dim=-1)
+
+    def with_projection(self, weight: Tensor, bias: Tensor | None = None) -> OpticalModel:
+        """
+        Make a model with the same encoder, which it shares with this one, and another projection.
+
+        Args:
+            weight (`torch.Tensor` of shape `(dim, hidden)`), bias (`torch.Tensor` of shape `(dim,)`, *optional*):
+                The projection of the encoder's hidden states, as of [`torch.nn.Linear`].
+        """
+        hidden = self.config.encoder_config.hidden_size
+        check_shape("the weight of the projection", weight, ("dim", hidden), "it belongs to another base")
+        config: Any = copy.copy(
+            self.config
+        )  # a new one would reset the attention of the encoder, whose config it holds
+        config.projection_dim, config.projection_bias = len(weight), bias is not None
+        model = OpticalModel(config, self.encoder)
+        model.projection = nn.Linear(hidden, len(weight), bias=bias is not None, device=self.device, dtype=self.dtype)
+        model.projection.load_state_dict({"weight": weight} | ({} if bias is None else {"bias": bias}))
+        model.name_or_path, model.revision, model.fitted = self.name_or_path, self.revision, True
+        return model.train(self.training)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of names, shapes, types and values of the base weights. Adapters do not change it."""

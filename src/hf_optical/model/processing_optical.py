@@ -264,6 +264,10 @@ class OpticalProcessor(PushToHub):
         # Without a padding token any valid id will do, since padding is neither attended to nor matched.
         return 0 if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id
 
+    def frame(self, role: str) -> tuple[int, int]:
+        """Return the numbers of special tokens and markers before and after the tokens of a text."""
+        return len(self._opening) + (self._marker_ids[role] is not None), len(self._closing)
+
     def _rows(self, texts: list[str], role: str) -> list[list[int]]:
         """Token ids of each text, with special tokens and marker."""
         if not texts:

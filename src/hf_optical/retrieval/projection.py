@@ -56,8 +56,8 @@ def reduce_dimension(
         batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
 
     Raises:
-        ValueError: If `dim` is not between 1 and one less than the dimension of the base, or the texts have fewer
-            tokens than `dim`.
+        ValueError: If `dim` is not between 1 and one less than the dimension of the base, the texts have fewer tokens
+            than `dim`, or the packs search the index of another teacher.
 
     Example:
 
@@ -71,6 +71,11 @@ def reduce_dimension(
     ```
     """
     texts = as_texts(texts)
+    if retriever.teacher is not None:
+        raise ValueError(
+            f"the open packs search the index of {retriever.teacher.name_or_path}, not of their base; reduce that "
+            "model first, and train packs with the result as teacher"
+        )
     check_number("dim", dim, at_least=1, at_most=retriever.model.embedding_dim - 1)
     vectors = torch.cat(
         retriever.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)

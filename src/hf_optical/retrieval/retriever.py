@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias, overload, runtime_checkable
+from typing import Protocol, TypeAlias, cast, overload, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from ..languages import (
     strength_of,
 )
 from ..languages.adapters import lock_of
-from ..languages.pack import PACK_FILES, is_pack, pack_lock
+from ..languages.pack import PACK_FILES, Teacher, is_pack, pack_lock
 from ..languages.strength import Strength, check_strength
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
@@ -45,6 +45,7 @@ from .retriever_folder import (
     write_packs,
 )
 from .search import Hit, search
+from .teacher import check_one_teacher, open_teacher
 from .vectors import TokenVectors
 
 
@@ -67,7 +68,8 @@ class OpticalRetriever(PushToHub):
     A model, its processor and its language packs, ready for search.
 
     Documents are encoded by the bare base, so that an English index never changes. Queries are encoded with the pack
-    of their language.
+    of their language. Packs whose teacher is another model than their base search the index of that teacher, which
+    then encodes the documents ([`~OpticalRetriever.indexer`]).
 
     The base is addressed as the language `"base"` ([`~retrieval.BASE`]).
 
@@ -103,6 +105,9 @@ class OpticalRetriever(PushToHub):
         self._packs: dict[str, LanguagePack] = {}
         # The pack that `merge` folded into the weights, if any.
         self._merged: LanguagePack | None = None
+        # The retriever of the packs' teacher with its fingerprint, once it is needed, and where to open it.
+        self._indexer: tuple[str, OpticalRetriever] | None = None
+        self._teacher_model: str | os.PathLike | None = None
 
     @classmethod
     def from_pretrained(
@@ -110,6 +115,7 @@ class OpticalRetriever(PushToHub):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         base_model: str | os.PathLike | None = None,
+        teacher_model: str | os.PathLike | None = None,
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | str = torch.float32,
@@ -124,6 +130,9 @@ class OpticalRetriever(PushToHub):
             pretrained_model_name_or_path (`str` or `os.PathLike`): Folder or Hub id of a model, a pack or a retriever.
             base_model (`str` or `os.PathLike`, *optional*):
                 Folder or Hub id of the base of a pack. Defaults to the base that the pack names.
+            teacher_model (`str` or `os.PathLike`, *optional*):
+                Folder or Hub id of the teacher, if that is another model than the base: it encodes the documents.
+                Defaults to the teacher that the pack names. It is opened when it is needed.
             revision (`str`, *optional*): Branch, tag or commit on the Hub.
             device (`str` or `torch.device`, *optional*):
                 Device to compute on. Defaults to the first GPU, if there is one.
@@ -151,6 +160,7 @@ class OpticalRetriever(PushToHub):
                     retriever.add_language(code, folder / PACKS_FOLDER / code)
                 retriever.set_language(active or BASE)
         retriever.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        retriever._teacher_model = teacher_model
         return retriever
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
@@ -211,8 +221,8 @@ class OpticalRetriever(PushToHub):
                 As in [`~OpticalRetriever.set_strength`]. Defaults to the strength that is stored with the pack.
 
         Raises:
-            ValueError: If the pack is for another language or base, a pack for `language` is already open, or
-                `language` is `"base"`; or if `strength` is invalid.
+            ValueError: If the pack is for another language or base, or searches the index of another teacher than the
+                open packs, a pack for `language` is already open, `language` is `"base"`, or `strength` is invalid.
         """
         pack = pack if isinstance(pack, LanguagePack) else LanguagePack.from_pretrained(pack)
         if pack.language != language:
@@ -223,6 +233,7 @@ class OpticalRetriever(PushToHub):
             pack = replace(pack, strength=check_strength(strength))
         processor = self._processor_for(pack)
         with lock_of(self.model):
+            check_one_teacher(self._packs, pack)
             active = active_language(self.model)
             pack.attach(self.model)
             activate(self.model, active)
@@ -248,6 +259,36 @@ class OpticalRetriever(PushToHub):
         with lock_of(self.model):
             for processor in (self.processor, *self._processors.values()):
                 processor.add_known_words(known)
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The model whose index the open packs search, if that is not the base. It need not be open."""
+        return next((pack.teacher for pack in self._packs.values()), None)
+
+    def check_index(self, index: SearchIndex) -> None:
+        """Raise `ValueError` if the documents of an index were not encoded by the [`~OpticalRetriever.indexer`]."""
+        # A teacher need not be open to be compared.
+        index.check_base(cast(OpticalModel, self.teacher or self.model))
+
+    @property
+    def indexer(self) -> OpticalRetriever:
+        """
+        The retriever that encodes documents: this one, or that of the packs' teacher, if this is not their base.
+
+        The teacher is opened when it is first needed.
+
+        Raises:
+            OSError: If the teacher is not found.
+            ValueError: If the model at its place is not the teacher.
+        """
+        with lock_of(self.model):
+            teacher = self.teacher
+            if teacher is None:
+                return self
+            if self._indexer is None or self._indexer[0] != teacher.digest:
+                model, processor = open_teacher(teacher, self._teacher_model)
+                self._indexer = teacher.digest, OpticalRetriever(model.to(self.model.device), processor)
+            return self._indexer[1]
 
     def set_language(self, language: str) -> None:
         """
@@ -366,7 +407,13 @@ class OpticalRetriever(PushToHub):
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
-        """Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the bare base."""
+        """
+        Encode documents; as [`~OpticalRetriever.encode_queries`], but `language` defaults to the model of the index.
+
+        That is the bare base, or the teacher of the packs, if that is another model ([`~OpticalRetriever.indexer`]).
+        """
+        if language is None and self.teacher is not None:
+            return self.indexer.encode_documents(documents, batch_size=batch_size, show_progress=show_progress)
         return self._encode(documents, "document", language, batch_size, show_progress)
 
     @overload
@@ -400,7 +447,7 @@ class OpticalRetriever(PushToHub):
                 A query, several queries, or vectors from [`~OpticalRetriever.encode_queries`].
             documents (iterable of `str`, iterable of `Tensor` of shape `(tokens, dim)`, [`TokenVectors`], or
                 [`~index.RetrievalIndex`]):
-                Texts, which are encoded by the bare base, vectors from [`~OpticalRetriever.encode_documents`], or an
+                Texts, which are encoded first, vectors from [`~OpticalRetriever.encode_documents`], or an
                 index, whose hits have its document ids.
             top_k (`int`, defaults to 10): Length of the rankings.
             language (`str` or iterable of `str`, *optional*):
@@ -415,7 +462,7 @@ class OpticalRetriever(PushToHub):
         """
         single = isinstance(queries, str)
         if isinstance(documents, SearchIndex):
-            documents.check_base(self.model)
+            self.check_index(documents)
         queries = [queries] if single else _sequence(queries)
         if _holds_texts(queries):
             queries = self.encode_queries(queries, language=language)

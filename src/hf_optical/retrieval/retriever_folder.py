@@ -53,9 +53,10 @@ def open_base_of_pack(
         # An installed package with the same weights serves for any commit. The fingerprint is compared later.
         revision = None if packaged_copy(base_model) else pack.base_revision
     try:
-        return open_base(base_model, revision, dtype)
+        model, processor = open_base(base_model, revision, dtype)
     except OSError as error:
         raise OSError(f"cannot open the base of {folder}: {error}. Pass its place as base_model") from error
+    return model.with_projection(**pack.projection) if pack.projection else model, processor
 
 
 def read_languages(folder: Path) -> tuple[list[str], str | None]:

@@ -56,7 +56,7 @@ def create_app(
     Raises:
         ValueError: If another base encoded the index.
     """
-    index.check_base(retriever.model)
+    retriever.check_index(index)
     limits = limits or Limits()
     metrics = Metrics()
     batcher = Batcher(retriever, index, limits, metrics)

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .names import PACKS_FOLDER, STANFORD_METADATA, WEIGHTS
+from .names import BGE_M3_HEAD, BGE_M3_PICKLED_HEAD, PACKS_FOLDER, PROJECTION, STANFORD_METADATA, WEIGHTS
 from .publishing import redact_token
 from .staging import recover
 
@@ -28,6 +28,10 @@ _PATTERNS = [
     "adapter_model.safetensors",
     "*_Dense/*.safetensors",
     "vocabulary.safetensors",
+    BGE_M3_HEAD,
+    # Never opened: without it, the model would seem to have no such head.
+    BGE_M3_PICKLED_HEAD,
+    PROJECTION,
     f"{PACKS_FOLDER}/*.safetensors",
 ]
 

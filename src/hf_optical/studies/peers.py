@@ -1,9 +1,11 @@
-"""The recipe of sentence-transformers for a new language, as a baseline that runs through that library."""
+"""Rivals that are models: some as they are, and the recipe of sentence-transformers for a new language."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from ..checks import import_optional
 from ..errors import DataError
+from ..model import OpticalProcessor
+from ..retrieval import OpticalRetriever, TokenVectors, encode_texts
 from ..storage.fetching import local_folder
 
 
@@ -43,13 +47,13 @@ def train_dense_peer(
     of that library's example.
 
     Models are folders, Hub ids or open models; an open student is modified. A folder of this library is opened with
-    mean pooling. If the teacher normalises its vectors, so will the student. `training_arguments` are other fields of
+    mean pooling. If the teacher normalises its vectors, so will the student; if they differ in size, the student gets
+    a linear layer. `training_arguments` are other fields of
     `SentenceTransformerTrainingArguments`, such as `max_steps`. The trained student is saved in `output_dir`.
 
     Raises:
         DataError: `pairs` is empty or lacks a language.
         ImportError: sentence-transformers is not installed.
-        ValueError: student and teacher have vectors of different sizes.
     """
     library = import_optional("sentence_transformers", "rivals")
     from sentence_transformers.sentence_transformer.losses import MSELoss
@@ -80,6 +84,55 @@ def train_dense_peer(
     return student.eval()
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """How a system encodes queries and documents."""
+
+    queries: Callable[[list[str]], TokenVectors]
+    documents: Callable[[list[str]], TokenVectors]
+
+
+def late_interaction_encoders(
+    model: str | os.PathLike,
+    *,
+    query_prompt: str = "",
+    document_prompt: str = "",
+    device: str | torch.device | None = None,
+) -> Encoders:
+    """A model in any layout that this library reads, with token vectors. Prompts replace those of the model."""
+    retriever = OpticalRetriever.from_pretrained(model, device=device)
+    given = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+    roles = {**retriever.processor.roles, **{name: prompt for name, prompt in given.items() if prompt}}
+    processor = OpticalProcessor(retriever.processor.tokenizer, **roles)
+
+    def encode(texts: list[str], role: str) -> TokenVectors:
+        return encode_texts(retriever.model, processor, texts, role)
+
+    return Encoders(partial(encode, role="query"), partial(encode, role="document"))
+
+
+def sentence_encoders(
+    model: str | os.PathLike,
+    *,
+    query_prompt: str = "",
+    document_prompt: str = "",
+    device: str | torch.device | None = None,
+) -> Encoders:
+    """A sentence encoder, with one vector a text; a folder that names no pooling is opened with mean pooling."""
+    opened = open_dense(model, device)
+
+    def encode(texts: list[str], encode_role: Callable[..., Tensor], prompt: str) -> TokenVectors:
+        # Without one of ours, the library uses that of the model, if there is one.
+        own = {"prompt": prompt} if prompt else {}
+        vectors = encode_role(texts, batch_size=32, convert_to_tensor=True, normalize_embeddings=True, **own)
+        return TokenVectors.from_padded(vectors.float().cpu().unsqueeze(1))
+
+    return Encoders(
+        partial(encode, encode_role=opened.encode_query, prompt=query_prompt),
+        partial(encode, encode_role=opened.encode_document, prompt=document_prompt),
+    )
+
+
 def dense_vectors(model: SentenceTransformer, texts: Sequence[str]) -> Tensor:
     """Unit vectors of shape `(texts, 1, dim)`. With one vector per text, MaxSim is the cosine."""
     vectors = model.encode(list(texts), batch_size=32, convert_to_tensor=True, normalize_embeddings=True)
@@ -98,12 +151,12 @@ def open_dense(
 
 
 def _match(student: SentenceTransformer, teacher: SentenceTransformer) -> None:
-    """Normalise the student's vectors if the teacher does."""
-    from sentence_transformers.sentence_transformer.modules import Normalize
+    """Let the student's vectors have the teacher's size, by a linear layer that is trained too, and its norm."""
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-    own, size = (model.get_embedding_dimension() for model in (student, teacher))
+    own, size = (model.get_embedding_dimension() or 0 for model in (student, teacher))
     if own != size:
-        raise ValueError(f"student and teacher must have vectors of one size, got {own} and {size}")
+        student.append(Dense(own, size, activation_function=torch.nn.Identity()))
     normalised = [any(isinstance(module, Normalize) for module in model) for model in (student, teacher)]
     if normalised == [False, True]:
         student.append(Normalize())

@@ -20,6 +20,7 @@ from ..storage.fetching import local_folder
 from ..training import OTDistillationConfig
 from .settings import (
     SAMPLE_SEED,
+    SHELF_KINDS,
     TRAINED_KINDS,
     TRAINING_KEYS,
     Method,
@@ -150,10 +151,19 @@ class Inputs:
         origin = [*source.names(), *(file_hash(existing(path)) for path in source.files())]
         return key_of({"kind": source.kind, "from": origin, "pool": source.pool, "queries": source.queries})
 
+    def projecting_corpus(self, language: str) -> str | None:
+        """The corpus whose English sentences a projection of an untrained student is fitted on, if it needs one."""
+        return self.corpus_with(language) if self.models["teacher"] != self.models["student"] else None
+
     @cached_property
     def models(self) -> dict[str, str]:
         """Hashes of the teacher and the student."""
         return {"teacher": model_hash(self.config.teacher), "student": model_hash(self.config.student)}
+
+    def models_of(self, method: Method) -> dict[str, str]:
+        """Hashes of the models that a method opens."""
+        own = method.settings.get("model") if method.kind in (*SHELF_KINDS, "dense_peer") else None
+        return {**self.models, "student": model_hash(own)} if own else self.models
 
 
 def _sample_queries(dataset: RetrievalDataset, count: int) -> RetrievalDataset:
@@ -209,7 +219,7 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
                     "files": [inputs.pairs_hash(corpus, code) for code in languages],
                     "size": taken,
                     "seed": seed,
-                    **inputs.models,
+                    **inputs.models_of(method),
                 }
                 pairs = sum(count if size is None else min(size, count) for count in counts.values())
                 yield TrainingCell(key_of(content), method, settings, corpus, languages, size, seed, pairs)
@@ -218,15 +228,22 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
 def _test_cells(
     config: StudyConfig, inputs: Inputs, method: Method, language: str, training: TrainingCell | None, **data: Any
 ) -> Iterator[TestCell]:
-    system: dict[str, Any] = {"kind": method.kind, "language": language, **inputs.models}
+    system: dict[str, Any] = {"kind": method.kind, "language": language, **inputs.models_of(method)}
     if training is not None:
         system["training"] = training.key
     else:
-        system["settings"] = method.settings
+        system["settings"] = {name: value for name, value in method.settings.items() if name != "files"}
+        if method.kind == "zero_shot" and (corpus := inputs.projecting_corpus(language)):
+            system["projection"] = inputs.pairs_hash(corpus, language)
         if data.get("corpus"):
             size = data["size"] if data["seed"] is not None else None
             system |= {"file": inputs.pairs_hash(data["corpus"], language), "size": size, "seed": data["seed"]}
+    files = method.settings.get("files")
     for test in (test for test, sources in config.tests.items() if language in sources):
+        if files is not None:
+            if language not in files.get(test, ()):
+                continue
+            system["file"] = file_hash(existing(files[test][language]))
         for kind, strength in _perturbations(config, method):
             perturbation: dict[str, Any] = {"kind": kind, "strength": strength}
             if kind == "code_mixing" and (corpus := inputs.corpus_with(language)):
@@ -243,8 +260,8 @@ def _test_cells(
 
 
 def _perturbations(config: StudyConfig, method: Method) -> list[tuple[str | None, float]]:
-    """Kinds and strengths, first none. Human translations are not perturbed."""
-    kinds = {} if method.human_translations else config.perturbations
+    """Kinds and strengths, first none. Human translations and rankings from files are not perturbed."""
+    kinds = {} if method.human_translations or method.kind == "run" else config.perturbations
     return [(None, 0.0), *((kind, strength) for kind, strengths in kinds.items() for strength in strengths)]
 
 

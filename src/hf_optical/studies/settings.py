@@ -198,7 +198,22 @@ class BM25Settings(LexiconSettings, TranslatorSettings):
     translator: ModelName | None = None
 
 
+class ShelfSettings(Settings):
+    """A model as it is, with an index of its own. `model` defaults to the student."""
+
+    model: ModelName | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+
+class RunSettings(Settings):
+    """Rankings of another program: test set -> language -> file in TREC's format."""
+
+    files: Annotated[dict[str, dict[str, DataPath]], Field(min_length=1)]
+
+
 class DensePeerSettings(Settings):
+    model: ModelName | None = None
     epochs: Number | None = None
     batch_size: int | None = None
     learning_rate: Number | None = None
@@ -225,8 +240,13 @@ KINDS: dict[str, type[Settings]] = {
     "bm25": BM25Settings,
     "translation": TranslationSettings,
     "dense_peer": DensePeerSettings,
+    "late_interaction": ShelfSettings,
+    "sentence_vectors": ShelfSettings,
+    "run": RunSettings,
     "ceiling": Settings,
 }
+# Kinds of models as they are, with an index of their own.
+SHELF_KINDS = ("late_interaction", "sentence_vectors")
 # Kinds that train a model on sentence pairs and save it.
 TRAINED_KINDS = ("trained", "untrained_pack", "dense_peer")
 
@@ -328,7 +348,8 @@ def dictionary_files(settings: Mapping[str, Any]) -> dict[str, str]:
 def method_files(settings: Mapping[str, Any]) -> list[Path]:
     """Files that a method reads in addition to the sentence pairs."""
     triples = [settings["triples"]] if settings.get("triples") else []
-    return [Path(path) for path in [*dictionary_files(settings).values(), *triples]]
+    runs = [file for files in (settings.get("files") or {}).values() for file in files.values()]
+    return [Path(path) for path in [*dictionary_files(settings).values(), *triples, *runs]]
 
 
 def load_pairs(file: Path, language: str) -> Dataset:

@@ -26,10 +26,12 @@ from ..retrieval.bm25 import BM25, english_stemmer
 from ..retrieval.search import Hit, search
 from ..retrieval.translation import LexiconTranslator, Seq2SeqTranslator
 from ..training import OTDistillationTrainer
+from ..training.projection import project_student
 from ..training.teacher import TeacherVectors
-from .peers import dense_vectors, open_dense, train_dense_peer
+from .peers import Encoders, dense_vectors, late_interaction_encoders, open_dense, sentence_encoders, train_dense_peer
 from .plan import Inputs, TestCell, TrainingCell
-from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, training_arguments
+from .runs import read_run
+from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, existing, training_arguments
 from .store import Store, key_of
 
 
@@ -170,11 +172,11 @@ class Workbench:
     def _train_peer(self, cell: TrainingCell, folder: Path, output_dir: str) -> None:
         """Train one dense model for all languages of the cell."""
         settings = dict(cell.method.settings)
-        student: str | Path = self.config.student
+        student: str | Path = settings.pop("model", None) or self.config.student
         if new_words := settings.pop("new_words", None):
             # A plain model with the new words that our packs add, untrained.
             own = {**self.config.training, "method": "ot", "new_words": new_words, "shared_pack": _PEER}
-            pack = self._trainer(cell, own, output_dir).language_pack()
+            pack = self._trainer(cell, {**own, "fit_projection": False}, output_dir).language_pack()
             retriever = OpticalRetriever.from_pretrained(student, device="cpu")
             retriever.add_language(_PEER, pack)
             student = Path(output_dir) / "student"
@@ -235,7 +237,16 @@ class Workbench:
         return self.keep("system", str(key), lambda: getattr(self, f"_{cell.method.kind}")(cell))
 
     def _zero_shot(self, cell: TestCell) -> System:
-        return self._student(self.config.student)
+        if not (corpus := self.inputs.projecting_corpus(cell.language)):
+            return self._student(self.config.student)
+        with tempfile.TemporaryDirectory() as output_dir:
+            args = training_arguments(self.config.training, [cell.language], output_dir=output_dir)
+        student = OpticalRetriever.from_pretrained(self.config.student, device=self.device)
+        teacher, pairs = self.teacher, {cell.language: self.inputs.pairs(corpus, cell.language)}
+        student.model, _ = project_student(
+            args, student.model, student.processor, teacher.model, teacher.processor, pairs
+        )
+        return lambda texts, now: self.search(student.encode_queries(texts), now)
 
     def _trained(self, cell: TestCell) -> System:
         assert cell.training is not None
@@ -253,6 +264,42 @@ class Workbench:
     def _student(self, name: str | Path, **options: Any) -> System:
         student = OpticalRetriever.from_pretrained(name, device=self.device, **options)
         return lambda texts, now: self.search(student.encode_queries(texts), now)
+
+    def _late_interaction(self, cell: TestCell) -> System:
+        return self._off_the_shelf(cell, late_interaction_encoders)
+
+    def _sentence_vectors(self, cell: TestCell) -> System:
+        return self._off_the_shelf(cell, sentence_encoders)
+
+    def _off_the_shelf(self, cell: TestCell, opened: Callable[..., Encoders]) -> System:
+        """Queries and documents by one model, which need not be that of the study."""
+        prompts = {name: cell.method.settings.get(name) or "" for name in ("query_prompt", "document_prompt")}
+        encoders = opened(cell.method.settings.get("model") or self.config.student, device=self.device, **prompts)
+        model = self.inputs.models_of(cell.method)["student"]
+
+        def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
+            dataset = self.inputs.test_set(now.test, now.language)
+            documents = dataset.document_texts()
+            key = key_of({"kind": now.method.kind, "texts": documents, "model": model, **prompts})
+            start = time.perf_counter()
+            vectors = self.keep(
+                "documents", key, lambda: self.store.vectors(key, lambda: encoders.documents(documents))
+            )
+            self.encoding_seconds += time.perf_counter() - start
+            return search(encoders.queries(texts), vectors, DEPTH, document_ids=list(dataset.corpus))
+
+        return find
+
+    def _run(self, cell: TestCell) -> System:
+        def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
+            dataset = self.inputs.test_set(now.test, now.language)
+            run = read_run(existing(now.method.settings["files"][now.test][now.language]))
+            return [
+                [hit for hit in run.get(query, ()) if hit.document in dataset.corpus][:DEPTH]
+                for query in dataset.queries
+            ]
+
+        return find
 
     def _translated(self, translate: Callable[[list[str]], list[str]]) -> System:
         return lambda texts, now: self.search_with_teacher(translate(texts), now)

@@ -266,6 +266,9 @@ def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
             f"{folder} is a checkpoint for {', '.join(found)}, but this run trains "
             f"{', '.join(languages(model)) or 'all weights'}; choose another output_dir"
         )
+    if model.projection is not None and model.fitted and packs[0].projection:
+        # Fitted again, it may differ in the last bits.
+        model.projection.load_state_dict(packs[0].projection)
     fingerprint = model.fingerprint()
     for pack in packs:
         if pack.base_fingerprint != fingerprint:

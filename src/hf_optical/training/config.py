@@ -43,6 +43,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         sampling_temperature (`float`, defaults to 1.0):
             With several languages: one with `n` pairs gets batches in proportion to `n ** (1 / sampling_temperature)`
             (arXiv 1907.05019). 1 samples in proportion to size; higher values favour small languages.
+        fit_projection (`bool`, *optional*):
+            Whether the student is given a projection into the space of the teacher, fitted in closed form on the
+            English sentences before training ([`~hf_optical.model.mapping.fit_map`]). By default, if their
+            vectors differ in size, or are not alike for the same English words. It is part of the packs.
         teacher_language (`str`, defaults to `"en"`): Code of the language that the teacher reads.
         cache_teacher (`bool`, *optional*):
             Whether the teacher encodes every sentence once, before training, and its vectors are kept on disk for
@@ -147,6 +151,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     shared_pack: str | None = option(None, "Code of one pack for all languages. Default: a pack for each.")
     sampling_temperature: float = option(1.0, "Values above 1 favour languages with few pairs.")
     teacher_language: str = option("en", "Code of the language that the teacher reads.")
+    fit_projection: bool | None = option(
+        None, "Fit a projection of the student into the teacher's space. Default: if their spaces differ."
+    )
     cache_teacher: bool | None = option(None, "Keep the teacher's vectors on disk. Default: with more than one epoch.")
     teacher_cache_dir: str | None = option(None, "Folder of this cache. Default: the cache folder of `datasets`.")
     method: str = option("ot", "Training objective.", method_names())

@@ -15,6 +15,7 @@ from ..bitext import filter_bitext, load_bitext, load_triples
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
 from ..options import option
+from ..retrieval.opening import DEFAULT_BASE
 from ..storage.data_files import read_lines
 from ..storage.fetching import public_name
 from .config import OTDistillationConfig
@@ -31,11 +32,11 @@ class DataArguments:
     The `help` of each field describes it.
     """
 
-    teacher_model: str = option(
-        "sentence-transformers/all-MiniLM-L6-v2", "Folder or Hub id of the teacher, which reads English."
+    teacher_model: str | None = option(
+        None, "Folder or Hub id of the teacher, which reads English and encodes the index. Default: the student."
     )
-    student_model: str = option(
-        "sentence-transformers/all-MiniLM-L6-v2", "Folder or Hub id of the student, which learns the language."
+    student_model: str | None = option(
+        None, f"Folder or Hub id of the student, which learns the language. Default: the teacher, or {DEFAULT_BASE}."
     )
     train_file: list[str] | None = option(
         None, "Sentence pairs: JSON lines, CSV, TSV, Parquet. One file a language, or one."
@@ -74,6 +75,10 @@ class DataArguments:
     license: str | None = option(None, "Licence of the trained pack, for the card: an identifier such as apache-2.0.")
     note: str | None = option(None, "A sentence at the top of the card.")
     show_questions: int = option(3, "Number of questions to print at the end.")
+
+    def __post_init__(self) -> None:
+        self.student_model = self.student_model or self.teacher_model or DEFAULT_BASE
+        self.teacher_model = self.teacher_model or self.student_model
 
     @property
     def lengths(self) -> dict[str, Any]:

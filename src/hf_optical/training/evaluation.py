@@ -20,26 +20,28 @@ def evaluate_retriever(
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """
-    Measure how well the queries of a test set find documents that the base has encoded, in a language or `"base"`.
+    Measure how well the queries of a test set find documents of [`~OpticalRetriever.indexer`].
+
+    `language` is that of an open pack, or `"base"`.
 
     The active language of the retriever changes. The documents are encoded here, unless an `index` holds them.
 
     Returns:
         `dict`: `dataset`, `language`, `queries`, `level` and `measures`: measure -> `trained` and its bootstrap
             `interval` at this level; with a pack, `zero_shot` of the base alone; and, if all queries have human
-            translations, `ceiling` of the base on these, and `gap_closed`.
+            translations, `ceiling` of the indexer on these, and `gap_closed`.
     """
-    vectors = None
+    indexer, vectors = retriever.indexer, None
     if index is None:
         texts = dataset.document_texts()
-        encoded = retriever.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)
+        encoded = indexer.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)
         vectors = TokenVectors.from_list(encoded)
     else:
-        index.check_base(retriever.model)
+        retriever.check_index(index)
     evaluator = RetrievalEvaluator(
         dataset,
-        retriever.model,
-        retriever.processor,
+        indexer.model,
+        indexer.processor,
         document_vectors=vectors,
         index=index,
         batch_size=batch_size,
@@ -48,7 +50,7 @@ def evaluate_retriever(
     zero_shot, ceiling = {}, {}
     retriever.set_language(BASE)
     if evaluator.has_translations:
-        ceiling = evaluator(retriever.model, retriever.processor, translated=True)
+        ceiling = evaluator(indexer.model, indexer.processor, translated=True)
     if language != BASE:
         zero_shot = evaluator(retriever.model, retriever.processor)
     retriever.set_language(language)

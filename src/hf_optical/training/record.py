@@ -40,7 +40,8 @@ class RunRecord:
 
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
     `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
-    `entries` are those of dictionaries; `switched` says that these made the `pairs` from English sentences.
+    `entries` are those of dictionaries; `switched` says that these made the `pairs` from English sentences;
+    `projection` describes one that was fitted for the student.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class RunRecord:
         streamed: bool = False,
         entries: Mapping[str, Entries] | None = None,
         switched: bool = False,
+        projection: str | None = None,
     ):
         self.args, self.methods, self.teacher = args, methods, teacher
-        self.triples, self.lora_rank = triples, lora_rank
+        self.triples, self.lora_rank, self.projection = triples, lora_rank, projection
+        self._teacher_fingerprint = teacher.fingerprint()
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.seconds: float | None = None
@@ -102,6 +105,7 @@ class RunRecord:
             settings["sampling_temperature"] = args.sampling_temperature
         known = {
             "teacher_revision": self.teacher.revision,
+            "projection": self.projection,
             "seconds": self.seconds,
             "hardware": hardware(args) if self.seconds else None,
             "results": {name: result for name, result in self.results(step).items() if name in languages},
@@ -110,6 +114,7 @@ class RunRecord:
             "hf_optical_version": __version__,
             "languages": languages,
             "teacher": self.teacher.name_or_path,
+            "teacher_fingerprint": self._teacher_fingerprint,
             "teacher_language": args.teacher_language,
             "steps": step,
             "settings": settings,

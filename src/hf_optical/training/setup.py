@@ -133,13 +133,6 @@ def training_texts(
     return pairs
 
 
-def check_sizes(student: OpticalModel, teacher: OpticalModel) -> None:
-    """Raise `ValueError` if the vectors of student and teacher differ in size."""
-    size = teacher.embedding_dim
-    cure = f"open the student with projection_dim={size}, or choose a teacher with the student's vector size"
-    check_choice("the vector size of the teacher", size, [student.embedding_dim], cure)
-
-
 def check_optimizers(model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None) -> None:
     """Check an optimizer and a schedule that replace those of the settings."""
     if optimizer is None and lr_scheduler is None:

@@ -71,16 +71,17 @@ def build_run(data_args: DataArguments, args: OTDistillationConfig) -> Run:
 
 def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: TrainingData) -> OTDistillationTrainer:
     """Open the models that the arguments name and make the trainer of a run."""
-    teacher_processor = OpticalProcessor.from_pretrained(data_args.teacher_model, **data_args.lengths)
-    teacher = OpticalModel.from_pretrained(data_args.teacher_model).to(args.device)
+    teacher_name, student_name = data_args.teacher_model or "", data_args.student_model or ""
+    teacher_processor = OpticalProcessor.from_pretrained(teacher_name, **data_args.lengths)
+    teacher = OpticalModel.from_pretrained(teacher_name).to(args.device)
     evaluators = build_evaluators(data.retrieval, teacher, teacher_processor)
     trainer = OTDistillationTrainer(
-        model=OpticalModel.from_pretrained(data_args.student_model).to(args.device),
+        model=OpticalModel.from_pretrained(student_name).to(args.device),
         teacher=teacher,
         args=args,
         train_dataset=data.train or None,
         eval_dataset=data.validation or None,
-        processing_class=OpticalProcessor.from_pretrained(data_args.student_model, **data_args.lengths),
+        processing_class=OpticalProcessor.from_pretrained(student_name, **data_args.lengths),
         teacher_processing_class=teacher_processor,
         retrieval_evaluator=evaluators or None,
         triples=data.triples,

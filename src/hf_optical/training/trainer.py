@@ -27,6 +27,7 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .misaligned import aligned_pairs
+from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
 from .report import measure_references
@@ -36,7 +37,6 @@ from .setup import (
     by_language,
     cache_teacher,
     check_optimizers,
-    check_sizes,
     disable_dropout,
     first_pairs,
     held_out_evaluators,
@@ -77,8 +77,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
     Args:
         model (`str` or [`OpticalModel`]): The student, or its folder or Hub id.
         teacher (`str` or [`OpticalModel`]):
-            The teacher. Its tokenizer and architecture may differ; its vectors must have the student's size. If it is
-            the student itself, it is copied.
+            The teacher. Its tokenizer, architecture and vector size may differ: the student is then given a projection
+            into its space ([`~hf_optical.model.mapping.fit_map`]). If it is the student itself, it is copied.
         args ([`OTDistillationConfig`]): The settings.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
             Sentence pairs in any form that [`load_bitext`] takes. For several languages a `dict`: language -> pairs.
@@ -121,9 +121,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             `bitext_license`, `license`, `note`, ...), as in [`write_card`].
 
     Raises:
-        ValueError: vectors of different sizes, sentence pairs without the languages, a dictionary or triples that do
-            not fit, an argument that the method has no use for, `optimizers` of other weights, or FSDP together with
-            a `retrieval_evaluator`.
+        ValueError: vectors of different sizes and no sentences to fit a projection on, sentence pairs without the
+            languages, a dictionary or triples that do not fit, an argument that the method has no use for,
+            `optimizers` of other weights, or FSDP together with a `retrieval_evaluator`.
         FloatingPointError: while training, a loss that is not finite; the message names the pair.
         FileExistsError: while training, if another run is active in `output_dir`.
     """
@@ -169,7 +169,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         model, base_processor = open_model(model, processing_class, "model", "processing_class")
         teacher_processor = teacher_processing_class or (base_processor if same else None)
         teacher, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-        check_sizes(model, teacher)
+        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs)
         self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
         self.teacher_processor = teacher_processor
         for each in self.methods:
@@ -234,6 +234,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             streamed=stream is not None,
             entries=entries,
             switched=made,
+            projection=projection,
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
@@ -439,6 +440,11 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             _, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return None, outputs["costs"], outputs["costs"]
+
+    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)
+        if self.model.fitted:
+            self.base_fingerprint = self.model.fingerprint()
 
     def _load_best_model(self) -> None:
         # The results are those of the last weights, not of the best ones; Trainer has no event for loading them.

@@ -6,6 +6,7 @@ Layouts of late-interaction checkpoints. Each is read by a function in its own f
 | `MultiVectorEncoder` of sentence-transformers | its `model_type` | `multi_vector_encoder.py` |
 | PyLate, and this library | its `model_type`, or settings that only PyLate has | `pylate.py` |
 | Stanford's ColBERT | its `architectures` in `config.json` | `stanford.py` |
+| BGE-M3 | the file of its multi-vector head | `bge_m3.py` |
 | transformers; sentence-transformers for sentence vectors | none of these | `encoder.py` |
 
 This library writes the layout of PyLate, since every library can open it.
@@ -24,6 +25,7 @@ from ...storage.json_files import read_optional_json
 from ...storage.names import ENCODER_CONFIG, ENCODER_MODULE_CONFIG, WEIGHTS
 from ...storage.safety import check_redirects
 from .base import ROLE_KINDS, Layout, Roles, invalid_roles
+from .bge_m3 import read_bge_m3
 from .encoder import DOCUMENT_LENGTH, read_encoder
 from .multi_vector_encoder import read_multi_vector_encoder
 from .projection import LinearLayer, load_projection
@@ -33,7 +35,7 @@ from .tokens import token_id
 
 
 # The first reader that recognises a folder is used. The last one accepts any encoder, so add new ones before it.
-_READERS = (read_multi_vector_encoder, read_pylate, read_stanford, read_encoder)
+_READERS = (read_multi_vector_encoder, read_pylate, read_stanford, read_bge_m3, read_encoder)
 
 _PACK, _ADAPTER = "language_pack.json", "adapter_config.json"
 

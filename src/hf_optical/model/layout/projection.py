@@ -25,21 +25,22 @@ class LinearLayer:
     """
     A linear layer in a checkpoint, whose weights are not loaded yet.
 
-    The shape is `(out, in)`, if it is known. A `residual` layer adds its input to its output, through
-    `residual.weight` if their sizes differ.
+    The shape is `(out, in)`, if it is known. `prefix` comes before the names of the weights. A `residual` layer adds
+    its input to its output, through `residual.weight` if their sizes differ.
     """
 
     file: Path
     shape: tuple[int, int] | None = None
     bias: bool = False
     residual: bool = False
+    prefix: str = "linear."
 
     @property
     def names(self) -> list[str]:
         """Names of the weights in `file`."""
-        names = ["linear.weight"]
+        names = [f"{self.prefix}weight"]
         if self.bias:
-            names.append("linear.bias")
+            names.append(f"{self.prefix}bias")
         if self.residual and self.shape is not None and self.shape[0] != self.shape[1]:
             names.append("residual.weight")
         return names
@@ -48,9 +49,9 @@ class LinearLayer:
         """Load the weight, `(out, in)`, and the bias, `(out,)`. The weight includes a residual connection."""
         weight_names(self.file.parent)  # explains what is wrong with pickled weights
         weights = read_weights(self.file, self.names)
-        weight, bias = weights["linear.weight"], weights.get("linear.bias")
+        weight, bias = weights[f"{self.prefix}weight"], weights.get(f"{self.prefix}bias")
         shape = tuple(weight.shape)
-        shapes = {tuple(values.shape) for name, values in weights.items() if name != "linear.bias"}
+        shapes = {tuple(values.shape) for name, values in weights.items() if name != f"{self.prefix}bias"}
         if len(shape) != 2 or shapes != {self.shape or shape} or (bias is not None and bias.shape != shape[:1]):
             expected = f"shape {self.shape}, which its config.json states" if self.shape else "two dimensions"
             raise OSError(f"{self.file} must hold a linear layer of {expected}, got {shape}; {_CURE}")
