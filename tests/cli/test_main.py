@@ -14,10 +14,11 @@ from example_scripts import run_hf_optical
 from packs import make_pack
 from tiny import DEMO, tiny_checkpoint
 
-from hf_optical import LanguagePack
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
 from hf_optical.cli import main
 from hf_optical.cli.main import COMMANDS
 from hf_optical.index import RetrievalIndex
+from hf_optical.retrieval.tuning import STRENGTHS
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +207,18 @@ def test_errors_are_the_last_line_behind_a_quiet_launcher(folder):
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_tune_stores_the_strength_in_the_pack(folder, tmp_path, capsys):
+    pack = LanguagePack.from_pretrained(folder / "pack")
+    processor = OpticalProcessor.from_pretrained(folder / "base")
+    word = next(token for token in processor.tokenizer.get_vocab() if token.isalpha() and token.islower())
+    embedding = OpticalModel.from_pretrained(folder / "base").get_input_embeddings()
+    # The new word of the pack translates a word of the documents.
+    pack.vocabulary.rows = embedding.weight[[processor.tokenizer.convert_tokens_to_ids(word)]].detach().clone()
+    pack.save_pretrained(tmp_path / "pack")
+    (tmp_path / "corpus.csv").write_text(f"id,text\na,{word} one\nb,{word} two\n")
+    main(["tune", "--pack", str(tmp_path / "pack"), "--corpus", str(tmp_path / "corpus.csv")])
+    tuned = LanguagePack.from_pretrained(tmp_path / "pack")
+    assert f"a strength of {tuned.strength}" in capsys.readouterr().out
+    assert tuned.strength in STRENGTHS and tuned.vocabulary.rows.equal(pack.vocabulary.rows)

@@ -8,9 +8,12 @@ from peft import LoraConfig
 from tiny import tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
+from hf_optical.bitext import Dictionary
 from hf_optical.languages import add_adapter, languages, set_strength, strength_of
 from hf_optical.languages.strength import check_strength, strength_of_layers
+from hf_optical.retrieval import TokenVectors, strength_scores
 from hf_optical.retrieval.reader import LanguageReader
+from hf_optical.retrieval.tuning import choose_strength
 
 
 def scaled(pack, factor_of):
@@ -133,3 +136,27 @@ def test_all_batches_of_a_call_have_one_strength(tiny):
         assert retriever.strength_of("sw") == 0.5
         with_all = LanguageReader(retriever.model, "sw", retriever.processor_of)(**inputs).embeddings
         assert not torch.equal(with_all, before)
+
+
+def test_tuned_strength_is_the_last_near_the_best():
+    means = {0.0: -1.0, 0.25: -0.5, 0.5: -0.51, 0.75: -0.529, 1.0: -0.54}
+    assert choose_strength({strength: torch.tensor([mean - 1, mean + 1]) for strength, mean in means.items()}) == 0.75
+
+
+def test_scores_are_log_probabilities_of_known_documents(tiny):
+    pack = make_pack(tiny, "sw", seed=1, words=["zorb", "mzuqo"])
+    retriever = retriever_with(tiny, {"sw": pack})
+    corpus = ["rain fell all night", "bread is baked", "rivers flow", " "]
+    dictionary = Dictionary({"rain": [("zorb", 1.0)], "bread": [("mzuqo", 1.0)]})
+    scores = strength_scores(retriever, "sw", corpus, strengths=[0.5, 1.0], dictionary=dictionary)
+    assert list(scores) == [0.5, 1.0] and all(own.shape == (3,) and (own < 0).all() for own in scores.values())
+    assert not torch.equal(scores[0.5], scores[1.0]) and retriever.strength_of("sw") == 1.0
+    vectors = TokenVectors.from_list(retriever.encode_documents(corpus))
+    again = strength_scores(
+        retriever, "sw", corpus, strengths=[0.5, 1.0], dictionary=dictionary, document_vectors=vectors
+    )
+    assert all(torch.allclose(scores[strength], again[strength], atol=1e-5) for strength in scores)
+    assert retriever.tune_strength("sw", corpus, dictionary=dictionary) == retriever.strength_of("sw")
+    for corpus, words in ((["one", " "], dictionary), (["rain fell", "bread"], None)):
+        with pytest.raises(ValueError, match="corpus"):
+            strength_scores(retriever_with(tiny, {"sw": pack}), "sw", corpus, dictionary=words)

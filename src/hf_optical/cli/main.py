@@ -16,6 +16,7 @@ COMMANDS = {
     "index": "encode documents and keep them in a folder",
     "encode": "encode a large corpus on many machines",
     "search": "find documents for questions",
+    "tune": "choose the strength of a pack for the documents",
     "evaluate": "measure retrieval on a test set",
     "push": "upload a pack, model, retriever or study to the Hub",
     "serve": "search an index over HTTP",

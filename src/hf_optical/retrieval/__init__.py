@@ -8,6 +8,7 @@ from .reranking import rerank
 from .retriever import OpticalRetriever
 from .search import Hit, search
 from .translation import LexiconTranslator, Seq2SeqTranslator
+from .tuning import strength_scores
 from .vectors import TokenVectors
 
 
@@ -28,4 +29,5 @@ __all__ = [
     "reduce_dimension",
     "rerank",
     "search",
+    "strength_scores",
 ]

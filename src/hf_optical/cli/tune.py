@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .parser import Parser
+
+
+DESCRIPTION = """\
+Choose how much of a pack's adapter to apply for the documents that will be searched, without questions or judgements,
+and store it in the pack.
+
+    hf-optical tune --pack outputs/sw --corpus documents.csv
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if not (args.output or os.path.isdir(args.pack)):
+        parser.error("a pack from the Hub needs --output")
+    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
+    with parser.input_errors():
+        from ..index.documents import read_documents
+        from ..languages import LanguagePack
+        from ..retrieval import open_retriever, strength_scores
+        from ..retrieval.tuning import choose_strength
+
+        pack = LanguagePack.from_pretrained(args.pack)
+        retriever = open_retriever([args.pack], args.base)
+        texts = [document.full_text for document in read_documents(args.corpus, **columns)]
+        scores = strength_scores(retriever, pack.language, texts, show_progress=True)
+        chosen = choose_strength(scores)
+        replace(pack, strength=chosen).save_pretrained(args.output or args.pack)
+    for strength, own in scores.items():
+        print(f"  {strength}: {own.mean().item():.3f}" + ("  chosen" if strength == chosen else ""))
+    print(f"The pack in {args.output or args.pack} has a strength of {chosen}")
+
+
+def make_parser() -> Parser:
+    parser = Parser("tune", DESCRIPTION, usage="hf-optical tune --pack PACK --corpus FILE [options]")
+    parser.add_argument("--pack", required=True, metavar="PACK", help="folder or Hub id of a language pack")
+    parser.add_argument("--base", metavar="BASE", help="folder or Hub id of the pack's base, if it has been moved")
+    parser.add_argument("--output", metavar="FOLDER", help="where to save the pack (default: where it is)")
+    group = parser.add_argument_group("documents, of which a thousand are sampled")
+    group.add_argument("--corpus", required=True, metavar="FILE", help="documents, as in `hf-optical index`")
+    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
+    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
+    group.add_argument("--id_column", metavar="NAME", help="column of the ids (default: _id or id)")
+    return parser
