@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..losses import OTAlignmentLoss
+from ..losses import Geometry, OTAlignmentLoss
 from ..model import OpticalModel, OpticalProcessor
 from .frequency import inverse_document_frequency
 from .loading import check_languages, iter_sentences
@@ -20,6 +20,8 @@ from .loading import check_languages, iter_sentences
 # Standard deviations between the costs of translations and of other pairs, below which nobody can tell them apart.
 _APART = 2.0
 _ITERATIONS = 200
+# Sentences by which the cost is fitted to the vectors.
+_SAMPLE = 300
 
 
 @dataclass(eq=False)
@@ -114,8 +116,9 @@ def pair_costs(
     by_length = np.argsort(lengths, kind="stable")
     others = np.empty_like(by_length)
     others[by_length] = np.roll(by_length, -1)
-    costs = _costs(sides[0], sides[1], batch_size)
-    unrelated = _costs(sides[0], [sides[1][other] for other in others], batch_size)
+    loss = OTAlignmentLoss(reduction="none", center=Geometry.of([each for each, _ in sides[1][:_SAMPLE]]).mean)
+    costs = _costs(loss, sides[0], sides[1], batch_size)
+    unrelated = _costs(loss, sides[0], [sides[1][other] for other in others], batch_size)
     return PairCosts(costs, _probabilities(costs, unrelated))
 
 
@@ -142,8 +145,13 @@ def _encode(
     return found
 
 
-def _costs(student: list[tuple[Tensor, Tensor]], teacher: list[tuple[Tensor, Tensor]], batch_size: int) -> np.ndarray:
-    loss, costs = OTAlignmentLoss(reduction="none"), []
+def _costs(
+    loss: OTAlignmentLoss,
+    student: list[tuple[Tensor, Tensor]],
+    teacher: list[tuple[Tensor, Tensor]],
+    batch_size: int,
+) -> np.ndarray:
+    costs = []
     for start in range(0, len(student), batch_size):
         vectors, masks, weights = [], [], []
         for side in (student, teacher):

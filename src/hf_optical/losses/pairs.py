@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..checks import check_choice, check_shape
 from .inputs import prepare, reduced
 
 
@@ -15,15 +15,20 @@ class PairLoss(nn.Module):
 
     Args:
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
+        center (`Tensor` of shape `(dim,)`, *optional*):
+            Subtracted from the embeddings of both sides: the mean of the teacher's, for models whose embeddings lie in
+            a narrow cone ([`Geometry`]).
 
     Raises:
         ValueError: If `reduction` is not one of these.
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
+    def __init__(self, reduction: str = "mean", center: Tensor | None = None) -> None:
         super().__init__()
         check_choice("reduction", reduction, ("mean", "sum", "none"))
         self.reduction = reduction
+        self.center: Tensor | None
+        self.register_buffer("center", center, persistent=False)
 
     def forward(
         self,
@@ -52,11 +57,20 @@ class PairLoss(nn.Module):
             ValueError: If shapes do not match, a sentence has no token with mass, a weight is negative or not finite,
                 or an embedding of a token is not finite; the message lists the batch entries.
         """
-        inputs = prepare(
+        inputs = self.prepare(
             student_embeddings, teacher_embeddings, student_mask, teacher_mask, student_weights, teacher_weights
         )
         with torch.autocast(student_embeddings.device.type, enabled=False):
             return reduced(self.pair_losses(*inputs), self.reduction)
+
+    def prepare(self, *inputs: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Check the inputs, see [`prepare`], and center the embeddings."""
+        student, teacher, student_mass, teacher_mass = prepare(*inputs)  # type: ignore[arg-type]
+        if self.center is not None:
+            check_shape("center", self.center, (student.shape[2],))
+            center = self.center.to(student)
+            student, teacher = student - center, teacher - center
+        return student, teacher, student_mass, teacher_mass
 
     def pair_losses(self, student: Tensor, teacher: Tensor, student_mass: Tensor, teacher_mass: Tensor) -> Tensor:
         """
@@ -67,4 +81,4 @@ class PairLoss(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"
+        return f"reduction={self.reduction!r}" + (", centered" if self.center is not None else "")

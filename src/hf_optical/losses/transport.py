@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..transport import Solver, TransportDiagnostics, make_solver, transport_plan
-from .inputs import lengths, prepare, reduced
+from .inputs import lengths, reduced
 from .pairs import PairLoss
 
 
@@ -35,6 +35,8 @@ class OTAlignmentLoss(PairLoss):
             differentiable; finite between tokens, anything at padding. By default the cosine cost, whose gradient is
             written by hand and has no second derivative.
         reduction (`str`, *optional*, defaults to `"mean"`): `"mean"` or `"sum"` over the pairs, or `"none"`.
+        center (`Tensor` of shape `(dim,)`, *optional*):
+            Subtracted from the embeddings of both sides before the cost, as in [`PairLoss`].
         options: With the name of a solver, its options, as in [`~transport.make_solver`].
 
     Raises:
@@ -64,9 +66,10 @@ class OTAlignmentLoss(PairLoss):
         *,
         cost: Cost | None = None,
         reduction: str = "mean",
+        center: Tensor | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(reduction)
+        super().__init__(reduction, center)
         self.solver = make_solver(solver, **options)
         self.cost = cost
 
@@ -116,7 +119,7 @@ class OTAlignmentLoss(PairLoss):
 
     def _align(self, *inputs: Any) -> tuple[Tensor, Tensor, TransportDiagnostics]:
         """Costs of the pairs `(batch,)`, their plans `(batch, n, m)` and the solver's diagnostics."""
-        student, teacher, student_mass, teacher_mass = prepare(*inputs)
+        student, teacher, student_mass, teacher_mass = self.prepare(*inputs)
         with torch.autocast(student.device.type, enabled=False):
             if self.cost is not None:
                 cost = self.cost(student, teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -13,16 +14,20 @@ from ..bitext.frequency import inverse_document_frequency
 from ..bitext.loading import iter_sentences
 from ..bitext.noise import Mistyper
 from ..checks import check_choice, check_number
-from ..losses import GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
+from ..losses import Geometry, GreedyAlignmentLoss, OTAlignmentLoss, SentenceMSELoss
 from ..model import OpticalOutput
 from ..options import option
 from ..transport import SOLVERS, Partial, Sinkhorn, Unbalanced, make_solver
 from .base import Blocks, LanguageData, Method, PairReader, PairSettings, Reader, Reading, Run
 
 
+logger = logging.getLogger(__name__)
+
 MARGINALS = ("uniform", "idf")
 # Options that decide how precisely a problem is solved, not which; a card leaves them out.
 PRECISION = ("max_iterations", "tolerance")
+# Epsilon as a part of the spread of costs: 0.01 for all-MiniLM-L6-v2.
+RELATIVE_EPSILON = 0.053
 PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 
 
@@ -32,7 +37,10 @@ class AlignmentSettings(PairSettings):
 
     marginals: str = option("idf", "Weights of the tokens in the alignment.", MARGINALS)
     solver: str = option("sinkhorn", "Transport solver.", SOLVERS)
-    epsilon: float = option(Sinkhorn.epsilon, "Entropic regularisation of the transport plan.")
+    epsilon: float | None = option(
+        None, "Entropic regularisation of the transport plan. Default: by the spread of the teacher's costs."
+    )
+    center_costs: bool = option(True, "Subtract the mean of the teacher's vectors before they are compared.")
     max_iterations: int = option(Sinkhorn.max_iterations, "Maximum number of iterations of the transport solver.")
     tolerance: float = option(Sinkhorn.tolerance, "Marginal error at which the transport solver stops.")
     marginal_penalty: float = option(
@@ -44,8 +52,9 @@ class AlignmentSettings(PairSettings):
 
     @property
     def solver_options(self) -> dict[str, Any]:
-        """The options of all solvers."""
-        return {each.name: getattr(self, each.name) for solver in SOLVERS.values() for each in fields(solver)}
+        """The options of all solvers that are set."""
+        options = {each.name: getattr(self, each.name) for solver in SOLVERS.values() for each in fields(solver)}
+        return {name: value for name, value in options.items() if value is not None}
 
     def check_settings(self) -> None:
         super().check_settings()
@@ -60,10 +69,11 @@ class AlignmentSettings(PairSettings):
 class Alignment(Method):
     """Base class of the methods that align a sentence with its translation by a loss between their token vectors."""
 
-    card_settings = (*Method.card_settings, "marginals")
+    card_settings = (*Method.card_settings, "marginals", "center_costs")
 
     loss: Any  # called like a `PairLoss`
     custom_loss = False
+    geometry: Geometry | None = None
 
     def __init__(self, settings: AlignmentSettings):
         super().__init__(settings)
@@ -75,8 +85,20 @@ class Alignment(Method):
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
 
     def make_loss(self, settings: AlignmentSettings) -> nn.Module:
-        """Make the loss of this method."""
+        """Make the loss of this method, which fits `self.geometry` if that is known."""
         raise NotImplementedError
+
+    @property
+    def center(self) -> Tensor | None:
+        """The mean of the teacher's vectors, shape `(dim,)`, if it is known and to be subtracted."""
+        return self.geometry.mean if self.geometry and self.settings.center_costs else None
+
+    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
+        if self.custom_loss:
+            return
+        self.geometry = Geometry.of(sentences, self.settings.center_costs)
+        self.loss = self.make_loss(self.settings)
+        self.loss.reduction = "none"
 
     def use_loss(self, loss: nn.Module) -> None:
         """Replace the method's own loss. It is called like a [`PairLoss`], with `reduction="none"` set."""
@@ -157,13 +179,23 @@ class OptimalTransport(Alignment):
     )
 
     def make_loss(self, settings: AlignmentSettings) -> nn.Module:
-        return OTAlignmentLoss(settings.solver, **settings.solver_options)
+        options = settings.solver_options
+        if settings.epsilon is None and self.geometry is not None:
+            options["epsilon"] = self.geometry.epsilon(RELATIVE_EPSILON)
+        return OTAlignmentLoss(settings.solver, center=self.center, **options)
+
+    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
+        super().see_teacher(sentences)
+        if self.geometry is not None:
+            centered = "centered" if self.settings.center_costs else "not centered"
+            logger.info("Costs (%s) have a spread of %.3f; %s.", centered, self.geometry.spread, self.loss.solver)
 
     def used_settings(self) -> dict[str, Any]:
         if self.custom_loss:
             return super().used_settings()
         options = {name: value for name, value in asdict(self.loss.solver).items() if name not in PRECISION}
-        return {**super().used_settings(), "solver": self.settings.solver, **options}
+        spread = {} if self.geometry is None else {"cost_spread": round(self.geometry.spread, 3)}
+        return {**super().used_settings(), "solver": self.settings.solver, **options, **spread}
 
 
 class Greedy(Alignment):
@@ -183,7 +215,7 @@ class Greedy(Alignment):
     )
 
     def make_loss(self, settings: AlignmentSettings) -> nn.Module:
-        return GreedyAlignmentLoss()
+        return GreedyAlignmentLoss(center=self.center)
 
     @classmethod
     def describe(cls, settings: dict[str, Any], **names: str) -> str:

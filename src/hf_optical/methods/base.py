@@ -161,6 +161,9 @@ class Method:
     def start(self, student: OpticalModel) -> None:
         """Look at the student before packs are added to it."""
 
+    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
+        """Look at token vectors of the teacher, `(tokens, dim)` of each of some sentences, before training."""
+
     def reader(self, data: LanguageData) -> Reader:
         """Make what tokenises the rows of a language."""
         return PairReader(data, self.settings.roles, self.settings.align_special_tokens)

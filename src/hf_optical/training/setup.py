@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import set_seed
 
 from ..bitext import load_bitext
 from ..bitext.entries import Entries
-from ..bitext.loading import translation_of
+from ..bitext.loading import iter_sentences, sample_evenly, translation_of
 from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
 from ..checks import check_choice, check_number
@@ -35,7 +35,9 @@ from ..languages import (
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
+from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
+from .distributed import from_main_process
 from .teacher import TeacherVectors
 
 
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 # Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
 HELD_OUT = "held-out sentence pairs"
 _HELD_OUT = 2000
+# Sentences by which losses are fitted to the teacher's vectors.
+_SAMPLE = 300
 # Sentence pairs of a stream that are read before training.
 _STREAM_HEAD = 20_000
 
@@ -166,6 +170,20 @@ def disable_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+
+
+def teacher_sample(
+    args: OTDistillationConfig, pairs: dict[str, Dataset], teacher: OpticalModel, processor: OpticalProcessor
+) -> list[Tensor]:
+    """Let the teacher read some sentences of all languages, and return the token vectors of each."""
+    own = [iter_sentences(sample_evenly(each, _SAMPLE), args.teacher_language) for each in pairs.values()]
+    texts = [*dict.fromkeys(text for texts in own for text in texts if not is_blank(text))]
+
+    def read() -> list[Tensor]:
+        sample = texts[:: max(1, len(texts) // _SAMPLE)]
+        return encode_texts(teacher.to(args.device), processor, sample, "query").to_list()
+
+    return from_main_process(read) if texts else []
 
 
 def add_packs(

@@ -44,6 +44,7 @@ from .setup import (
     open_model,
     pairs_by_language,
     stream_pairs,
+    teacher_sample,
     training_texts,
 )
 
@@ -194,6 +195,10 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             eval_pairs = held_out | eval_pairs
             # English words that stay must not be read as similar words of the new language.
             readers = {code: without_nearest_words(each) for code, each in readers.items()}
+
+        if sentences := teacher_sample(args, pairs, self.teacher, teacher_processor):
+            for each in self.methods:
+                each.see_teacher(sentences)
 
         train_dataset = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
         if stream is not None:
