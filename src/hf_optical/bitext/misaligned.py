@@ -5,23 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from datasets import Dataset
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
-from ..losses import Geometry, OTAlignmentLoss
 from ..model import OpticalModel, OpticalProcessor
-from .frequency import inverse_document_frequency
 from .loading import check_languages, iter_sentences
+from .reading import fitted_loss, pair_costs_of, read_sentences
 
 
 # Standard deviations between the costs of translations and of other pairs, below which nobody can tell them apart.
 _APART = 2.0
 _ITERATIONS = 200
-# Sentences by which the cost is fitted to the vectors.
-_SAMPLE = 300
 
 
 @dataclass(eq=False)
@@ -86,7 +79,6 @@ def rank_by_cost(
     return ranked.add_column("misaligned", found.misaligned[order].tolist())
 
 
-@torch.no_grad()
 def pair_costs(
     pairs: Dataset,
     student: OpticalModel,
@@ -111,56 +103,17 @@ def pair_costs(
     new, english = ([*iter_sentences(pairs, code)] for code in (language, teacher_language))
     sides = []
     for model, reader, texts in ((student, processor, new), (teacher, teacher_processor, english)):
-        sides.append(_encode(model, reader, texts, batch_size, show_progress))
-    lengths = [len(vectors) for vectors, _ in sides[1]]
+        sides.append(read_sentences(model, reader, texts, batch_size=batch_size, show_progress=show_progress))
+    lengths = [len(sentence.vectors) for sentence in sides[1]]
     by_length = np.argsort(lengths, kind="stable")
     others = np.empty_like(by_length)
     others[by_length] = np.roll(by_length, -1)
-    loss = OTAlignmentLoss(reduction="none", center=Geometry.of([each for each, _ in sides[1][:_SAMPLE]]).mean)
-    costs = _costs(loss, sides[0], sides[1], batch_size)
-    unrelated = _costs(loss, sides[0], [sides[1][other] for other in others], batch_size)
+    loss = fitted_loss(sides[1])
+    costs, unrelated = (
+        pair_costs_of(loss, sides[0], teacher_side, batch_size).double().numpy()
+        for teacher_side in (sides[1], [sides[1][other] for other in others])
+    )
     return PairCosts(costs, _probabilities(costs, unrelated))
-
-
-def _encode(
-    model: OpticalModel, processor: OpticalProcessor, texts: list[str], batch_size: int, show_progress: bool
-) -> list[tuple[Tensor, Tensor]]:
-    """The vectors of the words of each text, `(tokens, dim)` in half precision, and their weights, `(tokens,)`."""
-    weights = inverse_document_frequency(processor, texts)
-    special = torch.tensor(sorted({*processor.tokenizer.all_special_ids} - {processor.tokenizer.unk_token_id}))
-    order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
-    found: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * len(texts)
-    training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    for start in tqdm(range(0, len(order), batch_size), desc="Reading pairs", disable=not show_progress):
-        rows = order[start : start + batch_size]
-        batch = processor.queries([texts[row] for row in rows])
-        words = batch["token_mask"] & ~torch.isin(batch["input_ids"], special)
-        words = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
-        vectors = model(**{name: value.to(device) for name, value in batch.items()}).embeddings.cpu()
-        for row, mask, own, ids in zip(rows, words, vectors, batch["input_ids"], strict=True):
-            found[row] = own[mask].half(), weights[ids[mask]]
-    model.train(training)
-    return found
-
-
-def _costs(
-    loss: OTAlignmentLoss,
-    student: list[tuple[Tensor, Tensor]],
-    teacher: list[tuple[Tensor, Tensor]],
-    batch_size: int,
-) -> np.ndarray:
-    costs = []
-    for start in range(0, len(student), batch_size):
-        vectors, masks, weights = [], [], []
-        for side in (student, teacher):
-            own = side[start : start + batch_size]
-            vectors.append(pad_sequence([each.float() for each, _ in own], batch_first=True))
-            weights.append(pad_sequence([each for _, each in own], batch_first=True))
-            masks.append(pad_sequence([torch.ones(len(each)) for each, _ in own], batch_first=True))
-        costs.append(loss(*vectors, *masks, *weights))
-    return torch.cat(costs).double().numpy()
 
 
 def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:

@@ -25,7 +25,10 @@ from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import (
+    Vocabulary,
+    activate,
     add_adapter,
+    choose_words,
     count_words,
     default_lora_config,
     extend_processor,
@@ -187,12 +190,14 @@ def teacher_sample(
 
 
 def add_packs(
+    args: OTDistillationConfig,
     model: OpticalModel,
     processor: OpticalProcessor,
-    args: OTDistillationConfig,
-    pairs: dict[str, Dataset],
+    teacher: OpticalModel,
+    teacher_processor: OpticalProcessor,
     peft_config: LoraConfig | None,
     entries: dict[str, Entries],
+    pairs: dict[str, Dataset],
 ) -> dict[str, OpticalProcessor]:
     """Add the packs to train, and return language -> the processor with the new words of its pack."""
     processors = dict.fromkeys(args.languages, processor)
@@ -214,6 +219,8 @@ def add_packs(
                 entries=[entry for language in members for entry in entries.get(language, ())],
                 max_words=args.new_words,
             )
+            if own is not None and args.choose_words:
+                vocabulary = _chosen_words(args, model, processor, vocabulary, own, teacher, teacher_processor, pack)
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
@@ -231,6 +238,28 @@ def add_packs(
     if args.packs:
         make_trainable(model, list(args.packs))
     return processors
+
+
+def _chosen_words(
+    args: OTDistillationConfig,
+    model: OpticalModel,
+    processor: OpticalProcessor,
+    vocabulary: Vocabulary,
+    pairs: Dataset,
+    teacher: OpticalModel,
+    teacher_processor: OpticalProcessor,
+    pack: str,
+) -> Vocabulary:
+    """Leave out the new words of a pack that the base reads better in pieces; one process decides for all."""
+
+    def choose() -> Vocabulary:
+        models = (model.to(args.device), processor, vocabulary, pairs, teacher.to(args.device), teacher_processor)
+        activate(model, None)
+        return choose_words(*models, pack, args.teacher_language, show_progress=not args.disable_tqdm)
+
+    chosen = from_main_process(choose)
+    logger.info("%d of %d new words of %s get a row.", len(chosen.tokens), len(vocabulary.tokens), pack)
+    return chosen
 
 
 def _pairs_of_pack(pairs: dict[str, Dataset], pack: str, members: list[str], teacher_language: str) -> Dataset:

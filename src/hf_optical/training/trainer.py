@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -180,14 +181,15 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             disable_dropout(model)
         self.base_processor = base_processor
         entries = read_dictionaries(args, pairs, teacher_processor)
-        self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+        add = partial(add_packs, args, model, base_processor, self.teacher, teacher_processor, peft_config, entries)
+        self.processors = add(pairs)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
             if kept:
                 pairs |= kept
                 for pack in args.packs:
                     remove(model, pack)
-                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+                self.processors = add(pairs)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:

@@ -1,0 +1,106 @@
+"""The token vectors of sentences, and the cost of transport between those of a sentence and of its translation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from ..losses import Geometry, OTAlignmentLoss
+from ..losses.inputs import unit_vectors
+from ..model import OpticalModel, OpticalProcessor
+from .frequency import inverse_document_frequency
+
+
+# Sentences by which the cost is fitted to the vectors.
+_SAMPLE = 300
+
+
+@dataclass(eq=False)
+class ReadSentence:
+    """
+    A sentence without its special tokens.
+
+    Attributes:
+        vectors (`Tensor` of shape `(tokens, dim)`): in half precision.
+        weights (`Tensor` of shape `(tokens,)`): inverse document frequencies.
+        ids (`Tensor` of shape `(tokens,)`), positions (`Tensor` of shape `(tokens,)`):
+            the tokens, and their positions in the processor's output.
+    """
+
+    vectors: Tensor
+    weights: Tensor
+    ids: Tensor
+    positions: Tensor
+
+
+@torch.no_grad()
+def read_sentences(
+    model: OpticalModel,
+    processor: OpticalProcessor,
+    texts: list[str],
+    *,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> list[ReadSentence]:
+    """Encode sentences as queries, with the active language pack of the model."""
+    weights = inverse_document_frequency(processor, texts)
+    special = torch.tensor(sorted({*processor.tokenizer.all_special_ids} - {processor.tokenizer.unk_token_id}))
+    order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
+    found: dict[int, ReadSentence] = {}
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    for start in tqdm(range(0, len(order), batch_size), desc="Reading pairs", disable=not show_progress):
+        rows = order[start : start + batch_size]
+        batch = processor.queries([texts[row] for row in rows])
+        words = batch["token_mask"] & ~torch.isin(batch["input_ids"], special)
+        words = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
+        vectors = model(**{name: value.to(device) for name, value in batch.items()}).embeddings.cpu()
+        for row, mask, own, ids in zip(rows, words, vectors, batch["input_ids"], strict=True):
+            found[row] = ReadSentence(own[mask].half(), weights[ids[mask]], ids[mask], mask.nonzero()[:, 0])
+    model.train(training)
+    return [found[row] for row in range(len(texts))]
+
+
+def fitted_loss(teacher: Sequence[ReadSentence]) -> OTAlignmentLoss:
+    """The transport loss of each pair, centered by the teacher's vectors."""
+    center = Geometry.of([sentence.vectors for sentence in teacher[:_SAMPLE]]).mean
+    return OTAlignmentLoss(center=center, reduction="none")
+
+
+def pair_costs_of(
+    loss: OTAlignmentLoss, student: Sequence[ReadSentence], teacher: Sequence[ReadSentence], batch_size: int = 64
+) -> Tensor:
+    """Compute the transported costs of sentence pairs, shape `(pairs,)`."""
+    return torch.cat([loss(*inputs) for inputs in _batches(student, teacher, batch_size)])
+
+
+def token_costs_of(
+    loss: OTAlignmentLoss, student: Sequence[ReadSentence], teacher: Sequence[ReadSentence], batch_size: int = 64
+) -> list[Tensor]:
+    """Compute for each token of the student's sentences the mean cost of what it is aligned with, `(tokens,)` each."""
+    found: list[Tensor] = []
+    for inputs in _batches(student, teacher, batch_size):
+        plan = loss.plan(*inputs)
+        sides = (unit_vectors(side if loss.center is None else side - loss.center) for side in inputs[:2])
+        cost = 1.0 - next(sides) @ next(sides).transpose(1, 2)
+        means = (plan * cost).sum(2) / plan.sum(2).clamp_min(torch.finfo(plan.dtype).tiny)
+        found += [own[mask.bool()] for own, mask in zip(means, inputs[2], strict=True)]
+    return found
+
+
+def _batches(
+    student: Sequence[ReadSentence], teacher: Sequence[ReadSentence], batch_size: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield vectors, masks and weights of both sides, as losses take them."""
+    for start in range(0, len(student), batch_size):
+        sides = [side[start : start + batch_size] for side in (student, teacher)]
+        vectors = (pad_sequence([each.vectors.float() for each in side], batch_first=True) for side in sides)
+        masks = (pad_sequence([torch.ones(len(each.vectors)) for each in side], batch_first=True) for side in sides)
+        weights = (pad_sequence([each.weights for each in side], batch_first=True) for side in sides)
+        yield (*vectors, *masks, *weights)
