@@ -8,9 +8,9 @@ from hf_optical.losses import GreedyAlignmentLoss, SentenceMSELoss
 from hf_optical.methods import Greedy, OptimalTransport
 
 
-@pytest.mark.parametrize("method", ["greedy", "sentence", "code_switch", "hybrid"])
+@pytest.mark.parametrize("method", ["greedy", "sentence", "ranking", "ot_ranking", "code_switch", "hybrid"])
 def test_every_method_lowers_its_loss_and_leaves_the_base_unchanged(make_trainer, tiny_model, method):
-    trainer = make_trainer(method=method, num_train_epochs=5)
+    trainer = make_trainer(method=method, num_train_epochs=5, ranking_temperature=0.05)
     before = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < before

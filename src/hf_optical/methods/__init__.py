@@ -10,6 +10,7 @@ from .base import Blocks, LanguageData, Method, PairSettings, Reading, Run
 from .cards import card_text
 from .code_switch import CodeSwitch, CodeSwitchedRanking, CodeSwitchSettings
 from .collator import DistillationCollator
+from .pair_ranking import PairRanking
 from .registry import make_methods, method_classes, method_names, name_of, turns
 
 
@@ -27,6 +28,7 @@ __all__ = [
     "LanguageData",
     "Method",
     "OptimalTransport",
+    "PairRanking",
     "PairSettings",
     "Reading",
     "Run",

@@ -36,7 +36,7 @@ class CodeSwitchSettings:
     switch_probability: float = option(0.5, "Probability of switching a word.")
     switch_side: str = option("query", "Texts in which words are switched.", ROLES)
     ranking_target: str = option("teacher", "Ranking to learn: the teacher's, or labels.", TARGETS)
-    ranking_temperature: float = option(0.2, "Temperature of the scores ranked by.")
+    ranking_temperature: float = option(0.2, "Temperature of the scores in a ranking.")
     ranking_weight: float = option(1.0, "Weight of the ranking next to the other losses.")
 
     def check_settings(self) -> None:

@@ -10,10 +10,12 @@ from ..checks import check_choice, check_number
 from .alignment import Alignment
 from .anchor import Anchor
 from .base import Method
+from .code_switch import CodeSwitch
+from .pair_ranking import PairRanking
 
 
 # Names that stand for several methods at once.
-RECIPES = {"hybrid": ("ot", "code_switch")}
+RECIPES = {"hybrid": ("ot", CodeSwitch.name), "ot_ranking": ("ot", PairRanking.name)}
 
 
 def method_names() -> list[str]:

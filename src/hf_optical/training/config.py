@@ -58,7 +58,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             ([`OTAlignmentLoss`]). `"greedy"`: one-to-one alignment ([`GreedyAlignmentLoss`], Dr.DECR). `"sentence"`:
             mean vectors ([`SentenceMSELoss`]). `"code_switch"`: ranking of English texts with words of the new
             language switched in, as the teacher ranks them in English ([`CodeSwitch`]); the translations serve for
-            words only. `"hybrid"`: `"ot"` and `"code_switch"`. Or the name of your own [`Method`].
+            words only. `"ranking"`: the sentences of the batch, ranked as the teacher ranks them for the translation
+            ([`PairRanking`]). `"hybrid"`: `"ot"` and `"code_switch"`. `"ot_ranking"`: `"ot"` and `"ranking"`. Or the
+            name of your own [`Method`].
         alternate (`bool`, defaults to `False`):
             With several methods (`"hybrid"`): take them in turns, one a step, instead of all in every step.
         side (`str`, defaults to `"query"`):
