@@ -30,7 +30,7 @@ def choose_words(
     language: str,
     teacher_language: str = "en",
     *,
-    max_pairs: int = 1500,
+    max_pairs: int = 1000,
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> Vocabulary:
@@ -47,7 +47,7 @@ def choose_words(
         pairs (`datasets.Dataset`): sentence pairs from [`load_bitext`].
         teacher ([`OpticalModel`]), teacher_processor ([`OpticalProcessor`]): read the translations.
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
-        max_pairs (`int`, defaults to 1500): maximum number of pairs to read, evenly spaced.
+        max_pairs (`int`, defaults to 1000): maximum number of pairs to read, evenly spaced.
         batch_size (`int`, defaults to 64), show_progress (`bool`, defaults to `False`): for encoding.
 
     Returns:
