@@ -51,9 +51,9 @@ def test_opened_index_gives_the_hits_of_search_in_memory(retriever, index, monke
     assert len(opened) == len(DOCUMENTS) and opened.ids == ["0", "1", "2", "3", "4"]
     queries = retriever.encode_queries(QUERIES)
     expected = search(queries, retriever.encode_documents(DOCUMENTS), 4, document_ids=opened.ids)
-    assert opened.search(queries, 4) == expected
-    assert retriever.search(QUERIES, opened, 4) == expected
-    assert retriever.search(QUERIES[0], opened, 4, language="sw") == expected[0]
+    assert_same_hits(opened.search(queries, 4), expected)
+    assert_same_hits(retriever.search(QUERIES, opened, 4), expected)
+    assert_same_hits([retriever.search(QUERIES[0], opened, 4, language="sw")], expected[:1])
     # Small parts, larger lists than there are documents.
     monkeypatch.setattr(protocol, "CHUNK", 2)
     parts = create_index(tmp_path / "parts", retriever, DOCUMENTS, dtype="float32")

@@ -37,20 +37,37 @@ def test_train_all_weights_changes_the_base(make_trainer, tiny_model):
     assert not any(".lora_" in name for name in trainer.model.state_dict())
 
 
-def test_eval_loss_is_the_mean_of_exact_transport_pair_by_pair(make_trainer, tiny, teacher_folder, held_out):
+def english_of(pairs) -> list[str]:
+    return [pair["en"] for pair in pairs["translation"]]
+
+
+def center_of(teacher, processor, texts) -> torch.Tensor:
+    """The mean of the teacher's vectors, sentence by sentence."""
+    with torch.no_grad():
+        read = [
+            teacher.eval()(**processor.queries([text])).embeddings[0] for text in {pair["en"]: 0 for pair in pairs}
+        ]
+    return torch.cat(read).double().mean(0)
+
+
+def centered_costs(new, english, center) -> np.ndarray:
+    new, english = (torch.nn.functional.normalize(side - center, dim=1) for side in (new, english))
+    return 1 - (new @ english.T).numpy()
+
+
+def test_eval_loss_is_the_mean_of_exact_transport_pair_by_pair(make_trainer, tiny, teacher_folder, pairs, held_out):
     trainer = make_trainer(solver="exact", align_special_tokens=True, marginals="uniform", new_words=0)
     student, student_processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     teacher, teacher_processor = (
         OpticalModel.from_pretrained(teacher_folder),
         OpticalProcessor.from_pretrained(teacher_folder),
     )
-    costs = []
+    center, costs = center_of(teacher, teacher_processor, english_of(pairs)), []
     for pair in held_out["translation"]:
         with torch.no_grad():
             new = student(**student_processor.queries([pair["sw"]])).embeddings[0].double()
             english = teacher(**teacher_processor.queries([pair["en"]])).embeddings[0].double()
-        cost = 1 - (new @ english.T).numpy()
-        costs.append(ot.emd2([], [], cost))
+        costs.append(ot.emd2([], [], centered_costs(new, english, center)))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(np.mean(costs), abs=1e-6)
 
 
@@ -499,7 +516,7 @@ def test_idf_marginals_equal_exact_transport_with_counted_weights(make_trainer, 
     trainer = make_trainer(solver="exact", new_words=0, eval_dataset=pairs.select(range(5)))
     assert trainer.args.marginals == "idf"
     student, teacher = trainer.processing_class, trainer.teacher_processor
-    costs = []
+    center, costs = center_of(trainer.teacher, teacher, english_of(pairs)), []
     for pair in pairs.select(range(5))["translation"]:
         sides = []
         for model, processor, language in ((trainer.model, student, "sw"), (trainer.teacher, teacher, "en")):
@@ -511,5 +528,5 @@ def test_idf_marginals_equal_exact_transport_with_counted_weights(make_trainer, 
             weights = np.array([math.log1p(30 / (1 + sum(i in text for text in texts))) for i in ids])
             sides.append((vectors[1:-1], weights[1:-1] / weights[1:-1].sum()))
         (new, a), (english, b) = sides
-        costs.append(ot.emd2(a, b, 1 - (new @ english.T).numpy()))
+        costs.append(ot.emd2(a, b, centered_costs(new, english, center)))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(np.mean(costs), abs=1e-5)

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ..model import OpticalModel, OpticalProcessor
 from .loading import check_languages, iter_sentences
-from .reading import fitted_loss, pair_costs_of, read_sentences
+from .reading import fitted_loss, other_rows, pair_costs_of, read_sentences
 
 
 # Standard deviations between the costs of translations and of other pairs, below which nobody can tell them apart.
@@ -104,14 +104,10 @@ def pair_costs(
     sides = []
     for model, reader, texts in ((student, processor, new), (teacher, teacher_processor, english)):
         sides.append(read_sentences(model, reader, texts, batch_size=batch_size, show_progress=show_progress))
-    lengths = [len(sentence.vectors) for sentence in sides[1]]
-    by_length = np.argsort(lengths, kind="stable")
-    others = np.empty_like(by_length)
-    others[by_length] = np.roll(by_length, -1)
     loss = fitted_loss(sides[1])
     costs, unrelated = (
         pair_costs_of(loss, sides[0], teacher_side, batch_size).double().numpy()
-        for teacher_side in (sides[1], [sides[1][other] for other in others])
+        for teacher_side in (sides[1], [sides[1][row] for row in other_rows(sides[1])])
     )
     return PairCosts(costs, _probabilities(costs, unrelated))
 

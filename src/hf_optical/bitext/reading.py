@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -65,6 +66,14 @@ def read_sentences(
             found[row] = ReadSentence(own[mask].half(), weights[ids[mask]], ids[mask], mask.nonzero()[:, 0])
     model.train(training)
     return [found[row] for row in range(len(texts))]
+
+
+def other_rows(sentences: Sequence[ReadSentence]) -> list[int]:
+    """For each sentence the position of another one of similar length."""
+    by_length = np.argsort([len(sentence.vectors) for sentence in sentences], kind="stable")
+    others = np.empty_like(by_length)
+    others[by_length] = np.roll(by_length, -1)
+    return others.tolist()
 
 
 def fitted_loss(teacher: Sequence[ReadSentence]) -> OTAlignmentLoss:

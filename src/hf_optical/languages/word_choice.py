@@ -1,16 +1,18 @@
-"""Whether a new word deserves a row of its own, or the base's own pieces of it lie nearer to its translations."""
+"""Whether a new word deserves a row of its own, or the base reads it better in pieces."""
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 
-import torch
+import numpy as np
 from datasets import Dataset
 from torch import Tensor
 
-from ..bitext.loading import iter_sentences, sample_evenly
-from ..bitext.reading import ReadSentence, fitted_loss, read_sentences, token_costs_of
+from ..bitext.frequency import count_known
+from ..bitext.loading import iter_sentences
+from ..bitext.reading import ReadSentence, fitted_loss, other_rows, read_sentences, token_costs_of
 from ..model import OpticalModel, OpticalProcessor
 from ..model.mapping import token_spans
 from .vocabulary import Vocabulary, extend_processor, language_embedding
@@ -18,13 +20,15 @@ from .vocabulary import Vocabulary, extend_processor, language_embedding
 
 # Name of the candidates in the model while they are compared.
 _CANDIDATES = "word_choice"
+# With fewer sentence pairs, words occur too rarely for a choice.
+_FEWEST = 200
 
 
 def choose_words(
     model: OpticalModel,
     processor: OpticalProcessor,
-    vocabulary: Vocabulary,
     pairs: Dataset,
+    learn: Callable[[Dataset], Vocabulary],
     teacher: OpticalModel,
     teacher_processor: OpticalProcessor,
     language: str,
@@ -35,84 +39,118 @@ def choose_words(
     show_progress: bool = False,
 ) -> Vocabulary:
     """
-    Leave out the new words that the base reads better in pieces.
+    Learn new words, and leave out those that the base reads better in pieces.
 
-    The base reads sentences twice, with the rows of the new words and without. A word keeps its row if its transported
-    cost, the mean over its occurrences, is lower than that of its pieces. A word that does not occur in the sentences
-    is decided as most words with as many pieces are.
+    Some pairs are held out, and the words are learned from the others. The base reads the held-out sentences with the
+    new words and in pieces. A word is chosen if its row tells the translation from an unrelated sentence better than
+    its pieces do: by the difference of the two transported costs, on average over its occurrences. Words that the
+    held-out sentences lack are decided as most words of their frequency are. With fewer than 200 pairs all words are
+    chosen.
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base. No language pack may be active.
-        vocabulary ([`Vocabulary`]): the candidates, from [`learn_vocabulary`].
         pairs (`datasets.Dataset`): sentence pairs from [`load_bitext`].
+        learn (`Callable`): learns new words from sentence pairs, as [`learn_vocabulary`] does.
         teacher ([`OpticalModel`]), teacher_processor ([`OpticalProcessor`]): read the translations.
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
-        max_pairs (`int`, defaults to 1000): maximum number of pairs to read, evenly spaced.
+        max_pairs (`int`, defaults to 1000): maximum number of pairs to hold out; at most half of them are.
         batch_size (`int`, defaults to 64), show_progress (`bool`, defaults to `False`): for encoding.
 
     Returns:
-        [`Vocabulary`]: the words that keep their rows, possibly none.
+        [`Vocabulary`]: the chosen words, with rows that are learned from all pairs; possibly none.
     """
-    if not vocabulary.tokens:
+    vocabulary = learn(pairs)
+    held_out = np.linspace(0, len(pairs) - 1, min(max_pairs, len(pairs) // 2)).astype(int).tolist()
+    if not vocabulary.tokens or len(pairs) < _FEWEST:
         return vocabulary
-    pairs = sample_evenly(pairs, max_pairs)
+    others = pairs.select(sorted({*range(len(pairs))} - {*held_out}))
+    candidates = learn(others)
+    better: dict[str, list[float]] = {}
+    if candidates.tokens:
+        readers = (model, processor, teacher, teacher_processor)
+        texts = (pairs.select(held_out), language, teacher_language)
+        better = _compare(*readers, candidates, *texts, batch_size, show_progress)
+    counts = [count_known(processor, iter_sentences(each, language)) for each in (others, pairs)]
+    chosen = _better(vocabulary.tokens, better, *counts)
+    tokens = [vocabulary.tokens[word] for word in chosen]
+    return Vocabulary(tokens, vocabulary.rows[chosen], vocabulary.first_id, vocabulary.rules)
+
+
+def _compare(
+    model: OpticalModel,
+    processor: OpticalProcessor,
+    teacher: OpticalModel,
+    teacher_processor: OpticalProcessor,
+    vocabulary: Vocabulary,
+    pairs: Dataset,
+    language: str,
+    teacher_language: str,
+    batch_size: int,
+    show_progress: bool,
+) -> dict[str, list[float]]:
+    """Word -> by how much its row tells the translation from another sentence better, at each occurrence."""
     new, english = ([*iter_sentences(pairs, code)] for code in (language, teacher_language))
-    options = {"batch_size": batch_size, "show_progress": show_progress}
     # Similar words would shift the characters.
     pieces, words = copy.copy(processor), extend_processor(processor, vocabulary.tokens, vocabulary.rules)
     pieces.nearest_words = words.nearest_words = None
 
-    translations = read_sentences(teacher, teacher_processor, english, **options)  # type: ignore[arg-type]
-    in_pieces = read_sentences(model, pieces, new, **options)  # type: ignore[arg-type]
+    def read(model: OpticalModel, processor: OpticalProcessor, texts: list[str]) -> list[ReadSentence]:
+        return read_sentences(model, processor, texts, batch_size=batch_size, show_progress=show_progress)
+
+    translations = read(teacher, teacher_processor, english)
+    in_pieces = read(model, pieces, new)
     embedding = language_embedding(model)
     embedding.add(_CANDIDATES, vocabulary)
     embedding.activate(_CANDIDATES)
     try:
-        in_words = read_sentences(model, words, new, **options)  # type: ignore[arg-type]
+        in_words = read(model, words, new)
     finally:
         embedding.activate(None)
         embedding.discard(_CANDIDATES)
 
     loss = fitted_loss(translations)
-    costs = [token_costs_of(loss, side, translations, batch_size) for side in (in_pieces, in_words)]
+    unrelated = [translations[row] for row in other_rows(translations)]
+    contrasts = [
+        [apart - close for apart, close in zip(*(token_costs_of(loss, side, of) for of in ends), strict=True)]
+        for side in (in_pieces, in_words)
+        for ends in [(unrelated, translations)]
+    ]
     spans = [token_spans(each, new, "query") for each in (pieces, words)]
     first = embedding.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
-    # Word -> how much dearer its row is than its pieces, at each occurrence.
-    dearer: dict[int, list[float]] = defaultdict(list)
-    for row in range(len(new)):
-        sides = (in_pieces[row], in_words[row])
-        own_spans = [_spans(side, each[row]) for side, each in zip(sides, spans, strict=True)]
-        for token in (in_words[row].ids >= first).nonzero()[:, 0].tolist():
-            start, stop = own_spans[1][token].tolist()
-            inside = (own_spans[0][:, 0] < stop) & (own_spans[0][:, 1] > start)
-            if not inside.any():
-                continue
-            weights = in_pieces[row].weights[inside]
-            piece_cost = float((costs[0][row][inside] * weights).sum() / weights.sum())
-            dearer[int(in_words[row].ids[token]) - first].append(float(costs[1][row][token]) - piece_cost)
-    return _cheaper(vocabulary, dearer, [len(each) for each in _pieces_of(pieces, vocabulary.tokens)])
+    better: dict[str, list[float]] = defaultdict(list)
+    for row, (old, now) in enumerate(zip(in_pieces, in_words, strict=True)):
+        old_spans, now_spans = _spans(old, spans[0][row]), _spans(now, spans[1][row])
+        for token in (now.ids >= first).nonzero()[:, 0].tolist():
+            start, stop = now_spans[token].tolist()
+            inside = (old_spans[:, 0] < stop) & (old_spans[:, 1] > start)
+            if inside.any():
+                weights = old.weights[inside] / old.weights[inside].sum()
+                in_pieces_there = float((contrasts[0][row][inside] * weights).sum())
+                word = vocabulary.tokens[int(now.ids[token]) - first]
+                better[word].append(float(contrasts[1][row][token]) - in_pieces_there)
+    return better
 
 
 def _spans(sentence: ReadSentence, spans: Tensor) -> Tensor:
-    """The characters of the tokens of a sentence; none for tokens beyond those that have offsets."""
-    padded = torch.cat([spans, spans.new_full((1, 2), -1)])
-    return padded[sentence.positions.clamp_max(len(spans))]
+    """Start and stop of the characters of a sentence's tokens, shape `(tokens, 2)`."""
+    return spans[sentence.positions.clamp_max(len(spans) - 1)]
 
 
-def _pieces_of(processor: OpticalProcessor, words: list[str]) -> list[list[int]]:
-    return processor.tokenizer(words, add_special_tokens=False)["input_ids"]
-
-
-def _cheaper(vocabulary: Vocabulary, dearer: dict[int, list[float]], pieces: list[int]) -> Vocabulary:
-    """The words whose row is cheaper than their pieces on average, or is for most words of as many `pieces`."""
-    means = {word: sum(own) / len(own) for word, own in dearer.items()}
-    votes: dict[int, int] = defaultdict(int)
+def _better(
+    words: list[str], better: dict[str, list[float]], held_in: dict[str, int], counts: dict[str, int]
+) -> list[int]:
+    """The positions of the words whose row is better on average, or is for most words of their frequency."""
+    means = {word: sum(own) / len(own) for word, own in better.items()}
+    votes: Counter[int] = Counter()
     for word, mean in means.items():
-        votes[pieces[word]] += 1 if mean < 0 else -1
-    kept = [
-        word
-        for word in range(len(vocabulary.tokens))
-        if (means[word] < 0 if word in means else votes[pieces[word]] >= 0)
+        votes[_frequency(held_in, word)] += 1 if mean > 0 else -1
+    return [
+        position
+        for position, word in enumerate(words)
+        if (means[word] > 0 if word in means else votes[_frequency(counts, word)] >= 0)
     ]
-    tokens = [vocabulary.tokens[word] for word in kept]
-    return Vocabulary(tokens, vocabulary.rows[kept], vocabulary.first_id, vocabulary.rules)
+
+
+def _frequency(counts: dict[str, int], word: str) -> int:
+    """The class of a word's frequency: 2 and 3 are in one, 4 to 7 in the next, and so on; 64 and more in the last."""
+    return min(counts.get(word, 0).bit_length(), 7)

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 MARGINALS = ("uniform", "idf")
 # Options that decide how precisely a problem is solved, not which; a card leaves them out.
-PRECISION = ("max_iterations", "tolerance")
+PRECISION = {"max_iterations", "tolerance"}
 # Epsilon as a part of the spread of costs: 0.01 for all-MiniLM-L6-v2.
 RELATIVE_EPSILON = 0.053
 PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
@@ -73,32 +73,28 @@ class Alignment(Method):
 
     loss: Any  # called like a `PairLoss`
     custom_loss = False
-    geometry: Geometry | None = None
 
     def __init__(self, settings: AlignmentSettings):
         super().__init__(settings)
-        self.loss = self.make_loss(settings)
+        self.loss = self.make_loss(settings, None)
         self.loss.reduction = "none"
         if settings.noise_weight:
             self.blocks = (*self.blocks, "noisy")
+        # Language -> the geometry of the teacher's vectors, and the loss that fits it.
+        self._fitted: dict[str, tuple[Geometry, Any]] = {}
         # Language -> weights of the student's and of the teacher's vocabulary.
         self._weights: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
-        """Make the loss of this method, which fits `self.geometry` if that is known."""
+    def make_loss(self, settings: AlignmentSettings, geometry: Geometry | None) -> nn.Module:
+        """Make the loss of this method for a teacher of this geometry, if that is known."""
         raise NotImplementedError
 
-    @property
-    def center(self) -> Tensor | None:
-        """The mean of the teacher's vectors, shape `(dim,)`, if it is known and to be subtracted."""
-        return self.geometry.mean if self.geometry and self.settings.center_costs else None
-
-    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
-        if self.custom_loss:
-            return
-        self.geometry = Geometry.of(sentences, self.settings.center_costs)
-        self.loss = self.make_loss(self.settings)
-        self.loss.reduction = "none"
+    def see_teacher(self, language: str, sentences: Sequence[Tensor]) -> None:
+        if not self.custom_loss:
+            geometry = Geometry.of(sentences, self.settings.center_costs)
+            loss: Any = self.make_loss(self.settings, geometry)
+            loss.reduction = "none"
+            self._fitted[language] = geometry, loss
 
     def use_loss(self, loss: nn.Module) -> None:
         """Replace the method's own loss. It is called like a [`PairLoss`], with `reduction="none"` set."""
@@ -131,6 +127,8 @@ class Alignment(Method):
     def _block_losses(self, block: str, read: Reading, run: Run) -> dict[str, Tensor]:
         """Losses between a block that the student reads and the teacher's reading of the sentences."""
         student, teacher = read.student[block], read.teacher("pairs")
+        if read.language in self._fitted:
+            _, self.loss = self._fitted[read.language]
         if read.language in self._weights:
             student_ids, teacher_ids = read.inputs[block]["input_ids"], read.teacher_inputs["pairs"]["input_ids"]
             of_student, of_teacher = (each.to(student_ids.device) for each in self._weights[read.language])
@@ -178,24 +176,31 @@ class OptimalTransport(Alignment):
 }""",
     )
 
-    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+    def make_loss(self, settings: AlignmentSettings, geometry: Geometry | None) -> nn.Module:
         options = settings.solver_options
-        if settings.epsilon is None and self.geometry is not None:
-            options["epsilon"] = self.geometry.epsilon(RELATIVE_EPSILON)
-        return OTAlignmentLoss(settings.solver, center=self.center, **options)
+        if settings.epsilon is None and geometry is not None:
+            options["epsilon"] = geometry.epsilon(RELATIVE_EPSILON)
+        return OTAlignmentLoss(settings.solver, center=_center(settings, geometry), **options)
 
-    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
-        super().see_teacher(sentences)
-        if self.geometry is not None:
+    def see_teacher(self, language: str, sentences: Sequence[Tensor]) -> None:
+        super().see_teacher(language, sentences)
+        if language in self._fitted:
+            geometry, loss = self._fitted[language]
             centered = "centered" if self.settings.center_costs else "not centered"
-            logger.info("Costs (%s) have a spread of %.3f; %s.", centered, self.geometry.spread, self.loss.solver)
+            logger.info("%s: costs (%s) have a spread of %.3f; %s.", language, centered, geometry.spread, loss.solver)
 
     def used_settings(self) -> dict[str, Any]:
         if self.custom_loss:
             return super().used_settings()
-        options = {name: value for name, value in asdict(self.loss.solver).items() if name not in PRECISION}
-        spread = {} if self.geometry is None else {"cost_spread": round(self.geometry.spread, 3)}
-        return {**super().used_settings(), "solver": self.settings.solver, **options, **spread}
+        losses = [loss for _, loss in self._fitted.values()] or [self.loss]
+        options: dict[str, Any] = {}
+        for name in asdict(losses[0].solver).keys() - PRECISION:
+            values = [*dict.fromkeys(getattr(loss.solver, name) for loss in losses)]
+            options[name] = values[0] if len(values) == 1 else ", ".join(map(str, values))
+        if self._fitted:
+            spreads = [geometry.spread for geometry, _ in self._fitted.values()]
+            options["cost_spread"] = round(sum(spreads) / len(spreads), 3)
+        return {**super().used_settings(), "solver": self.settings.solver, **dict(sorted(options.items()))}
 
 
 class Greedy(Alignment):
@@ -214,8 +219,8 @@ class Greedy(Alignment):
 }""",
     )
 
-    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
-        return GreedyAlignmentLoss(center=self.center)
+    def make_loss(self, settings: AlignmentSettings, geometry: Geometry | None) -> nn.Module:
+        return GreedyAlignmentLoss(center=_center(settings, geometry))
 
     @classmethod
     def describe(cls, settings: dict[str, Any], **names: str) -> str:
@@ -242,5 +247,9 @@ class Sentence(Alignment):
 }""",
     )
 
-    def make_loss(self, settings: AlignmentSettings) -> nn.Module:
+    def make_loss(self, settings: AlignmentSettings, geometry: Geometry | None) -> nn.Module:
         return SentenceMSELoss()
+
+
+def _center(settings: AlignmentSettings, geometry: Geometry | None) -> Tensor | None:
+    return geometry.mean if geometry is not None and settings.center_costs else None

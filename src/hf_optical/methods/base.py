@@ -161,8 +161,12 @@ class Method:
     def start(self, student: OpticalModel) -> None:
         """Look at the student before packs are added to it."""
 
-    def see_teacher(self, sentences: Sequence[Tensor]) -> None:
-        """Look at token vectors of the teacher, `(tokens, dim)` of each of some sentences, before training."""
+    def see_teacher(self, language: str, sentences: Sequence[Tensor]) -> None:
+        """
+        Look at the teacher's vectors of some translations of a language's sentences, before training.
+
+        `sentences` are token vectors of shape `(tokens, dim)`.
+        """
 
     def reader(self, data: LanguageData) -> Reader:
         """Make what tokenises the rows of a language."""

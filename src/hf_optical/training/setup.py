@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -175,18 +176,24 @@ def disable_dropout(model: nn.Module) -> None:
             module.p = 0.0
 
 
-def teacher_sample(
-    args: OTDistillationConfig, pairs: dict[str, Dataset], teacher: OpticalModel, processor: OpticalProcessor
-) -> list[Tensor]:
-    """Let the teacher read some sentences of all languages, and return the token vectors of each."""
-    own = [iter_sentences(sample_evenly(each, _SAMPLE), args.teacher_language) for each in pairs.values()]
-    texts = [*dict.fromkeys(text for texts in own for text in texts if not is_blank(text))]
+def show_teacher(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    pairs: dict[str, Dataset],
+    teacher: OpticalModel,
+    processor: OpticalProcessor,
+) -> None:
+    """Let the teacher read some sentences of each language, and the methods look at the vectors."""
+    for language, own in pairs.items():
+        texts = iter_sentences(sample_evenly(own, _SAMPLE), args.teacher_language)
+        sample = [*dict.fromkeys(text for text in texts if not is_blank(text))]
 
-    def read() -> list[Tensor]:
-        sample = texts[:: max(1, len(texts) // _SAMPLE)]
-        return encode_texts(teacher.to(args.device), processor, sample, "query").to_list()
+        def read(sample: list[str] = sample) -> list[Tensor]:
+            return encode_texts(teacher.to(args.device), processor, sample, "query").to_list()
 
-    return from_main_process(read) if texts else []
+        if sentences := from_main_process(read) if sample else []:
+            for method in methods:
+                method.see_teacher(language, sentences)
 
 
 def add_packs(
@@ -211,16 +218,19 @@ def add_packs(
                 check_choice("new_words", args.new_words, [0], reason)
             own = _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None
             codes = (pack, args.teacher_language)
-            vocabulary = learn_vocabulary(
+            learn = partial(
+                learn_vocabulary,
                 model,
                 processor,
-                own,
-                *codes,
+                language=pack,
+                teacher_language=args.teacher_language,
                 entries=[entry for language in members for entry in entries.get(language, ())],
                 max_words=args.new_words,
             )
             if own is not None and args.choose_words:
-                vocabulary = _chosen_words(args, model, processor, vocabulary, own, teacher, teacher_processor, pack)
+                vocabulary = _choose_words(args, model, processor, own, learn, teacher, teacher_processor, pack)
+            else:
+                vocabulary = learn(own)
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
@@ -240,26 +250,24 @@ def add_packs(
     return processors
 
 
-def _chosen_words(
+def _choose_words(
     args: OTDistillationConfig,
     model: OpticalModel,
     processor: OpticalProcessor,
-    vocabulary: Vocabulary,
     pairs: Dataset,
+    learn: Callable[[Dataset], Vocabulary],
     teacher: OpticalModel,
     teacher_processor: OpticalProcessor,
     pack: str,
 ) -> Vocabulary:
-    """Leave out the new words of a pack that the base reads better in pieces; one process decides for all."""
+    """Learn the new words of a pack that the base does not read better in pieces; one process does it for all."""
 
     def choose() -> Vocabulary:
-        models = (model.to(args.device), processor, vocabulary, pairs, teacher.to(args.device), teacher_processor)
+        models = (model.to(args.device), processor, pairs, learn, teacher.to(args.device), teacher_processor)
         activate(model, None)
         return choose_words(*models, pack, args.teacher_language, show_progress=not args.disable_tqdm)
 
-    chosen = from_main_process(choose)
-    logger.info("%d of %d new words of %s get a row.", len(chosen.tokens), len(vocabulary.tokens), pack)
-    return chosen
+    return from_main_process(choose)
 
 
 def _pairs_of_pack(pairs: dict[str, Dataset], pack: str, members: list[str], teacher_language: str) -> Dataset:

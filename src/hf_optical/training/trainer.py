@@ -44,8 +44,8 @@ from .setup import (
     make_collator,
     open_model,
     pairs_by_language,
+    show_teacher,
     stream_pairs,
-    teacher_sample,
     training_texts,
 )
 
@@ -198,9 +198,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             # English words that stay must not be read as similar words of the new language.
             readers = {code: without_nearest_words(each) for code, each in readers.items()}
 
-        if sentences := teacher_sample(args, pairs, self.teacher, teacher_processor):
-            for each in self.methods:
-                each.see_teacher(sentences)
+        show_teacher(args, self.methods, pairs, self.teacher, teacher_processor)
 
         train_dataset = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
         if stream is not None:
