@@ -44,9 +44,7 @@ def english_of(pairs) -> list[str]:
 def center_of(teacher, processor, texts) -> torch.Tensor:
     """The mean of the teacher's vectors, sentence by sentence."""
     with torch.no_grad():
-        read = [
-            teacher.eval()(**processor.queries([text])).embeddings[0] for text in {pair["en"]: 0 for pair in pairs}
-        ]
+        read = [teacher.eval()(**processor.queries([text])).embeddings[0] for text in dict.fromkeys(texts)]
     return torch.cat(read).double().mean(0)
 
 

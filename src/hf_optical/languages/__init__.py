@@ -12,7 +12,6 @@ from .adapters import (
 from .merging import merge_language
 from .pack import LanguagePack
 from .vocabulary import Vocabulary, count_words, extend_processor, learn_vocabulary
-from .word_choice import choose_words
 
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "activate",
     "active_language",
     "add_adapter",
-    "choose_words",
     "count_words",
     "default_lora_config",
     "extend_processor",

@@ -113,7 +113,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
             `train_all_weights`.
         choose_words (`bool`, defaults to `True`):
-            Whether these leave out the words that the base reads better in pieces ([`choose_words`]).
+            Whether these leave out the words that the base reads better in pieces, which may be all
+            ([`~hf_optical.training.word_choice.choose_words`]). Of fewer than 200 sentence pairs, none is left out.
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`]. If words are added, the word embeddings are not adapted.

@@ -29,7 +29,6 @@ from ..languages import (
     Vocabulary,
     activate,
     add_adapter,
-    choose_words,
     count_words,
     default_lora_config,
     extend_processor,
@@ -43,6 +42,7 @@ from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
 from .distributed import from_main_process
 from .teacher import TeacherVectors
+from .word_choice import choose_words
 
 
 logger = logging.getLogger(__name__)
@@ -242,7 +242,8 @@ def add_packs(
             alpha=args.lora_alpha,
             dropout=args.lora_dropout,
             targets=args.lora_targets,
-            embeddings=args.lora_embeddings and not (vocabulary and vocabulary.tokens),
+            # A base that needs no new words needs no other embeddings either.
+            embeddings=args.lora_embeddings and vocabulary is None,
         )
         add_adapter(model, pack, config, vocabulary)
     if args.packs:

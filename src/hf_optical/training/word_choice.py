@@ -1,8 +1,9 @@
-"""Whether a new word deserves a row of its own, or the base reads it better in pieces."""
+"""Whether a language needs new words, and which of them the base reads better in pieces."""
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -13,15 +14,20 @@ from torch import Tensor
 from ..bitext.frequency import count_known
 from ..bitext.loading import iter_sentences
 from ..bitext.reading import ReadSentence, fitted_loss, other_rows, read_sentences, token_costs_of
+from ..languages.vocabulary import Vocabulary, extend_processor, language_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.mapping import token_spans
-from .vocabulary import Vocabulary, extend_processor, language_embedding
+from ..retrieval import maxsim
 
+
+logger = logging.getLogger(__name__)
 
 # Name of the candidates in the model while they are compared.
 _CANDIDATES = "word_choice"
 # With fewer sentence pairs, words occur too rarely for a choice.
 _FEWEST = 200
+# By how much new words must raise the mean reciprocal rank of the translation among so many sentences.
+_GAIN, _SEARCHED = 0.01, 500
 
 
 def choose_words(
@@ -42,8 +48,9 @@ def choose_words(
     Learn new words, and leave out those that the base reads better in pieces.
 
     Some pairs are held out, and the words are learned from the others. The base reads the held-out sentences with the
-    new words and in pieces. A word is chosen if its row tells the translation from an unrelated sentence better than
-    its pieces do: by the difference of the two transported costs, on average over its occurrences. Words that the
+    new words and in pieces. If it finds the translations as well in pieces, it knows the language, and no word is
+    chosen. Otherwise a word is chosen if its row tells the translation from an unrelated sentence better than its
+    pieces do: by the difference of the two transported costs, on average over its occurrences. Words that the
     held-out sentences lack are decided as most words of their frequency are. With fewer than 200 pairs all words are
     chosen.
 
@@ -69,7 +76,10 @@ def choose_words(
     if candidates.tokens:
         readers = (model, processor, teacher, teacher_processor)
         texts = (pairs.select(held_out), language, teacher_language)
-        better = _compare(*readers, candidates, *texts, batch_size, show_progress)
+        compared = _compare(*readers, candidates, *texts, batch_size, show_progress)
+        if compared is None:
+            return Vocabulary([], vocabulary.rows[:0], vocabulary.first_id, vocabulary.rules)
+        better = compared
     counts = [count_known(processor, iter_sentences(each, language)) for each in (others, pairs)]
     chosen = _better(vocabulary.tokens, better, *counts)
     tokens = [vocabulary.tokens[word] for word in chosen]
@@ -87,8 +97,12 @@ def _compare(
     teacher_language: str,
     batch_size: int,
     show_progress: bool,
-) -> dict[str, list[float]]:
-    """Word -> by how much its row tells the translation from another sentence better, at each occurrence."""
+) -> dict[str, list[float]] | None:
+    """
+    Word -> by how much its row tells the translation from another sentence better, at each occurrence.
+
+    `None` if the words do not help to find the translations.
+    """
     new, english = ([*iter_sentences(pairs, code)] for code in (language, teacher_language))
     # Similar words would shift the characters.
     pieces, words = copy.copy(processor), extend_processor(processor, vocabulary.tokens, vocabulary.rules)
@@ -108,6 +122,12 @@ def _compare(
         embedding.activate(None)
         embedding.discard(_CANDIDATES)
 
+    ranks = [_reciprocal_rank(side, translations) for side in (in_pieces, in_words)]
+    logger.info(
+        "Mean reciprocal rank of held-out translations in %s: %.3f in pieces, %.3f with new words.", language, *ranks
+    )
+    if ranks[1] < ranks[0] + _GAIN:
+        return None
     loss = fitted_loss(translations)
     unrelated = [translations[row] for row in other_rows(translations)]
     contrasts = [
@@ -129,6 +149,14 @@ def _compare(
                 word = vocabulary.tokens[int(now.ids[token]) - first]
                 better[word].append(float(contrasts[1][row][token]) - in_pieces_there)
     return better
+
+
+def _reciprocal_rank(sentences: list[ReadSentence], translations: list[ReadSentence]) -> float:
+    """Mean reciprocal rank of the translations of some sentences, by late interaction."""
+    rows = np.linspace(0, len(sentences) - 1, min(len(sentences), _SEARCHED)).astype(int)
+    queries, documents = ([side[row].vectors.float() for row in rows] for side in (sentences, translations))
+    scores = maxsim(queries, documents)
+    return float((1.0 / (scores >= scores.diagonal()[:, None]).sum(1)).mean())
 
 
 def _spans(sentence: ReadSentence, spans: Tensor) -> Tensor:

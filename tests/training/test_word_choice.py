@@ -13,13 +13,12 @@ from hf_optical import OpticalModel, OpticalProcessor, load_bitext
 from hf_optical.bitext.frequency import inverse_document_frequency
 from hf_optical.languages import (
     add_adapter,
-    choose_words,
     default_lora_config,
     extend_processor,
     learn_vocabulary,
 )
-from hf_optical.languages.word_choice import _better
 from hf_optical.losses import Geometry
+from hf_optical.training.word_choice import _better, choose_words
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +122,18 @@ def test_choice_leaves_the_base_unchanged(base, pairs):
     choose_words(model, processor, pairs, learn, *base, "sw", max_pairs=20)
     assert model.fingerprint() == before[0]
     assert torch.equal(model(**processor.queries(["Kahawa ni moto."])).embeddings, before[1])
+
+
+def test_words_that_do_not_help_to_find_translations_are_none(base, pairs):
+    model, processor = base
+
+    def learn(some):
+        vocabulary = learn_vocabulary(model, processor, some, "sw")
+        vocabulary.rows = torch.randn_like(vocabulary.rows) * vocabulary.rows.std()
+        return vocabulary
+
+    chosen = choose_words(model, processor, pairs, learn, model, processor, "sw", max_pairs=40)
+    assert chosen.tokens == [] and chosen.rows.shape == (0, 384)
 
 
 def test_few_pairs_decide_nothing(base, pairs):
