@@ -17,7 +17,7 @@ from hf_optical.studies import load_study
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "guide" / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -59,8 +59,8 @@ def test_index_snippets_run(pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pack.save_pretrained("outputs/sw")
     scope: dict = {"__name__": "docs", "documents": [pair["en"] for pair in demo_pairs()[:50]]}
-    for snippet in blocks("index.md", "python"):
-        exec(compile(snippet, "index.md", "exec"), scope)
+    for snippet in blocks("indexes.md", "python"):
+        exec(compile(snippet, "indexes.md", "exec"), scope)
     assert "mosquitoes" in capsys.readouterr().out and scope["small"].model.embedding_dim == 128
 
 
@@ -130,7 +130,7 @@ def test_documented_study_keys_are_valid(tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        *sorted((REPOSITORY / "docs" / "studies").glob("*/study.yaml")),
+        *sorted((REPOSITORY / "docs" / "measurements" / "studies").glob("*/study.yaml")),
         REPOSITORY / "examples" / "studies" / "multilingual.yaml",
     ],
     ids=lambda path: path.parent.name,
