@@ -15,6 +15,7 @@ from nbconvert import MarkdownExporter
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import messages  # noqa: E402
 from docstrings import PACKAGE, outside_code, markdown, prefer_imported, public_names, rooms  # noqa: E402
 
 
@@ -27,12 +28,18 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 def on_files(files, config):
     """Add pages that are written here (a hook of mkdocs)."""
     pages = {page: copied_page(page, (REPOSITORY / source).read_text("utf-8")) for page, source in COPIES.items()}
+    pages["troubleshooting/all_messages.md"] = messages.page(messages.explained(troubleshooting()))
     for path, content in {**pages, **reference()}.items():
         files.append(File.generated(config, path, content=content))
     for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
         for path, content in notebook(file.src_uri, file.content_string).items():
             files.append(File.generated(config, path, content=content))
     return files
+
+
+def troubleshooting() -> dict[str, str]:
+    """The pages that explain messages: name -> Markdown."""
+    return {path.name: path.read_text("utf-8") for path in (REPOSITORY / "docs" / "troubleshooting").glob("*.md")}
 
 
 def on_page_markdown(markdown, page, **kwargs):
