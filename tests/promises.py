@@ -1,4 +1,4 @@
-"""Write the tables of `docs/reliability.md` from the tests marked `promise`: `python tests/promises.py`."""
+"""Write the tables of `docs/guide/reliability.md` from the tests marked `promise`: `python tests/promises.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 REPOSITORY = Path(__file__).parent.parent
-PAGE = REPOSITORY / "docs" / "reliability.md"
+PAGE = REPOSITORY / "docs" / "guide" / "reliability.md"
 
 
 def promises() -> dict[str, dict[str, list[str]]]:

@@ -50,6 +50,7 @@ class IndexSettings:
         )
 
     def to_json(self) -> str:
+        """The settings as a JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod

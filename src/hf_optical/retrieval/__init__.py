@@ -5,7 +5,7 @@ from .opening import DEFAULT_BASE, open_retriever
 from .projection import fit_projection, reduce_dimension
 from .reader import BASE
 from .reranking import rerank
-from .retriever import OpticalRetriever
+from .retriever import OpticalRetriever, SearchIndex
 from .search import Hit, search
 from .translation import LexiconTranslator, Seq2SeqTranslator
 from .tuning import strength_scores
@@ -19,6 +19,7 @@ __all__ = [
     "Hit",
     "LexiconTranslator",
     "OpticalRetriever",
+    "SearchIndex",
     "Seq2SeqTranslator",
     "TokenVectors",
     "encode_texts",

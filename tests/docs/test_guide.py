@@ -1,4 +1,4 @@
-"""The code in `docs/` runs as it is."""
+"""The code in `docs/guide/` runs as it is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hf_optical.studies import load_study
 
 
 def blocks(page: str, language: str) -> list[str]:
-    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "guide" / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -35,8 +35,9 @@ def test_snippets_without_bitext_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     scope: dict = {"__name__": "docs"}
-    for snippet in blocks("without_bitext.md", "python"):
-        exec(compile(snippet, "without_bitext.md", "exec"), scope)
+    for page in ("without_bitext.md", "misaligned_pairs.md"):
+        for snippet in blocks(page, "python"):
+            exec(compile(snippet, page, "exec"), scope)
     assert "The umwana carries amenshi to the ing'anda." in capsys.readouterr().out
     assert scope["ranked"]["cost"] == sorted(scope["ranked"]["cost"], reverse=True)
 
@@ -59,8 +60,8 @@ def test_index_snippets_run(pack, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     pack.save_pretrained("outputs/sw")
     scope: dict = {"__name__": "docs", "documents": [pair["en"] for pair in demo_pairs()[:50]]}
-    for snippet in blocks("index.md", "python"):
-        exec(compile(snippet, "index.md", "exec"), scope)
+    for snippet in blocks("indexes.md", "python"):
+        exec(compile(snippet, "indexes.md", "exec"), scope)
     assert "mosquitoes" in capsys.readouterr().out and scope["small"].model.embedding_dim == 128
 
 
@@ -92,8 +93,9 @@ def test_language_pack_snippets_run(tmp_path, monkeypatch, capsys):
     for code, max_words in {"ha": 500, "yo": 200}.items():
         untrained_pack(code, max_words).save_pretrained(f"outputs/{code}")
     scope: dict = {"__name__": "docs"}
-    for snippet in blocks("language_packs.md", "python"):
-        exec(compile(snippet, "language_packs.md", "exec"), scope)
+    for page in ("language_packs.md", "typing_errors.md", "strength.md", "publishing.md", "new_words.md"):
+        for snippet in blocks(page, "python"):
+            exec(compile(snippet, page, "exec"), scope)
     assert "['ha', 'yo'] ha\n" in capsys.readouterr().out
     assert [hit[0].document for hit in scope["hits"]] == [0, 0, 0]
     again = scope["again"]
@@ -120,7 +122,7 @@ def test_method_snippets_run(tiny, tmp_path, monkeypatch):
 
 
 def test_documented_study_keys_are_valid(tmp_path):
-    (block,) = blocks("evaluation.md", "yaml")
+    (block,) = blocks("studies.md", "yaml")
     (tmp_path / "study.yaml").write_text(block, encoding="utf-8")
     # It fails only because its data files are missing.
     with pytest.raises(ValueError, match="data files are missing"):
@@ -130,7 +132,7 @@ def test_documented_study_keys_are_valid(tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        *sorted((REPOSITORY / "docs" / "studies").glob("*/study.yaml")),
+        *sorted((REPOSITORY / "docs" / "measurements" / "studies").glob("*/study.yaml")),
         REPOSITORY / "examples" / "studies" / "multilingual.yaml",
     ],
     ids=lambda path: path.parent.name,

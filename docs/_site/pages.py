@@ -1,0 +1,135 @@
+"""Pages that are not kept in `docs/`: the reference, generated from docstrings, and files of the repository."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import sys
+from pathlib import Path
+
+import griffe
+import nbformat
+from mkdocs.structure.files import File
+from nbconvert import MarkdownExporter
+
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import messages  # noqa: E402
+from docstrings import PACKAGE, outside_code, markdown, prefer_imported, public_names, rooms  # noqa: E402
+
+
+REPOSITORY = Path(__file__).parents[2]
+# Pages whose text is a file of the repository.
+COPIES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "maintainers/contributing.md": "CONTRIBUTING.md"}
+_LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+
+
+def on_files(files, config):
+    """Add pages that are written here (a hook of mkdocs)."""
+    pages = {page: copied_page(page, (REPOSITORY / source).read_text("utf-8")) for page, source in COPIES.items()}
+    pages["troubleshooting/all_messages.md"] = messages.page(messages.explained(troubleshooting()))
+    for path, content in {**pages, **reference()}.items():
+        files.append(File.generated(config, path, content=content))
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        for path, content in notebook(file.src_uri, file.content_string).items():
+            files.append(File.generated(config, path, content=content))
+    return files
+
+
+def troubleshooting() -> dict[str, str]:
+    """The pages that explain messages: name -> Markdown."""
+    return {path.name: path.read_text("utf-8") for path in (REPOSITORY / "docs" / "troubleshooting").glob("*.md")}
+
+
+def on_page_markdown(markdown, page, **kwargs):
+    """Let links to a file of the repository lead to the page that shows it."""
+    if page.file.src_uri in COPIES:
+        return markdown
+    pages = {source: path for path, source in COPIES.items()}
+
+    def rewrite(match):
+        target, mark, anchor = match[3].partition("#")
+        path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page.file.src_uri), target))
+        if path not in pages:
+            return match[0]
+        return f"[{match[2]}]({posixpath.relpath(pages[path], posixpath.dirname(page.file.src_uri) or '.')}{mark}{anchor})"
+
+    return outside_code(markdown, lambda text: _LINK.sub(rewrite, text))
+
+
+def copied_page(page: str, text: str) -> str:
+    """A file at the root of the repository as a page: links to what the site does not hold become plain text."""
+    pages = {source: path for path, source in COPIES.items()}
+
+    def rewrite(match):
+        image, shown, target = match.groups()
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        path, mark, anchor = target.partition("#")
+        path = path.removeprefix("docs/") if path.startswith("docs/") else pages.get(path)
+        if path is None:
+            return shown
+        return f"{image}[{shown}]({posixpath.relpath(path, posixpath.dirname(page) or '.')}{mark}{anchor})"
+
+    return outside_code(text, lambda part: _LINK.sub(rewrite, part))
+
+
+def notebook(path: str, content: str) -> dict[str, bytes | str]:
+    """A notebook with its outputs as a page, and its pictures."""
+    exporter = MarkdownExporter()
+    text, resources = exporter.from_notebook_node(nbformat.reads(content, as_version=4))
+    folder, name = posixpath.split(path)
+    head, line, rest = text.partition("\n")
+    page = f"{head}{line}\n[Download this page as a notebook]({name}).\n{rest}"
+    pictures = {posixpath.join(folder, picture): data for picture, data in resources.get("outputs", {}).items()}
+    return {path.removesuffix(".ipynb") + ".md": page, **pictures}
+
+
+def reference() -> dict[str, str]:
+    """A page for each room with the names that it exports: path -> Markdown."""
+    package = griffe.load(PACKAGE, search_paths=[REPOSITORY / "src"], resolve_aliases=True)
+    prefer_imported(package)
+    pages, owners = {}, {}
+    for room in list(rooms(package))[1:]:
+        pages[f"reference/{room.path}.md"] = room_page(room)
+        owners |= {room[name].final_target.path: f"{room.path}.{name}" for name in public_names(room)}
+    rows = [_row(package[name], owners[package[name].final_target.path]) for name in public_names(package)]
+    listed = [f"| [`{path}`]({path}.md) | {_first_line(package[path.split('.')[1]])} |" for path in (Path(page).stem for page in pages)]
+    pages["reference/index.md"] = "\n".join(
+        [
+            "# Reference",
+            "",
+            f"Every public name, generated from the docstrings. `from {PACKAGE} import ...` gives:",
+            "",
+            "| Name | |",
+            "|---|---|",
+            *rows,
+            "",
+            "Each room of the library has further names, such as `from hf_optical.bitext import filter_bitext`:",
+            "",
+            "| Room | |",
+            "|---|---|",
+            *listed,
+        ]
+    )
+    return pages
+
+
+def room_page(room: griffe.Module) -> str:
+    names = public_names(room)
+    text = room.docstring.value if room.docstring else ""
+    head = [f"# {room.name}", "", text, "", "| Name | |", "|---|---|"]
+    rows = [_row(room[name], f"{room.path}.{name}") for name in names]
+    return "\n".join([*head, *rows, "", *(f"::: {room.path}.{name}" for name in names)])
+
+
+def _row(thing: griffe.Object | griffe.Alias, path: str) -> str:
+    return f"| [`{thing.name}`][{path}] | {_first_line(thing)} |"
+
+
+def _first_line(thing: griffe.Object | griffe.Alias) -> str:
+    if not thing.docstring:
+        return ""
+    paragraph = " ".join(markdown(thing.docstring.value, lambda name: None).split("\n\n")[0].split())
+    return re.sub(r"(?<=[.:]) [A-Z].*", "", paragraph).replace("|", "\\|")
