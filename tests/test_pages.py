@@ -14,10 +14,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from packs import untrained_pack
 from tiny import DEMO, MINILM, REPOSITORY, demo_pairs
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, load_bitext
-from hf_optical.languages import add_adapter, default_lora_config, learn_vocabulary
 from hf_optical.methods import Method
 from hf_optical.studies import load_study
 from hf_optical.training import parse_run
@@ -92,10 +91,7 @@ def _judged(count: int) -> list[list[str]]:
 def packs(files) -> Path:
     """Packs before training, whose new words come from the sentence pairs."""
     for code in ("sw", "ha"):
-        model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
-        words = learn_vocabulary(model, processor, load_bitext(files / "train.sw", "sw"), "sw", "en")
-        add_adapter(model, code, default_lora_config(model, rank=4, embeddings=False), words)
-        LanguagePack.from_model(model, code, roles=processor.roles).save_pretrained(files / "outputs" / code)
+        untrained_pack(code).save_pretrained(files / "outputs" / code)
     return files
 
 
