@@ -69,22 +69,18 @@ def files(tmp_path_factory) -> Path:
     for name, part in {"documents": rows[:30], "new": rows[30:]}.items():
         (folder / f"{name}.csv").write_text("\n".join(["id,text,year", *part]).replace('\\"', '""'), encoding="utf-8")
     (folder / "corpus").mkdir()
-    (folder / "corpus" / "part.jsonl.gz").write_bytes(_gzipped(passages[:10]))
-    for language in ("sw", "ha"):
-        shutil.copytree(DEMO / "retrieval", folder / "questions" / language)
-        (folder / "questions" / language / "qrels" / "test.tsv").write_text(
-            "query-id\tcorpus-id\tscore\n" + "".join(f"{query}\t{document}\t1\n" for query, document in _judged(12))
-        )
+    (folder / "corpus" / "part.jsonl.gz").write_bytes(gzip.compress(_json_lines(passages[:10])))
+    lines = (DEMO / "retrieval" / "qrels" / "test.tsv").read_text().splitlines()[:9]  # questions on food
+    for questions in (folder / "questions" / "sw", folder / "questions" / "ha"):
+        (questions / "qrels").mkdir(parents=True)
+        (questions / "qrels" / "test.tsv").write_text("\n".join(lines))
+        shutil.copy(DEMO / "retrieval" / "queries.jsonl", questions)
+        (questions / "corpus.jsonl").write_bytes(_json_lines(passages))
     return folder
 
 
-def _gzipped(rows: list[dict]) -> bytes:
-    return gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
-
-
-def _judged(count: int) -> list[list[str]]:
-    lines = (DEMO / "retrieval" / "qrels" / "test.tsv").read_text().splitlines()[1 : count + 1]
-    return [line.split("\t")[:2] for line in lines]
+def _json_lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 @pytest.fixture(scope="module")
