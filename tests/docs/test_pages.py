@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
@@ -65,9 +66,10 @@ def files(tmp_path_factory) -> Path:
     (folder / "sw-en.txt").write_text("maji\twater\nnyumba\thouse\nmtoto\tchild\nwatoto\tchildren\n", encoding="utf-8")
 
     passages = [json.loads(line) for line in (DEMO / "retrieval" / "corpus.jsonl").open(encoding="utf-8")][:40]
-    rows = [f"{row['_id']},{json.dumps(row['text'])},{('book', 'news')[number % 2]}" for number, row in enumerate(passages)]
+    rows = [(row["_id"], row["text"], ("book", "news")[number % 2]) for number, row in enumerate(passages)]
     for name, part in {"documents": rows[:30], "new": rows[30:]}.items():
-        (folder / f"{name}.csv").write_text("\n".join(["id,text,source", *part]).replace('\\"', '""'), encoding="utf-8")
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("id", "text", "source"), *part])
     (folder / "corpus").mkdir()
     (folder / "corpus" / "part.jsonl.gz").write_bytes(gzip.compress(_json_lines(passages[:10])))
     lines = (DEMO / "retrieval" / "qrels" / "test.tsv").read_text().splitlines()[:9]  # questions on food
