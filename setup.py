@@ -35,6 +35,9 @@ EXTRAS = {
 EXTRAS["test"] = [
     *(library for libraries in EXTRAS.values() for library in libraries),
     "hypothesis>=6.100",
+    # The kernel that runs the tutorial, and what drives it.
+    "ipykernel>=6.30",
+    "nbclient>=0.10.2",
     "mypy>=2.4",
     "optuna>=4.0",
     "playwright>=1.50",
@@ -52,6 +55,8 @@ EXTRAS["test"] = [
     "types-regex>=2025.10",
     "types-tqdm>=4.66",
 ]
+# The site. Not needed by tests.
+EXTRAS["docs"] = ["mkdocs-jupyter>=0.25"]
 
 setup(
     name="hf_optical",

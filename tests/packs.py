@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from tiny import demo_pairs
+from tiny import DEMO, MINILM, demo_pairs
 from transformers.utils import logging as transformers_logging
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever
-from hf_optical.languages import Vocabulary, add_adapter, default_lora_config, extend_processor
+from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
+from hf_optical.languages import Vocabulary, add_adapter, default_lora_config, extend_processor, learn_vocabulary
 from hf_optical.retrieval import encode_texts
 
 
@@ -41,6 +41,15 @@ def make_pack(
             if weight.requires_grad:
                 weight.normal_(std=0.2)
     return LanguagePack.from_model(model, language, roles=roles)
+
+
+def untrained_pack(code: str, max_words: int = 500) -> LanguagePack:
+    """A pack before training on MiniLM, with new words learned from the embedded Swahili sentences."""
+    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
+    sentences = load_bitext(DEMO / "train.jsonl", "sw")
+    words = learn_vocabulary(model, processor, sentences, "sw", "en", max_words=max_words)
+    add_adapter(model, code, default_lora_config(model, rank=4, embeddings=False), words)
+    return LanguagePack.from_model(model, code, roles=processor.roles)
 
 
 def with_pack(base: Path, pack: LanguagePack | None, texts: Sequence[str], role: str) -> list[torch.Tensor]:

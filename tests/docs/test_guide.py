@@ -8,10 +8,10 @@ import numpy
 import promises
 import pytest
 import torch
-from tiny import DEMO, MINILM, REPOSITORY, demo_pairs
+from packs import untrained_pack
+from tiny import DEMO, REPOSITORY, demo_pairs
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
-from hf_optical.languages import add_adapter, default_lora_config, learn_vocabulary
+from hf_optical import LanguagePack, OpticalRetriever, load_bitext
 from hf_optical.methods import Method
 from hf_optical.studies import load_study
 
@@ -40,15 +40,6 @@ def test_snippets_without_bitext_run(tmp_path, monkeypatch, capsys):
             exec(compile(snippet, page, "exec"), scope)
     assert "The umwana carries amenshi to the ing'anda." in capsys.readouterr().out
     assert scope["ranked"]["cost"] == sorted(scope["ranked"]["cost"], reverse=True)
-
-
-def untrained_pack(code: str, max_words: int = 500) -> LanguagePack:
-    """A pack before training, with new words learned from the embedded Swahili sentences."""
-    model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
-    sentences = load_bitext(DEMO / "train.jsonl", "sw")
-    words = learn_vocabulary(model, processor, sentences, "sw", "en", max_words=max_words)
-    add_adapter(model, code, default_lora_config(model, rank=4, embeddings=False), words)
-    return LanguagePack.from_model(model, code, roles=processor.roles)
 
 
 @pytest.fixture(scope="module")

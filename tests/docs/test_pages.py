@@ -1,0 +1,197 @@
+"""The code, commands and configurations in the tutorial, the how-to guides and the concepts run as they are."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from packs import untrained_pack
+from tiny import DEMO, MINILM, REPOSITORY, demo_pairs
+
+from hf_optical.methods import Method
+from hf_optical.studies import load_study
+from hf_optical.training import parse_run
+
+
+DOCS = REPOSITORY / "docs"
+NOTEBOOK = DOCS / "tutorial" / "from_texts_to_search.ipynb"
+PAGES = {
+    f"{folder}/{page.stem}": page.read_text(encoding="utf-8")
+    for folder in ("how_to", "concepts")
+    for page in sorted((DOCS / folder).glob("*.md"))
+}
+# A block after `<!-- not run: reason -->` needs what a test does not have.
+BLOCK = r"(?<!-->\n)^```{language}\n(.*?)^```"
+# What the test machine lacks: the Hub, other servers, a Ray cluster; and commands that do not end by themselves.
+ELSEWHERE = re.compile(
+    r"s3://|--ray|intfloat/|namespace/|bases\.yaml|study\.yaml|hf-optical (serve|demo)|--processes 8"
+)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(BLOCK.format(language=language), PAGES[page], flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page: str) -> Iterator[list[str]]:
+    """The commands of this library on a page, without environment variables and launcher: `["train", ...]`."""
+    for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+        if found := re.search(r"(?:hf-optical|-m hf_optical|examples/distill\.py) (.*)", line):
+            arguments = shlex.split(found[1], comments=True)
+            yield ["train", *arguments] if "distill.py" in line else arguments
+
+
+def with_blocks(language: str) -> list[str]:
+    return [page for page in PAGES if blocks(page, language)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """The files that the pages assume, made of the embedded data."""
+    folder = tmp_path_factory.mktemp("pages")
+    for name, pairs in {"train": demo_pairs()[:80], "valid": demo_pairs("validation")[:10]}.items():
+        for language, extension in {"sw": "sw", "ha": "sw", "en": "en"}.items():
+            lines = "".join(pair[extension] + "\n" for pair in pairs)
+            (folder / f"{name}.{language}").write_text(lines, encoding="utf-8")
+    (folder / "english.txt").write_text((folder / "train.en").read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "sw-en.txt").write_text("maji\twater\nnyumba\thouse\nmtoto\tchild\nwatoto\tchildren\n", encoding="utf-8")
+
+    passages = [json.loads(line) for line in (DEMO / "retrieval" / "corpus.jsonl").open(encoding="utf-8")][:40]
+    rows = [(row["_id"], row["text"], ("book", "news")[number % 2]) for number, row in enumerate(passages)]
+    for name, part in {"documents": rows[:30], "new": rows[30:]}.items():
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("id", "text", "source"), *part])
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "part.jsonl.gz").write_bytes(gzip.compress(_json_lines(passages[:10])))
+    lines = (DEMO / "retrieval" / "qrels" / "test.tsv").read_text().splitlines()[:9]  # questions on food
+    for questions in (folder / "questions" / "sw", folder / "questions" / "ha"):
+        (questions / "qrels").mkdir(parents=True)
+        (questions / "qrels" / "test.tsv").write_text("\n".join(lines))
+        shutil.copy(DEMO / "retrieval" / "queries.jsonl", questions)
+        (questions / "corpus.jsonl").write_bytes(_json_lines(passages))
+    return folder
+
+
+def _json_lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.fixture(scope="module")
+def packs(files) -> Path:
+    """Packs before training, whose new words come from the sentence pairs."""
+    for code in ("sw", "ha"):
+        untrained_pack(code).save_pretrained(files / "outputs" / code)
+    return files
+
+
+@pytest.fixture
+def folder(packs, tmp_path, monkeypatch) -> Path:
+    """A copy of these files as the working folder."""
+    shutil.copytree(packs, tmp_path / "work")
+    for name in ("examples", "benchmarks"):
+        (tmp_path / "work" / name).symlink_to(REPOSITORY / name)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_snippets_run(page, folder, monkeypatch, capsys):
+    monkeypatch.setattr(Method, "registered", dict(Method.registered))
+    if page == "how_to/million_passages":
+        from hf_optical import OpticalRetriever
+        from hf_optical.index import create_index
+
+        create_index("outputs/lance", OpticalRetriever.from_pretrained(MINILM), "documents.csv", engine="lance")
+    scope: dict = {"__name__": "page"}
+    for snippet in blocks(page, "python"):
+        # Two steps show that training runs.
+        snippet = re.sub(r"num_train_epochs=\d+", "max_steps=2, use_cpu=True, report_to='none'", snippet)
+        exec(compile(snippet, f"{page}.md", "exec", dont_inherit=True), scope)
+
+
+def test_commands_parse(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = [command for page in PAGES for command in commands(page)]
+    assert len(found) > 20
+    for name, *arguments in found:
+        if name == "train":
+            parse_run([argument for argument in arguments if argument != "..."])
+        else:
+            make_parser = import_module(f"hf_optical.cli.{name}").make_parser
+            (make_parser(None) if name == "compare" else make_parser()).parse_args(arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))])
+def test_commands_run(page, folder):
+    from example_scripts import run_hf_optical
+
+    short = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--report_to", "none"]
+    for command in commands(page):
+        if ELSEWHERE.search(shlex.join(["hf-optical", *command])):
+            continue
+        if "--resume_from_checkpoint" in command:  # something must have stopped
+            assert run_hf_optical(*command[:-2], *short).returncode == 0
+        # The runner starts in the repository, so paths are made absolute.
+        absolute = [str(folder / part) if (folder / part).exists() or "outputs/" in part else part for part in command]
+        result = run_hf_optical(*absolute, *(short if command[0] == "train" else []))
+        assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+def test_script_that_starts_processes_runs(folder):
+    (snippet,) = [snippet for snippet in blocks("how_to/many_gpus", "python") if "__main__" in snippet]
+    (folder / "script.py").write_text(snippet, encoding="utf-8")
+    result = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[-1] == "10"
+
+
+@pytest.mark.parametrize("page", with_blocks("yaml"))
+def test_studies_are_valid(page, tmp_path):
+    for block in blocks(page, "yaml"):
+        (tmp_path / "study.yaml").write_text(block, encoding="utf-8")
+        # It fails only because its data files are missing.
+        with pytest.raises(ValueError, match="data files are missing"):
+            load_study(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_short(page):
+    assert len(PAGES[page].split()) <= 1000
+
+
+def test_tutorial_runs(tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="the tutorial is a notebook")
+    client = pytest.importorskip("nbclient", reason="the tutorial is executed by nbclient")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    stored = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    place = tmp_path / "docs" / "tutorial"
+    place.mkdir(parents=True)
+
+    resources = {"metadata": {"path": str(place)}}
+    client.NotebookClient(notebook, timeout=500, kernel_name="python3", resources=resources).execute()
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, outputs in zip(cells, stored, strict=True):
+        assert _kinds(outputs) == _kinds(cell.outputs), f"store the outputs of the notebook again:\n{cell.source}"
+    printed = "".join(output.get("text", "") for cell in cells for output in cell.outputs)
+    untrained, trained, ceiling = map(
+        float, re.search(r"untrained (\S+), trained (\S+), ceiling (\S+)", printed).groups()
+    )
+    assert untrained < 0.1 < 0.7 < trained < ceiling
+
+
+def _kinds(outputs: list) -> set[str]:
+    """Streams and types of data in the outputs of a cell, without messages."""
+    return {kind for output in outputs for kind in output.get("data", [output.get("name")])} - {"stderr"}
