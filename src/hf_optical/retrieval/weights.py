@@ -8,13 +8,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_length
+from ..checks import check_length
 from ..model import OpticalProcessor
 from ..model.added_words import composing_normalizer
 from ..model.mapping import token_spans
 from ..model.texts import as_texts
 from ..model.words import find_words
-from .vectors import TokenVectors
 
 
 # By name, or the weights of the tokens of each query.
