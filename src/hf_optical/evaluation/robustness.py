@@ -181,7 +181,9 @@ def robustness_gap_test(
     if twice := set(groups[first]).intersection(groups[last]):
         raise ValueError(f"groups must not share languages, got {sorted(twice)} in both {first!r} and {last!r}")
     generator = np.random.default_rng(seed)
-    gap, resampled, variances, freedoms = 0.0, np.zeros(resamples), [], []
+    gap, resampled = 0.0, np.zeros(resamples)
+    variances: list[float] = []
+    freedoms: list[int] = []
     for name, sign in ((first, 1), (last, -1)):
         if not groups[name] or not scores.keys() >= set(groups[name]):
             raise ValueError(
@@ -192,7 +194,7 @@ def robustness_gap_test(
             systems = _systems(language, scores, baseline)
             kept, changes = _kept(systems)
             gap += share * kept
-            variances.append(share**2 * changes.var(ddof=1) / len(changes) if len(changes) > 1 else 0.0)
+            variances.append(share**2 * float(changes.var(ddof=1)) / len(changes) if len(changes) > 1 else 0.0)
             freedoms.append(max(len(changes) - 1, 1))
             resampled += share * _resampled(systems, resamples, generator)
     low, high = np.quantile(resampled, [0.025, 0.975])
