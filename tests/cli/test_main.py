@@ -8,13 +8,21 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from example_scripts import run_hf_optical
 from packs import make_pack
 from tiny import DEMO, tiny_checkpoint
 
-from hf_optical import LanguagePack, OpticalModel, OpticalProcessor
+from hf_optical import (
+    LanguagePack,
+    OpticalModel,
+    OpticalProcessor,
+    OpticalRetriever,
+    RetrievalEvaluator,
+    load_beir,
+)
 from hf_optical.cli import main
 from hf_optical.cli.main import COMMANDS
 from hf_optical.index import RetrievalIndex
@@ -95,6 +103,10 @@ def test_module_is_the_command(monkeypatch, capsys):
             "no column 'body'.*`?--text_column",
         ),
         (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--top_k", "0"], "--top_k must be"),
+        (
+            ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--weights", "idf"],
+            "learn_spelling",
+        ),
         (["index", "--output", "{}/index"], "--corpus, --delete or --recall"),
         (["index", "--corpus", "{}/documents.csv", "--output", "{}/index", "--model", "{}/none"], "none"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
@@ -183,6 +195,33 @@ def test_evaluate_writes_the_results(folder, tmp_path, capsys):
     )
     again = json.loads((tmp_path / "eval_results.json").read_text())
     assert again["measures"]["map"]["trained"] == pytest.approx(own["zero_shot"])
+
+
+def test_evaluate_and_search_weigh_query_tokens(folder, tmp_path, capsys):
+    pack = LanguagePack.from_pretrained(folder / "pack")
+    replace(pack, known_words={"language": {"na": 9, "ya": 5, "maji": 1}}).save_pretrained(tmp_path / "pack")
+    places = ["--pack", str(tmp_path / "pack"), "--base", str(folder / "base")]
+    main(
+        ["evaluate", *places, "--benchmark", str(DEMO / "retrieval"), "--weights", "idf"]
+        + ["--output_dir", str(tmp_path)]
+    )
+    found = json.loads((tmp_path / "eval_results.json").read_text())["measures"]["map"]["trained"]
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=folder / "base", device="cpu")
+    data = load_beir(DEMO / "retrieval")
+    evaluator = RetrievalEvaluator(data, retriever.model, retriever.processor)
+    documents = retriever.encode_documents(data.document_texts(), language="base")
+    queries = [query.text for query in data.queries.values()]
+    hits = retriever.search(queries, documents, len(documents), weights="idf", document_ids=list(data.corpus))
+    assert found == pytest.approx(evaluator.measure(dict(zip(data.queries, hits, strict=True)))["map"])
+    plain = retriever.search(queries, documents, len(documents), document_ids=list(data.corpus))
+    assert hits != plain
+    capsys.readouterr()
+
+    main(["search", queries[0], *places, "--corpus", f"{folder}/documents.csv", "--json", "--weights", "idf"])
+    shown = json.loads(capsys.readouterr().out)["hits"]
+    texts = [f"{hit['title']} {hit['text']}".strip() for hit in shown]
+    expected = retriever.search(queries[0], retriever.encode_documents(texts), weights="idf")
+    assert [hit["score"] for hit in shown] == pytest.approx([hit.score for hit in expected], abs=1e-4)
 
 
 def test_train_on_two_aligned_files(folder, tmp_path):

@@ -124,7 +124,7 @@ def test_documented_study_keys_are_valid(tmp_path):
     "path",
     [
         *sorted((REPOSITORY / "docs" / "measurements" / "studies").glob("*/study.yaml")),
-        REPOSITORY / "examples" / "studies" / "multilingual.yaml",
+        *(REPOSITORY / "examples" / "studies" / f"{name}.yaml" for name in ("multilingual", "robustness_gap")),
     ],
     ids=lambda path: path.parent.name,
 )

@@ -142,7 +142,7 @@ def test_queries_of_another_base_and_weighted_queries_are_refused(retriever, ind
     with pytest.raises(ValueError, match="must be encoded on the base of the index"):
         other.search("rain", index)
     with pytest.raises(ValueError, match="Lance only knows the cosine"):
-        index.search([2 * vector for vector in retriever.encode_queries(["rain"])])
+        retriever.search(["rain"], index, weights=[[2.0] * len(own) for own in retriever.encode_queries(["rain"])])
     with pytest.raises(ValueError, match="query_vectors must have shape"):
         index.search([torch.ones(2, 5)])
 

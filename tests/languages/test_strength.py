@@ -157,6 +157,10 @@ def test_scores_are_log_probabilities_of_known_documents(tiny):
     )
     assert all(torch.allclose(scores[strength], again[strength], atol=1e-5) for strength in scores)
     assert retriever.tune_strength("sw", corpus, dictionary=dictionary) == retriever.strength_of("sw")
-    for corpus, words in ((["one", " "], dictionary), (["rain fell", "bread"], None)):
+    for corpus, words in ((["one", " "], dictionary), (["", " "], dictionary), (["rain fell", "bread"], None)):
         with pytest.raises(ValueError, match="corpus"):
             strength_scores(retriever_with(tiny, {"sw": pack}), "sw", corpus, dictionary=words)
+    without_words = retriever_with(tiny, {"sw": make_pack(tiny, "sw", seed=1)})
+    with pytest.raises(ValueError, match="the pack for 'sw' has no new words to make queries from; pass dictionary"):
+        without_words.tune_strength("sw", ["rain fell", "bread"])
+    assert without_words.strength_of("sw") == 1.0

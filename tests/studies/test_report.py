@@ -244,6 +244,52 @@ def test_report_of_a_full_study(tmp_path):
     assert rows_of(section(text, "Time"))["ot"] == ["8", "62 (61 to 62)", "2.0"]
 
 
+def test_groups_of_languages_with_their_own_tests_are_compared_side_by_side(tmp_path):
+    places = {"ha": ("questions", "news"), "ig": ("questions", "news"), "de": ("captions", "pairs")}
+    lost = {("ot", "ha"): 0.6, ("ot", "ig"): 0.6, ("ot", "de"): 0.2}
+    records = [
+        record(
+            method,
+            0.8 * (1 - lost.get((method, language), 0.4) * (strength > 0)),
+            language,
+            test,
+            corpus=corpus,
+            noise=0.02,
+            perturbation="typos" if strength else None,
+            strength=strength,
+        )
+        for method in ("ot", "noisy")
+        for language, (test, corpus) in places.items()
+        for strength in (0.0, 0.2)
+    ]
+    text, results = write(tmp_path, records, groups={"high": ["de"], "low": ["ha", "ig"]})
+    part = section(text, "Robustness of groups of languages")
+    assert "### All tests" in part and part.count("| typos") == 3
+    own, other, difference = results["robustness_gap"]
+    assert (own["method"], other["method"], difference["method"], difference["against"]) == (
+        "ot",
+        "noisy",
+        "ot",
+        "noisy",
+    )
+    assert own["kept"]["high"] - own["kept"]["low"] == pytest.approx(own["result"]["gap"])
+    # Half of the strongest loss, since the curve falls linearly; the noise of the means is below .02.
+    assert (
+        own["result"]["gap"] == pytest.approx(0.2, abs=0.03)
+        and max(own["adjusted_t"], own["adjusted_bootstrap"]) < 0.01
+    )
+    assert abs(other["result"]["gap"]) < 0.03
+    assert difference["result"]["gap"] == pytest.approx(own["result"]["gap"] - other["result"]["gap"])
+    assert part.count("**") == 4  # the gap of one method, and the difference
+    # Languages with several tests are compared within each.
+    more = [*records, *(replace(each, test="captions") for each in records if each.corpus == "news")]
+    text, results = write(tmp_path / "more", more, groups={"high": ["ig"], "low": ["ha"]})
+    assert {row["where"] for row in results["robustness_gap"]} == {
+        "questions, trained on news",
+        "captions, trained on news",
+    }
+
+
 def test_missing_and_failed_cells_are_listed(tmp_path):
     records = [*levels(ot=0.5), record("greedy", 0.4, "ha")]
     config = study(["ot", "greedy", "sentence"])

@@ -41,7 +41,13 @@ def main(argv: Sequence[str]) -> None:
 
             index = BatchSearch(args.index, Workers(ray=args.ray))
         results = evaluate_retriever(
-            retriever, dataset, language, index=index, batch_size=args.batch_size, show_progress=True
+            retriever,
+            dataset,
+            language,
+            index=index,
+            weights=args.weights,
+            batch_size=args.batch_size,
+            show_progress=True,
         )
         print(evaluation_text(results))
         if args.output_dir:
@@ -57,6 +63,11 @@ def make_parser() -> Parser:
     group.add_argument("--base", metavar="BASE", help="folder or Hub id of the pack's base, if it has been moved")
     group.add_argument(
         "--language", metavar="CODE", help='pack that reads the questions, or "base" (default: the only pack)'
+    )
+    group.add_argument(
+        "--weights",
+        choices=["idf"],
+        help="let frequent words of the pack's questions count less (default: all words count alike)",
     )
     group.add_argument("--batch_size", type=int, default=32, metavar="N", help="texts per batch (default: 32)")
     group = parser.add_argument_group("test set")

@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> None:
         retriever = open_retriever(args.pack or ([] if index is None else [index.settings.base_model]), args.base)
         language = args.language or retriever.language
         if index is not None:
-            rankings = retriever.search(args.question, index, args.top_k, language=language, where=args.where)
+            rankings = retriever.search(
+                args.question, index, args.top_k, language=language, weights=args.weights, where=args.where
+            )
             documents = [index.documents([str(hit.document) for hit in hits]) for hits in rankings]
             found = [
                 [(document, hit.score) for document, hit in zip(own, hits, strict=True)]
@@ -41,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
         else:
             if args.where:
                 parser.error("--where needs --index")
-            found = search_documents(retriever, args.corpus, args.question, args.top_k, language, **columns)
+            found = search_documents(
+                retriever, args.corpus, args.question, args.top_k, language, args.weights, **columns
+            )
     for question, hits in zip(args.question, found, strict=True):
         print(as_json(question, language, hits) if args.json else as_text(question, hits))
 
@@ -86,6 +90,11 @@ def make_parser() -> Parser:
     group.add_argument("--base", metavar="BASE", help="folder or Hub id of the pack's base, if it has been moved")
     group.add_argument(
         "--language", metavar="CODE", help='language of the questions, or "base" (default: that of the first pack)'
+    )
+    group.add_argument(
+        "--weights",
+        choices=["idf"],
+        help="let frequent words of the questions count less (default: all words count alike; not for Lance)",
     )
     group = parser.add_argument_group("results")
     group.add_argument("--top_k", type=int, default=5, metavar="K", help="documents per question (default: 5)")

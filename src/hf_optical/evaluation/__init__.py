@@ -6,7 +6,15 @@ from .language_gap import LanguageDispersion, LanguageGap, gap_closed, language_
 from .metrics import DEFAULT_MEASURES, measure_name, per_query_metrics, retrieval_metrics, run_from_hits
 from .mteb_model import OpticalMtebModel
 from .perturbations import PERTURBATIONS, perturb, perturb_queries
-from .robustness import Robustness, RobustnessGap, area_under_curve, robustness_curve, robustness_gap
+from .robustness import (
+    Robustness,
+    RobustnessGap,
+    RobustnessGapTest,
+    area_under_curve,
+    robustness_curve,
+    robustness_gap,
+    robustness_gap_test,
+)
 from .significance import (
     Comparison,
     bootstrap_interval,
@@ -31,6 +39,7 @@ __all__ = [
     "RetrievalEvaluator",
     "Robustness",
     "RobustnessGap",
+    "RobustnessGapTest",
     "area_under_curve",
     "benchmark_names",
     "bootstrap_interval",
@@ -55,6 +64,7 @@ __all__ = [
     "retrieval_metrics",
     "robustness_curve",
     "robustness_gap",
+    "robustness_gap_test",
     "run_from_hits",
     "sample_pool",
 ]

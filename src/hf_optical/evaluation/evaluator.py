@@ -3,11 +3,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ..checks import check_choice
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
 from ..retrieval.reranking import rerank
 from ..retrieval.retriever import SearchIndex
 from ..retrieval.search import Hit, search
+from ..retrieval.weights import WEIGHTS, apply_weights, frequency_weights
 from .datasets import RetrievalDataset
 from .metrics import DEFAULT_MEASURES, per_query_metrics, retrieval_metrics, run_from_hits
 
@@ -97,6 +99,7 @@ class RetrievalEvaluator:
         query_ids: Sequence[str] | None = None,
         queries: Mapping[str, str] | None = None,
         candidates: Mapping[str, Sequence[Hit]] | None = None,
+        weights: str | None = None,
     ) -> dict[str, list[Hit]]:
         """
         Retrieve the best documents for every query.
@@ -111,18 +114,25 @@ class RetrievalEvaluator:
                 an entry for every query in `query_ids`.
             candidates (mapping of query id to sequence of [`Hit`], *optional*):
                 Hits of a first stage to rerank, for every query in `query_ids`. By default all documents are scored.
+            weights (`str`, *optional*):
+                `"idf"` lets frequent words of the queries count less ([`~retrieval.frequency_weights`]).
 
         Returns:
             `dict[str, list[Hit]]`: query id -> hits, best first.
 
         Raises:
             ValueError: `translated` is set together with `queries` or a query has no translation; `query_ids`,
-                `queries` or `candidates` has an unknown query; `queries` or `candidates` lacks a query.
+                `queries` or `candidates` has an unknown query; `queries` or `candidates` lacks a query; `weights` is
+                unknown, or the processor does not know how often words occur.
         """
         query_ids = list(self.dataset.queries if query_ids is None else query_ids)
         self._check_known("query_ids", query_ids)
         texts = self._texts(query_ids, translated, queries)
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
+        if weights is not None:
+            check_choice("weights", weights, WEIGHTS)
+            weighted = apply_weights(vectors.to_list(), frequency_weights(processor, texts))
+            vectors = TokenVectors.from_list(weighted) if weighted else vectors
         options: dict[str, Any] = {"top_k": top_k or self.depth, "show_progress": self.show_progress}
         options["document_ids"] = list(self.dataset.corpus)
         if candidates is None and self.index is not None:
@@ -154,10 +164,13 @@ class RetrievalEvaluator:
         translated: bool = False,
         queries: Mapping[str, str] | None = None,
         candidates: Mapping[str, Sequence[Hit]] | None = None,
+        weights: str | None = None,
     ) -> dict[str, float]:
         """Search, and return the mean of every measure: `{"map": 0.42, ...}`. Arguments as in `search`."""
         return self.measure(
-            self.search(model, processor, translated=translated, queries=queries, candidates=candidates)
+            self.search(
+                model, processor, translated=translated, queries=queries, candidates=candidates, weights=weights
+            )
         )
 
     def _run(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:

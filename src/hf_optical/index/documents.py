@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..bitext.sources import check_keys, read_rows, read_text, source_name
 from ..errors import DataError
 from ..retrieval import OpticalRetriever
+from ..retrieval.weights import Weights
 
 
 # Usual names of the column of ids, the first of which is BEIR's.
@@ -107,6 +108,7 @@ def search_documents(
     queries: Sequence[str],
     top_k: int = 10,
     language: str | None = None,
+    weights: Weights | None = None,
     **columns: Any,
 ) -> list[list[tuple[IndexedDocument, float]]]:
     """
@@ -115,7 +117,7 @@ def search_documents(
     Args:
         retriever ([`OpticalRetriever`]): Encodes the queries, and with its base the documents.
         source: The documents, as in [`read_documents`], whose `columns` are further arguments.
-        queries, top_k, language: As in [`OpticalRetriever.search`].
+        queries, top_k, language, weights: As in [`OpticalRetriever.search`].
 
     Returns:
         `list[list[tuple[IndexedDocument, float]]]`: The documents found for each query and their scores, best first.
@@ -124,5 +126,5 @@ def search_documents(
     if not documents:
         raise DataError("documents must not be empty")
     vectors = retriever.encode_documents([each.full_text for each in documents.values()], show_progress=True)
-    rankings = retriever.search(list(queries), vectors, top_k, language=language)
+    rankings = retriever.search(list(queries), vectors, top_k, language=language, weights=weights)
     return [[(documents[hit.document], hit.score) for hit in hits] for hits in rankings]

@@ -10,6 +10,7 @@ from .search import Hit, search
 from .translation import LexiconTranslator, Seq2SeqTranslator
 from .tuning import strength_scores
 from .vectors import TokenVectors
+from .weights import apply_weights, frequency_weights
 
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "SearchIndex",
     "Seq2SeqTranslator",
     "TokenVectors",
+    "apply_weights",
     "encode_texts",
     "english_stemmer",
     "fit_projection",
+    "frequency_weights",
     "maxsim",
     "open_retriever",
     "reduce_dimension",

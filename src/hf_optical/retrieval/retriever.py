@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bitext.frequency import count_known
-from ..checks import check_length, check_number
+from ..checks import check_choice, check_length, check_number
 from ..languages import (
     LanguagePack,
     activate,
@@ -48,6 +48,7 @@ from .search import Hit, search
 from .teacher import check_one_teacher, open_teacher
 from .tuning import choose_strength, strength_scores
 from .vectors import TokenVectors
+from .weights import WEIGHTS, Weights, apply_weights, frequency_weights
 
 
 @runtime_checkable
@@ -400,6 +401,7 @@ class OpticalRetriever(PushToHub):
         queries: Iterable[str],
         *,
         language: str | Iterable[str | None] | None = None,
+        weights: Weights | None = None,
         batch_size: int = 32,
         show_progress: bool = False,
     ) -> list[Tensor]:
@@ -411,18 +413,29 @@ class OpticalRetriever(PushToHub):
             language (`str` or iterable of `str`, *optional*):
                 The language of all queries, or one per query. `"base"` is the bare base. `None`, alone or for a query,
                 is the active language.
+            weights (`"idf"` or iterable of `Tensor` of shape `(tokens,)`, *optional*):
+                How much each token counts in MaxSim, from 0: its vector is multiplied by its weight. `"idf"` lets
+                frequent words count less ([`~retrieval.frequency_weights`]). A tensor per query gives other weights.
+                All tokens count alike by default. Lance refuses weighted queries; other engines take them.
             batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
 
         Returns:
-            `list[Tensor]`: A float32 tensor of shape `(tokens, dim)` per query, unit vectors, on the CPU.
+            `list[Tensor]`: A float32 tensor of shape `(tokens, dim)` per query, on the CPU: unit vectors, unless
+            `weights` are given.
 
         Raises:
             KeyError: If the pack of a language is not open, or was closed before all its queries were encoded.
             TypeError: If `queries` is a single string or holds something other than strings.
             DataError: If a query holds an unpaired surrogate.
-            ValueError: If the number of languages differs from the number of queries, or `batch_size` is below 1.
+            ValueError: If the number of languages differs from the number of queries, `batch_size` is below 1,
+                `weights` do not fit the queries, or it is `"idf"` and the words of a language are not known.
         """
-        return self._encode(queries, "query", language, batch_size, show_progress)
+        if weights is None:
+            return self._encode(queries, "query", language, batch_size, show_progress)
+        if isinstance(weights, str):
+            check_choice("weights", weights, WEIGHTS, "or pass a tensor of weights per query")
+            return self._encode(queries, "query", language, batch_size, show_progress, weighted=True)
+        return apply_weights(self._encode(queries, "query", language, batch_size, show_progress), weights)
 
     def encode_documents(
         self,
@@ -449,6 +462,7 @@ class OpticalRetriever(PushToHub):
         top_k: int = 10,
         *,
         language: str | None = None,
+        weights: Weights | None = None,
         **kwargs,
     ) -> list[Hit]: ...
 
@@ -460,10 +474,11 @@ class OpticalRetriever(PushToHub):
         top_k: int = 10,
         *,
         language: str | Iterable[str | None] | None = None,
+        weights: Weights | None = None,
         **kwargs,
     ) -> list[list[Hit]]: ...
 
-    def search(self, queries, documents, top_k=10, *, language=None, **kwargs):
+    def search(self, queries, documents, top_k=10, *, language=None, weights=None, **kwargs):
         """
         Exact search with MaxSim. Further arguments are those of [`~retrieval.search`].
 
@@ -477,22 +492,28 @@ class OpticalRetriever(PushToHub):
             top_k (`int`, defaults to 10): Length of the rankings.
             language (`str` or iterable of `str`, *optional*):
                 Language of the queries, as in [`~OpticalRetriever.encode_queries`]. Only for texts.
+            weights (`"idf"` or iterable of `Tensor` of shape `(tokens,)`, *optional*):
+                Weights of query tokens, as in [`~OpticalRetriever.encode_queries`]. Only for texts.
 
         Returns:
             `list[list[Hit]]`: The hits `(document, score)` of each query, best first. For a single `str`, `list[Hit]`.
 
         Raises:
-            ValueError: If `language` is given for vectors, another base encoded the index, or an argument of
-                [`~retrieval.search`] is invalid.
+            ValueError: If `language` or `weights` are given for vectors, another base encoded the index, or an
+                argument of [`~retrieval.search`] is invalid.
         """
         single = isinstance(queries, str)
         if isinstance(documents, SearchIndex):
             self.check_index(documents)
         queries = [queries] if single else _sequence(queries)
         if _holds_texts(queries):
-            queries = self.encode_queries(queries, language=language)
-        elif language is not None and len(queries):
-            raise ValueError("language applies to texts; these queries are vectors, so pass it to encode_queries")
+            queries = self.encode_queries(queries, language=language, weights=weights)
+        elif len(queries):
+            for name, value in (("language", language), ("weights", weights)):
+                if value is not None:
+                    raise ValueError(
+                        f"{name} applies to texts; these queries are vectors, so pass it to encode_queries"
+                    )
         if isinstance(documents, SearchIndex):
             rankings = documents.search(queries, top_k, **kwargs)
         else:
@@ -535,6 +556,7 @@ class OpticalRetriever(PushToHub):
         language: str | Iterable[str | None] | None,
         batch_size: int,
         show_progress: bool,
+        weighted: bool = False,
     ) -> list[Tensor]:
         name = "queries" if role == "query" else "documents"
         texts = as_texts(texts, name)
@@ -548,8 +570,9 @@ class OpticalRetriever(PushToHub):
             reader = LanguageReader(self.model, code, self.processor_of)
             group = [i for i, own in enumerate(codes) if own == code]
             own_texts = [texts[i] for i in group]
-            encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress)
-            vectors.update(zip(group, encoded.to_list(), strict=True))
+            weights = frequency_weights(reader.processor, own_texts) if weighted else None
+            encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress).to_list()
+            vectors.update(zip(group, encoded if weights is None else apply_weights(encoded, weights), strict=True))
         return [vectors[i] for i in range(len(texts))]
 
 

@@ -70,6 +70,7 @@ def _content(results: Results, failed: Sequence[str]) -> dict[str, Any]:
         "language_gaps": list(sections.language_gaps(results)),
         "data_sizes": list(sections.data_sizes(results)),
         "robustness": list(sections.robustness(results)),
+        "robustness_gaps": list(sections.robustness_gaps(results)),
         "domains": sections.domains(results),
         "language_pairs": list(sections.language_pairs(results)),
         "times": list(sections.times(results)),
@@ -100,6 +101,7 @@ def _numbers(results: Results, content: dict[str, Any]) -> dict[str, Any]:
         ],
         "data_size": [{name: own[name] for name in ("test", "corpus", "curves")} for own in content["data_sizes"]],
         "robustness": [row["numbers"] for table in content["robustness"] for row in table["rows"]],
+        **({"robustness_gap": gaps} if (gaps := _gap_numbers(content["robustness_gaps"])) else {}),
         **({"domains": content["domains"]["numbers"]} if content["domains"] else {}),
         "language_pairs": [
             {name: own[name] for name in ("corpus", "gap_closed", "curves")} for own in content["language_pairs"]
@@ -107,3 +109,9 @@ def _numbers(results: Results, content: dict[str, Any]) -> dict[str, Any]:
         "time": [{**own, "runs": len(own["runs"])} for own in content["times"]],
         "missing": content["missing"],
     }
+
+
+def _gap_numbers(tables: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"where": table["place"], **asdict(each)} for table in tables for each in table["gaps"] + table["differences"]
+    ]

@@ -24,6 +24,7 @@ from .tables import (
     Table,
     Tested,
     compare,
+    compare_robustness,
     data_size_curves,
     domain_matrices,
     first,
@@ -244,6 +245,18 @@ def _robustness_rows(results: Results, own: Headline) -> Iterator[Content]:
             "strength": strongest,
             "gap": found.relative_area if len(curves) > 1 else None,
             "numbers": {**about, "relative_drop": drop, "scores": curves, **asdict(found)},
+        }
+
+
+def robustness_gaps(results: Results) -> Iterator[Content]:
+    """Whether perturbations take more from the last group of languages than from the first."""
+    names = list(results.config.groups)
+    for place, tested in compare_robustness(results.cells, results.config.groups, results.measure).items():
+        yield {
+            "place": place or "All tests",
+            "groups": (names[0], names[-1]),
+            "gaps": [each for each in tested if each.against is None],
+            "differences": [each for each in tested if each.against is not None],
         }
 
 

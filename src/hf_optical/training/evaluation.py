@@ -16,13 +16,15 @@ def evaluate_retriever(
     language: str,
     *,
     index: SearchIndex | None = None,
+    weights: str | None = None,
     batch_size: int = 32,
     show_progress: bool = False,
 ) -> dict[str, Any]:
     """
     Measure how well the queries of a test set find documents of [`~OpticalRetriever.indexer`].
 
-    `language` is that of an open pack, or `"base"`.
+    `language` is that of an open pack, or `"base"`. `weights` are those of [`~OpticalRetriever.encode_queries`]; the
+    references go without.
 
     The active language of the retriever changes. The documents are encoded here, unless an `index` holds them.
 
@@ -54,7 +56,7 @@ def evaluate_retriever(
     if language != BASE:
         zero_shot = evaluator(retriever.model, retriever.processor)
     retriever.set_language(language)
-    measured = measure(evaluator, evaluator.search(retriever.model, retriever.processor_of(language)))
+    measured = measure(evaluator, evaluator.search(retriever.model, retriever.processor_of(language), weights=weights))
     return {"language": language, **add_references(measured, zero_shot, ceiling)}
 
 
