@@ -16,7 +16,7 @@ _NAMES = ("teacher", "teacher_revision", "teacher_fingerprint", "teacher_languag
 # What a pack without sentence pairs was made of.
 _SOURCES = ("dictionary_license", "english", "english_license")
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "license", "note"), str),
+    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "init_pack", "license", "note"), str),
     **{"languages": [str], "scripts": [str], "seconds": Real},
     **dict.fromkeys(("pairs", "entries", "sentences"), Integral),
     **{"settings": {"method": str}, "results": dict},

@@ -25,6 +25,7 @@ from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import (
+    LanguagePack,
     add_adapter,
     count_words,
     default_lora_config,
@@ -36,6 +37,7 @@ from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, na
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
 from .config import OTDistillationConfig
+from .relatives import share_words, start_from
 from .teacher import TeacherVectors
 
 
@@ -46,6 +48,8 @@ HELD_OUT = "held-out sentence pairs"
 _HELD_OUT = 2000
 # Sentence pairs of a stream that are read before training.
 _STREAM_HEAD = 20_000
+# Words that pairs show more rarely have no row of their own, see `learn_vocabulary`.
+MIN_COUNT = 2
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -175,6 +179,7 @@ def add_packs(
     pairs: dict[str, Dataset],
     peft_config: LoraConfig | None,
     entries: dict[str, Entries],
+    relative: LanguagePack | None = None,
 ) -> dict[str, OpticalProcessor]:
     """Add the packs to train, and return language -> the processor with the new words of its pack."""
     processors = dict.fromkeys(args.languages, processor)
@@ -199,8 +204,15 @@ def add_packs(
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
+            if relative is not None:
+                shown = known["language"] if known else {}
+                frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
+                vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)
             extended = extend_processor(processor, vocabulary.tokens, known_words=known)
             processors |= dict.fromkeys(members, extended)
+        if relative is not None:
+            start_from(relative, model, pack, vocabulary)
+            continue
         config = peft_config or default_lora_config(
             model,
             rank=args.lora_rank,

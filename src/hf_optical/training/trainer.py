@@ -30,6 +30,7 @@ from .misaligned import aligned_pairs
 from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
+from .relatives import describe, open_relative
 from .report import measure_references
 from .sampling import join_languages
 from .setup import (
@@ -169,24 +170,27 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         model, base_processor = open_model(model, processing_class, "model", "processing_class")
         teacher_processor = teacher_processing_class or (base_processor if same else None)
         teacher, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs)
+        relative = open_relative(args, peft_config)
+        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs, relative)
         self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
         self.teacher_processor = teacher_processor
         for each in self.methods:
             each.start(model)
         self.base_fingerprint = model.fingerprint()
+        if relative is not None:
+            relative.check_base(model)
         if args.disable_dropout:
             disable_dropout(model)
         self.base_processor = base_processor
         entries = read_dictionaries(args, pairs, teacher_processor)
-        self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+        self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries, relative)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
             if kept:
                 pairs |= kept
                 for pack in args.packs:
                     remove(model, pack)
-                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries)
+                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries, relative)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:
@@ -230,11 +234,12 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             self.teacher,
             pairs,
             triples=0 if triples is None else len(triples),
-            lora_rank=None if peft_config is None else peft_config.r,
+            lora_rank=relative.lora_config.r if relative else peft_config.r if peft_config else None,
             streamed=stream is not None,
             entries=entries,
             switched=made,
             projection=projection,
+            init_pack=relative and describe(relative, args.init_pack or ""),
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
