@@ -68,7 +68,8 @@ def write_card(
             `teacher`, `teacher_revision`, `teacher_fingerprint`, `teacher_language`, `projection` (how one was
             fitted), `init_pack` (the pack of a related language that it started from), `bitext`, `bitext_license`,
             `pairs` (`int`), `entries` of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english`
-            texts whose words those switch, `english_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds`
+            texts whose words those switch, `english_license`, `text_words` (`int`) of plain text in the language,
+            `monolingual` (its source), `monolingual_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds`
             (`float`), `hardware`, `base_dtype` (if not float32), `license` (a licence identifier of the Hub), `note`
             (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
@@ -153,6 +154,7 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
     names = (
         *("bitext_license", "pairs", "entries", "dictionary_license", "sentences", "english", "english_license"),
+        *("text_words", "monolingual", "monolingual_license"),
         *("scripts", "hardware", "projection", "init_pack", "license", "note"),
     )
     method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))

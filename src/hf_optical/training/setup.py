@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from ..bitext import load_bitext
 from ..bitext.entries import Entries
+from ..bitext.frequency import count_known
 from ..bitext.loading import translation_of
 from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
@@ -27,9 +28,11 @@ from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import (
     LanguagePack,
     add_adapter,
+    add_counts,
     count_words,
     default_lora_config,
     extend_processor,
+    learn_from_text,
     learn_vocabulary,
     make_trainable,
 )
@@ -180,6 +183,7 @@ def add_packs(
     peft_config: LoraConfig | None,
     entries: dict[str, Entries],
     relative: LanguagePack | None = None,
+    texts: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, OpticalProcessor]:
     """Add the packs to train, and return language -> the processor with the new words of its pack."""
     processors = dict.fromkeys(args.languages, processor)
@@ -204,9 +208,16 @@ def add_packs(
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
+            shown = known["language"] if known else {}
+            frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
+            plain = [text for language in members for text in (texts or {}).get(language, ())]
+            if plain:
+                english = known["translations"] if known else {}
+                vocabulary = learn_from_text(
+                    vocabulary, plain, processor, [*frequent, *english], max_words=args.new_words, seed=args.seed
+                )
+                known = add_counts(known, count_known(processor, plain))
             if relative is not None:
-                shown = known["language"] if known else {}
-                frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
                 vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)
             extended = extend_processor(processor, vocabulary.tokens, known_words=known)
             processors |= dict.fromkeys(members, extended)

@@ -27,6 +27,7 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .misaligned import aligned_pairs
+from .plain_text import check_texts
 from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
@@ -106,6 +107,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
             the same.
+        monolingual_texts (sequence of `str`, *optional*):
+            Plain text in the new language; for several a `dict`: language -> texts. Its words repair typing errors,
+            and those that the pairs and dictionaries never showed may get rows ([`learn_from_text`]).
         callbacks (`list[transformers.TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
             Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
@@ -150,6 +154,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
         english_texts: Sequence[str] | None = None,
+        monolingual_texts: Sequence[str] | dict[str, Sequence[str]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         **unsupported: Any,
@@ -183,14 +188,17 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             disable_dropout(model)
         self.base_processor = base_processor
         entries = read_dictionaries(args, pairs, teacher_processor)
-        self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries, relative)
+        texts = by_language(args, "monolingual_texts", monolingual_texts)
+        text_words = check_texts(args, texts, pairs, entries, base_processor)
+        sources = (peft_config, entries, relative, texts)
+        self.processors = add_packs(model, base_processor, args, pairs, *sources)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
             if kept:
                 pairs |= kept
                 for pack in args.packs:
                     remove(model, pack)
-                self.processors = add_packs(model, base_processor, args, pairs, peft_config, entries, relative)
+                self.processors = add_packs(model, base_processor, args, pairs, *sources)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:
@@ -237,6 +245,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             lora_rank=relative.lora_config.r if relative else peft_config.r if peft_config else None,
             streamed=stream is not None,
             entries=entries,
+            text_words=text_words,
             switched=made,
             projection=projection,
             init_pack=relative and describe(relative, args.init_pack or ""),
