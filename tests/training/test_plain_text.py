@@ -39,3 +39,8 @@ def test_question_words_without_a_row_are_logged(make_trainer, evaluator, caplog
     with caplog.at_level(logging.INFO):
         log_unknown_words(evaluator, "sw", trainer.base_processor, trainer.processors["sw"])
     assert "Words of the sw questions without a row: " in caplog.text
+
+
+def test_text_without_new_words_is_refused(make_trainer, held_out):
+    with pytest.raises(ValueError, match="plain text .* new_words=0 adds none; leave it out"):
+        make_trainer(monolingual_texts=[row["translation"]["sw"] for row in held_out], new_words=0)

@@ -39,7 +39,10 @@ def check_texts(
 
     Raises:
         DataError: see [`check_language`].
+        ValueError: no words are to be added.
     """
+    if texts and not args.new_words:
+        raise ValueError("plain text in the language teaches words only, but new_words=0 adds none; leave it out")
     found = {}
     for language, own in texts.items():
         known = []
@@ -57,11 +60,11 @@ def check_texts(
 def log_unknown_words(
     evaluator: RetrievalEvaluator, language: str, before: OpticalProcessor, after: OpticalProcessor
 ) -> None:
-    """Log how many words of the questions have no row without the plain text, and with it."""
+    """Log how many words of the questions have no row before the new words are added, and after."""
     questions = [query.text for query in evaluator.dataset.queries.values()]
     missing = [words_without_row(processor, questions) for processor in (before, after)]
     logger.info(
-        "Words of the %s questions without a row: %d, and %d with the plain text, such as %s.",
+        "Words of the %s questions without a row: %d in the base, %d with the new words, such as %s.",
         language,
         *map(len, missing),
         ", ".join(missing[1][:_LISTED]) or "none",

@@ -27,7 +27,7 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .misaligned import aligned_pairs
-from .plain_text import check_texts
+from .plain_text import check_texts, log_unknown_words
 from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
@@ -236,6 +236,8 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if args.evaluate_on_pairs and not self.is_fsdp_enabled:
             others = {code: own for code, own in searched.items() if code not in self.retrieval_evaluators}
             self.retrieval_evaluators |= held_out_evaluators(args, others, self.teacher, teacher_processor)
+        for code in texts.keys() & self.retrieval_evaluators.keys():
+            log_unknown_words(self.retrieval_evaluators[code], code, base_processor, self.processors[code])
         self.run_record = RunRecord(
             args,
             self.methods,
