@@ -7,16 +7,21 @@ import pytest
 import torch
 from tiny import MINILM
 
-from hf_optical import OpticalProcessor
+from hf_optical import OpticalModel, OpticalProcessor
 from hf_optical.languages import Vocabulary, extend_processor, learn_from_text, words_without_row
 
 
-TOPICS, WORDS, HIDDEN = 20, 40, 32
+TOPICS, WORDS, HIDDEN = 20, 40, 384
 
 
 @pytest.fixture(scope="module")
 def processor():
     return OpticalProcessor.from_pretrained(MINILM)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return OpticalModel.from_pretrained(MINILM)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +47,10 @@ def language():
 
 
 @pytest.fixture(scope="module")
-def learned(language, processor):
+def learned(language, model, processor):
     pytest.importorskip("gensim")
     texts, vocabulary, new, *_ = language
-    return learn_from_text(vocabulary, texts, processor, [new[0][0]], min_rank=0.02)
+    return learn_from_text(model, processor, vocabulary, texts, [new[0][0]])
 
 
 def test_words_get_rows_like_those_of_the_words_around_them(language, learned):
@@ -67,18 +72,18 @@ def test_names_and_words_that_need_no_row_get_none(language, learned):
     assert not {*names, new[0][0]} & {*learned.tokens}
 
 
-def test_words_get_no_row_where_the_text_says_nothing_about_rows(language, processor):
+def test_words_get_no_row_where_the_text_says_nothing_about_rows(language, model, processor):
     pytest.importorskip("gensim")
     texts, vocabulary, *_ = language
     random_rows = torch.randn(vocabulary.rows.shape, generator=torch.Generator().manual_seed(0))
     unrelated = Vocabulary(vocabulary.tokens, random_rows, vocabulary.first_id)
-    assert learn_from_text(unrelated, texts, processor).tokens == vocabulary.tokens
+    assert learn_from_text(model, processor, unrelated, texts).tokens == vocabulary.tokens
 
 
-def test_short_texts_and_full_vocabularies_stay_as_they_are(language, processor):
+def test_short_texts_and_full_vocabularies_stay_as_they_are(language, model, processor):
     texts, vocabulary, *_ = language
-    assert learn_from_text(vocabulary, texts[:100], processor) is vocabulary
-    assert learn_from_text(vocabulary, texts, processor, max_words=len(vocabulary.tokens)) is vocabulary
+    assert learn_from_text(model, processor, vocabulary, texts[:100]) is vocabulary
+    assert learn_from_text(model, processor, vocabulary, texts, max_words=len(vocabulary.tokens)) is vocabulary
 
 
 def test_words_without_row_are_those_in_pieces(processor):

@@ -10,14 +10,15 @@ from dataclasses import replace
 import numpy as np
 import regex
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from ..bitext.plain_text import FEWEST_WORDS
 from ..checks import import_optional
-from ..model import OpticalProcessor
+from ..model import OpticalModel, OpticalProcessor
 from ..model.added_words import composing_normalizer
-from ..model.nearest_words import are_one_token
+from ..model.nearest_words import NearestWords, are_one_token
 from ..model.words import find_words
-from .vocabulary import Vocabulary
+from .vocabulary import Vocabulary, word_embedding
 
 
 logger = logging.getLogger(__name__)
@@ -48,33 +49,33 @@ def words_without_row(processor: OpticalProcessor, texts: Iterable[str]) -> list
 
 
 def learn_from_text(
+    model: OpticalModel,
+    processor: OpticalProcessor,
     vocabulary: Vocabulary,
     texts: Iterable[str],
-    processor: OpticalProcessor,
     shown: Iterable[str] = (),
     *,
     max_words: int = 8000,
     min_count: int = 5,
-    min_rank: float = 0.5,
     seed: int = 0,
 ) -> Vocabulary:
     """
     Add words of plain text to new words, with rows that follow from their neighbours in the text.
 
     Skip-gram vectors with subwords (fastText) are mapped onto the rows by orthogonal Procrustes over the words that
-    have a row (Smith et al. 2017, arXiv 1702.03859). A word gets a row only if its mapped vector is close enough to a
-    known row. How close is learned from words that are held out from the mapping: those that are as close find their
-    own row with a mean reciprocal rank of `min_rank` or more. Words that are mostly written with a capital get none,
-    as they are likely names.
+    have a row (Smith et al. 2017, arXiv 1702.03859). Words that are held out from the mapping decide which words get a
+    row: those whose mapped vector is as close to a known row as it must be for held-out words to come closer to their
+    own row than what is read in their place. That is a known word of similar spelling ([`NearestWords`]), or else the
+    word's pieces; the two are decided on separately. Words that are mostly written with a capital get no row, as they
+    are likely names.
 
     Args:
+        model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
         vocabulary ([`Vocabulary`]): the new words that pairs and dictionaries taught, from [`learn_vocabulary`].
         texts (iterable of `str`): plain text of the language, from [`read_plain_text`].
-        processor ([`OpticalProcessor`]): the base's processor.
         shown (iterable of `str`): Words that get no row, since the pairs show them without need for one.
         max_words (`int`, defaults to 8000): maximum number of words in all.
         min_count (`int`, defaults to 5): minimum number of occurrences of a word.
-        min_rank (`float`, defaults to 0.5): mean reciprocal rank among held-out words, 0 to 1.
         seed (`int`, defaults to 0): of the skip-gram vectors.
 
     Returns:
@@ -87,23 +88,25 @@ def learn_from_text(
     room = max_words - len(vocabulary.tokens)
     if counts.total() < FEWEST_WORDS or room <= 0:
         return vocabulary
-    known = {*vocabulary.tokens, *shown, *processor.tokenizer.get_vocab()}
+    tokenizer = processor.tokenizer
+    known = {*vocabulary.tokens, *shown, *tokenizer.get_vocab()}
     new = [
         word
         for word, count in counts.most_common()
         if count >= min_count and word not in known and names[word] < count / 2
     ]
-    new = [word for word, one in zip(new, are_one_token(new, processor.tokenizer), strict=True) if not one]
-    anchors = [place for place, word in enumerate(vocabulary.tokens) if counts[word] >= min_count]
-    if not new or len(anchors) < _FEWEST_ANCHORS:
+    new = [word for word, one in zip(new, are_one_token(new, tokenizer), strict=True) if not one]
+    places = [place for place, word in enumerate(vocabulary.tokens) if counts[word] >= min_count]
+    if not new or len(places) < _FEWEST_ANCHORS:
         return vocabulary
     fast_text = import_optional("gensim.models", "plain-text").FastText
     vectors = fast_text(sentences, min_count=min_count, workers=1, seed=seed, **_VECTORS).wv
-    rows = vocabulary.rows[anchors].float().numpy()
-    own, others = (vectors[words] for words in ([vocabulary.tokens[place] for place in anchors], new))
-    threshold = _threshold(own, rows, min_rank)
-    mapped, closeness = _Map(own, rows)(others)
-    kept = np.flatnonzero(closeness >= threshold)[:room]
+    anchors, rows = [vocabulary.tokens[place] for place in places], vocabulary.rows[places].float().numpy()
+    thresholds = _thresholds(anchors, vectors[anchors], rows, model, tokenizer)
+    mapped, closeness = _Map(vectors[anchors], rows)(vectors[new])
+    by_spelling = NearestWords(vocabulary.tokens, tokenizer)
+    similar = np.array([by_spelling.nearest(word) is not None for word in new])
+    kept = np.flatnonzero(closeness >= np.where(similar, *reversed(thresholds)))[:room]
     logger.info(
         "Of %d frequent words of the plain text without a row, %d get one from their neighbours, such as %s.",
         len(new),
@@ -125,6 +128,10 @@ class _Map:
         left, _, right = np.linalg.svd(_unit(vectors - self._from).T @ self.rows, full_matrices=False)
         self._turn = left @ right
 
+    def centred(self, rows: np.ndarray) -> np.ndarray:
+        """Unit vectors of rows from their mean, `(words, hidden)`."""
+        return _unit(rows - self._to)
+
     def directions(self, vectors: np.ndarray) -> np.ndarray:
         """Unit vectors `(words, hidden)` from the mean of the rows."""
         return _unit(_unit(vectors - self._from) @ self._turn)
@@ -135,19 +142,37 @@ class _Map:
         return self._to + self._length * directions, (directions @ self.rows.T).max(1)
 
 
-def _threshold(vectors: np.ndarray, rows: np.ndarray, min_rank: float) -> float:
-    """The closeness from which on held-out words have a mean reciprocal rank of `min_rank` among all rows."""
-    held_out = np.arange(len(rows)) % _EVERY == 0
+def _thresholds(
+    words: list[str], vectors: np.ndarray, rows: np.ndarray, model: OpticalModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[float, float]:
+    """The closeness from which on rows help words without a known word of similar spelling, and those with one."""
+    held_out = np.arange(len(words)) % _EVERY == 0
     mapping = _Map(vectors[~held_out], rows[~held_out])
     directions, (_, closeness) = mapping.directions(vectors[held_out]), mapping(vectors[held_out])
-    cosines = directions @ _unit(rows - rows[~held_out].mean(0)).T
-    right = cosines[np.arange(held_out.sum()), np.flatnonzero(held_out)]
-    reciprocal = 1 / (cosines >= right[:, None]).sum(1)
+    others = {word: row for word, row, out in zip(words, rows, held_out, strict=True) if not out}
+    by_spelling, weight = NearestWords([*others], tokenizer), word_embedding(model).weight.detach()
+    similar, readings = [], []
+    for word in (word for word, out in zip(words, held_out, strict=True) if out):
+        nearest = by_spelling.nearest(word)
+        similar.append(nearest is not None)
+        pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
+        readings.append(weight[pieces].float().mean(0).cpu().numpy() if nearest is None else others[nearest])
+    own, read = mapping.centred(rows[held_out]), mapping.centred(np.stack(readings))
+    gains = ((directions - read) * own).sum(1)
+    without, having = (np.flatnonzero(np.array(similar) == kind) for kind in (False, True))
+    return _threshold(closeness[without], gains[without]), _threshold(closeness[having], gains[having])
+
+
+def _threshold(closeness: np.ndarray, gains: np.ndarray) -> float:
+    """The closeness from which on the sum of gains is largest; infinite if that may be chance."""
+    if len(gains) < _FEWEST_HELD_OUT:
+        return np.inf
     order = np.argsort(-closeness)
-    means = np.cumsum(reciprocal[order]) / np.arange(1, len(order) + 1)
-    enough = np.flatnonzero(means >= min_rank)
-    # The mean over a handful of words says nothing.
-    return float(closeness[order[enough[-1]]]) if len(enough) and enough[-1] >= _FEWEST_HELD_OUT else np.inf
+    last = int(np.cumsum(gains[order]).argmax())
+    taken = gains[order[: last + 1]]
+    # The largest of many sums, so three standard errors rather than two.
+    sure = len(taken) >= _FEWEST_HELD_OUT and taken.mean() > 3 * taken.std() / len(taken) ** 0.5
+    return float(closeness[order[last]]) if sure else np.inf
 
 
 def _read(texts: Iterable[str], processor: OpticalProcessor) -> tuple[list[list[str]], Counter[str], Counter[str]]:

@@ -214,7 +214,13 @@ def add_packs(
             if plain:
                 english = known["translations"] if known else {}
                 vocabulary = learn_from_text(
-                    vocabulary, plain, processor, [*frequent, *english], max_words=args.new_words, seed=args.seed
+                    model,
+                    processor,
+                    vocabulary,
+                    plain,
+                    [*frequent, *english],
+                    max_words=args.new_words,
+                    seed=args.seed,
                 )
                 known = add_counts(known, count_known(processor, plain))
             if relative is not None:
