@@ -15,6 +15,8 @@ EXTRAS = {
     "benchmarks": ["ir_datasets>=0.6", "mteb>=2.23"],
     # The Lance engine of an index.
     "lance": ["pylance>=14.0"],
+    # Words from plain text of a language: --monolingual_file.
+    "plain-text": ["gensim>=4.4"],
     "plots": ["matplotlib>=3.10.7"],
     # hf-optical encode and BatchSearch on a cluster.
     "ray": ["ray>=2.50"],

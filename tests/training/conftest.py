@@ -26,7 +26,7 @@ from hf_optical import (
 
 _ARGUMENTS = (
     *("retrieval_evaluator", "callbacks", "peft_config", "loss", "train_dataset", "eval_dataset", "triples"),
-    "english_texts",
+    *("english_texts", "monolingual_texts"),
     *("processing_class", "optimizers"),
 )
 

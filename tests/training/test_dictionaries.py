@@ -72,3 +72,12 @@ def test_dictionary_without_texts_gives_an_untrained_pack(make_trainer, dictiona
 def test_dictionary_joins_the_words_of_the_pairs(make_trainer, dictionary):
     alone, both = rows_of(make_trainer()), rows_of(make_trainer(dictionary=dictionary))
     assert both.keys() == alone.keys() | {"zabibu", "mkoko", "uzi", "mwekundu"}
+
+
+def test_words_of_the_base_get_no_row(make_trainer, tmp_path, tiny, caplog):
+    (tmp_path / "known.txt").write_text("bus\twater\nthe\tlake\n", encoding="utf-8")
+    trainer = make_trainer(
+        dictionary=[str(tmp_path / "known.txt")], train_dataset=None, eval_dataset=None, student=tiny
+    )
+    assert "The base knows every word of sw already; no words are added." in caplog.text
+    assert trainer.processors["sw"].tokenizer.get_vocab() == trainer.base_processor.tokenizer.get_vocab()

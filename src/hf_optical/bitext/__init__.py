@@ -5,6 +5,7 @@ from .frequency import inverse_document_frequency
 from .loading import FilterCounts, filter_bitext, load_bitext
 from .misaligned import rank_by_cost
 from .noise import Mistyper
+from .plain_text import read_plain_text
 from .triples import load_triples
 
 
@@ -21,5 +22,6 @@ __all__ = [
     "rank_by_cost",
     "read_entries",
     "read_muse",
+    "read_plain_text",
     "switch_texts",
 ]

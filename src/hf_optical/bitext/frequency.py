@@ -18,7 +18,7 @@ _TEXTS_AT_A_TIME = 1000
 
 
 # Words of a source that typing errors are repaired by, and letters of the longest.
-_MOST_KNOWN, _LONGEST_KNOWN = 50_000, 32
+MOST_KNOWN, _LONGEST_KNOWN = 50_000, 32
 
 
 def count_known(processor: OpticalProcessor, texts: Iterable[str]) -> dict[str, int]:
@@ -35,7 +35,7 @@ def count_known(processor: OpticalProcessor, texts: Iterable[str]) -> dict[str, 
         for word in find_words(normalize(text))
         if word.spaced and word.has_letter and len(word.text) <= _LONGEST_KNOWN
     )
-    return dict(counts.most_common(_MOST_KNOWN))
+    return dict(counts.most_common(MOST_KNOWN))
 
 
 def inverse_document_frequency(processor: OpticalProcessor, texts: Iterable[str]) -> Tensor:

@@ -14,11 +14,11 @@ from ..storage.json_files import mismatches
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _NAMES = ("teacher", "teacher_revision", "teacher_fingerprint", "teacher_language", "bitext", "bitext_license")
 # What a pack without sentence pairs was made of.
-_SOURCES = ("dictionary_license", "english", "english_license")
+_SOURCES = ("dictionary_license", "english", "english_license", "monolingual", "monolingual_license")
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "license", "note"), str),
+    **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "init_pack", "license", "note"), str),
     **{"languages": [str], "scripts": [str], "seconds": Real},
-    **dict.fromkeys(("pairs", "entries", "sentences"), Integral),
+    **dict.fromkeys(("pairs", "entries", "sentences", "text_words"), Integral),
     **{"settings": {"method": str}, "results": dict},
 }
 _RESULT = {"dataset": str, "queries": Integral, "level": Real, "measures": dict, "gap_closed": Real}
@@ -34,7 +34,9 @@ def invalid_details(details: Any) -> list[str]:
         return wrong
     if details.get("base_dtype") not in (None, *_DTYPES):
         return ["details.base_dtype"]
-    numbers = {name: details.get(name) for name in ("seconds", "pairs", "entries", "sentences", "results")}
+    numbers = {
+        name: details.get(name) for name in ("seconds", "pairs", "entries", "sentences", "text_words", "results")
+    }
     return list(_invalid_results(details.get("results") or {})) or list(_not_finite(numbers, "details"))
 
 

@@ -11,7 +11,8 @@ from .adapters import (
 )
 from .merging import merge_language
 from .pack import LanguagePack
-from .vocabulary import Vocabulary, count_words, extend_processor, learn_vocabulary
+from .plain_text import learn_from_text, words_without_row
+from .vocabulary import Vocabulary, add_counts, count_words, extend_processor, learn_vocabulary
 
 
 __all__ = [
@@ -20,14 +21,17 @@ __all__ = [
     "activate",
     "active_language",
     "add_adapter",
+    "add_counts",
     "count_words",
     "default_lora_config",
     "extend_processor",
     "languages",
+    "learn_from_text",
     "learn_vocabulary",
     "make_trainable",
     "merge_language",
     "remove",
     "set_strength",
     "strength_of",
+    "words_without_row",
 ]

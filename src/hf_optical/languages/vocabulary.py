@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bitext.alignment import Lexicon, learn_lexicon, word_splitter
 from ..bitext.entries import Entries, words_of_entries
-from ..bitext.frequency import count_known
+from ..bitext.frequency import MOST_KNOWN, count_known
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
@@ -213,6 +213,16 @@ def count_words(
     pairs = sample_evenly(pairs, max_pairs)
     sides = {"language": language, "translations": teacher_language}
     return {side: count_known(processor, iter_sentences(pairs, code)) for side, code in sides.items()}
+
+
+def add_counts(known: KnownWords | None, counts: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Add the words of plain text in the language to known words, from [`count_words`]."""
+    own = Counter((known or {}).get("language", {}))
+    own.update(counts)
+    return {
+        **{side: dict(words) for side, words in (known or {}).items()},
+        "language": dict(own.most_common(MOST_KNOWN)),
+    }
 
 
 def extend_processor(

@@ -109,6 +109,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Whether to train on sentence pairs whose sentences are probably no translations of each other
             ([`rank_by_cost`]). By default a pack that learns by alignment leaves them out, if there are more than 3 %.
         train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
+        init_pack (`str`, *optional*):
+            Folder or Hub id of the pack of a related language to start from: its adapter, and its rows of words that
+            the new language has no evidence of. It must have the same base. Its adapter has a rank and targets of its
+            own, so `lora_rank` and the like have no effect.
         new_words (`int`, *optional*, defaults to 8000):
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
             `train_all_weights`.
@@ -172,6 +176,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     dictionary: list[str] | None = option(
         None, "Dictionaries of the new language and English, in MUSE's format; with or without sentence pairs."
     )
+    init_pack: str | None = option(None, "Folder or Hub id of a related language's pack to start from.")
     new_words: int | None = option(
         None, "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
     )
@@ -231,6 +236,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             )
         if self.train_all_weights:
             check_choice("shared_pack", self.shared_pack, [None], "since train_all_weights trains no pack")
+            check_choice("init_pack", self.init_pack, [None], "since train_all_weights trains no pack")
+        if self.init_pack is not None:
+            check_choice("fit_projection", self.fit_projection, [None, False], "since it is that of init_pack")
         check_number("sampling_temperature", self.sampling_temperature, above=0)
         if len(self.languages) > 1:
             reason = "since a batch, and an evaluation, must be in one language"

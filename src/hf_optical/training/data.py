@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset
 from huggingface_hub import HfApi
 
-from ..bitext import filter_bitext, load_bitext, load_triples
+from ..bitext import filter_bitext, load_bitext, load_triples, read_plain_text
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
 from ..options import option
@@ -53,6 +53,9 @@ class DataArguments:
         "English texts, one a line, whose words --dictionary switches if there are no sentence pairs. Default: the "
         "documents of the retrieval set.",
     )
+    monolingual_file: list[str] | None = option(
+        None, "Plain text in the new language, a sentence or paragraph a line. One a language, or one."
+    )
     max_length_ratio: float = option(6.0, "Maximum ratio of the lengths of a pair.")
     triples_file: str | None = option(
         None, "English queries with relevant documents, for code switching. Default: English sentences."
@@ -72,6 +75,7 @@ class DataArguments:
     english_license: str | None = option(
         None, "Licence of the English texts that --dictionary switches, for the card."
     )
+    monolingual_license: str | None = option(None, "Licence of the plain text, for the card.")
     license: str | None = option(None, "Licence of the trained pack, for the card: an identifier such as apache-2.0.")
     note: str | None = option(None, "A sentence at the top of the card.")
     show_questions: int = option(3, "Number of questions to print at the end.")
@@ -98,6 +102,7 @@ class TrainingData:
         counts (`dict[str, int]`): how many pairs were kept and dropped, over all languages.
         retrieval (`dict[str, RetrievalDataset]`): test sets; empty if there are none.
         triples (`Dataset`, *optional*): English queries with documents.
+        monolingual (`dict[str, list[str]]`): plain text in the language.
         english (`list[str]`, *optional*): English texts whose words a dictionary switches, without sentence pairs.
     """
 
@@ -108,6 +113,7 @@ class TrainingData:
     retrieval: dict[str, RetrievalDataset]
     triples: Dataset | None = None
     english: list[str] | None = None
+    monolingual: dict[str, list[str]] = field(default_factory=dict)
 
 
 def load_training_data(data: DataArguments, args: OTDistillationConfig) -> TrainingData:
@@ -152,6 +158,11 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
     for language in args.languages:
         given = {"license": data.license, "note": data.note, "dictionary_license": data.dictionary_license}
         loaded.details.setdefault(language, {}).update({name: value for name, value in given.items() if value})
+    for language, file in for_each(args.languages, "monolingual_file", data.monolingual_file).items():
+        if file is not None:
+            loaded.monolingual[language] = read_plain_text(file)
+            known = {"monolingual": public_name(file), "monolingual_license": data.monolingual_license}
+            loaded.details[language] |= {name: value for name, value in known.items() if value}
     if data.triples_file:
         loaded.triples = load_triples(data.triples_file)
     return loaded

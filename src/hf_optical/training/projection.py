@@ -8,6 +8,7 @@ from itertools import islice
 from datasets import Dataset
 
 from ..bitext.loading import iter_sentences, sample_evenly
+from ..languages import LanguagePack
 from ..model import OpticalModel, OpticalProcessor
 from ..model.mapping import agreement, fit_map
 from .config import OTDistillationConfig
@@ -30,9 +31,12 @@ def project_student(
     teacher: OpticalModel,
     teacher_processor: OpticalProcessor,
     pairs: dict[str, Dataset],
+    relative: LanguagePack | None = None,
 ) -> tuple[OpticalModel, str | None]:
     """
     Give the student a projection into the teacher's space, if `args` or the vectors of both ask for one.
+
+    With the pack of a `relative`, it is that of the pack, if this has one.
 
     Returns:
         `tuple[OpticalModel, str | None]`: the student, and a sentence on its projection for the card.
@@ -41,6 +45,10 @@ def project_student(
         ValueError: the vectors differ in size, and there is nothing to fit a projection on, or `args` forbid it.
     """
     same_size = student.embedding_dim == teacher.embedding_dim
+    if relative is not None and relative.projection:
+        return student.with_projection(**relative.projection), relative.details.get("projection")
+    if relative is not None and same_size:
+        return student, None
     if same_size and not args.fit_projection:
         if args.fit_projection is False or student.fingerprint() == teacher.fingerprint():
             return student, None

@@ -40,8 +40,9 @@ class RunRecord:
 
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
     `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
-    `entries` are those of dictionaries; `switched` says that these made the `pairs` from English sentences;
-    `projection` describes one that was fitted for the student.
+    `entries` are those of dictionaries; `text_words` counts the words of plain text; `switched` says that dictionaries
+    made the `pairs` from English sentences; `projection` describes one that was fitted for the student, `init_pack`
+    the pack that the run started from.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class RunRecord:
         lora_rank: int | None = None,
         streamed: bool = False,
         entries: Mapping[str, Entries] | None = None,
+        text_words: Mapping[str, int] | None = None,
         switched: bool = False,
         projection: str | None = None,
+        init_pack: str | None = None,
     ):
         self.args, self.methods, self.teacher = args, methods, teacher
-        self.triples, self.lora_rank, self.projection = triples, lora_rank, projection
+        self.triples, self.lora_rank, self.projection, self.init_pack = triples, lora_rank, projection, init_pack
         self._teacher_fingerprint = teacher.fingerprint()
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
@@ -71,6 +74,8 @@ class RunRecord:
             facts: dict[str, Any] = {"scripts": scripts_of(texts)}
             if listed:
                 facts["entries"] = len(listed)
+            if text_words and language in text_words:
+                facts["text_words"] = text_words[language]
             if switched and args.num_train_epochs:
                 facts["sentences"] = len(own)
             elif not (switched or streamed):
@@ -106,6 +111,7 @@ class RunRecord:
         known = {
             "teacher_revision": self.teacher.revision,
             "projection": self.projection,
+            "init_pack": self.init_pack,
             "seconds": self.seconds,
             "hardware": hardware(args) if self.seconds else None,
             "results": {name: result for name, result in self.results(step).items() if name in languages},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import set_seed
 
 from ..bitext import load_bitext
 from ..bitext.entries import Entries
+from ..bitext.frequency import count_known
 from ..bitext.loading import iter_sentences, sample_evenly, translation_of
 from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
@@ -26,12 +27,15 @@ from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import (
+    LanguagePack,
     Vocabulary,
     activate,
     add_adapter,
+    add_counts,
     count_words,
     default_lora_config,
     extend_processor,
+    learn_from_text,
     learn_vocabulary,
     make_trainable,
 )
@@ -41,6 +45,7 @@ from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
 from .distributed import from_main_process
+from .relatives import share_words, start_from
 from .teacher import TeacherVectors
 from .word_choice import choose_words
 
@@ -54,6 +59,8 @@ _HELD_OUT = 2000
 _SAMPLE = 300
 # Sentence pairs of a stream that are read before training.
 _STREAM_HEAD = 20_000
+# Words that pairs show more rarely have no row of their own, see `learn_vocabulary`.
+MIN_COUNT = 2
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -204,6 +211,8 @@ def add_packs(
     teacher_processor: OpticalProcessor,
     peft_config: LoraConfig | None,
     entries: dict[str, Entries],
+    relative: LanguagePack | None,
+    texts: Mapping[str, Sequence[str]] | None,
     pairs: dict[str, Dataset],
 ) -> dict[str, OpticalProcessor]:
     """Add the packs to train, and return language -> the processor with the new words of its pack."""
@@ -234,8 +243,28 @@ def add_packs(
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
+            shown = known["language"] if known else {}
+            frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
+            plain = [text for language in members for text in (texts or {}).get(language, ())]
+            if plain:
+                english = known["translations"] if known else {}
+                vocabulary = learn_from_text(
+                    model,
+                    processor,
+                    vocabulary,
+                    plain,
+                    [*frequent, *english],
+                    max_words=args.new_words,
+                    seed=args.seed,
+                )
+                known = add_counts(known, count_known(processor, plain))
+            if relative is not None:
+                vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)
             extended = extend_processor(processor, vocabulary.tokens, known_words=known)
             processors |= dict.fromkeys(members, extended)
+        if relative is not None:
+            start_from(relative, model, pack, vocabulary)
+            continue
         config = peft_config or default_lora_config(
             model,
             rank=args.lora_rank,

@@ -86,6 +86,7 @@ def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: Tr
         retrieval_evaluator=evaluators or None,
         triples=data.triples,
         english_texts=data.english,
+        monolingual_texts=data.monolingual or None,
     )
     trainer.details = data.details
     return trainer

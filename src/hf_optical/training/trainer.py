@@ -28,9 +28,11 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .misaligned import aligned_pairs
+from .plain_text import check_texts, log_unknown_words
 from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
 from .record import RunRecord, measure
+from .relatives import describe, open_relative
 from .report import measure_references
 from .sampling import join_languages
 from .setup import (
@@ -107,6 +109,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
             the same.
+        monolingual_texts (sequence of `str`, *optional*):
+            Plain text in the new language; for several a `dict`: language -> texts. Its words repair typing errors,
+            and those that the pairs and dictionaries never showed may get rows ([`learn_from_text`]).
         callbacks (`list[transformers.TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
             Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
@@ -151,6 +156,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
         english_texts: Sequence[str] | None = None,
+        monolingual_texts: Sequence[str] | dict[str, Sequence[str]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         **unsupported: Any,
@@ -171,17 +177,23 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         model, base_processor = open_model(model, processing_class, "model", "processing_class")
         teacher_processor = teacher_processing_class or (base_processor if same else None)
         teacher, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs)
+        relative = open_relative(args, peft_config)
+        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs, relative)
         self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
         self.teacher_processor = teacher_processor
         for each in self.methods:
             each.start(model)
         self.base_fingerprint = model.fingerprint()
+        if relative is not None:
+            relative.check_base(model)
         if args.disable_dropout:
             disable_dropout(model)
         self.base_processor = base_processor
         entries = read_dictionaries(args, pairs, teacher_processor)
-        add = partial(add_packs, args, model, base_processor, self.teacher, teacher_processor, peft_config, entries)
+        texts = by_language(args, "monolingual_texts", monolingual_texts)
+        text_words = check_texts(args, texts, pairs, entries, base_processor)
+        models = (model, base_processor, self.teacher, teacher_processor)
+        add = partial(add_packs, args, *models, peft_config, entries, relative, texts)
         self.processors = add(pairs)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
@@ -229,17 +241,21 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if args.evaluate_on_pairs and not self.is_fsdp_enabled:
             others = {code: own for code, own in searched.items() if code not in self.retrieval_evaluators}
             self.retrieval_evaluators |= held_out_evaluators(args, others, self.teacher, teacher_processor)
+        for code in texts.keys() & self.retrieval_evaluators.keys():
+            log_unknown_words(self.retrieval_evaluators[code], code, base_processor, self.processors[code])
         self.run_record = RunRecord(
             args,
             self.methods,
             self.teacher,
             pairs,
             triples=0 if triples is None else len(triples),
-            lora_rank=None if peft_config is None else peft_config.r,
+            lora_rank=relative.lora_config.r if relative else peft_config.r if peft_config else None,
             streamed=stream is not None,
             entries=entries,
+            text_words=text_words,
             switched=made,
             projection=projection,
+            init_pack=relative and describe(relative, args.init_pack or ""),
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}

@@ -1,0 +1,151 @@
+"""
+What do misaligned pairs cost each method, with the filter of the trainer and without?
+
+    python benchmarks/misaligned.py --language ha --train_file train.jsonl.gz --pairs 3000 --eval_dir questions/ha \\
+        --eval_corpus corpus.jsonl.gz --split train --documents 1200 --noise none shuffle:0.3 shift:0.3 \\
+        --methods ot greedy sentence --output outputs/misaligned.jsonl
+
+`shuffle:0.3` gives 30 % of the sentences the translation of another one. `shift:0.3` moves the translations of three
+blocks of neighbours, 30 % of the pairs, by one line, as where a line is missing in one of two files. Each line of the
+output is a run; those that it has already are not repeated. The table at the end compares each run with transport
+after the filter on the same pairs, by a paired test over the questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from harness import table
+
+from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
+from hf_optical.evaluation import RetrievalEvaluator, load_beir, paired_randomisation_test, sample_pool
+
+
+BASE = "sentence-transformers/all-MiniLM-L6-v2"
+OURS = ("ot", False)
+_BLOCKS = 3
+
+
+def misalign(pairs: Dataset, noise: str, teacher_language: str, seed: int) -> tuple[Dataset, set[int]]:
+    """The pairs with some translations exchanged, and the rows of these."""
+    kind, _, share = noise.partition(":")
+    rows = [dict(translation) for translation in pairs["translation"]]
+    count, draws = round(float(share or 0) * len(rows)), random.Random(seed)
+    if kind == "shuffle":
+        groups = [draws.sample(range(len(rows)), count)]
+    elif kind == "shift":
+        size, part = count // _BLOCKS, len(rows) // _BLOCKS
+        starts = [part * block + draws.randrange(part - size) for block in range(_BLOCKS)]
+        groups = [list(range(start, start + size)) for start in starts]
+    else:
+        groups = []
+    for group in groups:
+        texts = [rows[place][teacher_language] for place in group]
+        for place, text in zip(group, texts[1:] + texts[:1], strict=True):
+            rows[place][teacher_language] = text
+    lengths = [sum(map(len, row.values())) for row in rows]
+    wrong = {place for group in groups for place in group}
+    return Dataset.from_dict({"translation": rows, "index": range(len(rows)), "length": lengths}), wrong
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", default=BASE, help="folder or Hub id of teacher and student")
+    parser.add_argument("--language", required=True)
+    parser.add_argument("--train_file", required=True, help="sentence pairs")
+    parser.add_argument("--pairs", type=int, default=3000, help="the first pairs of the file to train on")
+    parser.add_argument("--eval_dir", required=True, help="questions in BEIR layout")
+    parser.add_argument("--eval_corpus", help="their documents, if they are not in that folder")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--documents", type=int, help="search a sample of so many documents (default: all)")
+    parser.add_argument(
+        "--noise", nargs="+", default=["none", "shuffle:0.1", "shuffle:0.3", "shuffle:0.5", "shift:0.3"]
+    )
+    parser.add_argument("--methods", nargs="+", default=["ot", "greedy", "sentence"])
+    parser.add_argument("--filter", nargs="+", choices=["yes", "no"], default=["yes", "no"])
+    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, required=True, help="JSON lines, one a run")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    done = [json.loads(line) for line in args.output.read_text().splitlines()] if args.output.is_file() else []
+    found = {run["run"]: run for run in done}
+    cells = list(product(args.noise, args.methods, [each == "no" for each in args.filter]))
+    evaluator = None
+    for noise, method, keep in cells:
+        name = _name(noise, method, keep, args.seed)
+        if name in found:
+            continue
+        if evaluator is None:
+            data = load_beir(args.eval_dir, args.split, args.eval_corpus)
+            data = sample_pool(data, args.documents) if args.documents else data
+            teacher, processor = OpticalModel.from_pretrained(args.base), OpticalProcessor.from_pretrained(args.base)
+            evaluator = RetrievalEvaluator(data, teacher, processor)
+        found[name] = {"run": name, **_run(args, evaluator, noise, method, keep)}
+        print(name, {key: value for key, value in found[name].items() if key not in ("run", "average_precision")})
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with args.output.open("a") as file:
+            file.write(json.dumps(found[name]) + "\n")
+    rows = []
+    for noise, method, keep in cells:
+        run, ours = found[_name(noise, method, keep, args.seed)], found.get(_name(noise, *OURS, args.seed))
+        cell = [noise, method, "no" if keep else "yes", run["left_out"], run["map"]]
+        if ours is not None and ours is not run:
+            p = paired_randomisation_test(ours["average_precision"], run["average_precision"])
+            cell += [f"{ours['map'] - run['map']:+.3f}", f"{p:.3f}"]
+        rows.append([*cell, "", ""][:7])
+    print(table(["noise", "method", "filter", "left out", "MAP", "transport, filter: better by", "p"], rows))
+
+
+def _name(noise: str, method: str, keep: bool, seed: int) -> str:
+    return f"{noise} {method} {'all' if keep else 'filter'} seed {seed}"
+
+
+def _run(args: Any, evaluator: RetrievalEvaluator, noise: str, method: str, keep: bool) -> dict[str, Any]:
+    whole = load_bitext(args.train_file, args.language).select(range(args.pairs))
+    pairs, wrong = misalign(whole, noise, "en", args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = OTDistillationTrainer(
+            args.base,
+            evaluator.teacher,
+            OTDistillationConfig(
+                language=args.language,
+                method=method,
+                keep_misaligned=keep,
+                num_train_epochs=args.epochs,
+                seed=args.seed,
+                output_dir=folder,
+                eval_strategy="no",
+                save_strategy="no",
+                train_sampling_strategy="group_by_length",
+                report_to=[],
+                use_cpu=True,
+                disable_tqdm=True,
+            ),
+            train_dataset=pairs,
+            teacher_processing_class=evaluator.processor,
+        )
+        kept = set(trainer.train_dataset["index"])
+        trainer.train()
+        trainer.set_language(args.language)
+        hits = evaluator.search(trainer.model, trainer.processors[args.language])
+    return {
+        "map": evaluator.measure(hits)["map"],
+        "left_out": len(pairs) - len(kept),
+        "left_out_wrong": len(wrong - kept),
+        "wrong": len(wrong),
+        "average_precision": evaluator.measure_each(hits)["map"],
+    }
+
+
+if __name__ == "__main__":
+    main()
