@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 _CANDIDATES = "word_choice"
 # With fewer sentence pairs, words occur too rarely for a choice.
 _FEWEST = 200
-# By how much new words must raise the mean reciprocal rank of the translation among so many sentences.
-_GAIN, _SEARCHED = 0.01, 500
+# By how much new words must raise the mean reciprocal rank of the translation.
+_GAIN = 0.01
 
 
 def choose_words(
@@ -40,7 +40,7 @@ def choose_words(
     language: str,
     teacher_language: str = "en",
     *,
-    max_pairs: int = 1000,
+    max_pairs: int = 400,
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> Vocabulary:
@@ -60,7 +60,7 @@ def choose_words(
         learn (`Callable`): learns new words from sentence pairs, as [`learn_vocabulary`] does.
         teacher ([`OpticalModel`]), teacher_processor ([`OpticalProcessor`]): read the translations.
         language (`str`), teacher_language (`str`, defaults to `"en"`): keys of the `translation` feature.
-        max_pairs (`int`, defaults to 1000): maximum number of pairs to hold out; at most half of them are.
+        max_pairs (`int`, defaults to 400): maximum number of pairs to hold out; at most half of them are.
         batch_size (`int`, defaults to 64), show_progress (`bool`, defaults to `False`): for encoding.
 
     Returns:
@@ -153,8 +153,7 @@ def _compare(
 
 def _reciprocal_rank(sentences: list[ReadSentence], translations: list[ReadSentence]) -> float:
     """Mean reciprocal rank of the translations of some sentences, by late interaction."""
-    rows = np.linspace(0, len(sentences) - 1, min(len(sentences), _SEARCHED)).astype(int)
-    queries, documents = ([side[row].vectors.float() for row in rows] for side in (sentences, translations))
+    queries, documents = ([sentence.vectors.float() for sentence in side] for side in (sentences, translations))
     scores = maxsim(queries, documents)
     return float((1.0 / (scores >= scores.diagonal()[:, None]).sum(1)).mean())
 
