@@ -4,6 +4,9 @@ Packaging of hf_optical. Tool settings (ruff, pytest) live in pyproject.toml.
 Lower bounds are the versions that pass the tests together (`tests/compatibility.py`), but for that of torch.
 """
 
+import os
+import posixpath
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -29,6 +32,16 @@ EXTRAS = {
     ],
     # The Qdrant engine of an index: a server, or a folder through qdrant-edge.
     "qdrant": ["qdrant-client>=1.20", "qdrant-edge-py>=0.9", "sqlglot>=27.0"],
+    # `mkdocs build --strict`, and the tests of tests/docs.
+    "docs": [
+        "check-jsonschema>=0.37",
+        "codespell>=2.4",
+        "mkdocs>=1.6.1",
+        "mkdocs-awesome-nav>=3.3",
+        "mkdocs-material>=9.7",
+        "mkdocstrings-python>=2.0",
+        "nbconvert>=7.16",
+    ],
     # `hf-optical serve`.
     "serve": ["fastapi>=0.118", "prometheus-client>=0.22", "uvicorn>=0.35"],
     # examples/space.
@@ -60,12 +73,37 @@ EXTRAS["test"] = [
 # The site. Not needed by tests.
 EXTRAS["docs"] = ["mkdocs-jupyter>=0.25"]
 
+# Where the documentation is published, such as https://example.org/hf_optical; also read by mkdocs.yml.
+SITE = os.environ.get("HF_OPTICAL_SITE", "").rstrip("/")
+
+
+def readme() -> str:
+    """The README for the package index, where relative links are dead: they lead to the site, or become plain text."""
+
+    def absolute(match: re.Match) -> str:
+        image, text, target = match.groups()
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        page, mark, anchor = target.partition("#")
+        if not SITE or not page.startswith("docs/"):
+            return "" if image else text
+        page = re.sub(r"(^|/)(README|index)\.md$", r"\1", page.removeprefix("docs/"))
+        page = re.sub(r"\.(md|ipynb)$", "/", page)
+        return f"{image}[{text}]({posixpath.join(SITE, page)}{mark}{anchor})"
+
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    parts = re.split(r"(^```.*?^```)", text, flags=re.DOTALL | re.MULTILINE)
+    link = r"(!?)\[((?:[^\[\]]|\[[^\]]*\](?:\([^)]*\))?)*)\]\(([^)\s]+)\)"
+    return "".join(part if part.startswith("```") else re.sub(link, absolute, part) for part in parts)
+
+
 setup(
     name="hf_optical",
     version="0.1.0.dev0",
     description="Teach a late-interaction retriever a new language from translated sentences, and keep its index.",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=readme(),
     long_description_content_type="text/markdown",
+    project_urls={"Documentation": SITE} if SITE else {},
     license="Apache-2.0",
     python_requires=">=3.10",
     package_dir={"": "src", "hf_optical.hub_cards": "hub_cards"},

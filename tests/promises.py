@@ -7,6 +7,8 @@ from pathlib import Path
 
 
 REPOSITORY = Path(__file__).parent.parent
+# Sections in the order of the page; others follow.
+SECTIONS = ["Stopping anywhere", "Safety", "Numbers", "Text", "Several processes", "Load and resources", "Compatibility"]
 PAGE = REPOSITORY / "docs" / "guide" / "reliability.md"
 
 
@@ -20,7 +22,8 @@ def promises() -> dict[str, dict[str, list[str]]]:
                     section, text = (ast.literal_eval(argument) for argument in decorator.args)
                     name = f"{path.relative_to(REPOSITORY).as_posix()}::{node.name}"
                     found.setdefault(section, {}).setdefault(text, []).append(name)
-    return found
+    order = [*SECTIONS, *found]
+    return {section: found[section] for section in sorted(found, key=order.index)}
 
 
 def tables() -> str:

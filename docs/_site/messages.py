@@ -111,10 +111,10 @@ def _pieces(part: ast.expr, scopes: list[ast.AST], functions: dict[str, ast.Func
     """The texts of a part of an f-string: of a name that was given the result of a function with `:=`, all of them."""
     if isinstance(part, ast.Constant):
         return [str(part.value)]
-    for each in (each for scope in scopes for each in ast.walk(scope)):
-        named = isinstance(each, ast.NamedExpr) and isinstance(part, ast.FormattedValue)
-        if named and ast.dump(each.target).replace("Store", "Load") == ast.dump(part.value):
-            return [*_texts(each.value, scopes, functions)] or [GAP]
+    if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name) and scopes:
+        for each in ast.walk(scopes[0]):
+            if isinstance(each, ast.NamedExpr) and each.target.id == part.value.id:
+                return [*_texts(each.value, scopes, functions)] or [GAP]
     return [GAP]
 
 

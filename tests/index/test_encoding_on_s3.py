@@ -96,7 +96,7 @@ def test_cut_connection_ends_the_run_which_can_be_continued(server, uri, tiny, t
     assert ids_of(uri) == corpus_ids(SIZES)
 
 
-@pytest.mark.promise("Secrets", "Keys of object storage are in no message.")
+@pytest.mark.promise("Safety", "Keys of object storage are in no message.")
 @pytest.mark.parametrize(
     ("place", "environment", "message"),
     [

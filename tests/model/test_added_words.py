@@ -46,7 +46,7 @@ def ids(processor: OpticalProcessor, text: str) -> list[int]:
 @pytest.mark.parametrize("base", sorted({*KINDS} - {"bpe"}), indirect=True)
 @pytest.mark.parametrize("text", ["Ni {}? Ni tu.", "{}. {}, tu", "tu {}'ni {}...", "{}"])
 @pytest.mark.promise(
-    "words", "A new word changes no token around it: before punctuation there is no stray space token."
+    "Text", "A new word changes no token around it: before punctuation there is no stray space token."
 )
 def test_tokens_around_a_new_word_are_those_of_the_base(base, text):
     """As they are around a word that the base has as one token."""

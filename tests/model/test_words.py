@@ -37,7 +37,7 @@ def words(text: str, joined_by=None) -> list[str]:
     ],
 )
 @pytest.mark.promise(
-    "words", "Every part of the library cuts text into the same words, in composed and decomposed text."
+    "Text", "Every part of the library cuts text into the same words, in composed and decomposed text."
 )
 def test_words_are_letters_digits_and_marks_between_spaces_and_punctuation(text, expected):
     assert words(text) == expected
