@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -88,8 +89,9 @@ def _json_lines(rows: list[dict]) -> bytes:
 @pytest.fixture(scope="module")
 def packs(files) -> Path:
     """Packs before training, whose new words come from the sentence pairs."""
+    pack = untrained_pack("sw")
     for code in ("sw", "ha"):
-        untrained_pack(code).save_pretrained(files / "outputs" / code)
+        replace(pack, language=code).save_pretrained(files / "outputs" / code)
     return files
 
 
