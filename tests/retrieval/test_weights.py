@@ -120,7 +120,7 @@ def test_wrong_weights_are_refused(weighing):
     for weights, message in (
         (ones[:1], "weights must have one entry for each of the 2 queries, got 1"),
         ([ones[0], ones[1][:-1]], rf"weights\[1\] must have one entry for each of the {len(plain[1])} tokens"),
-        ([-ones[0], ones[1]], r"weights\[0\] must be finite numbers from 0, got \[-1.0\]"),
+        ([-ones[0], ones[1]], r"weights\[0\] must be finite numbers from 0, got -1.0"),
         ([ones[0], ones[1] * torch.nan], r"weights\[1\] must be finite numbers from 0"),
         ("tfidf", "weights must be 'idf'.*got 'tfidf'"),
     ):
@@ -131,5 +131,5 @@ def test_wrong_weights_are_refused(weighing):
     with pytest.raises(ValueError, match="train it again"):
         OpticalRetriever(weighing.model, weighing.processor).encode_queries(TEXTS, language="base", weights="idf")
     assert WEIGHTS == ("idf",)
-    with pytest.raises(ValueError, match=r"weights\[0\] must be finite numbers from 0, got \[inf\]"):
+    with pytest.raises(ValueError, match=r"weights\[0\] must be finite numbers from 0, got inf"):
         apply_weights(plain[:1], [ones[0] * torch.inf])

@@ -85,6 +85,7 @@ def apply_weights(vectors: Sequence[Tensor], weights: Iterable[Tensor]) -> list[
                 f"shape {tuple(own.shape)}"
             )
         # A negative weight would turn the maximum of MaxSim into a minimum.
-        if not ((own >= 0) & own.isfinite()).all():
-            raise ValueError(f"weights[{position}] must be finite numbers from 0, got {own[~(own >= 0)][:1].tolist()}")
+        valid = (own >= 0) & own.isfinite()
+        if not valid.all():
+            raise ValueError(f"weights[{position}] must be finite numbers from 0, got {own[~valid][0].item()}")
     return [own[:, None] * rows for own, rows in zip(given, vectors, strict=True)]
