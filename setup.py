@@ -70,8 +70,6 @@ EXTRAS["test"] = [
     "types-regex>=2025.10",
     "types-tqdm>=4.66",
 ]
-# The site. Not needed by tests.
-EXTRAS["docs"] = ["mkdocs-jupyter>=0.25"]
 
 # Where the documentation is published, such as https://example.org/hf_optical; also read by mkdocs.yml.
 SITE = os.environ.get("HF_OPTICAL_SITE", "").rstrip("/")

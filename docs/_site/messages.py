@@ -128,7 +128,8 @@ def page(explained: dict[str, str]) -> str:
     lines = [
         "# All messages",
         "",
-        f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after the "
+        f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after "
+        "the "
         "arrow says what to do, as the message itself does.",
     ]
     room = ""

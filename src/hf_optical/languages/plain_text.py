@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,11 +63,13 @@ def learn_from_text(
     Add words of plain text to new words, with rows that follow from their neighbours in the text.
 
     Skip-gram vectors with subwords (fastText) are mapped onto the rows by orthogonal Procrustes over the words that
-    have a row (Smith et al. 2017, arXiv 1702.03859). Words that are held out from the mapping decide which words get a
-    row: those whose mapped vector is as close to a known row as it must be for held-out words to come closer to their
-    own row than what is read in their place. That is a known word of similar spelling ([`NearestWords`]), or else the
-    word's pieces; the two are decided on separately. Words that are mostly written with a capital get no row, as they
-    are likely names.
+    have a row (Smith et al. 2017, arXiv 1702.03859). If a known word is spelled similarly ([`NearestWords`]), as other
+    forms of the same stem are, the row is in the middle between the mapped vector and that word's.
+
+    Words that are held out from the mapping decide which words get a row: those whose mapped vector is as close to a
+    known row as it must be for held-out words to come closer to their own row than what is read in their place, the
+    word of similar spelling or else pieces; the two are decided on separately. Words that are mostly written with a
+    capital get no row, as they are likely names.
 
     Args:
         model ([`OpticalModel`]), processor ([`OpticalProcessor`]): the base.
@@ -103,17 +105,18 @@ def learn_from_text(
     vectors = fast_text(sentences, min_count=min_count, workers=1, seed=seed, **_VECTORS).wv
     anchors, rows = [vocabulary.tokens[place] for place in places], vocabulary.rows[places].float().numpy()
     thresholds = _thresholds(anchors, vectors[anchors], rows, model, tokenizer)
-    mapped, closeness = _Map(vectors[anchors], rows)(vectors[new])
-    by_spelling = NearestWords(vocabulary.tokens, tokenizer)
-    similar = np.array([by_spelling.nearest(word) is not None for word in new])
-    kept = np.flatnonzero(closeness >= np.where(similar, *reversed(thresholds)))[:room]
+    mapping = _Map(vectors[anchors], rows)
+    similar = _similar(new, vocabulary.tokens, vocabulary.rows.float().numpy(), tokenizer)
+    mapped, closeness = mapping(vectors[new], similar)
+    has_similar = np.array([row is not None for row in similar])
+    kept = np.flatnonzero(closeness >= np.where(has_similar, *reversed(thresholds)))[:room]
     logger.info(
         "Of %d frequent words of the plain text without a row, %d get one from their neighbours, such as %s.",
         len(new),
         len(kept),
         ", ".join(new[place] for place in kept[:5]) or "none",
     )
-    added = torch.from_numpy(mapped[kept]).to(vocabulary.rows)
+    added = torch.from_numpy(mapping.rows_of(mapped[kept])).to(vocabulary.rows)
     tokens = [*vocabulary.tokens, *(new[place] for place in kept)]
     return replace(vocabulary, tokens=tokens, rows=torch.cat([vocabulary.rows, added]))
 
@@ -132,14 +135,32 @@ class _Map:
         """Unit vectors of rows from their mean, `(words, hidden)`."""
         return _unit(rows - self._to)
 
-    def directions(self, vectors: np.ndarray) -> np.ndarray:
-        """Unit vectors `(words, hidden)` from the mean of the rows."""
-        return _unit(_unit(vectors - self._from) @ self._turn)
+    def __call__(self, vectors: np.ndarray, similar: Sequence[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Map vectors, `(words, size)`, each with the row of a word of similar spelling if there is one.
 
-    def __call__(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows, `(words, hidden)`, and the cosine of each with the closest known row, `(words,)`."""
-        directions = self.directions(vectors)
-        return self._to + self._length * directions, (directions @ self.rows.T).max(1)
+        Returns unit vectors from the mean of the rows, `(words, hidden)`, and how close to a known row the part from
+        the text is, a cosine, `(words,)`.
+        """
+        mapped = _unit(_unit(vectors - self._from) @ self._turn)
+        closeness = (mapped @ self.rows.T).max(1)
+        places = [place for place, row in enumerate(similar) if row is not None]
+        if places:
+            mapped[places] += self.centred(np.stack([row for row in similar if row is not None]))
+        return _unit(mapped), closeness
+
+    def rows_of(self, directions: np.ndarray) -> np.ndarray:
+        """Rows of a usual length in these directions from the mean, `(words, hidden)`."""
+        return self._to + self._length * directions
+
+
+def _similar(
+    words: Iterable[str], known: Sequence[str], rows: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> list[np.ndarray | None]:
+    """The row of the known word that is read in place of each word, if any is spelled similarly."""
+    nearest, places = NearestWords(known, tokenizer), {word: place for place, word in enumerate(known)}
+    found = map(nearest.nearest, words)
+    return [None if word is None else rows[places[word]] for word in found]
 
 
 def _thresholds(
@@ -148,18 +169,19 @@ def _thresholds(
     """The closeness from which on rows help words without a known word of similar spelling, and those with one."""
     held_out = np.arange(len(words)) % _EVERY == 0
     mapping = _Map(vectors[~held_out], rows[~held_out])
-    directions, (_, closeness) = mapping.directions(vectors[held_out]), mapping(vectors[held_out])
-    others = {word: row for word, row, out in zip(words, rows, held_out, strict=True) if not out}
-    by_spelling, weight = NearestWords([*others], tokenizer), word_embedding(model).weight.detach()
-    similar, readings = [], []
-    for word in (word for word, out in zip(words, held_out, strict=True) if out):
-        nearest = by_spelling.nearest(word)
-        similar.append(nearest is not None)
-        pieces = tokenizer(word, add_special_tokens=False)["input_ids"]
-        readings.append(weight[pieces].float().mean(0).cpu().numpy() if nearest is None else others[nearest])
-    own, read = mapping.centred(rows[held_out]), mapping.centred(np.stack(readings))
-    gains = ((directions - read) * own).sum(1)
-    without, having = (np.flatnonzero(np.array(similar) == kind) for kind in (False, True))
+    out, others = (
+        [word for word, is_out in zip(words, held_out, strict=True) if is_out == kind] for kind in (True, False)
+    )
+    similar = _similar(out, others, rows[~held_out], tokenizer)
+    weight = word_embedding(model).weight.detach()
+    pieces = [
+        weight[tokenizer(word, add_special_tokens=False)["input_ids"]].float().mean(0).cpu().numpy() for word in out
+    ]
+    readings = [piece if row is None else row for row, piece in zip(similar, pieces, strict=True)]
+    directions, closeness = mapping(vectors[held_out], similar)
+    gains = ((directions - mapping.centred(np.stack(readings))) * mapping.centred(rows[held_out])).sum(1)
+    has_similar = np.array([row is not None for row in similar])
+    without, having = np.flatnonzero(~has_similar), np.flatnonzero(has_similar)
     return _threshold(closeness[without], gains[without]), _threshold(closeness[having], gains[having])
 
 
