@@ -129,8 +129,7 @@ def page(explained: dict[str, str]) -> str:
         "# All messages",
         "",
         f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after "
-        "the "
-        "arrow says what to do, as the message itself does.",
+        "the arrow says what to do, as the message itself does.",
     ]
     room = ""
     for message in messages():
