@@ -109,7 +109,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             the same.
         monolingual_texts (sequence of `str`, *optional*):
             Plain text in the new language; for several a `dict`: language -> texts. Its words repair typing errors,
-            and those that the pairs and dictionaries never showed may get rows ([`learn_from_text`]).
+            and with `rows_from_text`, those that the pairs and dictionaries never showed get rows.
         callbacks (`list[transformers.TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
             Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
