@@ -213,9 +213,12 @@ def add_packs(
             plain = [text for language in members for text in (texts or {}).get(language, ())]
             if plain:
                 if args.rows_from_text:
-                    shown = [*frequent, *(known["translations"] if known else ())]
-                    options = {"max_words": args.new_words, "seed": args.seed}
-                    vocabulary = learn_from_text(model, processor, vocabulary, plain, shown, **options)
+                    without_row = [*frequent, *(known["translations"] if known else ())]
+                    vocabulary = learn_from_text(
+                        *(model, processor, vocabulary, plain, without_row),
+                        max_words=args.new_words,
+                        seed=args.seed,
+                    )
                 known = add_counts(known, count_known(processor, plain))
             if relative is not None:
                 vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -154,7 +154,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
         english_texts: Sequence[str] | None = None,
-        monolingual_texts: Sequence[str] | dict[str, Sequence[str]] | None = None,
+        monolingual_texts: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         **unsupported: Any,
@@ -250,7 +250,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             text_words=text_words,
             switched=made,
             projection=projection,
-            init_pack=relative and describe(relative, args.init_pack or ""),
+            init_pack=None if relative is None else describe(relative, args.init_pack or ""),
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
