@@ -21,7 +21,11 @@ from docstrings import PACKAGE, markdown, outside_code, prefer_imported, public_
 
 REPOSITORY = Path(__file__).parents[2]
 # Pages whose text is a file of the repository.
-COPIES = {"index.md": "README.md", "maintainers/changelog.md": "CHANGELOG.md", "maintainers/contributing.md": "CONTRIBUTING.md"}
+COPIES = {
+    "index.md": "README.md",
+    "maintainers/changelog.md": "CHANGELOG.md",
+    "maintainers/contributing.md": "CONTRIBUTING.md",
+}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 

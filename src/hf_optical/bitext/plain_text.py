@@ -90,8 +90,8 @@ def check_language(
         )
     if total < FEWEST_WORDS:
         logger.warning(
-            "The plain text for %s has only %d words, from which no new word can be learned (%d are needed); it "
-            "serves to repair typing errors alone.",
+            "The plain text for %s has only %d words, from which no new word can be learned (%d are needed); expect "
+            "little from it.",
             language,
             total,
             FEWEST_WORDS,

@@ -22,7 +22,6 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
         "train_file": ("FILE", "sentence pairs: CSV, TSV, JSON lines, Parquet, TMX, or aligned text files"),
         "dictionary": ("FILE", "dictionaries in MUSE's format, with sentence pairs or without"),
         "english_file": ("FILE", "texts to learn from with a dictionary alone (default: those of --eval_dir)"),
-        "monolingual_file": ("FILE", "plain text in the language, next to pairs or a dictionary"),
         "dataset_name": ("ID", "dataset on the Hub, in place of the files"),
         "student_column": ("NAME", "column in the new language, if its name is not the code"),
         "teacher_column": ("NAME", "column in English, if its name is not the code"),
@@ -31,7 +30,6 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
     "model": {
         "student_model": ("BASE", "folder or Hub id of the base of the pack (default: all-MiniLM-L6-v2)"),
         "teacher_model": ("BASE", "folder or Hub id of the teacher, which encodes the index (default: the base)"),
-        "init_pack": ("PACK", "folder or Hub id of a related language's pack to start from"),
         "method": ("NAME", "training objective: ot, greedy, sentence, code_switch or hybrid (default: ot)"),
     },
     "training": {

@@ -109,6 +109,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Whether to train on sentence pairs whose sentences are probably no translations of each other
             ([`rank_by_cost`]). By default a pack that learns by alignment leaves them out, if there are more than 3 %.
         train_all_weights (`bool`, defaults to `False`): Train the whole student instead of a LoRA adapter.
+        rows_from_text (`bool`, defaults to `False`):
+            Whether words of plain text in the language (`monolingual_texts`) that the pairs and dictionaries never
+            showed get rows ([`learn_from_text`]), for which gensim is needed. By default they repair typing errors.
         init_pack (`str`, *optional*):
             Folder or Hub id of the pack of a related language to start from: its adapter, and its rows of words that
             the new language has no evidence of. It must have the same base. Its adapter has a rank and targets of its
@@ -176,6 +179,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     dictionary: list[str] | None = option(
         None, "Dictionaries of the new language and English, in MUSE's format; with or without sentence pairs."
     )
+    rows_from_text: bool = option(False, "Learn rows for words of --monolingual_file that nothing else taught.")
     init_pack: str | None = option(None, "Folder or Hub id of a related language's pack to start from.")
     new_words: int | None = option(
         None, "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."

@@ -52,7 +52,7 @@ def check_texts(
                 words |= count_known(processor, islice(iter_sentences(pairs[language], code), _COMPARED))
             known.append(words)
         counts = count_known(processor, own)
-        check_language(counts, *known, language, args.teacher_language)
+        check_language(counts, known[0], known[1], language, args.teacher_language)
         found[language] = sum(counts.values())
     return found
 

@@ -247,16 +247,13 @@ def add_packs(
             frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
             plain = [text for language in members for text in (texts or {}).get(language, ())]
             if plain:
-                english = known["translations"] if known else {}
-                vocabulary = learn_from_text(
-                    model,
-                    processor,
-                    vocabulary,
-                    plain,
-                    [*frequent, *english],
-                    max_words=args.new_words,
-                    seed=args.seed,
-                )
+                if args.rows_from_text:
+                    without_row = [*frequent, *(known["translations"] if known else ())]
+                    vocabulary = learn_from_text(
+                        *(model, processor, vocabulary, plain, without_row),
+                        max_words=args.new_words,
+                        seed=args.seed,
+                    )
                 known = add_counts(known, count_known(processor, plain))
             if relative is not None:
                 vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)

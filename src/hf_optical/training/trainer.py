@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             the same.
         monolingual_texts (sequence of `str`, *optional*):
             Plain text in the new language; for several a `dict`: language -> texts. Its words repair typing errors,
-            and those that the pairs and dictionaries never showed may get rows ([`learn_from_text`]).
+            and with `rows_from_text`, those that the pairs and dictionaries never showed get rows.
         callbacks (`list[transformers.TrainerCallback]`, *optional*): As in [`~transformers.Trainer`].
         optimizers (`tuple`, defaults to `(None, None)`):
             Optimizer and schedule for the weights of an open `model`, with `train_all_weights`. The weights of a pack
@@ -156,7 +156,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         loss: nn.Module | None = None,
         triples: Dataset | None = None,
         english_texts: Sequence[str] | None = None,
-        monolingual_texts: Sequence[str] | dict[str, Sequence[str]] | None = None,
+        monolingual_texts: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
         **unsupported: Any,
@@ -255,7 +255,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             text_words=text_words,
             switched=made,
             projection=projection,
-            init_pack=relative and describe(relative, args.init_pack or ""),
+            init_pack=None if relative is None else describe(relative, args.init_pack or ""),
         )
         # Means of training and of evaluation, and the weight of each pair in the batch.
         self._means = {True: PairMeans(), False: PairMeans()}
