@@ -172,7 +172,7 @@ def definition(entry: str) -> str:
     description = inspect.cleandoc(entry[end + 1 :])
     # Several parameters may share an entry.
     head = re.sub(r"(^|\), |^[\w*., ]*, )(\*{0,2}[\w.]+)(?= \(|, |$)", r"\1`\2`", head)
-    indented = description.replace("\n", "\n    ")
+    indented = description.replace("\n", "\n    ").replace("    \n", "\n")
     return f"{head}\n:   {indented}"
 
 
