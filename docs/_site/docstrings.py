@@ -151,7 +151,9 @@ def markdown(docstring: str, find: Any) -> str:
             body = inspect.cleandoc("\n".join(lines[1:end]))
             if title in _LISTS:
                 body = "\n\n".join(definition(entry) for entry in entries(body))
-            parts.append(f"**{(_LISTS | _TEXTS)[title]}**\n{{ .docstring-section }}\n\n{body}\n")
+            heading = f"**{(_LISTS | _TEXTS)[title]}**\n{{ .docstring-section }}\n"
+            # An example that is not indented follows by itself.
+            parts.append(f"{heading}\n{body}\n" if body else heading)
             lines = lines[end:]
         else:
             parts.append(lines.pop(0))
@@ -172,7 +174,7 @@ def definition(entry: str) -> str:
     description = inspect.cleandoc(entry[end + 1 :])
     # Several parameters may share an entry.
     head = re.sub(r"(^|\), |^[\w*., ]*, )(\*{0,2}[\w.]+)(?= \(|, |$)", r"\1`\2`", head)
-    indented = description.replace("\n", "\n    ")
+    indented = description.replace("\n", "\n    ").replace("    \n", "\n")
     return f"{head}\n:   {indented}"
 
 

@@ -37,7 +37,7 @@ def test_every_message_says_what_to_do_or_is_explained():
 def test_messages_are_found_in_every_form(tmp_path, monkeypatch):
     (tmp_path / "room").mkdir()
     (tmp_path / "room" / "file.py").write_text(
-        "END = 'closed: {}'\n"
+        "END = 'it is closed: {}'\n"
         "def reason(x):\n    return f'is {x} long' if x else 'is no folder'\n"
         "def f(x, self):\n"
         "    if x == 1: raise ValueError(f'x must be 1, got {x}')\n"
@@ -51,7 +51,7 @@ def test_messages_are_found_in_every_form(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "SOURCE", tmp_path)
     found = {message.text: message for message in messages.messages()}
     assert set(found) == {
-        *("x must be 1, got …", "closed: …", "… is … long; stop", "… is no folder; stop", "too many words", "no word")
+        *("x must be 1, got …", "it is closed: …", "… is … long; stop", "… is no folder; stop", "too many words", "no word")
     }
     message = found["… is no folder; stop"]
     assert (message.room, message.kind, message.parts) == ("room", "KeyError", ("… is no folder", "stop"))
