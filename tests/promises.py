@@ -8,7 +8,15 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 # Sections in the order of the page; others follow.
-SECTIONS = ["Stopping anywhere", "Safety", "Numbers", "Text", "Several processes", "Load and resources", "Compatibility"]
+SECTIONS = [
+    "Stopping anywhere",
+    "Safety",
+    "Numbers",
+    "Text",
+    "Several processes",
+    "Load and resources",
+    "Compatibility",
+]
 PAGE = REPOSITORY / "docs" / "guide" / "reliability.md"
 
 

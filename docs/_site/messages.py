@@ -97,7 +97,8 @@ def _texts(node: ast.expr, scopes: list[ast.AST], functions: dict[str, ast.Funct
             values = [
                 each.value
                 for each in ast.walk(scope)
-                if isinstance(each, ast.Assign) and any(isinstance(t, ast.Name) and t.id == node.id for t in each.targets)
+                if isinstance(each, ast.Assign)
+                and any(isinstance(t, ast.Name) and t.id == node.id for t in each.targets)
             ]
             for value in values:
                 if not isinstance(value, ast.Name):
@@ -127,8 +128,8 @@ def page(explained: dict[str, str]) -> str:
     lines = [
         "# All messages",
         "",
-        f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after the "
-        "arrow says what to do, as the message itself does.",
+        f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after "
+        "the arrow says what to do, as the message itself does.",
     ]
     room = ""
     for message in messages():

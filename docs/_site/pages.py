@@ -16,12 +16,16 @@ from nbconvert import MarkdownExporter
 sys.path.insert(0, str(Path(__file__).parent))
 
 import messages  # noqa: E402
-from docstrings import PACKAGE, outside_code, markdown, prefer_imported, public_names, rooms  # noqa: E402
+from docstrings import PACKAGE, markdown, outside_code, prefer_imported, public_names, rooms  # noqa: E402
 
 
 REPOSITORY = Path(__file__).parents[2]
 # Pages whose text is a file of the repository.
-COPIES = {"index.md": "README.md", "maintainers/changelog.md": "CHANGELOG.md", "maintainers/contributing.md": "CONTRIBUTING.md"}
+COPIES = {
+    "index.md": "README.md",
+    "maintainers/changelog.md": "CHANGELOG.md",
+    "maintainers/contributing.md": "CONTRIBUTING.md",
+}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -95,7 +99,10 @@ def reference() -> dict[str, str]:
         pages[f"reference/{room.path}.md"] = room_page(room)
         owners |= {room[name].final_target.path: f"{room.path}.{name}" for name in public_names(room)}
     rows = [_row(package[name], owners[package[name].final_target.path]) for name in public_names(package)]
-    listed = [f"| [`{path}`]({path}.md) | {_first_line(package[path.split('.')[1]])} |" for path in (Path(page).stem for page in pages)]
+    listed = [
+        f"| [`{path}`]({path}.md) | {_first_line(package[path.split('.')[1]])} |"
+        for path in (Path(page).stem for page in pages)
+    ]
     pages["reference/index.md"] = "\n".join(
         [
             "# Reference",

@@ -28,7 +28,11 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 def metadata(site: str) -> list:
     environment = {**os.environ, "HF_OPTICAL_SITE": site}
     output = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", METADATA], cwd=REPOSITORY, env=environment, check=True, capture_output=True
+        [sys.executable, "-W", "ignore", "-c", METADATA],
+        cwd=REPOSITORY,
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     return json.loads(output.stdout)
 

@@ -60,7 +60,7 @@ Example:
 >>> measure("[`Thing`]")
 ```
 """
-MARKDOWN = '''Measure a thing; see [`Thing`][hf_optical.room.Thing] and `list`.
+MARKDOWN = """Measure a thing; see [`Thing`][hf_optical.room.Thing] and `list`.
 
 **Parameters**
 { .docstring-section }
@@ -85,7 +85,7 @@ MARKDOWN = '''Measure a thing; see [`Thing`][hf_optical.room.Thing] and `list`.
 ```python
 >>> measure("[`Thing`]")
 ```
-'''
+"""
 
 
 def test_docstrings_keep_shapes_defaults_and_lists():
