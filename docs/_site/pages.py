@@ -57,8 +57,8 @@ def on_page_markdown(markdown, page, **kwargs):
         path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page.file.src_uri), target))
         if path not in pages:
             return match[0]
-        target = posixpath.relpath(pages[path], posixpath.dirname(page.file.src_uri) or ".")
-        return f"[{match[2]}]({target}{mark}{anchor})"
+        shown = posixpath.relpath(pages[path], posixpath.dirname(page.file.src_uri) or ".")
+        return f"[{match[2]}]({shown}{mark}{anchor})"
 
     return outside_code(markdown, lambda text: _LINK.sub(rewrite, text))
 

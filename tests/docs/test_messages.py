@@ -51,7 +51,14 @@ def test_messages_are_found_in_every_form(tmp_path, monkeypatch):
     monkeypatch.setattr(messages, "SOURCE", tmp_path)
     found = {message.text: message for message in messages.messages()}
     assert set(found) == {
-        *("x must be 1, got …", "it is closed: …", "… is … long; stop", "… is no folder; stop", "too many words", "no word")
+        *(
+            "x must be 1, got …",
+            "it is closed: …",
+            "… is … long; stop",
+            "… is no folder; stop",
+            "too many words",
+            "no word",
+        )
     }
     message = found["… is no folder; stop"]
     assert (message.room, message.kind, message.parts) == ("room", "KeyError", ("… is no folder", "stop"))
