@@ -66,7 +66,8 @@ def files(tmp_path_factory) -> Path:
     (folder / "english.txt").write_text((folder / "train.en").read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "sw-en.txt").write_text("maji\twater\nnyumba\thouse\nmtoto\tchild\nwatoto\tchildren\n", encoding="utf-8")
 
-    passages = [json.loads(line) for line in (DEMO / "retrieval" / "corpus.jsonl").open(encoding="utf-8")][:40]
+    lines = (DEMO / "retrieval" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()[:40]
+    passages = [json.loads(line) for line in lines]
     rows = [(row["_id"], row["text"], ("book", "news")[number % 2]) for number, row in enumerate(passages)]
     for name, part in {"documents": rows[:30], "new": rows[30:]}.items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
