@@ -48,7 +48,7 @@ def small(tiny, tmp_path) -> list:
     corpus = tmp_path / "corpus.jsonl.gz"
     corpus.write_bytes(gzip.compress((DEMO / "retrieval" / "corpus.jsonl").read_bytes()))
     return [
-        *("--teacher_model", tiny, "--student_model", tiny, "--language", "sw"),
+        *("--teacher_model", tiny, "--student_model", tiny, "--language", "sw", "--choose_words", "false"),
         *("--train_file", files["train"], "--validation_file", files["validation"]),
         *("--eval_dir", folder, "--eval_corpus", corpus, "--eval_split", "dev"),
         *("--output_dir", tmp_path / "out", "--max_steps", "4", "--save_steps", "2", "--save_strategy", "steps"),

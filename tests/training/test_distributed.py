@@ -38,7 +38,7 @@ TRAINED = {
     "two epochs": {"max_steps": -1, "num_train_epochs": 2, "cache_teacher": False},
     "cached": {"max_steps": -1, "num_train_epochs": 1, "side": "both", "anchor_weight": 0.5, "cache_teacher": True},
     "accumulated": {"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 3},
-    "two languages": {"language": ["sw", "lo"], "gradient_accumulation_steps": 2, "max_steps": 3},
+    "two languages": {"language": ["sw", "lo"], "gradient_accumulation_steps": 2, "max_steps": 6},
     "shared": {"language": ["sw", "lo"], "shared_pack": "eastern", "train_sampling_strategy": "group_by_length"},
 }
 # Documents are ranked within the batch of a process, so a batch of twice the size has another loss.
