@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 import torch
+from browser import chromium, playwright  # noqa: F401
 from tiny import REPOSITORY
 
 from hf_optical.transport import Sinkhorn, transport_plan
 
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-
 FIGURE = REPOSITORY / "docs" / "concepts" / "transport_figure.html"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        try:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"Chromium could not be started: {error}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(params=[1280, 390])

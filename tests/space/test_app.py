@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from browser import chromium, playwright  # noqa: F401
 from packs import make_pack
 from tiny import REPOSITORY, tiny_checkpoint
 
@@ -25,14 +26,11 @@ from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 pytest.importorskip("gradio", reason="the page needs gradio")
 pytest.importorskip("matplotlib", reason="the page draws with matplotlib")
 gradio_client = pytest.importorskip("gradio_client")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
 
 from hf_optical.space import app  # noqa: E402
 
 
 SPACE = REPOSITORY / "examples" / "space"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 # Invented words whose vectors become those of English words.
 MEANINGS = {"mzuqo": "water", "kitxbu": "market", "jofywe": "children"}
 QUESTION, ENGLISH = "jofywe at the kitxbu", "Children at the market"
@@ -106,17 +104,6 @@ def address(own) -> Iterator[str]:
     yield address
     process.terminate()
     process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        try:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        except playwright.Error as error:
-            pytest.skip(f"Chromium could not be started: {error}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

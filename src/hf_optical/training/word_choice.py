@@ -72,14 +72,13 @@ def choose_words(
         return vocabulary
     others = pairs.select(sorted({*range(len(pairs))} - {*held_out}))
     candidates = learn(others)
-    better: dict[str, list[float]] = {}
+    better: dict[str, list[float]] | None = {}
     if candidates.tokens:
         readers = (model, processor, teacher, teacher_processor)
         texts = (pairs.select(held_out), language, teacher_language)
-        compared = _compare(*readers, candidates, *texts, batch_size, show_progress)
-        if compared is None:
-            return Vocabulary([], vocabulary.rows[:0], vocabulary.first_id, vocabulary.rules)
-        better = compared
+        better = _compare(*readers, candidates, *texts, batch_size, show_progress)
+    if better is None:
+        return Vocabulary([], vocabulary.rows[:0], vocabulary.first_id, vocabulary.rules)
     counts = [count_known(processor, iter_sentences(each, language)) for each in (others, pairs)]
     chosen = _better(vocabulary.tokens, better, *counts)
     tokens = [vocabulary.tokens[word] for word in chosen]
@@ -130,11 +129,10 @@ def _compare(
         return None
     loss = fitted_loss(translations)
     unrelated = [translations[row] for row in other_rows(translations)]
-    contrasts = [
-        [apart - close for apart, close in zip(*(token_costs_of(loss, side, of) for of in ends), strict=True)]
-        for side in (in_pieces, in_words)
-        for ends in [(unrelated, translations)]
-    ]
+    contrasts = []
+    for side in (in_pieces, in_words):
+        apart, close = (token_costs_of(loss, side, others) for others in (unrelated, translations))
+        contrasts.append([far - near for far, near in zip(apart, close, strict=True)])
     spans = [token_spans(each, new, "query") for each in (pieces, words)]
     first = embedding.num_embeddings if vocabulary.first_id is None else vocabulary.first_id
     better: dict[str, list[float]] = defaultdict(list)
