@@ -23,7 +23,7 @@ SPELLING_RULES = 1
 # Where words may be known from, and their parts in the probability of a word.
 SOURCES = {"language": 0.9, "translations": 0.1, "documents": 0.02}
 # Prices of typing errors, as negative logarithms of their probability.
-_NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _DOUBLED, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.8, 8.0, 5.0, 3.1, 0.6
+_NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _DOUBLED, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.0, 8.0, 5.0, 3.1, 0.6
 # A word as it stands: what speaks for a known one, for one token of the base, for an unknown one, and for a name.
 _KNOWN, _ONE_TOKEN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, -12.5, -2.0, 0.8, 5.5
 # A word of another language: prices of being one, and of each letter.
@@ -126,13 +126,21 @@ class Spelling:
         return max(chances)
 
     def _better(self, word: str, name: bool) -> str | None:
-        most, needed = _most_errors(len(_fold(word))), self.as_it_stands(word) + _NAME * name
+        most, needed = _most_errors(len(_fold(word))), self.as_it_stands(word)
         # Few words are within two errors, so they are looked at first.
         for errors in sorted({min(2, most), most}):
             found = self.candidates(word, errors)
-            if found and found[0][1] > needed:
-                return found[0][0]
+            if name:
+                found = [(known, chance - _NAME * (known not in self._names)) for known, chance in found]
+            known, chance = max(found, key=lambda each: each[1], default=("", -math.inf))
+            if chance > needed:
+                return known
         return None
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """Words that both languages spell alike: names, and loan words."""
+        return {*self.known.get("language", ())} & {*self.known.get("translations", ())}
 
     @cached_property
     def _surfaces(self) -> set[str]:

@@ -266,6 +266,10 @@ class Workbench:
         return lambda texts, now: self.search(student.encode_queries(texts), now)
 
     def _late_interaction(self, cell: TestCell) -> System:
+        prompts = any(cell.method.settings.get(name) for name in ("query_prompt", "document_prompt"))
+        if not prompts and self.inputs.models_of(cell.method)["student"] == self.inputs.models["teacher"]:
+            # The teacher itself, whose documents every study encodes.
+            return self.search_with_teacher
         return self._off_the_shelf(cell, late_interaction_encoders)
 
     def _sentence_vectors(self, cell: TestCell) -> System:
