@@ -1,5 +1,5 @@
 """
-Fast linear maps in float32 on CPUs with AVX-512.
+Fast linear maps in float32 on CPUs with AVX-512 that are not made by Intel.
 
 PyTorch computes linear maps with MKL. On processors not made by Intel, MKL uses vectors of 256 bits even if 512 are
 available, at half the speed. Convolutions are computed with oneDNN, which uses the full width, and a linear map is a
@@ -8,8 +8,10 @@ convolution with a kernel of size one.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +20,23 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 
-_WIDE = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+def _made_by_intel() -> bool:
+    """Whether Linux or Windows names Intel as the maker of the processor."""
+    file = Path("/proc/cpuinfo")
+    return "GenuineIntel" in (file.read_text() if file.is_file() else platform.processor())
+
+
+_WIDE = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and not _made_by_intel()
+)
 # oneDNN needs 0.3 ms for every new size, which does not pay off for fewer rows.
 _MIN_ROWS = 256
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute `torch.nn.functional.linear`, up to rounding, faster for many rows in float32 on CPUs with AVX-512."""
+    """Compute `torch.nn.functional.linear`, up to rounding, faster for many rows in float32 on such CPUs."""
     many = weight.numel() and input.numel() >= _MIN_ROWS * input.shape[-1]
     exact = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     if not (_WIDE and many and exact):
