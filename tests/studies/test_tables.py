@@ -6,6 +6,7 @@ from study_records import MEASURE, record, references
 
 from hf_optical.errors import DataError
 from hf_optical.evaluation import compare_systems, gap_closed, holm
+from hf_optical.studies.robustness import robustness_curves
 from hf_optical.studies.tables import (
     MEAN,
     NOTHING,
@@ -16,7 +17,6 @@ from hf_optical.studies.tables import (
     language_pair_curves,
     places_of,
     pool_seeds,
-    robustness_curves,
 )
 
 

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ..losses import Geometry, OTAlignmentLoss
 from ..losses.inputs import unit_vectors
 from ..model import OpticalModel, OpticalProcessor
+from ..model.special_tokens import special_ids, words_mask
 from .frequency import inverse_document_frequency
 
 
@@ -50,7 +51,7 @@ def read_sentences(
 ) -> list[ReadSentence]:
     """Encode sentences as queries, with the active language pack of the model."""
     weights = inverse_document_frequency(processor, texts)
-    special = torch.tensor(sorted({*processor.tokenizer.all_special_ids} - {processor.tokenizer.unk_token_id}))
+    special = special_ids(processor)
     order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
     found: dict[int, ReadSentence] = {}
     training = model.training
@@ -59,8 +60,7 @@ def read_sentences(
     for start in tqdm(range(0, len(order), batch_size), desc="Reading pairs", disable=not show_progress):
         rows = order[start : start + batch_size]
         batch = processor.queries([texts[row] for row in rows])
-        words = batch["token_mask"] & ~torch.isin(batch["input_ids"], special)
-        words = torch.where(words.any(1, keepdim=True), words, batch["token_mask"])
+        words = words_mask(batch["input_ids"], batch["token_mask"], special)
         vectors = model(**{name: value.to(device) for name, value in batch.items()}).embeddings.cpu()
         for row, mask, own, ids in zip(rows, words, vectors, batch["input_ids"], strict=True):
             found[row] = ReadSentence(own[mask].half(), weights[ids[mask]], ids[mask], mask.nonzero()[:, 0])

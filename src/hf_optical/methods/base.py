@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from ..bitext.entries import Entries
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+from ..model.special_tokens import special_ids, words_mask
 from ..options import option
 
 
@@ -223,18 +223,3 @@ class PairReader:
         if not self.align_special_tokens:
             batch["token_mask"] = words_mask(batch["input_ids"], batch["token_mask"], special_ids(processor))
         return batch
-
-
-def words_mask(ids: Tensor, mask: Tensor, special: Tensor) -> Tensor:
-    """Leave special tokens out of a mask `(batch, tokens)`, but for a sentence that has no others."""
-    words = mask & ~torch.isin(ids, special)
-    # Transport needs some mass.
-    return torch.where(words.any(1, keepdim=True), words, mask)
-
-
-def special_ids(processor: OpticalProcessor) -> Tensor:
-    """Ids of special tokens and role markers, of shape `(ids,)`; the unknown token counts as a word."""
-    tokenizer = processor.tokenizer
-    markers = [marker for marker in (processor.query_marker, processor.document_marker) if marker is not None]
-    ids = {*tokenizer.all_special_ids, *map(tokenizer.convert_tokens_to_ids, markers)} - {tokenizer.unk_token_id}
-    return torch.tensor(sorted(ids))

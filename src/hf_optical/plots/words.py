@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..methods.base import special_ids
 from ..model import OpticalProcessor
+from ..model.special_tokens import special_ids
 from ..model.words import APOSTROPHE_OR_HYPHEN, Word, clusters, find_words
 from ..retrieval import OpticalRetriever
 

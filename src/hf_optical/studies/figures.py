@@ -20,6 +20,7 @@ from ..hub.results import measure_label
 from ..plots.style import COLOURS, GREY, MARKERS, styled
 from .kinds import FIXED_COLOURS, REFERENCES
 from .markdown import number
+from .robustness import robustness_curves
 from .store import Record
 from .tables import (
     MEAN,
@@ -35,7 +36,6 @@ from .tables import (
     places_of,
     pool_seeds,
     positions,
-    robustness_curves,
 )
 
 

@@ -15,6 +15,7 @@ from ..hub.results import measure_label
 from . import figures
 from .kinds import DESCRIBED, REFERENCES
 from .markdown import p_value
+from .robustness import compare_robustness, robustness_curves, robustness_scores
 from .settings import StudyConfig
 from .store import Record
 from .tables import (
@@ -24,7 +25,6 @@ from .tables import (
     Table,
     Tested,
     compare,
-    compare_robustness,
     data_size_curves,
     domain_matrices,
     first,
@@ -33,8 +33,6 @@ from .tables import (
     mean_over,
     places_of,
     pool_seeds,
-    robustness_curves,
-    robustness_scores,
 )
 
 

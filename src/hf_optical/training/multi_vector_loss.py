@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checks import check_choice
 from ..losses import OTAlignmentLoss
 from ..methods import OptimalTransport
-from ..methods.base import words_mask
+from ..model.special_tokens import words_mask
 from ..transport import Solver
 
 
