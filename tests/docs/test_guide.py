@@ -140,6 +140,6 @@ def test_published_studies_are_valid(path):
         load_study(path)
 
 
-def test_table_of_promises_is_up_to_date():
-    page = promises.PAGE.read_text(encoding="utf-8")
-    assert page.endswith(promises.tables()), "run `python tests/promises.py`"
+def test_lists_of_promises_are_up_to_date():
+    for name, text in promises.pages().items():
+        assert (promises.FOLDER / name).read_text(encoding="utf-8") == text, "run `python tests/promises.py`"
