@@ -110,13 +110,13 @@ def reference() -> dict[str, str]:
             "",
             f"Every public name, generated from the docstrings. `from {PACKAGE} import ...` gives:",
             "",
-            "| Name | |",
+            "| Name | Purpose |",
             "|---|---|",
             *rows,
             "",
-            "Each room of the library has further names, such as `from hf_optical.bitext import filter_bitext`:",
+            "The subpackages have further names, such as `from hf_optical.bitext import filter_bitext`:",
             "",
-            "| Room | |",
+            "| Subpackage | Purpose |",
             "|---|---|",
             *listed,
         ]
@@ -127,7 +127,7 @@ def reference() -> dict[str, str]:
 def room_page(room: griffe.Module) -> str:
     names = public_names(room)
     text = room.docstring.value if room.docstring else ""
-    head = [f"# {room.name}", "", text, "", "| Name | |", "|---|---|"]
+    head = [f"# {room.name}", "", text, "", "| Name | Purpose |", "|---|---|"]
     rows = [_row(room[name], f"{room.path}.{name}") for name in names]
     return "\n".join([*head, *rows, "", *(f"::: {room.path}.{name}" for name in names)])
 
