@@ -42,7 +42,8 @@ def pages() -> dict[str, str]:
             [
                 f"# {section}",
                 "",
-                f"{about} Each promise is held by the test of the same number at the end of the page.",
+                about,
+                "Each promise is checked by the test of the same number at the end of the page.",
                 "",
                 *(f"{number}. {text}" for number, text in enumerate(texts, 1)),
                 "",
