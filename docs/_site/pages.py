@@ -63,6 +63,13 @@ def on_page_markdown(markdown, page, **kwargs):
     return outside_code(markdown, lambda text: _LINK.sub(rewrite, text))
 
 
+def on_page_content(html, page, **kwargs):
+    """Let wide figures of measurements be scrolled on narrow screens, where they would be too small to read."""
+    if page.file.src_uri.startswith("measurements/"):
+        return re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="figure">\1</div>', html)
+    return html
+
+
 def copied_page(page: str, text: str) -> str:
     """A file at the root of the repository as a page: links to what the site does not hold become plain text."""
     pages = {source: path for path, source in COPIES.items()}
