@@ -26,6 +26,8 @@ COPIES = {
     "maintainers/changelog.md": "CHANGELOG.md",
     "maintainers/contributing.md": "CONTRIBUTING.md",
 }
+# Search shows explanations first and generated pages last.
+BOOSTS = {"how_to/": 4, "concepts/": 2, "reference/": 0.5, "measurements/studies/": 0.25}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -47,7 +49,10 @@ def troubleshooting() -> dict[str, str]:
 
 
 def on_page_markdown(markdown, page, **kwargs):
-    """Let links to a file of the repository lead to the page that shows it."""
+    """Let links to a file of the repository lead to the page that shows it; weigh pages for search."""
+    for folder, boost in BOOSTS.items():
+        if page.file.src_uri.startswith(folder):
+            page.meta["search"] = {"boost": boost}
     if page.file.src_uri in COPIES:
         return markdown
     pages = {source: path for path, source in COPIES.items()}
