@@ -69,9 +69,17 @@ def on_page_markdown(markdown, page, **kwargs):
 
 
 def on_page_content(html, page, **kwargs):
-    """Let wide figures of measurements be scrolled on narrow screens, where they would be too small to read."""
+    """
+    Keep options such as `--epsilon` on one line, and let wide figures of measurements be scrolled on narrow screens,
+    where they would be too small to read.
+    """
+    html = re.sub(
+        r"<code>[^<]*--[^<]*</code>",
+        lambda code: re.sub(r"--\w+", lambda option: f'<span class="option">{option[0]}</span>', code[0]),
+        html,
+    )
     if page.file.src_uri.startswith("measurements/"):
-        return re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="figure">\1</div>', html)
+        html = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="figure">\1</div>', html)
     return html
 
 
