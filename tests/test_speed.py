@@ -1,7 +1,7 @@
 """
 Minimum speed-up over other libraries, as the median of the ratios within each round.
 
-The bounds are far below the numbers in `docs/measurements/performance.md`; they detect accidental slowdowns.
+The bounds are far below the numbers in `docs/measurements/performance/`; they detect accidental slowdowns.
 """
 
 from __future__ import annotations

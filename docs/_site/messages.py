@@ -120,7 +120,7 @@ def _pieces(part: ast.expr, scopes: list[ast.AST], functions: dict[str, ast.Func
 
 def page(explained: dict[str, str]) -> str:
     """
-    All messages in Markdown, by room.
+    All messages in Markdown, by subpackage.
 
     Args:
         explained (mapping of `str` to `str`): Beginning of a message -> the page that explains it.
@@ -128,8 +128,8 @@ def page(explained: dict[str, str]) -> str:
     lines = [
         "# All messages",
         "",
-        f"Every message that the library raises, by room. `{GAP}` stands for what a message fills in. The text after "
-        "the arrow says what to do, as the message itself does.",
+        f"Every message that the library raises, by subpackage. `{GAP}` stands for what a message fills in. The "
+        "text after the arrow says what to do.",
     ]
     room = ""
     for message in messages():

@@ -26,6 +26,8 @@ COPIES = {
     "maintainers/changelog.md": "CHANGELOG.md",
     "maintainers/contributing.md": "CONTRIBUTING.md",
 }
+# Search shows explanations first and generated pages last.
+BOOSTS = {"how_to/": 4, "concepts/": 2, "reference/": 0.5, "measurements/studies/": 0.25}
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -47,7 +49,10 @@ def troubleshooting() -> dict[str, str]:
 
 
 def on_page_markdown(markdown, page, **kwargs):
-    """Let links to a file of the repository lead to the page that shows it."""
+    """Let links to a file of the repository lead to the page that shows it; weigh pages for search."""
+    for folder, boost in BOOSTS.items():
+        if page.file.src_uri.startswith(folder):
+            page.meta["search"] = {"boost": boost}
     if page.file.src_uri in COPIES:
         return markdown
     pages = {source: path for path, source in COPIES.items()}
@@ -61,6 +66,21 @@ def on_page_markdown(markdown, page, **kwargs):
         return f"[{match[2]}]({shown}{mark}{anchor})"
 
     return outside_code(markdown, lambda text: _LINK.sub(rewrite, text))
+
+
+def on_page_content(html, page, **kwargs):
+    """
+    Keep options such as `--epsilon` on one line, and let wide figures of measurements be scrolled on narrow screens,
+    where they would be too small to read.
+    """
+    html = re.sub(
+        r"<code>[^<]*--[^<]*</code>",
+        lambda code: re.sub(r"--\w+", lambda option: f'<span class="option">{option[0]}</span>', code[0]),
+        html,
+    )
+    if page.file.src_uri.startswith("measurements/"):
+        html = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="figure">\1</div>', html)
+    return html
 
 
 def copied_page(page: str, text: str) -> str:
@@ -110,13 +130,13 @@ def reference() -> dict[str, str]:
             "",
             f"Every public name, generated from the docstrings. `from {PACKAGE} import ...` gives:",
             "",
-            "| Name | |",
+            "| Name | Purpose |",
             "|---|---|",
             *rows,
             "",
-            "Each room of the library has further names, such as `from hf_optical.bitext import filter_bitext`:",
+            "The subpackages have further names, such as `from hf_optical.bitext import filter_bitext`:",
             "",
-            "| Room | |",
+            "| Subpackage | Purpose |",
             "|---|---|",
             *listed,
         ]
@@ -127,7 +147,7 @@ def reference() -> dict[str, str]:
 def room_page(room: griffe.Module) -> str:
     names = public_names(room)
     text = room.docstring.value if room.docstring else ""
-    head = [f"# {room.name}", "", text, "", "| Name | |", "|---|---|"]
+    head = [f"# {room.name}", "", text, "", "| Name | Purpose |", "|---|---|"]
     rows = [_row(room[name], f"{room.path}.{name}") for name in names]
     return "\n".join([*head, *rows, "", *(f"::: {room.path}.{name}" for name in names)])
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-import numpy
 import promises
 import pytest
 import torch
 from packs import untrained_pack
-from tiny import DEMO, REPOSITORY, demo_pairs
+from tiny import REPOSITORY, demo_pairs
 
-from hf_optical import LanguagePack, OpticalRetriever, load_bitext
-from hf_optical.methods import Method
+from hf_optical import LanguagePack, OpticalRetriever
 from hf_optical.studies import load_study
 
 
@@ -53,25 +51,18 @@ def test_index_snippets_run(pack, tmp_path, monkeypatch, capsys):
     scope: dict = {"__name__": "docs", "documents": [pair["en"] for pair in demo_pairs()[:50]]}
     for snippet in blocks("indexes.md", "python"):
         exec(compile(snippet, "indexes.md", "exec"), scope)
-    assert "mosquitoes" in capsys.readouterr().out and scope["small"].model.embedding_dim == 128
+    assert "mosquitoes" in capsys.readouterr().out
 
 
 # The trainer of sentence-transformers always pins memory.
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
-def test_interoperability_snippets_run(pack, tmp_path, monkeypatch, capsys):
+def test_interoperability_snippets_run(pack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
     pack.save_pretrained("outputs/sw")
-    # The PyLate snippet needs a separate environment; `interop/test_pylate.py` runs it.
-    snippets = [snippet for snippet in blocks("interoperability.md", "python") if "import models" not in snippet]
     scope: dict = {"__name__": "docs"}
-    for snippet in snippets:
+    for snippet in blocks("interoperability.md", "python"):
         exec(compile(snippet, "interoperability.md", "exec"), scope)
-    here, exported = capsys.readouterr().out.splitlines()[:2]
-    assert here == exported and here.startswith("Malaria is spread by mosquitoes.")
-    theirs = numpy.load("outputs/index.npz").values()
-    ours = scope["base"].encode_documents(scope["documents"])
-    assert all(torch.allclose(torch.from_numpy(a), b, rtol=0, atol=1e-6) for a, b in zip(theirs, ours, strict=True))
     further = LanguagePack.from_pretrained("outputs/sw-further")
     assert (further.vocabulary.rows - pack.vocabulary.rows).abs().max() > 0
     assert further.base_fingerprint == pack.base_fingerprint
@@ -104,21 +95,6 @@ def test_language_pack_snippets_run(tmp_path, monkeypatch, capsys):
     assert "maji water\n" in (tmp_path / "sw-en.txt").read_text(encoding="utf-8")
 
 
-def test_method_snippets_run(tiny, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Method, "registered", dict(Method.registered))
-    settings = {"language": "sw", "max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "use_cpu": True}
-    pairs = load_bitext(DEMO / "train.jsonl", "sw").select(range(20))
-    scope: dict = {"__name__": "docs", "student": tiny, "teacher": tiny, "pairs": pairs}
-    scope["settings"] = {**settings, "disable_tqdm": True, "logging_steps": 1}
-    for snippet in blocks("methods.md", "python"):
-        exec(compile(snippet, "methods.md", "exec", dont_inherit=True), scope)
-    log = next(log for log in scope["trainer"].state.log_history if "loss" in log)
-    assert log["loss_nearest"] == pytest.approx(log["loss"], abs=1e-4) and log["nearest_cosine"] > 0
-    card = (tmp_path / "outputs" / "sw" / "README.md").read_text(encoding="utf-8")
-    assert "pulled to the nearest token that the teacher reads in English" in card and "me2026nearest" in card
-
-
 def test_documented_study_keys_are_valid(tmp_path):
     (block,) = blocks("studies.md", "yaml")
     (tmp_path / "study.yaml").write_text(block, encoding="utf-8")
@@ -140,6 +116,6 @@ def test_published_studies_are_valid(path):
         load_study(path)
 
 
-def test_table_of_promises_is_up_to_date():
-    page = promises.PAGE.read_text(encoding="utf-8")
-    assert page.endswith(promises.tables()), "run `python tests/promises.py`"
+def test_lists_of_promises_are_up_to_date():
+    for name, text in promises.pages().items():
+        assert (promises.FOLDER / name).read_text(encoding="utf-8") == text, "run `python tests/promises.py`"

@@ -15,7 +15,9 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from packs import untrained_pack
 from tiny import DEMO, MINILM, REPOSITORY, demo_pairs
 
@@ -118,8 +120,18 @@ def test_snippets_run(page, folder, monkeypatch, capsys):
     scope: dict = {"__name__": "page"}
     for snippet in blocks(page, "python"):
         # Two steps show that training runs.
-        snippet = re.sub(r"num_train_epochs=\d+", "max_steps=2, use_cpu=True, report_to='none'", snippet)
+        short = "max_steps=2, logging_steps=1, use_cpu=True, report_to='none'"
+        snippet = re.sub(r"num_train_epochs=\d+", short, snippet)
         exec(compile(snippet, f"{page}.md", "exec", dont_inherit=True), scope)
+    if page == "how_to/keep_index":
+        theirs = [torch.from_numpy(vectors) for vectors in np.load("outputs/index.npz").values()]
+        assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(theirs, scope["after"], strict=True))
+        assert "mosquitoes" in capsys.readouterr().out
+    if page == "how_to/add_method":
+        log = next(log for log in scope["trainer"].state.log_history if "loss" in log)
+        assert log["loss_nearest"] == pytest.approx(log["loss"], abs=1e-4) and log["nearest_cosine"] > 0
+        card = Path("outputs/nearest/README.md").read_text(encoding="utf-8")
+        assert "pulled to the nearest token that the teacher reads in English" in card and "me2026nearest" in card
 
 
 def test_commands_parse(tmp_path, monkeypatch):

@@ -162,7 +162,7 @@ def test_snippets_on_page_and_cards_run(python, tmp_path):
     base = write_folder(tmp_path / "outputs" / "base", "bert", "nothing")
     write_card(base, kind="model", base_model="", languages=["sw"], details={}, repo_id=str(base))
     code = []
-    for page in (REPOSITORY / "docs" / "guide" / "interoperability.md", base / "README.md"):
+    for page in (REPOSITORY / "docs" / "how_to" / "keep_index.md", base / "README.md"):
         snippets = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         (snippet,) = [snippet for snippet in snippets if "from pylate" in snippet]
         code.append(snippet)

@@ -167,7 +167,7 @@ class EvaluatesAt(TrainerCallback):
 @pytest.mark.promise(
     "Numbers",
     "Logged means cover exactly the steps since the last log: evaluations and failed runs do not change them; with "
-    "several languages, every `eval_` number is a mean over the languages",
+    "several languages, every `eval_` number is a mean over the languages.",
 )
 def test_evaluation_between_logs_leaves_the_training_means_unchanged(make_trainer):
     evaluates = EvaluatesAt(3)
@@ -205,7 +205,7 @@ def test_failed_run_leaves_no_means_for_the_next(make_trainer):
     assert log["loss_alignment"] == pytest.approx(log["loss"], abs=1e-4)
 
 
-@pytest.mark.promise("Numbers", "Every evaluation covers all given pairs and evaluators")
+@pytest.mark.promise("Numbers", "Every evaluation covers all given pairs and evaluators.")
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_evaluation_covers_every_pair_with_dataloader_drop_last(make_trainer, held_out, batch_size):
     trainer = make_trainer(
@@ -216,7 +216,7 @@ def test_evaluation_covers_every_pair_with_dataloader_drop_last(make_trainer, he
     assert len(trainer.get_train_dataloader()) == 30 // 4
 
 
-@pytest.mark.promise("Numbers", "An optimizer or a schedule that would train nothing raises an error")
+@pytest.mark.promise("Numbers", "An optimizer or a schedule that would train nothing raises an error.")
 def test_optimizer_of_other_weights_raises(make_trainer, tiny):
     student, processor = OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
     settings = {"student": student, "processing_class": processor}

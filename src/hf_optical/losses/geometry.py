@@ -17,8 +17,8 @@ class Geometry:
     """
     Where the token vectors of a model lie, and how far the costs between the tokens of a sentence differ.
 
-    The vectors of many models lie in a narrow cone around their mean: any two tokens are similar, and the cosine cost
-    hardly tells a translation from another word. Costs of centered vectors do.
+    The vectors of many models lie in a narrow cone around their mean: any two tokens are similar, so cosine costs
+    hardly separate a translation from other words. Costs of centered vectors do.
 
     Attributes:
         mean (`Tensor` of shape `(dim,)`): mean of the unit vectors; zero if they are not centered.
