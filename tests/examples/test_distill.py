@@ -216,6 +216,7 @@ def test_invalid_arguments_end_with_one_line(small, change, message):
     assert "Traceback" not in result.stderr, result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_student_of_another_vector_size_is_projected(small, tmp_path):
     arguments = list(small)
     arguments[arguments.index("--teacher_model") + 1] = tiny_checkpoint(tmp_path / "teacher", projection_dim=16)

@@ -205,7 +205,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen:
     "Wherever a process is killed while it saves over a folder, the folder holds all the old files or all the new "
     "ones; discarded files are removed together with the old ones.",
 )
-@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("blocked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_kill_at_any_operation_leaves_all_old_or_all_new_files(tmp_path, blocked):
     """
     Kill the process at the first operation that Python audits, the second, and so on. With `blocked`, one of the new

@@ -81,7 +81,9 @@ class Replay(OTDistillationTrainer):
         return self.rows
 
 
-@pytest.mark.parametrize("settings", [{}, {"anchor_weight": 0.5, "sampling_temperature": 5.0}])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, marks=pytest.mark.slow), {"anchor_weight": 0.5, "sampling_temperature": 5.0}]
+)
 def test_pack_trained_with_others_equals_the_pack_trained_alone(make_two, make_trainer, two, settings):
     """Bit for bit: weights without gradient do not affect the clipped norm or the steps of AdamW."""
     settings = {"lr_scheduler_type": "constant", "warmup_steps": 0, "num_train_epochs": 2, **settings}
@@ -117,7 +119,7 @@ class StopAfter(TrainerCallback):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"shared_pack": "eastern"},
         pytest.param({"train_all_weights": True}, marks=pytest.mark.slow),
         {"train_sampling_strategy": "group_by_length", "sampling_temperature": 3.0},

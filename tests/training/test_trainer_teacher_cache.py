@@ -54,7 +54,14 @@ class StopAfter(TrainerCallback):
     "Several processes",
     "The teacher encodes a sentence once for all epochs, languages and runs; teachers never share vectors.",
 )
-@pytest.mark.parametrize("settings", [{}, {"side": "both"}, {"anchor_weight": 0.5, "side": "document"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"side": "both"}, marks=pytest.mark.slow),
+        {"anchor_weight": 0.5, "side": "document"},
+    ],
+)
 def test_every_sentence_is_encoded_once_and_the_losses_are_the_same(make_trainer, pairs, held_out, cache, settings):
     """Whatever the marginals, special tokens and roles."""
     settings = {"num_train_epochs": 2, "eval_strategy": "epoch", **settings}
@@ -192,7 +199,7 @@ def test_data_loader_workers_read_the_cache(make_trainer):
     assert losses(workers) == losses(alone)
 
 
-@pytest.mark.parametrize("emptied", [False, True])
+@pytest.mark.parametrize("emptied", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_resumed_run_gives_the_same_weights_bit_for_bit(make_trainer, tmp_path, emptied):
     """With the cache, or after it was deleted."""
     settings = {"num_train_epochs": 2, "disable_dropout": False, "save_strategy": "steps", "save_steps": 4}
