@@ -117,10 +117,17 @@ def test_another_teacher_shares_the_folder_but_no_vectors(make_trainer, tiny, pa
     assert len({shard.parent.parent for shard in shards(cache)}) == 2
 
 
+@pytest.mark.parametrize(("pairs", "epochs"), [(30, 3), (2801, 2), (4700, 1), (70_000, 1)])
+def test_many_pairs_are_read_less_often(pairs, epochs):
+    args, own = (OTDistillationConfig(language="sw", use_cpu=True, **own) for own in ({}, {"num_train_epochs": 2}))
+    for each in (args, own):
+        each.settle_epochs(pairs)
+    assert (args.num_train_epochs, args.cache_teacher, own.num_train_epochs) == (epochs, epochs > 1, 2)
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({}, True),
         ({"num_train_epochs": 1}, False),
         ({"num_train_epochs": 1.5}, True),
         ({"num_train_epochs": 3, "max_steps": 10}, False),

@@ -18,6 +18,8 @@ from .distributed import check_strategy
 
 # Sampling strategies that keep a batch in one language.
 _STRATEGIES = ("random", "group_by_length")
+# Longer training on this many sentence pairs (220 steps) makes packs worse on questions of other topics.
+_ENOUGH_PAIRS = 7000
 # Settings of Trainer with a fixed value, and the reason.
 _FIXED = {
     "remove_unused_columns": (False, "the collator needs the sentences"),
@@ -137,8 +139,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Turn off the student's own dropout during training, since its targets are exact.
 
     Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (1e-4 with
-    `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20, `eval_strategy`
-    and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
+    `train_all_weights`), `num_train_epochs` 3, but 2 with more than 2,800 sentence pairs a pack and 1 from 4,700 on (3
+    with `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20,
+    `eval_strategy` and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     `eval_do_concat_batches`, `batch_eval_metrics` and `include_for_metrics` are refused: custom metrics are not
     supported. `dataloader_drop_last` applies to training only.
     """
@@ -148,6 +151,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         output_dir: str = ""
         accelerator_config: Any = None
 
+    num_train_epochs: float | None = option(  # type: ignore[assignment]
+        None, "Passes over the sentence pairs. Default: 3, fewer with more than 2,800 pairs, and 1 from 4,700 on."
+    )
     learning_rate: float | None = option(None, "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights.")  # type: ignore[assignment]
     warmup_steps: float = option(0.05, "Steps of linear warm-up, or their ratio if below 1.")
     per_device_train_batch_size: int = option(32, "Sentence pairs a device and step.")
@@ -215,9 +221,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             self.learning_rate = 1e-4 if self.train_all_weights else 2e-3
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = len(self.packs) > 1
-        if self.cache_teacher is None:
-            one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
-            self.cache_teacher = self.num_train_epochs > 1 and self.max_steps <= 0 and one_machine
+        if self.num_train_epochs is None and (self.max_steps > 0 or self.train_all_weights):
+            self.num_train_epochs = 3.0
+        if self.num_train_epochs is not None:
+            self._settle_cache()
         check_strategy(self.train_all_weights)
         # Pinned memory speeds up copies to an accelerator; without one, torch only warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.accelerator.is_available()
@@ -226,6 +233,18 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             check_choice("fp16", self.fp16, [False], "since a CPU has no fp16 training; use bf16")
         if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
             raise ValueError("use_seedable_sampler must be True, or a resumed run would see other sentence pairs")
+
+    def settle_epochs(self, pairs: int) -> None:
+        """Set `num_train_epochs` by the number of sentence pairs of a pack, if it is not set."""
+        if self.num_train_epochs is None:
+            self.num_train_epochs = float(min(max(round(_ENOUGH_PAIRS / max(pairs, 1)), 1), 3))
+            self._settle_cache()
+
+    def _settle_cache(self) -> None:
+        if self.cache_teacher is None:
+            one_machine = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
+            several = (self.num_train_epochs or 0.0) > 1 and self.max_steps <= 0
+            self.cache_teacher = several and one_machine
 
     def _check_languages(self) -> None:
         if not self.language:

@@ -170,6 +170,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if stream is not None:
             train_dataset = first_pairs(args, stream)
         pairs = training_texts(args, self.methods, train_dataset, triples)
+        args.settle_epochs(sum(map(len, pairs.values())) // max(len(args.packs), 1))
         eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
         self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
 
