@@ -65,7 +65,7 @@ class TrainingCell:
 
     @property
     def work(self) -> float:
-        return self.pairs * float(self.settings.get("num_train_epochs", 3))
+        return self.pairs * float(self.settings.get("num_train_epochs") or 3)
 
     @property
     def data(self) -> dict[str, Any]:
