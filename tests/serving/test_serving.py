@@ -297,7 +297,7 @@ def test_index_of_another_base_is_refused(index, tmp_path):
         create_app(other, index)
 
 
-@pytest.mark.promise("Load and resources", "A service that is told to stop answers the requests it has accepted.")
+@pytest.mark.promise("Load and resources", "On a stop signal, a service answers the requests it has accepted.")
 def test_stopping_answers_what_was_accepted(folder, index):
     """`hf-optical serve` in a process of its own."""
     command = [sys.executable, "-m", "hf_optical", "serve", "--index", f"{folder}/index", "--pack", f"{folder}/sw"]

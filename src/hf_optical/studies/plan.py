@@ -18,6 +18,7 @@ from ..evaluation import RetrievalDataset
 from ..evaluation.benchmarks import sample_pool
 from ..storage.fetching import local_folder
 from ..training import OTDistillationConfig
+from ..training.config import default_epochs
 from .settings import (
     SAMPLE_SEED,
     SHELF_KINDS,
@@ -65,7 +66,7 @@ class TrainingCell:
 
     @property
     def work(self) -> float:
-        return self.pairs * float(self.settings.get("num_train_epochs") or 3)
+        return self.pairs * float(self.settings.get("num_train_epochs") or default_epochs(self.pairs))
 
     @property
     def data(self) -> dict[str, Any]:

@@ -32,6 +32,11 @@ _FIXED = {
 }
 
 
+def default_epochs(pairs: int) -> float:
+    """Passes over the sentence pairs of a pack, by their number."""
+    return float(min(max(round(_ENOUGH_PAIRS / max(pairs, 1)), 1), 3))
+
+
 @dataclass(repr=False)  # TrainingArguments' own hides the Hub token
 class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings, TrainingArguments):
     r"""
@@ -237,7 +242,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     def settle_epochs(self, pairs: int) -> None:
         """Set `num_train_epochs` by the number of sentence pairs of a pack, if it is not set."""
         if self.num_train_epochs is None:
-            self.num_train_epochs = float(min(max(round(_ENOUGH_PAIRS / max(pairs, 1)), 1), 3))
+            self.num_train_epochs = default_epochs(pairs)
             self._settle_cache()
 
     def _settle_cache(self) -> None:
