@@ -109,15 +109,17 @@ def learn_lexicon(
     targets: Sequence[Sequence[Hashable]],
     *,
     iterations: int = 8,
-    symmetric: bool = True,
     min_probability: float = 1e-3,
 ) -> Lexicon:
     """
-    Learn a lexicon by IBM model 1 (Brown et al. 1993): every target translates one word of the sentence, or none.
+    Learn a lexicon by IBM model 1 (Brown et al. 1993) in both directions, which must agree (Liang et al. 2006).
 
-    If `symmetric`, the model is learned in both directions, and `p(t | w)` is proportional to the geometric mean of
-    the two. Otherwise a rare word would explain a frequent target merely because the two occurred together once. Time
-    grows with the product of the lengths of both sides. Sentences are cut to 512 items, or to fewer where these
+    In one direction every target translates one word of the sentence, or none; in the other, every word one target.
+    A word and a target count together with the product of both probabilities. Otherwise a rare word would explain a
+    frequent target merely because the two occurred together once. `p(t | w)` of the lexicon is proportional to the
+    geometric mean of both directions.
+
+    Time grows with the product of the lengths of both sides. Sentences are cut to 512 items, or to fewer where these
     products would exceed fifty million in total. Entries below `min_probability` are dropped at the end.
     """
     longest = _longest(words, targets)
@@ -125,11 +127,8 @@ def learn_lexicon(
     target_vocabulary, _, target_ids = _index([sentence[:longest] for sentence in targets])
     if not vocabulary or not target_vocabulary:
         raise DataError("the sentence pairs have no words to align; check the pairs")
-    sizes = len(vocabulary), len(target_vocabulary)
-    table = _model_1(word_ids, target_ids, sizes, iterations)
-    if symmetric:
-        table = table.multiply(_model_1(target_ids, word_ids, sizes[::-1], iterations).T).sqrt()
-    table = _unit_rows(sparse.csr_array(table))
+    table = _model_1(word_ids, target_ids, (len(vocabulary), len(target_vocabulary)), iterations)
+    table = _unit_rows(table)
     table.data[table.data < min_probability] = 0
     table.eliminate_zeros()
     return Lexicon(vocabulary, counts, target_vocabulary, _unit_rows(table))
@@ -141,9 +140,7 @@ def _longest(words: Sequence[Sequence[str]], targets: Sequence[Sequence[Hashable
     lengths = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
 
     def cells(longest: int) -> int:
-        # Each side is aligned with the items of the other side and the empty item, in both directions.
-        one, other = np.minimum(lengths, longest)
-        return int(max(((one + 1) * other).sum(), (one * (other + 1)).sum()))
+        return int(np.minimum(lengths, longest).prod(axis=0).sum())
 
     allowed = range(2, _LONGEST_SENTENCE + 1)
     return 1 + bisect_right(allowed, _MOST_CELLS, key=cells)
@@ -158,36 +155,80 @@ def _index(sentences: Sequence[Sequence[Hashable]]) -> tuple[list[Any], list[int
     return items, [counts[item] for item in items], ids
 
 
+@dataclass
+class _Direction:
+    """
+    Model 1 from one side to the other.
+
+    Attributes:
+        cell_source (`np.ndarray`): source of each cell; a cell is a source and a target that occur together.
+        occurrence (`np.ndarray`): occurrence of the target, for every (source, target) of a pair.
+        targets (`np.ndarray`): target of each occurrence.
+        probability (`np.ndarray`): `p(target | source)` of each cell.
+        empty (`np.ndarray`): `p(target | empty source)` of each target.
+    """
+
+    cell_source: np.ndarray
+    occurrence: np.ndarray
+    targets: np.ndarray
+    probability: np.ndarray
+    empty: np.ndarray
+
+    def posterior(self, cell: np.ndarray) -> np.ndarray:
+        """How likely the target translates the source, for every (source, target) of a pair; learns `empty`."""
+        share = self.probability[cell]
+        empty = self.empty[self.targets]
+        total = np.bincount(self.occurrence, share, len(self.targets)) + empty
+        share /= total[self.occurrence]
+        counts = np.bincount(self.targets, empty / total, len(self.empty))
+        self.empty = counts / max(counts.sum(), np.finfo(float).tiny)
+        return share
+
+    def maximize(self, counts: np.ndarray) -> None:
+        """Set the probabilities to the counts of the cells, with sum one for each source."""
+        totals = np.bincount(self.cell_source, counts)[self.cell_source]
+        # Both directions may give all the occurrences of a word to the empty one.
+        self.probability = counts / np.where(totals > 0, totals, 1.0)
+
+
 def _model_1(
-    sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], sizes: tuple[int, int], iterations: int
+    words: Sequence[np.ndarray], targets: Sequence[np.ndarray], sizes: tuple[int, int], iterations: int
 ) -> sparse.csr_array:
-    """Estimate `p(target | source)`, of shape `sizes`, without the row of the empty source."""
-    # One entry for every (target occurrence, source or empty source) of a pair; the last source id is the empty one.
-    none, columns = sizes
-    entry_source, entry_target, entry_occurrence, occurrences = [], [], [], 0
-    for source, target in zip(sources, targets, strict=True):
-        rows = np.append(source, np.int32(none))
-        entry_source.append(np.tile(rows, len(target)))
-        entry_target.append(np.repeat(target, len(rows)))
-        entry_occurrence.append(
-            np.repeat(np.arange(occurrences, occurrences + len(target), dtype=np.int32), len(rows))
-        )
-        occurrences += len(target)
-    keys = np.concatenate(entry_source).astype(np.int64) * columns + np.concatenate(entry_target)
-    occurrence = np.concatenate(entry_occurrence)
-    del entry_source, entry_target, entry_occurrence
-    cells, entry_cell = np.unique(keys, return_inverse=True)
+    """Estimate the geometric mean of `p(target | word)` and `p(word | target)`, of shape `sizes`."""
+    pairs = [(one, other) for one, other in zip(words, targets, strict=True) if len(one) and len(other)]
+    if not pairs:
+        return sparse.csr_array(sizes)
+    # An entry for every (target, word) of a pair.
+    starts = np.cumsum([[0, 0]] + [[len(one), len(other)] for one, other in pairs], axis=0, dtype=np.int32)
+    keys = [(one.astype(np.int64) * sizes[1] + other[:, None]).ravel() for one, other in pairs]
+    cells, cell = np.unique(np.concatenate(keys), return_inverse=True)
     del keys
-    entry_cell = entry_cell.astype(np.int32)
-    cell_source = cells // columns
-    probability: Any = np.ones(len(cells))
+    cell = cell.astype(np.int32)
+    shapes = [(len(other), len(one)) for one, other in pairs]
+    occurrences = [
+        np.concatenate(
+            [
+                np.broadcast_to(start[side] + np.arange(shape[1 - side], dtype=np.int32)[index], shape).ravel()
+                for start, shape in zip(starts, shapes, strict=False)
+            ]
+        )
+        for side, index in ((0, np.s_[None]), (1, np.s_[:, None]))
+    ]
+    forth, back = (
+        _Direction(cell_source, occurrence, np.concatenate(side), np.ones(len(cells)), np.ones(size))
+        for cell_source, occurrence, side, size in (
+            (cells // sizes[1], occurrences[1], [other for _, other in pairs], sizes[1]),
+            (cells % sizes[1], occurrences[0], [one for one, _ in pairs], sizes[0]),
+        )
+    )
     for _ in range(iterations):
-        share = probability[entry_cell]
-        share /= np.bincount(occurrence, share, occurrences)[occurrence]
-        probability = np.bincount(entry_cell, share, len(cells))
-        probability /= np.bincount(cell_source, probability, none + 1)[cell_source]
-    kept = cell_source < none
-    return sparse.csr_array((probability[kept], (cell_source[kept], cells[kept] % columns)), shape=sizes)
+        agreed = forth.posterior(cell)
+        agreed *= back.posterior(cell)
+        counts = np.bincount(cell, agreed, len(cells))
+        forth.maximize(counts)
+        back.maximize(counts)
+    mean = np.sqrt(forth.probability * back.probability)
+    return sparse.csr_array((mean, (forth.cell_source, back.cell_source)), shape=sizes)
 
 
 def _unit_rows(table: sparse.csr_array) -> sparse.csr_array:
