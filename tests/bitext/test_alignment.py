@@ -12,7 +12,7 @@ from hf_optical.bitext.alignment import learn_lexicon, word_splitter
 
 
 def naive_agreement(words, tokens, iterations):
-    """Model 1 in both directions with plain loops, counted by the product of both posteriors; the empty word is `None`."""
+    """Model 1 both ways in plain loops, counted by the product of both posteriors; the empty word is `None`."""
     forth, back = defaultdict(lambda: 1.0), defaultdict(lambda: 1.0)
     for _ in range(iterations):
         counts, empty = defaultdict(float), (defaultdict(float), defaultdict(float))
