@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from ..losses import Geometry, OTAlignmentLoss
-from ..losses.inputs import unit_vectors
 from ..model import OpticalModel, OpticalProcessor
 from ..model.special_tokens import special_ids, words_mask
 from .frequency import inverse_document_frequency
@@ -87,20 +86,6 @@ def pair_costs_of(
 ) -> Tensor:
     """Compute the transported costs of sentence pairs, shape `(pairs,)`."""
     return torch.cat([loss(*inputs) for inputs in _batches(student, teacher, batch_size)])
-
-
-def token_costs_of(
-    loss: OTAlignmentLoss, student: Sequence[ReadSentence], teacher: Sequence[ReadSentence], batch_size: int = 64
-) -> list[Tensor]:
-    """Compute for each token of the student's sentences the mean cost of what it is aligned with, `(tokens,)` each."""
-    found: list[Tensor] = []
-    for inputs in _batches(student, teacher, batch_size):
-        plan = loss.plan(*inputs)
-        sides = (unit_vectors(side if loss.center is None else side - loss.center) for side in inputs[:2])
-        cost = 1.0 - next(sides) @ next(sides).transpose(1, 2)
-        means = (plan * cost).sum(2) / plan.sum(2).clamp_min(torch.finfo(plan.dtype).tiny)
-        found += [own[mask.bool()] for own, mask in zip(means, inputs[2], strict=True)]
-    return found
 
 
 def _batches(

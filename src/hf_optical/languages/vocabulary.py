@@ -37,8 +37,8 @@ class Vocabulary:
         first_id (`int`, *optional*):
             Token id of the first word; the others follow. Defaults to the number of the base's word embeddings, which
             may be larger than the number of the tokenizer's tokens.
-        rules (`int`, defaults to 2):
-            Version of the rules by which the words are found in text, see [`extend_processor`].
+        rules (`int`, defaults to 3):
+            Version of the rules by which words are read, see [`extend_processor`].
     """
 
     tokens: list[str]
@@ -234,16 +234,17 @@ def extend_processor(
     """
     Create a processor that has `tokens` as additional whole words.
 
-    Words that it lacks are replaced by the most similar of `tokens` and of the former `nearest_words`. The given
+    Beside words that it lacks it reads the most similar of `tokens` and of the former `nearest_words`. The given
     processor is not changed.
 
     Args:
         processor ([`OpticalProcessor`]): the base's processor.
         tokens (`list[str]`): the new words.
-        rules (`int`, defaults to 2):
-            Version of the rules by which the words are found in text. It is 1 in packs that do not record it: there,
-            tokenizers that do not compose accents miss words in decomposed letters (NFD), and SentencePiece tokenizers
-            emit a stray space token between a new word and the punctuation after it.
+        rules (`int`, defaults to 3):
+            Version of the rules by which words are read. It is 1 in packs that do not record it: there, tokenizers
+            that do not compose accents miss words in decomposed letters (NFD), and SentencePiece tokenizers emit a
+            stray space token between a new word and the punctuation after it. Before version 3, the most similar word
+            replaces an unknown one.
         known_words (*optional*): as in [`OpticalProcessor`], beside those of the base's processor.
 
     Raises:

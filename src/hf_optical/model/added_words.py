@@ -8,9 +8,10 @@ from tokenizers.pre_tokenizers import ByteLevel, Metaspace, Sequence, Split, Whi
 from transformers import PreTrainedTokenizerBase
 
 
-# Version of how added words are found in text. In version 1, SentencePiece tokenizers emit a stray space token between
-# an added word and the punctuation after it, and a tokenizer that does not compose accents misses decomposed words.
-WORD_RULES = 2
+# Version of how words are read. In version 1, SentencePiece tokenizers emit a stray space token between an added word
+# and the punctuation after it, and a tokenizer that does not compose accents misses decomposed words. Until version 2,
+# a similar word replaces an unknown one; since then it follows it.
+WORD_RULES = 3
 
 
 def composing_normalizer(tokenizer: PreTrainedTokenizerBase) -> Normalizer:

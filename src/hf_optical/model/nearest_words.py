@@ -1,4 +1,4 @@
-"""Replacement of words outside a vocabulary: by the word that was meant, or by one of similar spelling."""
+"""Words outside a vocabulary: the one that was meant instead, or one of similar spelling beside them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ _CACHE_SIZE = 100_000
 
 class NearestWords:
     """
-    Replace words that a tokenizer would split by the most similar of `words`, which are in its normalised form.
+    Put the most similar of `words`, which are in normalised form, beside words that a tokenizer would split.
 
-    An unseen inflection is then read as another form of the same stem. Similarity is the cosine of character n-gram
-    vectors (3 to 6 letters), weighted by inverse document frequency. These words are never replaced: capitalised ones,
-    which are likely names; words shorter than four letters or longer than a hundred; words with a digit; words that
-    are a single token; words in scripts without spaces; and words without any of `min_similarity`.
+    An unseen inflection is then read as its pieces and as another form of the same stem. With `instead`, the other
+    form replaces it. Similarity is the cosine of character n-gram vectors (3 to 6 letters), weighted by inverse
+    document frequency. These words always stay alone: capitalised ones, which are likely names; words shorter than
+    four letters or longer than a hundred; words with a digit; words that are a single token; words in scripts without
+    spaces; and words without any of `min_similarity`.
 
-    Where `known_words` are given, typing errors are repaired before that, see [`Spelling`]; capitals, short words and
-    tokens of the base may be errors too.
+    Where `known_words` are given, typing errors are repaired before that, see [`Spelling`]: the word that was meant
+    replaces the mistyped one. Capitals, short words and tokens of the base may be errors too.
     """
 
     def __init__(
@@ -42,11 +43,12 @@ class NearestWords:
         tokenizer: PreTrainedTokenizerBase,
         min_similarity: float = 0.4,
         known_words: KnownWords | None = None,
+        instead: bool = False,
     ):
         if problem := invalid_word(words):
             raise ValueError(f"the list of words is invalid: {problem}; remove that entry")
         self.words, self.tokenizer = list(words), tokenizer
-        self.min_similarity = min_similarity
+        self.min_similarity, self.instead = min_similarity, instead
         grams = [_grams(word) for word in self.words]
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
@@ -62,7 +64,7 @@ class NearestWords:
         return self.spelling.known if self.spelling else {}
 
     def __call__(self, text: str, repair: bool = True) -> str:
-        """Return the text with its unknown words replaced; without `repair` of typing errors, by similar ones only."""
+        """Return the text as it is read; without `repair`, typing errors stay."""
         parts, end = [], 0
         for start, stop, nearest in self.replacements(text, repair):
             parts += [text[end:start], nearest]
@@ -70,7 +72,7 @@ class NearestWords:
         return "".join([*parts, text[end:]])
 
     def replacements(self, text: str, repair: bool = True) -> Iterator[tuple[int, int, str]]:
-        """Yield the start and stop of each word of a text that is replaced, and its replacement."""
+        """Yield the start and stop of each word of a text that is read as something else, and what it is read as."""
         repair = repair and self.spelling is not None
         for place, (word, start, stop, spaced) in enumerate(find_words(text, joined_by=ADJOINING)):
             if not spaced or len(word) > LONGEST_WORD or not word[0].isalpha() or (word[0].isupper() and not repair):
@@ -96,14 +98,17 @@ class NearestWords:
         meant = self.spelling.correct(self._normal(word), name) if repair and self.spelling else None
         if word[0].isupper():
             return meant
-        return self.nearest(word if meant is None else meant) or meant
+        read = word if meant is None else meant
+        if (nearest := self.nearest(read)) is None:
+            return meant
+        return nearest if self.instead else f"{read} {nearest}"
 
     def _normal(self, word: str) -> str:
         normalizer = self.tokenizer.backend_tokenizer.normalizer
         return word if normalizer is None else normalizer.normalize_str(word).strip("▁ ")
 
     def nearest(self, word: str) -> str | None:
-        """Return the replacement of `word`; `None` if it is known or not similar to any word of the list."""
+        """Return the most similar word of the list; `None` if `word` is known or not similar to any."""
         normal = self._normal(word)
         if len(normal) < _SHORTEST or not len(self._grams) or UNSPACED.search(normal):
             return None

@@ -54,13 +54,13 @@ class OpticalProcessor(PushToHub):
             characters of the Unicode categories P and S. Special and unknown tokens always take part. Tokens that the
             tokenizer lacks are dropped from the list.
         nearest_words (sequence of `str`, *optional*):
-            Words that replace similar unknown words of a text, see [`NearestWords`]. None by default.
+            Words that are read beside similar unknown words of a text, see [`NearestWords`]. None by default.
         known_words (mapping of `str` to mapping of `str` to `int`, *optional*):
             Source -> word -> count: the words by which typing errors of queries are repaired, see [`Spelling`].
             Without any, queries are read as they are typed. Documents always are.
         word_rules (`int`, defaults to 1):
-            Version of the rules by which words added to the tokenizer are found, see
-            [`~hf_optical.languages.extend_processor`]. Version 2 adapts the tokenizer to them.
+            Version of the rules by which words are read, see [`~hf_optical.languages.extend_processor`]. From
+            version 2 on the tokenizer is adapted to added words; before version 3 nearest words replace unknown ones.
 
     Raises:
         ValueError: a marker is not a single known token, a length leaves no room for a word, expansion is requested
@@ -94,7 +94,7 @@ class OpticalProcessor(PushToHub):
             prepare_for_words(tokenizer)
         self.nearest_words = None
         if nearest_words or known_words:
-            self.nearest_words = NearestWords(nearest_words, tokenizer, known_words=known_words)
+            self.nearest_words = self._words_beside(nearest_words, known_words)
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
         self.query_prompt = query_prompt
@@ -206,7 +206,10 @@ class OpticalProcessor(PushToHub):
         """Repair typing errors of queries by more words, as those of the argument `known_words`."""
         words = self.nearest_words.words if self.nearest_words else []
         known = {**self.known_words, **known_words}
-        self.nearest_words = NearestWords(words, self.tokenizer, known_words=known)
+        self.nearest_words = self._words_beside(words, known)
+
+    def _words_beside(self, words: Sequence[str], known_words: KnownWords | None) -> NearestWords:
+        return NearestWords(words, self.tokenizer, known_words=known_words, instead=self.word_rules < 3)
 
     @classmethod
     def from_pretrained(

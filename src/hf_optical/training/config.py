@@ -127,8 +127,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Maximum number of words that a pack adds to the student's vocabulary, see [`learn_vocabulary`]; 0 with
             `train_all_weights`.
         choose_words (`bool`, defaults to `True`):
-            Whether these leave out the words that the base reads better in pieces, which may be all
-            ([`~hf_optical.training.word_choice.choose_words`]). Of fewer than 200 sentence pairs, none is left out.
+            Whether none are added if the base reads the language as well in pieces
+            ([`~hf_optical.training.word_choice.choose_words`]). It takes 200 sentence pairs or more to find out.
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`]. If words are added, the word embeddings are not adapted.
@@ -195,7 +195,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     new_words: int | None = option(
         None, "Maximum number of words to add to the vocabulary. Default: 8000, or 0 with --train_all_weights."
     )
-    choose_words: bool = option(True, "Add no row for a word that the base reads better in pieces.")
+    choose_words: bool = option(True, "Add no words if the base reads the language as well in pieces.")
     lora_rank: int = option(32, "Rank of the LoRA adapter.")
     lora_alpha: float | None = option(None, "Scale of the adapter. Default: its rank.")
     lora_dropout: float = option(0.0, "Dropout in front of the adapter.")
