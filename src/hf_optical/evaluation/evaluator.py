@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
+from ..bitext.frequency import count_known
 from ..checks import check_choice
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
@@ -21,7 +23,8 @@ class RetrievalEvaluator:
     """
     Search a fixed document index with the queries of any model, and measure the results.
 
-    The teacher encodes the documents once, when they are first needed. Students only encode queries.
+    The teacher encodes the documents once, when they are first needed. Students only encode queries. Those that repair
+    typing errors know the words of the documents too, as [`~OpticalRetriever.learn_spelling`] teaches them.
 
     Args:
         dataset ([`RetrievalDataset`]): Queries, documents and judgements.
@@ -69,6 +72,7 @@ class RetrievalEvaluator:
         self.depth = depth
         self.batch_size = batch_size
         self.show_progress = show_progress
+        self._last_reader: tuple[OpticalProcessor, OpticalProcessor] | None = None
 
     @property
     def document_vectors(self) -> TokenVectors:
@@ -83,6 +87,18 @@ class RetrievalEvaluator:
                 show_progress=self.show_progress,
             )
         return self._document_vectors
+
+    @cached_property
+    def _words(self) -> dict[str, int]:
+        return count_known(self.processor, self.dataset.document_texts())
+
+    def _reader(self, processor: OpticalProcessor) -> OpticalProcessor:
+        """The processor with the words of the documents. That of the last search is kept: making one takes seconds."""
+        if not processor.known_words:
+            return processor
+        if self._last_reader is None or self._last_reader[0] is not processor:
+            self._last_reader = processor, processor.with_documents(self._words)
+        return self._last_reader[1]
 
     @property
     def has_translations(self) -> bool:
@@ -128,6 +144,7 @@ class RetrievalEvaluator:
         query_ids = list(self.dataset.queries if query_ids is None else query_ids)
         self._check_known("query_ids", query_ids)
         texts = self._texts(query_ids, translated, queries)
+        processor = self._reader(processor)
         vectors = encode_texts(model, processor, texts, "query", batch_size=self.batch_size)
         if weights is not None:
             check_choice("weights", weights, WEIGHTS)

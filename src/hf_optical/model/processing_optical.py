@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import copy
 import json
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,22 @@ class OpticalProcessor(PushToHub):
         words = self.nearest_words.words if self.nearest_words else []
         known = {**self.known_words, **known_words}
         self.nearest_words = self._words_beside(words, known)
+
+    def with_documents(self, counts: Mapping[str, int]) -> OpticalProcessor:
+        """
+        Create a processor that knows the words of the documents that its queries search too.
+
+        A word of the documents is then no typing error, and may be what a mistyped word means. A processor that
+        repairs nothing, as that of a base, is returned as it is.
+
+        Args:
+            counts (mapping of `str` to `int`): words of the documents, from [`~bitext.frequency.count_known`].
+        """
+        if not counts or not self.known_words:
+            return self
+        processor = copy.copy(self)
+        processor.add_known_words({"documents": counts})
+        return processor
 
     def _words_beside(self, words: Sequence[str], known_words: KnownWords | None) -> NearestWords:
         return NearestWords(words, self.tokenizer, known_words=known_words, instead=self.word_rules < 3)

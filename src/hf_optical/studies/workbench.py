@@ -254,7 +254,19 @@ class Workbench:
         args = training_arguments(self.config.training_settings(cell.method), cell.training.languages)
         if args.train_all_weights:
             return self._student(folder)
-        return self._student(args.folder_of(args.pack_of(cell.language), folder), base_model=self.config.student)
+        pack = args.folder_of(args.pack_of(cell.language), folder)
+        student = OpticalRetriever.from_pretrained(pack, device=self.device, base_model=self.config.student)
+
+        def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
+            dataset = self.inputs.test_set(now.test, now.language)
+            self.keep(
+                "spelling",
+                (str(pack), now.test, now.language),
+                lambda: student.learn_spelling(dataset.document_texts()),
+            )
+            return self.search(student.encode_queries(texts), now)
+
+        return find
 
     _untrained_pack = _trained
 
