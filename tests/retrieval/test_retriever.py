@@ -12,6 +12,7 @@ from tiny import DEMO, MINILM, tiny_checkpoint, tiny_tokenizer
 from transformers import AutoConfig
 
 from hf_optical import LanguagePack, OpticalConfig, OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
+from hf_optical.index import create_index, open_index
 from hf_optical.languages import Vocabulary, add_adapter, default_lora_config
 
 
@@ -388,3 +389,24 @@ def test_spelling_is_learned_from_documents_for_the_base_and_all_packs(tiny, pac
     assert_equal(retriever.encode_documents([*documents, "zanzibr"]), index)
     with pytest.raises(TypeError, match="documents must be a list of strings, got one string"):
         retriever.learn_spelling("one text")
+
+
+def test_spelling_is_learned_from_an_index_for_packs_alone(tiny, packs, tmp_path):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    retriever.add_language("ha", packs["ha"])
+    index = create_index(tmp_path / "index", retriever, ["The zanzibar ferry is late."])
+    index.add_documents([{"id": "more", "text": "A ferry to Zanzibar, a dhow."}], retriever)
+    retriever.learn_spelling(open_index(tmp_path / "index"), base=False)
+    retriever.add_language("yo", packs["yo"])
+    right = "zanzibar ferry dhow"
+    for language in ("ha", "yo"):
+        assert_equal(
+            retriever.encode_queries(["Zanzibr frery dhwo"], language=language),
+            retriever.encode_queries([right], language=language),
+        )
+    untaught = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    assert_equal(retriever.encode_queries(["zanzibr"], language="base"), untaught.encode_queries(["zanzibr"]))
+    for part in ("part-00000", "part-00001"):
+        (tmp_path / "index" / part / "words.json").unlink()  # as in indexes of earlier versions
+    with pytest.raises(ValueError, match="documents must be texts, since RetrievalIndex.* has not counted its words"):
+        retriever.learn_spelling(open_index(tmp_path / "index"))

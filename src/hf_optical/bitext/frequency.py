@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 import torch
@@ -29,12 +30,30 @@ def count_known(processor: OpticalProcessor, texts: Iterable[str]) -> dict[str, 
     without spaces between words are left out, as are all but the 50,000 most frequent.
     """
     normalize = composing_normalizer(processor.tokenizer).normalize_str
-    counts = Counter(
-        word.text
-        for text in texts
-        for word in find_words(normalize(text))
-        if word.spaced and word.has_letter and len(word.text) <= _LONGEST_KNOWN
-    )
+    return _most_frequent(Counter(word for text in texts for word in _words(normalize(text))))
+
+
+def count_written(texts: Iterable[str]) -> dict[str, int]:
+    """Count the words of texts as they are written, for tokenizers to come; see [`known_of_written`]."""
+    return _most_frequent(Counter(word for text in texts for word in _words(unicodedata.normalize("NFC", text))))
+
+
+def known_of_written(processor: OpticalProcessor, counts: Mapping[str, int]) -> dict[str, int]:
+    """Normalise words as the tokenizer does it: the counts of [`count_written`] as those of [`count_known`]."""
+    normalize = composing_normalizer(processor.tokenizer).normalize_str
+    known: Counter[str] = Counter()
+    for written, count in counts.items():
+        known.update(dict.fromkeys(_words(normalize(written)), count))
+    return _most_frequent(known)
+
+
+def _words(text: str) -> Iterator[str]:
+    for word in find_words(text):
+        if word.spaced and word.has_letter and len(word.text) <= _LONGEST_KNOWN:
+            yield word.text
+
+
+def _most_frequent(counts: Counter[str]) -> dict[str, int]:
     return dict(counts.most_common(MOST_KNOWN))
 
 

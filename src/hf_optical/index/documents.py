@@ -112,7 +112,7 @@ def search_documents(
     **columns: Any,
 ) -> list[list[tuple[IndexedDocument, float]]]:
     """
-    Search documents without an index.
+    Search documents without an index. The packs of the retriever then know their words, and repair queries by them.
 
     Args:
         retriever ([`OpticalRetriever`]): Encodes the queries, and with its base the documents.
@@ -125,6 +125,8 @@ def search_documents(
     documents: dict[str | int, IndexedDocument] = dict(enumerate(read_documents(source, **columns)))
     if not documents:
         raise DataError("documents must not be empty")
-    vectors = retriever.encode_documents([each.full_text for each in documents.values()], show_progress=True)
+    texts = [each.full_text for each in documents.values()]
+    vectors = retriever.encode_documents(texts, show_progress=True)
+    retriever.learn_spelling(texts, base=False)
     rankings = retriever.search(list(queries), vectors, top_k, language=language, weights=weights)
     return [[(documents[hit.document], hit.score) for hit in hits] for hits in rankings]

@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from ..bitext.frequency import count_written
 from ..retrieval import Hit, TokenVectors
 from ..retrieval.search import best_documents
+from ..storage.json_files import read_json, write_json
 from .documents import IndexedDocument
 from .recall import Block
 
 
-_VECTORS, _DOCUMENTS = "vectors.safetensors", "documents.parquet"
+_VECTORS, _DOCUMENTS, _WORDS = "vectors.safetensors", "documents.parquet", "words.json"
 # Documents that are decoded together when one of them is read.
 _ROW_GROUP = 1000
 # Tokens of the documents that are read at a time.
@@ -38,13 +40,14 @@ def write_part(folder: Path, documents: Sequence[IndexedDocument], vectors: Toke
         {**each._asdict(), "columns": json.dumps(each.columns, ensure_ascii=False, default=str)} for each in documents
     ]
     pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), folder / _DOCUMENTS, row_group_size=_ROW_GROUP)
+    write_json(folder / _WORDS, count_written(each.full_text for each in documents))
 
 
 class Part:
     """A part of an index, opened from its folder; `deleted` are the ids of documents that were deleted."""
 
     def __init__(self, folder: Path, deleted: Sequence[str]):
-        self.name, self.deleted = folder.name, list(deleted)
+        self.folder, self.name, self.deleted = folder, folder.name, list(deleted)
         # Arrow crashes the process if threads share a reader.
         self._reading = threading.Lock()
         self.vectors = TokenVectors.open(folder / _VECTORS)
@@ -82,6 +85,14 @@ class Part:
             kept = [i for i in range(start, stop) if self.positions.get(self.ids[i]) == i]
             vectors = self.vectors[start:stop] if len(kept) == stop - start else self.vectors.take(kept)
             yield [self.ids[i] for i in kept], vectors
+
+    def word_counts(self) -> dict[str, int]:
+        """How often words occur in the documents, deleted ones too; none in a part of an earlier version."""
+        file = self.folder / _WORDS
+        counts = read_json(file) if file.is_file() else {}
+        if not all(type(count) is int and count > 0 for count in counts.values()):
+            raise OSError(f"{file} is damaged (a count is no number above 0); build the index again")
+        return counts
 
     def documents(self) -> Iterator[IndexedDocument]:
         """Read all documents, deleted ones too."""

@@ -263,6 +263,10 @@ class Index(ABC):
     def __contains__(self, document_id: object) -> bool:
         return isinstance(document_id, str) and document_id in self._present([document_id])
 
+    def word_counts(self) -> dict[str, int]:
+        """How often words occur in the documents, for [`~OpticalRetriever.learn_spelling`]; none if not counted."""
+        return {}
+
     def close(self) -> None:  # noqa: B027 most engines have nothing to release
         """Release files and connections."""
 

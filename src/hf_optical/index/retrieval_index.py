@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,9 +38,9 @@ class RetrievalIndex(Index):
     Documents and their token vectors in a folder, searched exactly.
 
     The folder holds `index.json` and a folder `part-00000`, `part-00001`, ... for the documents that were added
-    together, with `vectors.safetensors` and `documents.parquet`. Vectors are mapped from disk, so an index may be
-    larger than memory. Adding and deleting documents never rewrites a part. If writing is interrupted, the folder
-    holds either the old index or the new one.
+    together, with `vectors.safetensors`, `documents.parquet` and `words.json`. Vectors are mapped from disk, so an
+    index may be larger than memory. Adding and deleting documents never rewrites a part. If writing is interrupted,
+    the folder holds either the old index or the new one.
 
     Vectors take two bytes a number (`"float16"`), four (`"float32"`) or one (`"int8"`, as in [`TokenVectors.to`]).
 
@@ -143,6 +144,13 @@ class RetrievalIndex(Index):
     def documents(self, ids: Sequence[str]) -> list[IndexedDocument]:
         """Read documents, in the order of `ids`. Raises `KeyError` if an id is not in the index."""
         return [self._part_of(key).document(key) for key in ids]
+
+    def word_counts(self) -> dict[str, int]:
+        """How often words occur in the documents: 50,000 words of each part at most."""
+        counts: Counter[str] = Counter()
+        for part in self.parts:
+            counts.update(part.word_counts())
+        return dict(counts)
 
     @property
     def ids(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, cast, overload, runtime_checkable
 import torch
 from torch import Tensor
 
-from ..bitext.frequency import count_known
+from ..bitext.frequency import count_known, known_of_written
 from ..checks import check_choice, check_length, check_number
 from ..languages import (
     LanguagePack,
@@ -28,6 +28,7 @@ from ..languages.pack import PACK_FILES, Teacher, is_pack, pack_lock
 from ..languages.strength import Strength, check_strength
 from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
+from ..model.spelling import KnownWords
 from ..model.texts import as_texts
 from ..storage.fetching import local_folder
 from ..storage.names import DENSE_FOLDER, NEAREST_WORDS, PACKS_FOLDER
@@ -60,6 +61,14 @@ class SearchIndex(Protocol):
 
     def search(self, query_vectors: TokenVectors | Sequence[Tensor], top_k: int = 10) -> list[list[Hit]]:
         """Find the best documents for each query."""
+
+
+@runtime_checkable
+class CountedIndex(Protocol):
+    """An index that knows the words of its documents, such as [`~index.RetrievalIndex`]."""
+
+    def word_counts(self) -> dict[str, int]:
+        """How often words occur in the documents; empty if they are not counted."""
 
 
 _TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
@@ -103,6 +112,8 @@ class OpticalRetriever(PushToHub):
         self.model = model.eval()
         self.processor = processor
         self._processors: dict[str, OpticalProcessor] = {}
+        # Words of the documents that are searched.
+        self._known_words: KnownWords = {}
         # Where the open packs come from. Their weights are in the model.
         self._packs: dict[str, LanguagePack] = {}
         # The pack that `merge` folded into the weights, if any.
@@ -242,24 +253,37 @@ class OpticalRetriever(PushToHub):
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
-    def learn_spelling(self, documents: Iterable[str]) -> None:
+    def learn_spelling(self, documents: Iterable[str] | CountedIndex, *, base: bool = True) -> None:
         """
         Repair typing errors of queries by the words of the documents that are searched, in the base and in all packs.
+        Packs that are opened later know these words too.
 
         A word that is known neither from the documents nor from the sentence pairs of the pack is read as the known
         one that was most likely meant, or stays. Documents are always read as they are, so the index does not change.
         Packs repair by the words of their sentence pairs without this; the base does not.
 
         Args:
-            documents (iterable of `str`): texts of the index, or a sample of them.
+            documents (iterable of `str`, or [`~index.RetrievalIndex`]):
+                Texts of the index, or a sample of them; or an index, which has counted its words.
+            base (`bool`, defaults to `True`):
+                Whether queries that the bare base reads are repaired too. Set it to `False` if these are in other
+                languages than the documents, whose words would look like errors.
 
         Raises:
             TypeError: `documents` is a single string or contains something other than strings.
             DataError: a text contains an unpaired surrogate.
+            ValueError: the index has not counted its words.
         """
-        known = {"documents": count_known(self.processor, as_texts(documents, "documents"))}
+        if isinstance(documents, CountedIndex):
+            words = known_of_written(self.processor, documents.word_counts())
+            if not words:
+                raise ValueError(f"documents must be texts, since {documents!r} has not counted its words")
+        else:
+            words = count_known(self.processor, as_texts(documents, "documents"))
+        known = {"documents": words}
         with lock_of(self.model):
-            for processor in (self.processor, *self._processors.values()):
+            self._known_words = known
+            for processor in (*([self.processor] if base else []), *self._processors.values()):
                 processor.add_known_words(known)
 
     @property
@@ -530,7 +554,7 @@ class OpticalRetriever(PushToHub):
             processor = OpticalProcessor(
                 self.processor.tokenizer,
                 nearest_words=words,
-                known_words={**self.processor.known_words, **(pack.known_words or {})},
+                known_words={**self.processor.known_words, **self._known_words, **(pack.known_words or {})},
                 word_rules=self.processor.word_rules,
                 **{**self.processor.roles, **pack.roles},
             )
