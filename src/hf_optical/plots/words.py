@@ -52,7 +52,7 @@ def read_words(retriever: OpticalRetriever, text: str, role: str, language: str)
 def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]) -> list[int | None]:
     """First character in `text` of each ordinary token before truncation; `None` for tokens of the prompt."""
     prompt = getattr(processor, f"{role}_prompt")
-    read, origins = _nearest(processor, text)
+    read, origins = _nearest(processor, text, repair=role == "query")
     read = prompt + read
     try:
         encoding = processor.tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -69,14 +69,14 @@ def _places(processor: OpticalProcessor, text: str, role: str, special: set[int]
     return places
 
 
-def _nearest(processor: OpticalProcessor, text: str) -> tuple[str, list[int]]:
+def _nearest(processor: OpticalProcessor, text: str, repair: bool) -> tuple[str, list[int]]:
     """The text with nearest words filled in, and the position in `text` that each of its characters comes from."""
     if processor.nearest_words is None:
         return text, list(range(len(text)))
     parts: list[str] = []
     origins: list[int] = []
     end = 0
-    for start, stop, nearest in processor.nearest_words.replacements(text):
+    for start, stop, nearest in processor.nearest_words.replacements(text, repair):
         parts += [text[end:start], nearest]
         origins += [*range(end, start), *[start] * len(nearest)]
         end = stop
