@@ -101,7 +101,8 @@ class NearestWords:
         read = word if meant is None else meant
         if (nearest := self.nearest(read)) is None:
             return meant
-        return nearest if self.instead else f"{read} {nearest}"
+        # A word of the list that the tokenizer splits is not read twice.
+        return nearest if self.instead or nearest == self._normal(read) else f"{read} {nearest}"
 
     def _normal(self, word: str) -> str:
         normalizer = self.tokenizer.backend_tokenizer.normalizer
