@@ -1,3 +1,4 @@
+import copy
 import sys
 from dataclasses import replace
 
@@ -188,6 +189,15 @@ def test_revision_changes_with_nearest_words(tiny_model, tiny_processor):
 
     found = {revision(words) for words in ((), ["river", "water"], ["river", "bread"])}
     assert len(found) == 3
+
+
+def test_revision_changes_with_the_rules_of_words(tiny_model, tiny_processor):
+    def revision(rules):
+        tokenizer = copy.deepcopy(tiny_processor.tokenizer)  # the rules change it
+        processor = OpticalProcessor(tokenizer, nearest_words=["river"], word_rules=rules)
+        return OpticalMtebModel(OpticalRetriever(tiny_model, processor)).mteb_model_meta.revision
+
+    assert len({revision(rules) for rules in (1, 2, 3)}) == 3
 
 
 def test_weights_are_hashed_once(retriever, monkeypatch):

@@ -40,7 +40,7 @@ def test_mteb_scores_equal_ours(student, tmp_path):
     from sentence_transformers import MultiVectorEncoder
 
     student.save_pretrained(tmp_path)
-    # Other libraries do not replace unseen words by their nearest new words.
+    # Other libraries do not read the nearest new word after an unseen one.
     student.processor.nearest_words = None
     evaluator = RetrievalEvaluator(
         DATASET, student.model, student.processor, measures=("AP@1000", "ndcg@10", "recall@10", "mrr@10")

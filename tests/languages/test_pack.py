@@ -515,7 +515,7 @@ def test_pack_without_rules_for_words_reads_text_as_it_did(pack_with_words):
     ids = [retriever.processor_of("sw").queries([text])["input_ids"].tolist() for text in texts]
     file = pack_with_words / "language_pack.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
-    assert stored.pop("word_rules") == 2
+    assert stored.pop("word_rules") == 3
     file.write_text(json.dumps(stored), encoding="utf-8")
 
     for _ in range(2):
@@ -533,7 +533,24 @@ def test_pack_without_rules_for_words_reads_text_as_it_did(pack_with_words):
     assert old.merge("sw").processor.word_rules == 1
 
 
-@pytest.mark.parametrize("rules", [0, 3, "2", None])
+def test_pack_of_rules_2_still_replaces_unknown_words(pack_with_words, tmp_path):
+    """New packs add the nearest word after an unknown one; older ones were trained with it in its place."""
+    text, new = "Leta amzuqoni.", OpticalRetriever.from_pretrained(pack_with_words, device="cpu")
+    assert new.processor_of("sw").nearest_words(text) == "Leta amzuqoni mzuqo."
+    file = pack_with_words / "language_pack.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "word_rules": 2}), encoding="utf-8")
+
+    old = OpticalRetriever.from_pretrained(pack_with_words, device="cpu")
+    (expected,) = new.encode_queries(["Leta mzuqo."], language="sw")
+    old.save_pretrained(tmp_path / "retriever")
+    old.merge("sw").save_pretrained(tmp_path / "merged")
+    for folder in (pack_with_words, tmp_path / "retriever", tmp_path / "merged"):
+        opened = OpticalRetriever.from_pretrained(folder, device="cpu")
+        (found,) = opened.encode_queries([text])
+        assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5), folder
+
+
+@pytest.mark.parametrize("rules", [0, 4, "2", None])
 def test_unknown_rules_for_words_raise(pack_with_words, rules):
     file = pack_with_words / "language_pack.json"
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "word_rules": rules}))

@@ -73,7 +73,8 @@ def test_composed_and_decomposed_words_are_the_same(base):
     found = [ids(extended, unicodedata.normalize(form, f"wà {EKO}, ilésà {EKO}")) for form in ("NFC", "NFD")]
     assert found[0] == found[1] and found[0].count(len(base.tokenizer)) == 2
     # A similar word is found from decomposed letters too.
-    assert extended.nearest_words(unicodedata.normalize("NFD", f"a{EKO}")) in {EKO, "eko"}
+    typed = unicodedata.normalize("NFD", f"a{EKO}")
+    assert extended.nearest_words(typed) in {f"{typed} {EKO}", f"{typed} eko"}
     decomposed = extend_processor(base, [unicodedata.normalize("NFD", EKO)])
     if base.tokenizer.backend_tokenizer.normalizer is None:
         assert ids(decomposed, EKO) == [len(base.tokenizer)]
@@ -85,7 +86,7 @@ def test_rules_of_version_1_leave_the_tokenizer_as_it_is():
     first = len(base.tokenizer)
     assert ids(old, "zuqo?") == [first, *ids(base, "▁"), *ids(base, "maji?")[1:]]
     assert ids(extend_processor(base, ["zuqo"]), "zuqo?") == [first, *ids(base, "maji?")[1:]]
-    assert extend_processor(old, ["kitxbu"]).word_rules == 2 and extend_processor(base, []).word_rules == 1
+    assert extend_processor(old, ["kitxbu"]).word_rules == 3 and extend_processor(base, []).word_rules == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,8 +99,27 @@ def test_rules_survive_saving(kind, nearest, tmp_path):
         extended.nearest_words = None
     extended.save_pretrained(tmp_path)
     opened = OpticalProcessor.from_pretrained(tmp_path)
-    assert (opened.word_rules, opened.nearest_words is not None) == (2, nearest)
+    assert (opened.word_rules, opened.nearest_words is not None) == (3, nearest)
     assert torch.equal(opened.queries([text])["input_ids"], extended.queries([text])["input_ids"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("rules", "read"), [(1, "Ni zuqoni, tu?"), (2, "Ni zuqoni, tu?"), (3, "Ni tuzuqoni zuqoni, tu?")]
+)
+def test_nearest_word_replaces_or_follows_by_the_rules(kind, rules, read, tmp_path):
+    """The same before saving, after it, and after learning words of documents."""
+    tiny_checkpoint(tmp_path)
+    extended = extend_processor(OpticalProcessor(tokenizer_of(kind)), ["zuqoni"], rules)
+    extended.save_pretrained(tmp_path)
+    opened, learned = (OpticalProcessor.from_pretrained(tmp_path) for _ in range(2))
+    learned.add_known_words({"documents": {"habari": 1}})
+    plain = OpticalProcessor(extended.tokenizer)
+    for processor in (extended, opened, learned):
+        assert processor.word_rules == rules
+        for role in ("query", "document"):
+            found, expected = processor(["Ni tuzuqoni, tu?"], role), plain([read], role)
+            assert torch.equal(found["input_ids"], expected["input_ids"])
 
 
 def test_preparing_twice_changes_nothing_more(base):

@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -33,6 +34,11 @@ def nearest(request):
     known = tiny_tokenizer(request.param).get_vocab()
     words = [word for word in LIST if word not in known]
     return NearestWords(words, with_words(request.param, words))
+
+
+def replacing(nearest: NearestWords) -> NearestWords:
+    """The same list, as packs of word rules 1 and 2 read it."""
+    return NearestWords(nearest.words, nearest.tokenizer, instead=True)
 
 
 def naive(words: list[str], word: str) -> dict[str, float]:
@@ -95,13 +101,22 @@ def test_min_similarity_is_a_threshold():
 
 def test_surrounding_text_is_unchanged(nearest):
     text = ' \t"tunakunywa",(tunakunywa)!  tunakunywa…\n😀𝔘 tunakunywa;tunakunywa—tunakunywa '
-    assert nearest(text) == text.replace("tunakunywa", "anakunywa")
+    assert nearest(text) == text.replace("tunakunywa", "tunakunywa anakunywa")
+    assert replacing(nearest)(text) == text.replace("tunakunywa", "anakunywa")
+
+
+def test_tokens_are_the_pieces_of_the_unknown_word_and_the_nearest_word(nearest):
+    tokenizer = nearest.tokenizer
+    ids = tokenizer(nearest("tunakunywa"), add_special_tokens=False)["input_ids"]
+    pieces = tokenizer("tunakunywa", add_special_tokens=False)["input_ids"]
+    one = tokenizer.convert_tokens_to_ids("anakunywa")
+    assert ids == [*pieces, one] and one not in pieces
 
 
 def test_replacement_is_one_token(nearest):
     tokenizer = nearest.tokenizer
     ids = [tokenizer.convert_tokens_to_ids("anakunywa")] * 2
-    assert tokenizer(nearest("tunakunywa wanakunywa"), add_special_tokens=False)["input_ids"] == ids
+    assert tokenizer(replacing(nearest)("tunakunywa wanakunywa"), add_special_tokens=False)["input_ids"] == ids
 
 
 @pytest.mark.parametrize("word", ["Tunakunywa", "TUNAKUNYWA", "kun", "on", "tunakunywa7", "7tunakunywa", "qzxvqzxv"])
@@ -121,7 +136,7 @@ def test_single_token_words_are_kept(kind):
     nearest = NearestWords(["waters", "childrens"], tokenizer)
     assert len(tokenizer.tokenize(" water")) == len(tokenizer.tokenize(" children")) == 1
     assert nearest("the water, children") == "the water, children"
-    assert nearest("the xwaters") == "the waters"
+    assert nearest("the xwaters") == "the xwaters waters"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,10 +148,25 @@ def test_are_one_token_finds_known_words(kind):
     assert are_one_token([], tokenizer) == []
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.text(max_size=40))
+ANY_TEXT = st.lists(st.text(max_size=10) | st.sampled_from(["tunakunywa", "barabarani", "mtoto kitabuni", *LIST]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(ANY_TEXT.map("".join))
+def test_only_listed_words_are_added(text):
+    found = _shared()(text)
+    rest = iter(found)
+    assert all(character in rest for character in text), "a character of the text is missing"
+    added = {word: found.count(f" {word}") - text.count(f" {word}") for word in LIST}
+    assert len(found) - len(text) == sum(count * len(f" {word}") for word, count in added.items())
+    if not re.search(r"[^\W\d_]{4}", text):
+        assert found == text
+
+
+@settings(max_examples=60, deadline=None)
+@given(ANY_TEXT.map("".join))
 def test_only_words_are_replaced(text):
-    nearest = _shared()
+    nearest = _shared(instead=True)
     found = nearest(text)
     assert nearest(found) == found, "what has been read once is known"
     if not re.search(r"[^\W\d_]{4}", text):
@@ -144,10 +174,9 @@ def test_only_words_are_replaced(text):
     assert re.findall(r"\s", found) == re.findall(r"\s", text)
 
 
-def _shared(made: list[NearestWords] = []) -> NearestWords:  # noqa: B006
-    if not made:
-        made.append(NearestWords(LIST, with_words("wordpiece", LIST)))
-    return made[0]
+@cache
+def _shared(instead: bool = False) -> NearestWords:
+    return NearestWords(LIST, with_words("wordpiece", LIST), instead=instead)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +187,7 @@ def test_texts_without_unknown_words_are_unchanged(nearest, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_empty_list_replaces_nothing(kind):
+def test_empty_list_adds_nothing(kind):
     nearest = NearestWords([], tiny_tokenizer(kind))
     assert nearest("tunakunywa maji") == "tunakunywa maji" and nearest("") == ""
     assert nearest.nearest("tunakunywa") is None
@@ -168,44 +197,45 @@ def test_empty_list_replaces_nothing(kind):
 def test_lists_of_one_word_and_of_short_words(words):
     nearest = NearestWords(words, tiny_tokenizer("wordpiece"))
     assert nearest.nearest("qzxvqzxv") is None
-    assert nearest("wanakunywa") == ("anakunywa" if "anakunywa" in words else "wanakunywa")
+    assert nearest("wanakunywa") == ("wanakunywa anakunywa" if "anakunywa" in words else "wanakunywa")
 
 
-def test_scripts_without_case_are_replaced():
+def test_scripts_without_case_have_nearest_words():
     words = ["ኢትዮጵያውያን", "विद्यार्थियों", "သင်ယူသူများ"]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]")), unk_token="[UNK]"
     )
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     nearest = NearestWords(words, tokenizer)
-    assert nearest("ለኢትዮጵያውያን፣ ሰላም።") == "ኢትዮጵያውያን፣ ሰላም።"
-    assert nearest("यह विद्यार्थियोंने। पढ़ा") == "यह विद्यार्थियों। पढ़ा"
+    assert nearest("ለኢትዮጵያውያን፣ ሰላም።") == "ለኢትዮጵያውያን ኢትዮጵያውያን፣ ሰላም።"
+    assert nearest("यह विद्यार्थियोंने। पढ़ा") == "यह विद्यार्थियोंने विद्यार्थियों। पढ़ा"
     for word in words:
         assert nearest(word) == word
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_combining_marks_are_normalized(form):
-    """Decomposed letters are treated as the tokenizer's normalizer treats them."""
+    """Decomposed letters are compared in the tokenizer's normal form. The word stays as it is typed."""
     word = normalizers.NFC().normalize_str("onílùúgbá")
     tokenizer = tiny_tokenizer("unigram")
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True, lstrip=True)])
     nearest = NearestWords([word], tokenizer)
     write = getattr(normalizers, form)().normalize_str
-    assert nearest(write(f"àwọn {word}s, tó")) == write("àwọn ") + word + write(", tó")
+    assert nearest(write(f"àwọn {word}s, tó")) == write(f"àwọn {word}s ") + word + write(", tó")
+    assert replacing(nearest)(write(f"àwọn {word}s, tó")) == write("àwọn ") + word + write(", tó")
 
 
 def test_normalizer_that_strips_marks():
     nearest = NearestWords(["onilugba"], with_words("wordpiece", ["onilugba"]))
-    assert nearest("àwọn onílùgbás.") == "àwọn onilugba."
+    assert nearest("àwọn onílùgbás.") == "àwọn onílùgbás onilugba."
 
 
 def test_tokenizer_without_normalizer():
     tokenizer = tiny_tokenizer("unigram")
     assert tokenizer.backend_tokenizer.normalizer is None
     nearest = NearestWords(["anaKunywa", "anakunywa"], tokenizer)
-    assert nearest("wanaKunywa wanakunywa") == "anaKunywa anakunywa"
+    assert nearest("wanaKunywa wanakunywa") == "wanaKunywa anaKunywa wanakunywa anakunywa"
 
 
 def test_result_does_not_depend_on_the_cache_or_pickling(nearest):
@@ -226,7 +256,7 @@ def test_cache_is_bounded(monkeypatch):
     letters = "abcdefghij"
     words = [f"tunakunywa{a}{b}{c}" for a in letters for b in letters for c in "kl"]
     for word in words:
-        assert nearest(word) == "anakunywa"
+        assert nearest(word) == f"{word} anakunywa"
         assert len(nearest._cache) <= 50
-    assert nearest(" ".join(words)) == " ".join(["anakunywa"] * len(words))
+    assert nearest(" ".join(words)) == " ".join(f"{word} anakunywa" for word in words)
     assert len(nearest._cache) <= 50

@@ -116,10 +116,14 @@ def test_repair_comes_before_similar_words_and_for_queries_only():
     plain = OpticalProcessor(tokenizer)
     assert processor.queries(["mzqou"])["input_ids"].equal(plain.queries(["mzuqo"])["input_ids"])
     assert processor.documents(["mzqou"])["input_ids"].equal(plain.documents(["mzqou"])["input_ids"])
-    # The word that was meant is new to the base, and is read as the similar new word.
-    both = NearestWords(["mzuqoni"], tokenizer, known_words={"language": {**counts("sw"), "mzuqonia": 9}})
-    assert not are_one_token(["mzuqonia"], tokenizer)[0] and both("mzuqnia") == "mzuqoni"
-    assert both("mzuqnia", repair=False) in ("mzuqnia", "mzuqoni")
+    # The word that was meant replaces the error. If it is new to the base, the similar new word follows it.
+    words = {"language": {**counts("sw"), "mzuqonia": 9, "water": 9}}
+    both = NearestWords(["mzuqoni", "waters"], tokenizer, known_words=words)
+    assert are_one_token(["mzuqonia", "water"], tokenizer) == [False, True]
+    assert both("mzuqnia, watre") == "mzuqonia mzuqoni, water"
+    assert both("mzuqnia", repair=False) in ("mzuqnia", "mzuqnia mzuqoni")
+    instead = NearestWords(both.words, tokenizer, known_words=words, instead=True)
+    assert instead("mzuqnia, watre") == "mzuqoni, water"
 
 
 def test_known_words_survive_saving_and_damage_is_named(tiny, tmp_path):

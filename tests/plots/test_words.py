@@ -51,16 +51,32 @@ def test_skipped_tokens_of_documents_are_left_out(any_retriever):
     assert torch.equal(read.vectors, vectors[1:-1])
 
 
-def test_word_replaced_by_nearest_word_keeps_its_span(tiny):
-    processor = OpticalProcessor.from_pretrained(tiny, nearest_words=["watoto", "barabara"])
+@pytest.mark.parametrize("rules", [2, 3])
+def test_tokens_of_a_nearest_word_belong_to_the_word_in_the_text(tiny, rules):
+    """Whether the nearest word replaces the word or follows it."""
+    processor = OpticalProcessor.from_pretrained(tiny, nearest_words=["watoto", "barabara"], word_rules=rules)
     retriever = OpticalRetriever(OpticalRetriever.from_pretrained(tiny).model, processor)
     text = "ulibarabara! watotoni  leo"
 
-    assert processor.nearest_words(text) != text
+    own = {2: ["barabara", "!", "watoto", "leo"], 3: ["ulibarabara barabara", "!", "watotoni watoto", "leo"]}[rules]
     read = read_words(retriever, text, "query", "base")
     assert words_of(text, read) == ["ulibarabara", "!", "watotoni", "leo"]
+    tokens = [processor.tokenizer.convert_ids_to_tokens(read.ids[row.bool()]) for row in read.words]
+    assert tokens == [processor.tokenizer.tokenize(each) for each in own]
     (vectors,) = retriever.encode_queries([text])
     assert torch.equal(read.vectors, vectors[1:-1])
+
+
+def test_errors_are_repaired_in_queries_and_stay_in_documents(tiny):
+    """A repair changes the number of tokens, so that the words after it would have wrong vectors."""
+    processor = OpticalProcessor.from_pretrained(tiny, known_words={"language": {"maji": 90, "wangu": 9}})
+    retriever = OpticalRetriever(OpticalRetriever.from_pretrained(tiny).model, processor)
+    text, tokenizer = "mzqou mjai baridi", processor.tokenizer
+    for role, own in (("query", ["mzqou", "maji", "baridi"]), ("document", ["mzqou", "mjai", "baridi"])):
+        read = read_words(retriever, text, role, "base")
+        assert words_of(text, read) == text.split()
+        tokens = [tokenizer.convert_ids_to_tokens(read.ids[row.bool()]) for row in read.words]
+        assert tokens == [tokenizer.tokenize(each) for each in own], role
 
 
 def test_markers_expansion_and_truncation(tiny):

@@ -500,7 +500,7 @@ def test_encoding_leaks_nothing(tiny, batches):
 
     def encode(count: int) -> Footprint:
         for number in range(count):
-            unseen = f"mzuqo{'abcdefg'[number % 7]}"  # replaced by the nearest known word
+            unseen = f"mzuqo{'abcdefg'[number % 7]}"  # has a nearest known word
             retriever.encode_queries([f"{text} {unseen}" for text in TEXTS[:4]], batch_size=4)
         return footprint()
 

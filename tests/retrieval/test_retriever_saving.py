@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import shutil
 from dataclasses import replace
@@ -247,18 +248,26 @@ def test_installed_package_serves_for_a_commit_of_the_base(tiny, packs, tmp_path
 
 
 UNSEEN = ["zunakunywak maji", "Where is wanakunywak, and why?"]
+READ = ["zunakunywak unakunywak maji", "Where is wanakunywak unakunywak, and why?"]
+
+
+def as_written(retriever, processor, texts, role):
+    """Vectors of texts in which no word is read as another one."""
+    processor = copy.copy(processor)
+    processor.nearest_words = None
+    return encode_texts(retriever.model, processor, texts, role).to_list()
 
 
 @pytest.fixture
 def with_words(retriever, tiny):
-    """A retriever with a pack that maps unseen inflections to its new words."""
+    """A retriever with a pack that reads its new words after unseen inflections."""
     retriever.add_language("sw", make_pack(tiny, "sw", 9, ["unakunywak", "kitxbu"]))
     retriever.set_language("sw")
-    known = [text.replace("zunakunywak", "unakunywak").replace("wanakunywak", "unakunywak") for text in UNSEEN]
-    assert_equal(retriever.encode_queries(UNSEEN), retriever.encode_queries(known))
-    assert_equal(retriever.encode_documents(UNSEEN, language="sw"), retriever.encode_documents(known, language="sw"))
+    processor = retriever.processor_of("sw")
+    assert_equal(retriever.encode_queries(UNSEEN), as_written(retriever, processor, READ, "query"))
+    assert_equal(retriever.encode_documents(UNSEEN, language="sw"), as_written(retriever, processor, READ, "document"))
     with pytest.raises(AssertionError):
-        assert_equal(retriever.encode_documents(UNSEEN), retriever.encode_documents(known))
+        assert_equal(retriever.encode_documents(UNSEEN), retriever.encode_documents(READ))
     return retriever
 
 
@@ -304,5 +313,4 @@ def test_pack_on_merged_base_uses_nearest_words_of_the_base(with_words, tmp_path
     base.save_pretrained(tmp_path / "both")
     for opened in (base, OpticalRetriever.from_pretrained(tmp_path / "both", device="cpu")):
         assert_equal(opened.encode_queries(texts), expected)
-        known = opened.encode_queries([text.replace("zunakunywak", "unakunywak") for text in texts[:1]])
-        assert_equal(opened.encode_queries(texts[:1]), known)
+        assert_equal(opened.encode_queries(UNSEEN), as_written(opened, trained, READ, "query"))

@@ -72,6 +72,17 @@ def test_tokens_have_the_weight_of_their_word(tmp_path, kind):
     assert not inside
 
 
+def test_nearest_word_has_a_weight_of_its_own(weighing):
+    """The unknown word before it has the weight 1 in each of its tokens."""
+    processor = weighing.processor_of("sw")
+    assert processor.nearest_words("rain amzuqonini rain") == "rain amzuqonini mzuqo rain"
+    pieces = len(processor.tokenizer.tokenize("amzuqonini"))
+    rain, mzuqo = (1e-3 / (1e-3 + COUNTS[word] / 100) for word in ("rain", "mzuqo"))
+    (vectors,) = weighing.encode_queries(["rain amzuqonini rain"], weights="idf")
+    expected = torch.tensor([1.0, rain, *[1.0] * pieces, mzuqo, rain, 1.0])
+    torch.testing.assert_close(vectors.norm(dim=1), expected, rtol=0, atol=1e-5)
+
+
 def test_weights_do_not_depend_on_padding_and_batch(weighing):
     texts = [*TEXTS, "", "kitxbu " * 200]
     together = weighing.encode_queries(texts, weights="idf")
