@@ -25,7 +25,7 @@ SOURCES = {"language": 0.9, "translations": 0.1, "documents": 0.02}
 # Prices of typing errors, as negative logarithms of their probability.
 _NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _DOUBLED, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.0, 8.0, 5.0, 3.1, 0.6
 # A word as it stands: what speaks for a known one, for one token of the base, for an unknown one, and for a name.
-_KNOWN, _ONE_TOKEN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, -12.5, -2.0, 0.8, 5.5
+_KNOWN, _ONE_TOKEN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, -12.5, 1.4, 0.8, 5.5
 # A word of another language: prices of being one, and of each letter.
 _FOREIGN, _FOREIGN_LETTER = 8.0, 3.0
 _LETTERS_AT_A_TIME = 4
@@ -56,9 +56,10 @@ class Spelling:
     A noisy channel (Kernighan, Church and Gale 1990): each known word has a probability, its frequency, and each
     typing error a price. Letters are missing, doubled or swapped, or the key next to the right one was hit. A word
     stays as it is unless another explains it better: one that is known, or a token of the base, is likely to be meant,
-    and so is an unknown one that looks like a word of its language, by an n-gram model of letters. A capital inside a
-    sentence speaks for a name, but does not decide. Accents and case are no errors: a word that is known in one
-    spelling only is read in that one.
+    and so is an unknown one that looks like a word of its language, by an n-gram model of letters. Unknown words are
+    as frequent as words that occur once (Good 1953), so the fewer sentences there are, the more words stay. A capital
+    inside a sentence speaks for a name, but does not decide. Accents and case are no errors: a word that is known in
+    one spelling only is read in that one.
 
     Args:
         known (mapping of `str` to mapping of `str` to `int`):
@@ -117,7 +118,7 @@ class Spelling:
     def as_it_stands(self, word: str) -> float:
         """Return how well a word explains itself, on the scale of [`~Spelling.candidates`]."""
         folded = _fold(word)
-        unknown = _UNKNOWN + _UNKNOWN_LETTERS * self._letter_model(folded)
+        unknown = self._unknown + _UNKNOWN_LETTERS * self._letter_model(folded)
         chances = [unknown, -_FOREIGN - _FOREIGN_LETTER * len(folded)]
         if (place := self._table.places.get(folded)) is not None:
             chances.append(float(self._table.log_probabilities[place]) + _KNOWN)
@@ -141,6 +142,13 @@ class Spelling:
     def _names(self) -> set[str]:
         """Words that both languages spell alike: names, and loan words."""
         return {*self.known.get("language", ())} & {*self.known.get("translations", ())}
+
+    @cached_property
+    def _unknown(self) -> float:
+        """What speaks for a word that is not known."""
+        sources = [self.known["language"]] if self.known.get("language") else self.known.values()
+        counts = [count for words in sources for count in words.values()]
+        return math.log(max(counts.count(1), 1) / max(sum(counts), 1)) + _UNKNOWN
 
     @cached_property
     def _surfaces(self) -> set[str]:
