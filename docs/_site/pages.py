@@ -28,6 +28,8 @@ COPIES = {
 }
 # Search shows explanations first and generated pages last.
 BOOSTS = {"how_to/": 4, "concepts/": 2, "reference/": 0.5, "measurements/studies/": 0.25}
+# Progress and losses of a training run, indented in a notebook's output so that Markdown would show their HTML as code.
+_TRAINING = re.compile(r"\s*<div>\s*<progress.*?</div>\s*<table[^>]*>(.*?)</table>(?:<p>)?", flags=re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -104,6 +106,8 @@ def notebook(path: str, content: str) -> dict[str, bytes | str]:
     """A notebook with its outputs as a page, and its pictures."""
     exporter = MarkdownExporter()
     text, resources = exporter.from_notebook_node(nbformat.reads(content, as_version=4))
+    text = _TRAINING.sub(lambda output: "\n\n<table>" + re.sub(r"\s*\n\s*", "", output[1]) + "</table>\n", text)
+    text = text.replace("![png](", "![Figure that the code above draws](")
     folder, name = posixpath.split(path)
     head, line, rest = text.partition("\n")
     page = f"{head}{line}\n[Download this page as a notebook]({name}).\n{rest}"
