@@ -28,7 +28,7 @@ COPIES = {
 }
 # Search shows explanations first and generated pages last.
 BOOSTS = {"how_to/": 4, "concepts/": 2, "reference/": 0.5, "measurements/studies/": 0.25}
-# Progress and losses of a training run, indented in a notebook's output so that Markdown would show their HTML as code.
+# The progress and losses of a run: a notebook indents their HTML, so Markdown would show it as code.
 _TRAINING = re.compile(r"\s*<div>\s*<progress.*?</div>\s*<table[^>]*>(.*?)</table>(?:<p>)?", flags=re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 

@@ -54,7 +54,8 @@ Args:
         to 1.0): Both.
 
 Raises:
-    ValueError: If it is wrong.
+    ValueError: If it is wrong,
+        or late.
 
 Example:
 
@@ -79,7 +80,8 @@ MARKDOWN = """Measure a thing; see [`Thing`][hf_optical.room.Thing] and `list`.
 { .docstring-section }
 
 `ValueError`
-:   If it is wrong.
+:   If it is wrong,
+    or late.
 
 **Example**
 { .docstring-section }

@@ -57,8 +57,8 @@ class Spelling:
     typing error a price. Letters are missing, doubled or swapped, or the key next to the right one was hit. A word
     stays as it is unless another explains it better: one that is known, or a token of the base, is likely to be meant,
     and so is an unknown one that looks like a word of its language, by an n-gram model of letters. A capital inside a
-    sentence speaks for a name, but does not decide. Accents and case are no errors: a word that is known in one
-    spelling only is read in that one.
+    sentence suggests a name, but does not decide. Accents and case do not count as errors: a word that is known in
+    one spelling only is read in that one.
 
     Args:
         known (mapping of `str` to mapping of `str` to `int`):
