@@ -21,7 +21,11 @@ PACKAGE = "hf_optical"
 EXTERNAL = {"datasets", "huggingface_hub", "pathlib", "peft", "torch", "transformers"}
 
 _LISTS = {"Args": "Parameters", "Attributes": "Attributes", "Inputs": "Inputs", "Raises": "Raises"}
-_TEXTS = {"Returns": "Returns", "Yields": "Yields", "Example": "Example", "Examples": "Examples"}
+_TEXTS = {
+    **{title: title for title in ("Returns", "Yields", "Example", "Examples")},
+    # As in sentence-transformers.
+    **{title: title for title in ("References", "Requirements", "Recommendations", "Relations")},
+}
 _REFERENCE = re.compile(r"\[`(~?)([\w.]+?)(\(\))?`\](?![\[(])")
 # Below the logger of mkdocs, which counts warnings in a strict build.
 _log = logging.getLogger("mkdocs.plugins.docstrings")
@@ -148,7 +152,8 @@ def markdown(docstring: str, find: Any) -> str:
         title = lines[0].removesuffix(":")
         if lines[0].endswith(":") and title in _LISTS | _TEXTS:
             end = next((i for i, line in enumerate(lines) if i and line and not line[0].isspace()), len(lines))
-            body = inspect.cleandoc("\n".join(lines[1:end]))
+            # All lines have a margin here, also the first, which `cleandoc` would not count.
+            body = inspect.cleandoc("\n" + "\n".join(lines[1:end]))
             if title in _LISTS:
                 body = "\n\n".join(definition(entry) for entry in entries(body))
             heading = f"**{(_LISTS | _TEXTS)[title]}**\n{{ .docstring-section }}\n"

@@ -26,8 +26,17 @@ COPIES = {
     "maintainers/changelog.md": "CHANGELOG.md",
     "maintainers/contributing.md": "CONTRIBUTING.md",
 }
-# Search shows explanations first and generated pages last.
-BOOSTS = {"how_to/": 4, "concepts/": 2, "reference/": 0.5, "measurements/studies/": 0.25}
+# Search shows explanations first and generated pages last. Of several folders that fit a page, the last one counts.
+BOOSTS = {
+    "how_to/": 4,
+    "troubleshooting/": 4,
+    "troubleshooting/all_messages": 1,
+    "concepts/": 2,
+    "reference/": 0.5,
+    "measurements/studies/": 0.25,
+}
+# The progress and losses of a run: a notebook indents their HTML, so Markdown would show it as code.
+_TRAINING = re.compile(r"\s*<div>\s*<progress.*?</div>\s*<table[^>]*>(.*?)</table>(?:<p>)?", flags=re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -70,17 +79,24 @@ def on_page_markdown(markdown, page, **kwargs):
 
 def on_page_content(html, page, **kwargs):
     """
-    Keep options such as `--epsilon` on one line, and let wide figures of measurements be scrolled on narrow screens,
-    where they would be too small to read.
+    Keep options such as `--epsilon` on one line, let sentences in tables wrap, and let wide figures of measurements
+    be scrolled on narrow screens, where they would be too small to read.
     """
     html = re.sub(
         r"<code>[^<]*--[^<]*</code>",
         lambda code: re.sub(r"--\w+", lambda option: f'<span class="option">{option[0]}</span>', code[0]),
         html,
     )
+    html = re.sub(r"<table>.*?</table>", lambda table: _with_sentences(table[0]), html, flags=re.DOTALL)
     if page.file.src_uri.startswith("measurements/"):
         html = re.sub(r"<p>(<img [^>]*>)</p>", r'<div class="figure">\1</div>', html)
     return html
+
+
+def _with_sentences(table: str) -> str:
+    """A table as it is or, if the cells on its right are sentences, with these on the left and allowed to wrap."""
+    right = '<td style="text-align: right;">'
+    return table.replace(right, "<td>") if re.search(right + "[^<]{30,}</td>", table) else table
 
 
 def copied_page(page: str, text: str) -> str:
@@ -104,6 +120,8 @@ def notebook(path: str, content: str) -> dict[str, bytes | str]:
     """A notebook with its outputs as a page, and its pictures."""
     exporter = MarkdownExporter()
     text, resources = exporter.from_notebook_node(nbformat.reads(content, as_version=4))
+    text = _TRAINING.sub(lambda output: "\n\n<table>" + re.sub(r"\s*\n\s*", "", output[1]) + "</table>\n", text)
+    text = text.replace("![png](", "![Figure that the code above draws](")
     folder, name = posixpath.split(path)
     head, line, rest = text.partition("\n")
     page = f"{head}{line}\n[Download this page as a notebook]({name}).\n{rest}"

@@ -35,6 +35,8 @@ def test_site_builds_without_warnings_and_holds_every_public_name(tmp_path):
     assert not missing
     front = (tmp_path / "reference" / "index.html").read_text("utf-8")
     assert all(f"#hf_optical.{name}" in front or f".{name}" in front for name in hf_optical.__all__ if name[0] != "_")
+    tutorial = (tmp_path / "tutorial" / "from_texts_to_search" / "index.html").read_text("utf-8")
+    assert "<th>Training Loss</th>" in tutorial and "&lt;" not in tutorial, "an output is shown as HTML code"
     for page in tmp_path.rglob("*.html"):
         text = page.read_text("utf-8")
         assert "fonts.googleapis" not in text and "cdn." not in text, f"{page} loads from elsewhere"
@@ -52,7 +54,8 @@ Args:
         to 1.0): Both.
 
 Raises:
-    ValueError: If it is wrong.
+    ValueError: If it is wrong,
+        or late.
 
 Example:
 
@@ -77,7 +80,8 @@ MARKDOWN = """Measure a thing; see [`Thing`][hf_optical.room.Thing] and `list`.
 { .docstring-section }
 
 `ValueError`
-:   If it is wrong.
+:   If it is wrong,
+    or late.
 
 **Example**
 { .docstring-section }

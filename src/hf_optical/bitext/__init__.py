@@ -1,3 +1,5 @@
+"""Sentence pairs, dictionaries and plain text: reading, filtering, word alignment, code switching."""
+
 from .code_switching import CodeSwitcher
 from .dictionaries import Dictionary, learn_dictionary, read_muse
 from .entries import read_entries, switch_texts

@@ -25,7 +25,7 @@ class PairCosts:
     Attributes:
         costs (`numpy.ndarray` of shape `(pairs,)`): mean cost of what is aligned, 0 to 2.
         misaligned (`numpy.ndarray` of shape `(pairs,)`):
-            Probability that the two sentences are no translations. 0 for all if the student cannot tell.
+            Probability that the two sentences are not translations. 0 for all if the student cannot tell.
     """
 
     costs: np.ndarray
@@ -64,7 +64,7 @@ def rank_by_cost(
 
     Returns:
         `datasets.Dataset`: the pairs with two more columns, `cost` and `misaligned`, the probability that the two
-        sentences are no translations of each other; see [`pair_costs`].
+        sentences are not translations of each other; see [`pair_costs`].
 
     Raises:
         DataError: a language is not in the pairs.

@@ -1,3 +1,5 @@
+"""Test sets, measures of retrieval, significance tests and perturbed queries."""
+
 from .benchmarks import benchmark_names, from_bitext, load_benchmark, sample_pool
 from .datasets import Document, Query, RetrievalDataset, build_dataset, load_beir
 from .evaluate_module import evaluate_module_path, evaluate_rows

@@ -12,6 +12,7 @@ from ..retrieval.search import Hit
 
 
 DEFAULT_MEASURES = ("map", "mrr@10", "ndcg@10", "recall@100")
+"""Measures of an evaluation that names no others."""
 
 _FAMILIES = {"map": "AP", "mrr": "RR", "ndcg": "nDCG", "recall": "R", "p": "P"}
 _MEASURE = re.compile(r"(\w+)(\([^()]*\))?(?:@([1-9][0-9]*))?")

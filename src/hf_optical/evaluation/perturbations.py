@@ -159,6 +159,7 @@ _KINDS: dict[str, tuple[Callable[[str, _Draw], Iterator[_Edit]], str]] = {
 _DROPS = ("drop_letters", "drop_words")
 
 PERTURBATIONS: dict[str, str] = {name: description for name, (_, description) in _KINDS.items()}
+"""Kind of perturbation -> what it does to a query."""
 PERTURBATIONS["code_mixing"] = "words are translated to English (share of the words in the dictionary)"
 
 

@@ -1,3 +1,5 @@
+"""Cards of models and packs, and uploads to the Hub."""
+
 from ..storage.publishing import create_repository, upload_folder
 from .cards import write_card
 

@@ -1,3 +1,5 @@
+"""Language packs: add adapters and new words to a base, switch, merge and save them."""
+
 from .adapters import (
     activate,
     active_language,

@@ -45,7 +45,7 @@ Reader = Callable[[Sequence[dict[str, Any]]], Blocks]
 @dataclass
 class LanguageData:
     """
-    What a method is given of each language before training.
+    Data of a language that a method gets before training.
 
     Args:
         language (`str`), teacher_language (`str`): keys of the `translation` feature.
@@ -93,7 +93,7 @@ class Reading:
 
 
 class Run(Protocol):
-    """What a method may ask of the trainer that runs it."""
+    """Services that the trainer offers to a method."""
 
     def pair_losses(self, student: OpticalOutput, teacher: OpticalOutput) -> dict[str, Tensor]: ...
 

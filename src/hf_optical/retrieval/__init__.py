@@ -1,3 +1,5 @@
+"""Encoding, MaxSim, exact search, reranking, and the retriever with its packs; BM25 and query translation."""
+
 from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim

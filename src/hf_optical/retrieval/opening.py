@@ -8,6 +8,7 @@ from .retriever import OpticalRetriever
 
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+"""Base that commands open if none is named."""
 
 
 def open_retriever(

@@ -12,6 +12,7 @@ from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
 # Name of the model without any pack, in place of a language.
 BASE = "base"
+"""Name of the bare base wherever a language is expected."""
 
 
 class LanguageReader:

@@ -1,3 +1,5 @@
+"""Comparisons of training methods over languages, data sizes, seeds and test sets."""
+
 from .runner import Failure, Study, load_records
 from .settings import Method, StudyConfig
 from .store import Record, Store

@@ -106,9 +106,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Weight of the ranking next to the other parts of the loss: the transported cost, with `"hybrid"`, and the
             anchor.
         noise_weight (`float`, defaults to 0), noise_strength (`float`, defaults to 0.2):
-            Weight of a mistyped copy of each sentence, which the student reads beside it and which is aligned with the
-            same vectors of the teacher; and the largest share of letters that are mistyped ([`Mistyper`]). It doubles
-            the number of sentences that the student reads per step. For the methods that align.
+            Weight of a mistyped copy of each sentence, which the student reads in addition and which is aligned with
+            the same vectors of the teacher; and the largest share of letters that are mistyped ([`Mistyper`]). It
+            doubles the number of sentences that the student reads per step. For the methods that align.
         anchor_weight (`float`, defaults to 0):
             Weight of a term that keeps the student's vectors of English text where they were before training
             (cosine distance, token by token). 0 turns it off. It doubles the number of sentences read per step.

@@ -60,19 +60,15 @@ class MultiVectorOTAlignmentLoss(nn.Module):
             columns in this order, or the second was not tokenised for the teacher.
 
     References:
-        - Improving Cross-lingual Information Retrieval on Low-Resource Languages via Optimal Transport Distillation:
-          https://huggingface.co/papers/2301.12566
+        - Improving Cross-lingual Information Retrieval on Low-Resource Languages via Optimal Transport
+          Distillation: https://huggingface.co/papers/2301.12566
 
     Requirements:
         1. (sentence, translation) pairs, in this order
         2. `data_collator=loss.data_collator("NAME_OF_THE_TRANSLATION")` given to the trainer
 
     Inputs:
-        +---------------------------------------------------+--------+
-        | Inputs                                            | Labels |
-        +===================================================+========+
-        | (sentence in the new language, translation) pairs | none   |
-        +---------------------------------------------------+--------+
+        Pairs of a sentence in the new language and its translation, without labels.
 
     Recommendations:
         - Open the student without dropout, as below, since its targets are exact.

@@ -142,6 +142,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "unbalanced": Unbalanced,
     "partial": Partial,
 }
+"""Name -> solver."""
 
 
 def make_solver(solver: str | Solver = "sinkhorn", **options: Any) -> Solver:
