@@ -208,6 +208,7 @@ def test_evaluate_and_search_weigh_query_tokens(folder, tmp_path, capsys):
     found = json.loads((tmp_path / "eval_results.json").read_text())["measures"]["map"]["trained"]
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=folder / "base", device="cpu")
     data = load_beir(DEMO / "retrieval")
+    retriever.learn_spelling(data.document_texts(), base=False)
     evaluator = RetrievalEvaluator(data, retriever.model, retriever.processor)
     documents = retriever.encode_documents(data.document_texts(), language="base")
     queries = [query.text for query in data.queries.values()]

@@ -58,8 +58,8 @@ class Spelling:
     stays as it is unless another explains it better: one that is known, or a token of the base, is likely to be meant,
     and so is an unknown one that looks like a word of its language, by an n-gram model of letters. Unknown words are
     as frequent as words that occur once (Good 1953), so the fewer sentences there are, the more words stay. A capital
-    inside a sentence suggests a name, but does not decide. Accents and case do not count as errors: a word that is known in
-    one spelling only is read in that one.
+    inside a sentence suggests a name, but does not decide. Accents and case do not count as errors: a word that is
+    known in one spelling only is read in that one.
 
     Args:
         known (mapping of `str` to mapping of `str` to `int`):
