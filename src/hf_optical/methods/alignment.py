@@ -46,7 +46,7 @@ class AlignmentSettings(PairSettings):
     marginal_penalty: float = option(
         Unbalanced.marginal_penalty, "Price of leaving a token out, with --solver unbalanced."
     )
-    noise_weight: float = option(0.0, "Weight of a mistyped copy of each sentence beside it.")
+    noise_weight: float = option(0.0, "Weight of a mistyped copy of each sentence.")
     noise_strength: float = option(0.2, "Largest share of the letters that are mistyped in the copy.")
     transported_mass: float = option(Partial.transported_mass, "Part of the mass to align, with --solver partial.")
 
