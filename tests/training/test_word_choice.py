@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import MINILM, demo_pairs
 
-from hf_optical import OpticalModel, OpticalProcessor, load_bitext
+from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
 from hf_optical.languages import (
     add_adapter,
     default_lora_config,
@@ -38,7 +38,7 @@ def test_choice_compares_mean_reciprocal_ranks(base, pairs, caplog):
     with caplog.at_level("INFO", logger="hf_optical"):
         chosen = choose_words(model, processor, pairs, learn, model, processor, "sw", max_pairs=40)
     (others, candidates), (everything, vocabulary) = learned
-    assert chosen is vocabulary and everything is pairs
+    assert chosen == (vocabulary, False) and everything is pairs
     taught = {pair["en"] for pair in others["translation"]}
     texts = [pair for pair in pairs["translation"] if pair["en"] not in taught]
     assert len(texts) == 40 and len(others) == len(pairs) - 40
@@ -82,10 +82,33 @@ def test_words_that_do_not_help_to_find_translations_are_none(base, pairs):
         return vocabulary
 
     chosen = choose_words(model, processor, pairs, learn, model, processor, "sw", max_pairs=40)
-    assert chosen.tokens == [] and chosen.rows.shape == (0, 384)
+    assert chosen.vocabulary.tokens == [] and chosen.vocabulary.rows.shape == (0, 384)
 
 
 def test_few_pairs_decide_nothing(base, pairs):
     learn = partial(learn_vocabulary, *base, language="sw")
     few = pairs.select(range(100))
-    assert choose_words(*base, few, learn, *base, "sw").tokens == learn(few).tokens
+    assert choose_words(*base, few, learn, *base, "sw").vocabulary.tokens == learn(few).tokens
+
+
+@pytest.fixture(scope="module")
+def read_already(pairs):
+    """Pairs in a language that the base reads: English."""
+    return load_bitext([{"translation": {"xx": pair["en"], "en": pair["en"]}} for pair in pairs["translation"]], "xx")
+
+
+def test_a_base_that_finds_most_translations_reads_the_language(base, pairs, read_already):
+    words = learn_vocabulary(*base, pairs, "sw")
+    chosen = choose_words(*base, read_already, lambda some: words, *base, "xx", max_pairs=20)
+    assert chosen.base_reads and chosen.vocabulary.tokens == []
+
+
+@pytest.mark.parametrize("strength, expected", [(None, 0.5), (0.3, 0.3)])
+def test_a_pack_whose_base_reads_the_language_is_applied_in_part(base, read_already, strength, expected, tmp_path):
+    args = OTDistillationConfig(
+        output_dir=str(tmp_path), language="xx", strength=strength, use_cpu=True, eval_strategy="no"
+    )
+    # A word that the base lacks, so that there is something to choose.
+    odd = [{"translation": {"xx": "mzuqo " + pair["xx"], "en": pair["en"]}} for pair in read_already["translation"]]
+    trainer = OTDistillationTrainer(OpticalModel.from_pretrained(MINILM), base[0], args, odd, None, base[1], base[1])
+    assert trainer.language_pack().strength == expected

@@ -132,9 +132,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         lora_rank (`int`, defaults to 32), lora_alpha (`float`, defaults to the rank), lora_dropout (`float`,
             defaults to 0), lora_targets (`list[str]`, *optional*), lora_embeddings (`bool`, defaults to `True`):
             The adapter, as in [`default_lora_config`]. If words are added, the word embeddings are not adapted.
-        strength (`float`, defaults to 1.0):
+        strength (`float`, *optional*):
             Strength of the finished pack ([`set_strength`]), with which it is evaluated. Steps of training always
-            apply the whole adapter.
+            apply the whole adapter. Defaults to 0.5 where the base finds most translations among held-out pairs by
+            itself ([`~hf_optical.training.word_choice.choose_words`]), else to 1.
         random_strength (`bool`, defaults to `False`):
             Train every step with a strength drawn between 0 and 1, so that the pack is good at every strength.
         evaluate_on_pairs (`bool`, defaults to `True`):
@@ -203,7 +204,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         None, "Modules to adapt. Default: every linear layer the token vectors pass through."
     )
     lora_embeddings: bool = option(True, "Whether the word embeddings are adapted too.")
-    strength: float = option(1.0, "Strength of the finished pack, 0 to 2: the share of its adapter that is applied.")
+    strength: float | None = option(
+        None,
+        "Share of the adapter that the pack applies, 0 to 2. Default: 0.5 if the base reads the language, else 1.",
+    )
     random_strength: bool = option(False, "Train with a random strength of the adapter at every step.")
     evaluate_on_pairs: bool = option(
         True, "Search among the held-out sentence pairs if a language has no retrieval set."
@@ -215,7 +219,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         self._check_method()
         if self.new_words is None:
             self.new_words = 0 if self.train_all_weights else 8000
-        check_number("strength", self.strength, at_least=0, at_most=STRONGEST)
+        check_number("strength", 1.0 if self.strength is None else self.strength, at_least=0, at_most=STRONGEST)
         check_number("new_words", self.new_words, at_least=0, at_most=0 if self.train_all_weights else None)
         self._check_dictionary()
         for name, (value, reason) in _FIXED.items():

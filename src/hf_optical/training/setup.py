@@ -47,7 +47,7 @@ from .config import OTDistillationConfig
 from .distributed import from_main_process
 from .relatives import share_words, start_from
 from .teacher import TeacherVectors
-from .word_choice import choose_words
+from .word_choice import WordChoice, choose_words
 
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,8 @@ _HELD_OUT = 2000
 _SAMPLE = 300
 # Sentence pairs of a stream that are read before training.
 _STREAM_HEAD = 20_000
+# Default strength of a pack whose base finds most translations by itself.
+STRENGTH_IF_READ = 0.5
 # Words that pairs show more rarely have no row of their own, see `learn_vocabulary`.
 MIN_COUNT = 2
 
@@ -214,9 +216,15 @@ def add_packs(
     relative: LanguagePack | None,
     texts: Mapping[str, Sequence[str]] | None,
     pairs: dict[str, Dataset],
-) -> dict[str, OpticalProcessor]:
-    """Add the packs to train, and return language -> the processor with the new words of its pack."""
+) -> tuple[dict[str, OpticalProcessor], dict[str, float]]:
+    """
+    Add the packs to train.
+
+    Returns:
+        `tuple`: language -> the processor with the new words of its pack, and pack -> its strength after training.
+    """
     processors = dict.fromkeys(args.languages, processor)
+    strengths = dict.fromkeys(args.packs, 1.0 if args.strength is None else args.strength)
     for pack, members in args.packs.items():
         # The initial weights of a pack must not depend on the other packs.
         set_seed(args.seed)
@@ -237,7 +245,10 @@ def add_packs(
                 max_words=args.new_words,
             )
             if own is not None and args.choose_words:
-                vocabulary = _choose_words(args, model, processor, own, learn, teacher, teacher_processor, pack)
+                choice = _choose_words(args, model, processor, own, learn, teacher, teacher_processor, pack)
+                vocabulary = choice.vocabulary
+                if args.strength is None and choice.base_reads:
+                    strengths[pack] = STRENGTH_IF_READ
             else:
                 vocabulary = learn(own)
             if entries and not vocabulary.tokens:
@@ -274,7 +285,7 @@ def add_packs(
         add_adapter(model, pack, config, vocabulary)
     if args.packs:
         make_trainable(model, list(args.packs))
-    return processors
+    return processors, strengths
 
 
 def _choose_words(
@@ -286,10 +297,10 @@ def _choose_words(
     teacher: OpticalModel,
     teacher_processor: OpticalProcessor,
     pack: str,
-) -> Vocabulary:
-    """Learn the new words of a pack that the base does not read better in pieces; one process does it for all."""
+) -> WordChoice:
+    """Learn the new words of a pack if the base needs them; one process does it for all."""
 
-    def choose() -> Vocabulary:
+    def choose() -> WordChoice:
         models = (model.to(args.device), processor, pairs, learn, teacher.to(args.device), teacher_processor)
         activate(model, None)
         return choose_words(*models, pack, args.teacher_language, show_progress=not args.disable_tqdm)

@@ -195,14 +195,14 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         text_words = check_texts(args, texts, pairs, entries, base_processor)
         models = (model, base_processor, self.teacher, teacher_processor)
         add = partial(add_packs, args, *models, peft_config, entries, relative, texts)
-        self.processors = add(pairs)
+        self.processors, self._strengths = add(pairs)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
             if kept:
                 pairs |= kept
                 for pack in args.packs:
                     remove(model, pack)
-                self.processors = add(pairs)
+                self.processors, self._strengths = add(pairs)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:
@@ -298,12 +298,12 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         """Give the pack of a language the strength of a training step, or that of the finished pack."""
         if not self.args.packs:
             return
-        strength: float = self.args.strength
+        pack = self.args.pack_of(language)
+        strength = self._strengths[pack]
         if self.model.training:
             # The same in every process, and in a resumed run.
             draws = random.Random(f"{self.args.seed} {self.state.global_step}")
             strength = draws.random() if self.args.random_strength else 1.0
-        pack = self.args.pack_of(language)
         if strength_of(self.model, pack) != strength:
             set_strength(self.model, pack, strength)
 
@@ -517,7 +517,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             known_words=self.processors[packs[pack][0]].known_words,
             state_dict=state_dict,
         )
-        return replace(copied, strength=self.args.strength)
+        return replace(copied, strength=self._strengths[pack])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Without Trainer's `training_args.bin`, a pickle that contains the Hub token (huggingface/transformers#34612).

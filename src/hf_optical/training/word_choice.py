@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -22,8 +23,16 @@ logger = logging.getLogger(__name__)
 _CANDIDATES = "word_choice"
 # With fewer sentence pairs, words occur too rarely for a choice.
 _FEWEST = 200
-# By how much new words must raise the mean reciprocal rank of the translation.
-_GAIN = 0.01
+# By how much new words must raise the mean reciprocal rank of the translation, and the rank from which on the base
+# reads a language by itself.
+_GAIN, _READS = 0.01, 0.5
+
+
+class WordChoice(NamedTuple):
+    """New words, possibly none, and whether the base finds most translations without them."""
+
+    vocabulary: Vocabulary
+    base_reads: bool
 
 
 def choose_words(
@@ -39,7 +48,7 @@ def choose_words(
     max_pairs: int = 400,
     batch_size: int = 64,
     show_progress: bool = False,
-) -> Vocabulary:
+) -> WordChoice:
     """
     Learn new words, or none if the base reads the language as well in pieces.
 
@@ -57,14 +66,14 @@ def choose_words(
         batch_size (`int`, defaults to 64), show_progress (`bool`, defaults to `False`): for encoding.
 
     Returns:
-        [`Vocabulary`]: words that are learned from all pairs, possibly none.
+        [`WordChoice`]: words that are learned from all pairs, and what the base can do without them.
     """
     if len(pairs) < _FEWEST:
-        return learn(pairs)
+        return WordChoice(learn(pairs), base_reads=False)
     held_out = np.linspace(0, len(pairs) - 1, min(max_pairs, len(pairs) // 2)).astype(int).tolist()
     vocabulary = learn(pairs.select(sorted({*range(len(pairs))} - {*held_out})))
     if not vocabulary.tokens:
-        return learn(pairs)
+        return WordChoice(learn(pairs), base_reads=False)
     sentences, english = ([*iter_sentences(pairs.select(held_out), code)] for code in (language, teacher_language))
 
     def read(model: OpticalModel, processor: OpticalProcessor, texts: list[str]) -> list[ReadSentence]:
@@ -87,8 +96,10 @@ def choose_words(
         "Mean reciprocal rank of held-out translations in %s: %.3f in pieces, %.3f with new words.", language, *ranks
     )
     if ranks[1] < ranks[0] + _GAIN:
-        return Vocabulary([], vocabulary.rows[:0], vocabulary.first_id, vocabulary.rules)
-    return learn(pairs)
+        vocabulary = Vocabulary([], vocabulary.rows[:0], vocabulary.first_id, vocabulary.rules)
+    else:
+        vocabulary = learn(pairs)
+    return WordChoice(vocabulary, base_reads=ranks[0] >= _READS)
 
 
 def _reciprocal_rank(sentences: list[ReadSentence], translations: list[ReadSentence]) -> float:
