@@ -44,7 +44,8 @@ def main() -> None:
     data = sample_pool(whole, args.documents) if args.documents else whole
     pack = LanguagePack.from_pretrained(args.pack)
     language, base = pack.language, OpticalRetriever.from_pretrained(args.pack)
-    evaluator = RetrievalEvaluator(data, base.indexer.model, base.indexer.processor, show_progress=True)
+    teacher = base.indexer
+    evaluator = RetrievalEvaluator(data, teacher.model, teacher.processor, learn_spelling=False, show_progress=True)
 
     def average_precision(retriever: OpticalRetriever, queries: dict[str, str] | None = None) -> float:
         retriever.set_language(language)

@@ -7,6 +7,7 @@ from ir_measures import AP, RR, R, nDCG
 from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import OpticalModel, OpticalProcessor, load_beir
+from hf_optical.bitext.frequency import count_known
 from hf_optical.evaluation import evaluator as evaluator_module
 from hf_optical.evaluation import retrieval_metrics
 from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
@@ -185,3 +186,21 @@ def test_per_query_values_average_to_the_mean(dataset, evaluator, student):
     assert all(list(values) == list(dataset.queries) for values in each.values())
     means = {name: sum(values.values()) / len(values) for name, values in each.items()}
     assert means == pytest.approx(evaluator.measure(hits), abs=1e-9)
+
+
+def test_queries_know_the_words_of_the_documents(dataset, tiny_model, tiny_processor):
+    words = {"language": {"maji": 5}}
+    documents = {"documents": count_known(tiny_processor, dataset.document_texts())}
+    untaught, taught = (
+        OpticalProcessor(tiny_processor.tokenizer, known_words=known, **tiny_processor.roles)
+        for known in (words, words | documents)
+    )
+    titles = [document.title.lower() for document in dataset.corpus.values()]
+    texts = {key: f"maj {title}x" for key, title in zip(dataset.queries, titles, strict=False)}
+    read = [each(list(texts.values()), "query")["input_ids"].tolist() for each in (untaught, taught)]
+    assert read[0] != read[1]
+    plain = RetrievalEvaluator(dataset, tiny_model, tiny_processor, learn_spelling=False)
+    for learn_spelling, expected in ((True, taught), (False, untaught)):
+        evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor, learn_spelling=learn_spelling)
+        found = evaluator.search(tiny_model, untaught, queries=texts)
+        assert found == plain.search(tiny_model, expected, queries=texts)

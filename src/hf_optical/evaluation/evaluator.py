@@ -23,8 +23,7 @@ class RetrievalEvaluator:
     """
     Search a fixed document index with the queries of any model, and measure the results.
 
-    The teacher encodes the documents once, when they are first needed. Students only encode queries. Those that repair
-    typing errors know the words of the documents too, as [`~OpticalRetriever.learn_spelling`] teaches them.
+    The teacher encodes the documents once, when they are first needed. Students only encode queries.
 
     Args:
         dataset ([`RetrievalDataset`]): Queries, documents and judgements.
@@ -37,6 +36,9 @@ class RetrievalEvaluator:
             document vectors.
         measures (sequence of `str`, *optional*): As in [`retrieval_metrics`].
         depth (`int`, defaults to 1000): Length of the rankings that are measured (1000 is customary at TREC).
+        learn_spelling (`bool`, defaults to `True`):
+            Whether processors that repair typing errors know the words of the documents too, as those that
+            [`~OpticalRetriever.learn_spelling`] teaches.
         batch_size (`int`, defaults to 32): Number of texts per batch.
         show_progress (`bool`, defaults to `False`):
             Whether to show progress bars while encoding and searching the documents.
@@ -55,6 +57,7 @@ class RetrievalEvaluator:
         index: SearchIndex | None = None,
         measures: Sequence[str] = DEFAULT_MEASURES,
         depth: int = 1000,
+        learn_spelling: bool = True,
         batch_size: int = 32,
         show_progress: bool = False,
     ):
@@ -70,6 +73,7 @@ class RetrievalEvaluator:
         self.index = index
         self.measures = tuple(measures)
         self.depth = depth
+        self.learn_spelling = learn_spelling
         self.batch_size = batch_size
         self.show_progress = show_progress
         self._last_reader: tuple[OpticalProcessor, OpticalProcessor] | None = None
@@ -94,7 +98,7 @@ class RetrievalEvaluator:
 
     def _reader(self, processor: OpticalProcessor) -> OpticalProcessor:
         """The processor with the words of the documents. That of the last search is kept: making one takes seconds."""
-        if not processor.known_words:
+        if not self.learn_spelling or not processor.known_words:
             return processor
         if self._last_reader is None or self._last_reader[0] is not processor:
             self._last_reader = processor, processor.with_documents(self._words)
