@@ -468,7 +468,7 @@ def test_card_distinguishes_merged_and_fully_trained_models(tmp_path):
 
 def test_card_says_that_other_libraries_lack_nearest_words(tmp_path):
     for kind, file in (("language_pack", "vocabulary.safetensors"), ("model", "nearest_words.json")):
-        expected = "the most similar known word beside an unknown one"
+        expected = "the most similar known word for an unknown one"
         assert expected not in card(tmp_path / kind, kind)
         (tmp_path / kind / file).write_bytes(b"")
         assert expected in card(tmp_path / kind, kind)

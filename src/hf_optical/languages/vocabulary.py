@@ -20,7 +20,7 @@ from ..bitext.frequency import MOST_KNOWN, count_known
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..checks import check_shape
 from ..model import OpticalModel, OpticalProcessor
-from ..model.added_words import WORD_RULES, prepare_for_words
+from ..model.added_words import REPLACING, prepare_for_words
 from ..model.nearest_words import are_one_token
 from ..model.spelling import KnownWords
 from ..model.words import UNSPACED
@@ -37,14 +37,14 @@ class Vocabulary:
         first_id (`int`, *optional*):
             Token id of the first word; the others follow. Defaults to the number of the base's word embeddings, which
             may be larger than the number of the tokenizer's tokens.
-        rules (`int`, defaults to 3):
-            Version of the rules by which words are read, see [`extend_processor`].
+        rules (`int`, defaults to 2):
+            By which rules words are read, see [`extend_processor`].
     """
 
     tokens: list[str]
     rows: Tensor
     first_id: int | None = None
-    rules: int = WORD_RULES
+    rules: int = REPLACING
 
 
 class LanguageEmbedding(nn.Embedding):
@@ -228,23 +228,23 @@ def add_counts(known: KnownWords | None, counts: Mapping[str, int]) -> dict[str,
 def extend_processor(
     processor: OpticalProcessor,
     tokens: list[str],
-    rules: int = WORD_RULES,
+    rules: int = REPLACING,
     known_words: KnownWords | None = None,
 ) -> OpticalProcessor:
     """
     Create a processor that has `tokens` as additional whole words.
 
-    Beside words that it lacks it reads the most similar of `tokens` and of the former `nearest_words`. The given
+    For words that it lacks it reads the most similar of `tokens` and of the former `nearest_words`. The given
     processor is not changed.
 
     Args:
         processor ([`OpticalProcessor`]): the base's processor.
         tokens (`list[str]`): the new words.
-        rules (`int`, defaults to 3):
-            Version of the rules by which words are read. It is 1 in packs that do not record it: there, tokenizers
-            that do not compose accents miss words in decomposed letters (NFD), and SentencePiece tokenizers emit a
-            stray space token between a new word and the punctuation after it. Before version 3, the most similar word
-            replaces an unknown one.
+        rules (`int`, defaults to 2):
+            By which rules words are read. By rules 2, the most similar word replaces an unknown one; by rules 3 it
+            follows it, for bases that read some of the language themselves. Packs that do not record them have rules
+            1: there, tokenizers that do not compose accents miss words in decomposed letters (NFD), and SentencePiece
+            tokenizers emit a stray space token between a new word and the punctuation after it.
         known_words (*optional*): as in [`OpticalProcessor`], beside those of the base's processor.
 
     Raises:

@@ -8,10 +8,11 @@ from tokenizers.pre_tokenizers import ByteLevel, Metaspace, Sequence, Split, Whi
 from transformers import PreTrainedTokenizerBase
 
 
-# Version of how words are read. In version 1, SentencePiece tokenizers emit a stray space token between an added word
-# and the punctuation after it, and a tokenizer that does not compose accents misses decomposed words. Until version 2,
-# a similar word replaces an unknown one; since then it follows it.
+# How words are read. By rules 1, SentencePiece tokenizers emit a stray space token between an added word and the
+# punctuation after it, and a tokenizer that does not compose accents misses decomposed words. By rules 2, a similar
+# word replaces an unknown one, as by rules 1; by rules 3 it follows it, for bases that can read the unknown one too.
 WORD_RULES = 3
+REPLACING = 2
 
 
 def composing_normalizer(tokenizer: PreTrainedTokenizerBase) -> Normalizer:

@@ -55,13 +55,13 @@ class OpticalProcessor(PushToHub):
             characters of the Unicode categories P and S. Special and unknown tokens always take part. Tokens that the
             tokenizer lacks are dropped from the list.
         nearest_words (sequence of `str`, *optional*):
-            Words that are read beside similar unknown words of a text, see [`NearestWords`]. None by default.
+            Words that are read for similar unknown words of a text, see [`NearestWords`]. None by default.
         known_words (mapping of `str` to mapping of `str` to `int`, *optional*):
             Source -> word -> count: the words by which typing errors of queries are repaired, see [`Spelling`].
             Without any, queries are read as they are typed. Documents always are.
         word_rules (`int`, defaults to 1):
-            Version of the rules by which words are read, see [`~hf_optical.languages.extend_processor`]. From
-            version 2 on the tokenizer is adapted to added words; before version 3 nearest words replace unknown ones.
+            By which rules words are read, see [`~hf_optical.languages.extend_processor`]. From 2 on the tokenizer is
+            adapted to added words; before 3 nearest words replace unknown ones.
 
     Raises:
         ValueError: a marker is not a single known token, a length leaves no room for a word, expansion is requested

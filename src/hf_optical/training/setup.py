@@ -41,6 +41,7 @@ from ..languages import (
 )
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
+from ..model.added_words import REPLACING, WORD_RULES
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
@@ -245,12 +246,13 @@ def add_packs(
                 max_words=args.new_words,
             )
             if own is not None and args.choose_words:
-                choice = _choose_words(args, model, processor, own, learn, teacher, teacher_processor, pack)
-                vocabulary = choice.vocabulary
-                if args.strength is None and choice.base_reads:
+                models = (args, model, processor, own, learn, teacher, teacher_processor)
+                vocabulary, base_reads = _choose_words(*models, pack)
+                if args.strength is None and base_reads:
                     strengths[pack] = STRENGTH_IF_READ
             else:
-                vocabulary = learn(own)
+                vocabulary, base_reads = learn(own), False
+            vocabulary.rules = WORD_RULES if base_reads else REPLACING
             if entries and not vocabulary.tokens:
                 logger.warning("The base knows every word of %s already; no words are added.", pack)
             known = None if own is None else count_words(processor, own, *codes)
@@ -268,7 +270,7 @@ def add_packs(
                 known = add_counts(known, count_known(processor, plain))
             if relative is not None:
                 vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)
-            extended = extend_processor(processor, vocabulary.tokens, known_words=known)
+            extended = extend_processor(processor, vocabulary.tokens, vocabulary.rules, known)
             processors |= dict.fromkeys(members, extended)
         if relative is not None:
             start_from(relative, model, pack, vocabulary)
