@@ -13,6 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_bitext
 from hf_optical.languages import Vocabulary, add_adapter, default_lora_config, extend_processor, learn_vocabulary
+from hf_optical.model.added_words import WORD_RULES
 from hf_optical.retrieval import encode_texts
 
 
@@ -34,7 +35,7 @@ def make_pack(
     torch.manual_seed(seed)
     model = OpticalModel.from_pretrained(base, dtype=dtype)
     size = model.get_input_embeddings().weight.shape[1]
-    vocabulary = Vocabulary(list(words), torch.zeros(len(words), size)) if words else None
+    vocabulary = Vocabulary(list(words), torch.zeros(len(words), size), rules=WORD_RULES) if words else None
     add_adapter(model, language, default_lora_config(model, rank=rank, embeddings=not words), vocabulary)
     with torch.no_grad():
         for weight in model.parameters():

@@ -534,7 +534,7 @@ def test_pack_without_rules_for_words_reads_text_as_it_did(pack_with_words):
 
 
 def test_pack_of_rules_2_still_replaces_unknown_words(pack_with_words, tmp_path):
-    """New packs add the nearest word after an unknown one; older ones were trained with it in its place."""
+    """By rules 3, the nearest word follows an unknown one; by rules 2, it is in its place."""
     text, new = "Leta amzuqoni.", OpticalRetriever.from_pretrained(pack_with_words, device="cpu")
     assert new.processor_of("sw").nearest_words(text) == "Leta amzuqoni mzuqo."
     file = pack_with_words / "language_pack.json"

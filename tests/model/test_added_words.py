@@ -74,7 +74,7 @@ def test_composed_and_decomposed_words_are_the_same(base):
     assert found[0] == found[1] and found[0].count(len(base.tokenizer)) == 2
     # A similar word is found from decomposed letters too.
     typed = unicodedata.normalize("NFD", f"a{EKO}")
-    assert extended.nearest_words(typed) in {f"{typed} {EKO}", f"{typed} eko"}
+    assert extended.nearest_words(typed) in {EKO, "eko"}
     decomposed = extend_processor(base, [unicodedata.normalize("NFD", EKO)])
     if base.tokenizer.backend_tokenizer.normalizer is None:
         assert ids(decomposed, EKO) == [len(base.tokenizer)]
@@ -86,7 +86,7 @@ def test_rules_of_version_1_leave_the_tokenizer_as_it_is():
     first = len(base.tokenizer)
     assert ids(old, "zuqo?") == [first, *ids(base, "▁"), *ids(base, "maji?")[1:]]
     assert ids(extend_processor(base, ["zuqo"]), "zuqo?") == [first, *ids(base, "maji?")[1:]]
-    assert extend_processor(old, ["kitxbu"]).word_rules == 3 and extend_processor(base, []).word_rules == 1
+    assert extend_processor(old, ["kitxbu"]).word_rules == 2 and extend_processor(base, []).word_rules == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,7 +99,7 @@ def test_rules_survive_saving(kind, nearest, tmp_path):
         extended.nearest_words = None
     extended.save_pretrained(tmp_path)
     opened = OpticalProcessor.from_pretrained(tmp_path)
-    assert (opened.word_rules, opened.nearest_words is not None) == (3, nearest)
+    assert (opened.word_rules, opened.nearest_words is not None) == (2, nearest)
     assert torch.equal(opened.queries([text])["input_ids"], extended.queries([text])["input_ids"])
 
 
