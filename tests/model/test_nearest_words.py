@@ -160,7 +160,7 @@ def test_only_listed_words_are_added(text):
     assert all(character in rest for character in text), "a character of the text is missing"
     added = {word: found.count(f" {word}") - text.count(f" {word}") for word in LIST}
     assert len(found) - len(text) == sum(count * len(f" {word}") for word, count in added.items())
-    if not regex.search(r"[\p{L}\p{M}]{4}", text):
+    if not regex.search(r"\S{4}", text):
         assert found == text
 
 
@@ -170,7 +170,7 @@ def test_only_words_are_replaced(text):
     nearest = _shared(instead=True)
     found = nearest(text)
     assert nearest(found) == found, "what has been read once is known"
-    if not regex.search(r"[\p{L}\p{M}]{4}", text):
+    if not regex.search(r"\S{4}", text):
         assert found == text
     assert regex.findall(r"\s", found) == regex.findall(r"\s", text)
 
