@@ -91,7 +91,7 @@ class Part:
         file = self.folder / _WORDS
         counts = read_json(file) if file.is_file() else {}
         if not all(type(count) is int and count > 0 for count in counts.values()):
-            raise OSError(f"{file} is damaged (a count is no number above 0); build the index again")
+            raise OSError(f"{file} is damaged (a count is not a whole number above 0); build the index again")
         return counts
 
     def documents(self) -> Iterator[IndexedDocument]:

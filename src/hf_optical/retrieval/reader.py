@@ -10,7 +10,6 @@ from ..languages.strength import Strength
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 
 
-# Name of the model without any pack, in place of a language.
 BASE = "base"
 """Name of the bare base wherever a language is expected."""
 
