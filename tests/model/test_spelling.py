@@ -95,11 +95,16 @@ def test_the_more_frequent_word_and_the_touching_key_come_first():
 def test_names_and_tokens_of_the_base_need_better_reasons(spelling):
     draw = random.Random(1)
     typed = [mistyped(word, draw) for word in sorted(spelling.known["language"]) if len(word) > 3]
-    tokens = Spelling(spelling.known, lambda word: True)
-    repaired = sum(spelling.correct(word) is not None for word in typed)
-    names = sum(spelling.correct(word, name=True) is not None for word in typed)
-    kept = sum(tokens.correct(word) is not None for word in typed)
-    assert 0.1 * repaired < names < 0.9 * repaired and kept < 0.9 * repaired, (repaired, names, kept)
+    one, two = (Spelling(spelling.known, lambda word, count=count: count, base_knows=True) for count in (1, 2))
+    foreign = Spelling(spelling.known, lambda word: 2)
+
+    def repaired(spelling: Spelling, name: bool = False) -> int:
+        return sum(spelling.correct(word, name) is not None for word in typed)
+
+    everything = repaired(spelling)
+    assert 0.1 * everything < repaired(spelling, name=True) < 0.9 * everything
+    assert repaired(one) < repaired(two) < 0.9 * everything
+    assert repaired(foreign) == everything
 
 
 def test_words_of_documents_and_accents():

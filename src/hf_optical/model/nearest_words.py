@@ -53,9 +53,10 @@ class NearestWords:
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
-        self.spelling = (
-            Spelling(known_words, lambda word: are_one_token([word], tokenizer)[0]) if known_words else None
-        )
+        self.spelling = None
+        if known_words:
+            # A base that needs no words knows the language.
+            self.spelling = Spelling(known_words, lambda word: count_tokens([word], tokenizer)[0], not self.words)
         self._cache: dict[tuple[str, bool, bool], str | None] = {}
 
     @property
@@ -141,13 +142,19 @@ def invalid_word(words: Sequence[str]) -> str | None:
     return None
 
 
-def are_one_token(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
-    """Return for each word whether it is a single known token, at the start of a text or after a space."""
+def count_tokens(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the number of tokens of each word, at the start of a text or after a space: the smaller one."""
     # Some tokenizers have separate tokens for the two, or only the latter.
     spaced = [f" {word}" for word in words]
     pieces = tokenizer([*words, *spaced], add_special_tokens=False)["input_ids"] if words else []
-    known = [len(ids) == 1 and ids != [tokenizer.unk_token_id] for ids in pieces]
-    return [start or inside for start, inside in zip(known[: len(words)], known[len(words) :], strict=True)]
+    unknown = LONGEST_LISTED + 1  # more than a word that is known can have
+    counts = [unknown if tokenizer.unk_token_id in ids else len(ids) for ids in pieces]
+    return [min(start, inside) for start, inside in zip(counts[: len(words)], counts[len(words) :], strict=True)]
+
+
+def are_one_token(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+    """Return for each word whether it is a single known token, at the start of a text or after a space."""
+    return [count == 1 for count in count_tokens(words, tokenizer)]
 
 
 def _grams(word: str) -> Counter[int]:

@@ -24,8 +24,10 @@ SPELLING_RULES = 1
 SOURCES = {"language": 0.9, "translations": 0.1, "documents": 0.02}
 # Prices of typing errors, as negative logarithms of their probability.
 _NEAR_KEY, _OTHER_KEY, _MISSING, _EXTRA, _DOUBLED, _SWAPPED, _FIRST_LETTER = 4.2, 9.0, 3.0, 8.0, 5.0, 3.1, 0.6
-# A word as it stands: what speaks for a known one, for one token of the base, for an unknown one, and for a name.
-_KNOWN, _ONE_TOKEN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, -12.5, 1.4, 0.8, 5.5
+# A word as it stands: what speaks for a known one, for an unknown one, and for a name.
+_KNOWN, _UNKNOWN, _UNKNOWN_LETTERS, _NAME = 1.4, 1.4, 0.8, 5.5
+# And for one that the base reads as one token or as two.
+_TOKENS = {1: -12.5, 2: -14.5}
 # A word of another language: prices of being one, and of each letter.
 _FOREIGN, _FOREIGN_LETTER = 8.0, 3.0
 _LETTERS_AT_A_TIME = 4
@@ -56,26 +58,33 @@ class Spelling:
     A noisy channel (Kernighan, Church and Gale 1990): each known word has a probability, its frequency, and each
     typing error a price. Letters are missing, doubled or swapped, or the key next to the right one was hit. A word
     stays as it is unless another explains it better: one that is known, or a token of the base, is likely to be meant,
-    and so is an unknown one that looks like a word of its language, by an n-gram model of letters. Unknown words are
-    as frequent as words that occur once (Good 1953), so the fewer sentences there are, the more words stay. A capital
-    inside a sentence suggests a name, but does not decide. Accents and case do not count as errors: a word that is
-    known in one spelling only is read in that one.
+    and so is an unknown one that looks like a word of its language, by an n-gram model of letters. If the base knows
+    the language, a word of two of its tokens is likely too. Unknown words are as frequent as words that occur once
+    (Good 1953), so the fewer sentences there are, the more words stay. A capital inside a sentence suggests a name,
+    but does not decide. Accents and case do not count as errors: a word that is known in one spelling only is read in
+    that one.
 
     Args:
         known (mapping of `str` to mapping of `str` to `int`):
             Source -> word, in the form of the tokenizer's normalizer -> count. The sources are `"language"` (sentences
             of the language), `"translations"` (their translations) and `"documents"` (an index).
-        is_token (callable, *optional*): whether the base reads a word as one token.
+        count_tokens (callable, *optional*): returns the number of tokens of a word in the base.
+        base_knows (`bool`, defaults to `False`): whether the base knows the language.
 
     Raises:
         ValueError: a source has another name.
     """
 
-    def __init__(self, known: KnownWords, is_token: Callable[[str], bool] = lambda word: False):
+    def __init__(
+        self,
+        known: KnownWords,
+        count_tokens: Callable[[str], int] = lambda word: len(word) + 1,
+        base_knows: bool = False,
+    ):
         for source in known:
             check_choice("the sources of known words", source, SOURCES)
         self.known = {source: dict(words) for source, words in known.items()}
-        self.is_token = is_token
+        self.count_tokens, self.base_knows = count_tokens, base_knows
 
     def correct(self, word: str, name: bool = False) -> str | None:
         """Return the word that was meant by `word`, a normalised one; `None` if it stays. `name`: looks like one."""
@@ -84,7 +93,7 @@ class Spelling:
         if word in self._surfaces:
             return self._better(word, name)
         folded = _fold(word)
-        if folded in self._table.places and not self.is_token(word):
+        if folded in self._table.places and self.count_tokens(word) != 1:
             return self._table.surfaces[self._table.places[folded]]
         return self._better(word, name)
 
@@ -122,8 +131,9 @@ class Spelling:
         chances = [unknown, -_FOREIGN - _FOREIGN_LETTER * len(folded)]
         if (place := self._table.places.get(folded)) is not None:
             chances.append(float(self._table.log_probabilities[place]) + _KNOWN)
-        if self.is_token(word):
-            chances.append(_ONE_TOKEN)
+        tokens = self.count_tokens(word)
+        if tokens == 1 or self.base_knows:
+            chances.append(_TOKENS.get(tokens, -math.inf))
         return max(chances)
 
     def _better(self, word: str, name: bool) -> str | None:
