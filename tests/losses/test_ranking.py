@@ -58,10 +58,9 @@ def test_padding_does_not_matter_when_all_products_are_negative():
     assert found.item() == -1
 
 
-@pytest.mark.parametrize("junk", [torch.nan, torch.inf])
-def test_content_of_padding_does_not_matter(junk):
+def test_content_of_padding_does_not_matter():
     results = []
-    for padding in (0.0, junk):
+    for padding in (0.0, torch.nan):
         sides = [(vectors.masked_fill(~mask.unsqueeze(2), padding), mask) for vectors, mask in map(some_texts, *SIZES)]
         (queries, query_mask), (documents, document_mask) = sides
         queries.requires_grad_()

