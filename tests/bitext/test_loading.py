@@ -48,14 +48,14 @@ def write(path, content):
     return path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.jsonl.xz", "a.json", "a.json.gz", "A.JSONL"])
+@pytest.mark.parametrize("name", ["A.JSONL", "a.jsonl.gz", "a.json.xz"])
 def test_json_files(tmp_path, name):
     dataset = load_bitext(write(tmp_path / name.lower(), rows()).rename(tmp_path / name), "ha")
     assert isinstance(dataset, Dataset)
     assert dataset.to_list() == expected()
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.tsv", "a.tsv.gz"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz"])
 def test_columns_of_a_table(tmp_path, name):
     file = write(tmp_path / name, PAIRS)
     assert load_bitext(str(file), "ha", columns=("hausa", "english")).to_list() == expected()
@@ -66,12 +66,10 @@ def test_columns_of_json(tmp_path):
     assert load_bitext(file, "ha", columns=("x", "y")).to_list() == expected()
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz"])
-def test_parquet_files(tmp_path, name):
-    (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wb").close()
-    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wb") as file:
+def test_compressed_parquet_files(tmp_path):
+    with gzip.open(tmp_path / "a.parquet.gz", "wb") as file:
         pq.write_table(pa.Table.from_pylist(rows()), file)
-    assert load_bitext(tmp_path / name, "ha").to_list() == expected()
+    assert load_bitext(tmp_path / "a.parquet.gz", "ha").to_list() == expected()
 
 
 def test_dataset_folders(tmp_path, monkeypatch):
@@ -85,9 +83,7 @@ def test_dataset_folders(tmp_path, monkeypatch):
 
 READMES = {
     "configs: [1]": "cannot be opened as a dataset .argument of type",
-    "dataset_info: {features: 5}": "cannot be opened as a dataset",
     "a: [": "while parsing a flow node",
-    "configs: [{config_name: default, data_files: a.jsonl, encoding: rot13}]": "rot13",
     "configs: [{config_name: default, data_files: ../outside.jsonl}]": "names .*outside.jsonl', a file outside its",
     "configs: [{config_name: default, data_files: OUTSIDE}]": "names .*outside.jsonl', a file outside its",
 }
@@ -134,7 +130,7 @@ def test_long_rows_are_split_into_batches(tmp_path, monkeypatch):
     assert [chunk.to_pylist() for chunk in negatives.chunks] == [[["n" * 60]], [[]]]
 
 
-def test_missing_sentences_are_empty(tmp_path):
+def test_missing_sentences_are_empty_and_languages_are_chosen(tmp_path):
     content = [
         {"translation": None},
         {"translation": {"ha": None, "en": "a", "yo": "b"}},
@@ -144,11 +140,7 @@ def test_missing_sentences_are_empty(tmp_path):
     dataset = load_bitext(write(tmp_path / "a.jsonl", content), "ha")
     assert dataset.to_list() == expected([("", ""), ("", "a"), ("", "c"), ("d", "e")])
     assert list(dataset.column_names) == ["translation", "index", "length"]
-
-
-def test_teacher_language(tmp_path):
-    file = write(tmp_path / "a.jsonl", [{"translation": {"fr": "oui", "yo": "bẹẹni"}}])
-    (row,) = load_bitext(file, "yo", "fr").to_list()
+    (row,) = load_bitext([{"translation": {"fr": "oui", "yo": "bẹẹni"}}], "yo", "fr").to_list()
     assert row["translation"] == {"fr": "oui", "yo": "bẹẹni"}
 
 
@@ -167,41 +159,29 @@ def test_loading_writes_and_prints_nothing(tmp_path, monkeypatch, capfd):
 
 BROKEN = {
     "empty.jsonl": (b"", "has no rows"),
-    "blank.jsonl": (b"\n \n", "has no rows"),
-    "list.json": (b"[]", "has no rows"),
-    "header.csv": (b"ha,en\n", "has no rows"),
-    "text.jsonl": (b"hello", "line 1 cannot be read .Expecting value.; it must hold one JSON object a line"),
     "cut.jsonl": (
         b'{"translation": {"ha": "a", "en": "b"}}\n\n{"transl',
         "line 3 .*Unterminated string",
     ),
     "cut.json": (b'[{"translation":\n {"ha": "a",', "line 2 cannot be read .Expecting property name"),
     "number.json": (b"3", "line 1 cannot be read .expected an object, got 3"),
-    "strings.json": (b'["a"]', "expected an object, got .'a'."),
     "binary.jsonl": (bytes(range(128, 256)), "utf-8. codec can't decode"),
-    "latin.csv": ("ha,en\nñ,b\n".encode("latin-1"), "utf-8. codec can't decode"),
     "plain.jsonl.gz": (b'{"translation": {}}', "cannot be read .Not a gzipped file"),
     "plain.csv.xz": (b"ha,en", "cannot be read .Input format not supported"),
     "cut.csv.bz2": (bz2.compress(b"ha,en\na,b\n" * 500)[:-20], "cannot be read"),
     "deep.jsonl": (b'{"translation": null}\n' + b"[" * 20_000, "line 2 cannot be read .*recursion"),
-    "long.jsonl": (b'{"translation": {"ha": ' + b"9" * 5000, "line 1 cannot be read .Exceeds the limit"),
     "half.jsonl": (
         b'{"translation": null}\n{"translation": {"ha": "\\uDC00"}}',
         "line 2 .*surrogates not",
     ),
-    "half.json": (b'[{"\\ud83d": 1}]', "line 1 cannot be read .*ud83d.*surrogates not allowed"),
-    "cut.jsonl.gz": (gzip.compress(json.dumps(rows() * 50).encode())[:-20], "cannot be read"),
     "damaged.jsonl.gz": (gzip.compress(b"x" * 999)[:12] + b"\xff" * 40, "cannot be read"),
     "binary.parquet": (b"PAR1" + bytes(100), "cannot be read"),
     "ragged.csv": (b"ha,en\na,b\nc,d,e\n", "line 3 cannot be read .more fields"),
     "quote.csv": (b'ha,en\n"a,b\nc,d\n', "unexpected end of data.; fields .* must be quoted"),
-    "short.tsv": (b"ha\ten\na\tb\nc\n", "line 3 cannot be read .fewer fields than the header"),
     "pairs.txt": (b"a b", "must be an existing .csv, .*, two aligned files NAME.ha and NAME.en, or"),
     "number.jsonl": (b'{"translation": {"ha": 3, "en": "b"}}', "row 0: 'ha' must be text, got 3"),
     "flat.jsonl": (b'{"a": "a", "en": "b"}', "has no language 'ha', only a, en; name the two text columns with"),
     "word.jsonl": (b'{"translation": "a"}', "`translation` must map language codes to text, got 'a'"),
-    "other.jsonl": (b'{"translation": {"yo": "a", "en": "b"}}', "no language 'ha', only yo, en"),
-    "null.jsonl": (b'{"translation": null}', "no language 'ha', only empty rows"),
 }
 
 

@@ -12,21 +12,21 @@ from hf_optical.bitext.misaligned import _probabilities
 
 def test_shuffled_pairs_are_ranked_first():
     """English copies with some words replaced, which the base reads by itself; a third of them is shuffled."""
-    english = [pair["en"] for pair in demo_pairs()][:240]
+    english = [pair["en"] for pair in demo_pairs()][:150]
     copies = [" ".join(word for i, word in enumerate(text.split()) if i % 4 != 1) for text in english]
-    shuffled = set(range(0, 240, 3))
+    shuffled = set(range(0, 150, 3))
     turned = sorted(shuffled)[1:] + [0]
     others = dict(zip(sorted(shuffled), turned, strict=True))
-    rows = [{"translation": {"en": english[others.get(i, i)], "xx": copies[i]}, "index": i} for i in range(240)]
+    rows = [{"translation": {"en": english[others.get(i, i)], "xx": copies[i]}, "index": i} for i in range(150)]
     model, processor = OpticalModel.from_pretrained(MINILM), OpticalProcessor.from_pretrained(MINILM)
     ranked = rank_by_cost(Dataset.from_list(rows), model, processor, model, processor, "xx")
     assert ranked["cost"] == sorted(ranked["cost"], reverse=True)
     found = {row["index"] for row in ranked if row["misaligned"] > 0.5}
-    assert len(found & shuffled) > 0.9 * len(shuffled) and len(found - shuffled) < 0.05 * 160
+    assert len(found & shuffled) > 0.9 * len(shuffled) and len(found - shuffled) < 0.05 * 100
     assert np.mean(ranked["misaligned"]) == pytest.approx(1 / 3, abs=0.05)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("share", [0.0, 0.5])
 def test_mixture_finds_the_share_of_unrelated_pairs(share):
     random = np.random.default_rng(0)
     unrelated = random.normal(0.85, 0.05, 2000)

@@ -10,7 +10,7 @@ from hf_optical.bitext import Mistyper
 from hf_optical.evaluation import perturb
 
 
-TEXTS = [pair["sw"] for pair in demo_pairs()][:300]
+TEXTS = [pair["sw"] for pair in demo_pairs()][:150]
 
 
 def test_share_of_errors_is_random_and_at_most_the_strength():
@@ -30,11 +30,11 @@ def test_noise_is_not_that_of_the_test():
     assert not any(same)
 
 
-@pytest.mark.parametrize("text", ["", "?", "a", "ዓለም አቀፍ", "ẹ̀kọ́", "2024!"])
-def test_any_text_is_read_and_something_stays(text):
-    for seed in range(20):
-        typed = Mistyper(1.0, seed)(text)
-        assert bool(typed.strip()) == bool(text.strip())
+def test_any_text_is_read_and_something_stays():
+    for text in ("", "?", "a", "ዓለም አቀፍ", "ẹ̀kọ́", "2024!"):
+        for seed in range(20):
+            typed = Mistyper(1.0, seed)(text)
+            assert bool(typed.strip()) == bool(text.strip())
 
 
 def test_strength_is_checked():
