@@ -22,7 +22,7 @@ class DemoQuestions(OfflineRetrieval):
     source = DATASET
 
 
-@pytest.fixture(scope="module", params=[pytest.param("base", marks=pytest.mark.slow), "merged"])
+@pytest.fixture(scope="module", params=["base", "merged"])
 def student(request) -> OpticalRetriever:
     """MiniLM with and without merged words of a language pack; rankings of tiny models depend on rounding errors."""
     retriever = OpticalRetriever.from_pretrained(MINILM, device="cpu")
@@ -36,6 +36,7 @@ def student(request) -> OpticalRetriever:
     return retriever.merge("sw")
 
 
+@pytest.mark.slow  # test_sentence_transformers.py compares the vectors in every run
 def test_mteb_scores_equal_ours(student, tmp_path):
     from sentence_transformers import MultiVectorEncoder
 

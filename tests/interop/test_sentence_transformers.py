@@ -7,7 +7,7 @@ import logging
 
 import pytest
 import torch
-from interop.folders import HARD, SOURCES, largest_difference, tokenizer_of, write_folder
+from interop.folders import HARD, SETTINGS, SOURCES, largest_difference, tokenizer_of, write_folder
 from packs import WORDS, make_pack
 
 from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
@@ -17,9 +17,12 @@ from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 TEXTS = [*HARD, "", " ", "\n  the river \t"]
 
 
-@pytest.fixture(scope="module", params=SOURCES, ids=lambda source: ": ".join(source))
-def folder(request, tmp_path_factory):
-    return write_folder(tmp_path_factory.mktemp("ours"), *request.param)
+# Every setting with one architecture, and every architecture with and without all parts; nightly, each with each.
+QUICK = {
+    *(("bert", setting) for setting in SETTINGS if setting != "nothing"),
+    *(("xlm-roberta", setting) for setting in ("nothing", "merged")),
+    *(("modernbert", setting) for setting in ("projection, markers, attended expansion", "merged")),
+}
 
 
 @pytest.fixture
@@ -36,9 +39,18 @@ def logged():
         logging.getLogger(name).removeHandler(handler)
 
 
-def test_vectors_equal_sentence_transformers(folder, logged):
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(source, marks=() if source in QUICK else pytest.mark.slow, id=": ".join(source))
+        for source in SOURCES
+    ],
+)
+def test_vectors_equal_sentence_transformers(source, tmp_path, logged):
     from sentence_transformers import MultiVectorEncoder
 
+    folder = write_folder(tmp_path, *source)
+    check_that_it_does_not_need_this_library(folder)
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
     encoder = MultiVectorEncoder(str(folder), device="cpu")
     assert logged == []
@@ -46,7 +58,7 @@ def test_vectors_equal_sentence_transformers(folder, logged):
     assert largest_difference(encoder.encode_document(TEXTS), retriever.encode_documents(TEXTS)) <= 1e-6
 
 
-def test_folder_does_not_need_this_library(folder):
+def check_that_it_does_not_need_this_library(folder):
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".jinja", ".safetensors"}
     for path in files:
@@ -68,11 +80,10 @@ def test_packs_next_to_a_base_are_ignored(tmp_path):
     assert largest_difference(encoder.encode_query(TEXTS), expected) <= 1e-6
 
 
-@pytest.mark.parametrize("setting", ["nothing", "projection"])
-def test_half_precision_weights_can_be_loaded_in_float32(tmp_path, setting):
+def test_half_precision_weights_can_be_loaded_in_float32(tmp_path):
     from sentence_transformers import MultiVectorEncoder
 
-    write_folder(tmp_path, "bert", setting)
+    write_folder(tmp_path, "bert", "projection")
     OpticalModel.from_pretrained(tmp_path, dtype=torch.bfloat16).save_pretrained(tmp_path)
     retriever = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
     encoder = MultiVectorEncoder(str(tmp_path), device="cpu", model_kwargs={"dtype": torch.float32})

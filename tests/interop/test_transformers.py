@@ -20,7 +20,7 @@ from hf_optical.languages import extend_processor
 old_name = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
-@pytest.fixture(scope="module", params=[(name, kind) for name in LATE for kind in ("nothing", "projection")], ids=str)
+@pytest.fixture(scope="module", params=zip(LATE, ("nothing", "projection", "projection"), strict=True), ids=": ".join)
 def folder(request, tmp_path_factory):
     return write_folder(tmp_path_factory.mktemp("ours"), *request.param)
 
