@@ -13,7 +13,7 @@ from torch import Tensor
 
 import hf_optical.losses.transport
 import hf_optical.transport.plan
-from hf_optical.transport import SOLVERS, TransportDiagnostics
+from hf_optical.transport import TransportDiagnostics
 
 
 # More accurate than training needs: the tests compare with other solvers.

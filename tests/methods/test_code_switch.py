@@ -48,7 +48,7 @@ def naive_ranking(
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("side", ["query", "document", "both"])
+@pytest.mark.parametrize("side", ["query", "document"])
 def test_ranking_loss_equals_a_plain_loop_over_tokens(make_trainer, pairs, held_out, side):
     trainer = make_trainer(
         method="code_switch", switch_side=side, switch_probability=0.7, per_device_eval_batch_size=64, seed=3
@@ -74,14 +74,13 @@ def test_ranking_loss_equals_a_plain_loop_over_tokens(make_trainer, pairs, held_
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("side", ["query", "both"])
-def test_repeated_documents_are_ranked_once_with_labels(make_trainer, side):
+def test_repeated_documents_are_ranked_once_with_labels(make_trainer):
     """One of three triples is twice in the batch, and the positive of one is a negative of another."""
     rows = [*TRIPLES[:2], {**TRIPLES[2], "negatives": ["a school", TRIPLES[0]["positive"]]}]
     trainer = make_trainer(
         method="code_switch",
         ranking_target="labels",
-        switch_side=side,
+        switch_side="both",
         triples=Dataset.from_list(rows),
         per_device_train_batch_size=4,
     )
@@ -98,7 +97,7 @@ def test_repeated_documents_are_ranked_once_with_labels(make_trainer, side):
         queries=[row["query"] for row in batch],
         switched=[ranking.switch_query(row["query"]) for row in batch],
         documents=documents,
-        read_documents=[*map(ranking.switch_document, documents)] if side == "both" else None,
+        read_documents=[*map(ranking.switch_document, documents)],
         relevant=relevant,
     )
     with torch.no_grad():
@@ -120,20 +119,6 @@ def test_triples_replace_the_sentences_to_rank(make_trainer, triples):
     assert all(math.isfinite(log["loss"]) for log in trainer.state.log_history if "loss" in log)
 
 
-def test_dictionary_file_replaces_the_learned_dictionary(make_trainer, tmp_path):
-    (tmp_path / "en-sw.txt").write_text("the ile\nbus basi\n", encoding="utf-8")
-    trainer = make_trainer(
-        method="code_switch", dictionary=[str(tmp_path / "en-sw.txt")], switch_probability=1.0, new_words=0
-    )
-    assert ranking_reader(trainer).switch_query("The bus is late.") == "ile basi is late."
-
-
-def test_dictionary_is_read_in_either_direction(make_trainer, tmp_path):
-    (tmp_path / "sw-en.txt").write_text("ile the\nbasi bus\n", encoding="utf-8")
-    trainer = make_trainer(method="code_switch", dictionary=[str(tmp_path / "sw-en.txt")], switch_probability=1.0)
-    assert ranking_reader(trainer).switch_query("The bus is late.") == "ile basi is late."
-
-
 def test_dictionary_of_other_languages_raises(make_trainer, tmp_path):
     (tmp_path / "fi-sv.txt").write_text("omena äpple\ntalo hus\n", encoding="utf-8")
     with pytest.raises(ValueError, match="the dictionary for 'sw' contains no word of the 'en' texts"):
@@ -141,19 +126,18 @@ def test_dictionary_of_other_languages_raises(make_trainer, tmp_path):
 
 
 def test_every_language_is_switched_by_its_own_dictionary(make_two, tmp_path):
-    for code, words in (("sw", "the ile\nis ni\n"), ("lo", "the eli\nis in\n")):
-        (tmp_path / f"en-{code}.txt").write_text(words, encoding="utf-8")
-    files = [str(tmp_path / f"en-{code}.txt") for code in ("sw", "lo")]
+    """And each in its own direction."""
+    (tmp_path / "en-sw.txt").write_text("the ile\nis ni\n", encoding="utf-8")
+    (tmp_path / "lo-en.txt").write_text("eli the\nin is\n", encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("en-sw.txt", "lo-en.txt")]
     trainer = make_two(method="code_switch", dictionary=files, switch_probability=1.0, switch_side="both")
-    for code, expected in (("sw", "ile bus ni late"), ("lo", "eli bus in late")):
+    for code, file, expected in (("sw", "en-sw.txt", "ile bus ni late"), ("lo", "lo-en.txt", "eli bus in late")):
         ranking = ranking_reader(trainer, code)
         assert ranking.switch_query("the bus is late") == ranking.switch_document("the bus is late") == expected
-        assert trainer.language_pack(code).details["settings"]["dictionary"] == f"en-{code}.txt"
-    trainer.train()
-    assert all(math.isfinite(loss) for loss in (log["loss"] for log in trainer.state.log_history if "loss" in log))
+        assert trainer.language_pack(code).details["settings"]["dictionary"] == file
 
 
 def test_words_that_are_not_switched_are_not_respelled(make_trainer):
-    trainer = make_trainer(method="code_switch", num_train_epochs=1)
+    trainer = make_trainer(method="code_switch", max_steps=1)
     assert trainer.processing_class.nearest_words is not None
     assert ranking_reader(trainer).processor.nearest_words is None

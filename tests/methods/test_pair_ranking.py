@@ -34,7 +34,7 @@ def test_loss_is_the_divergence_of_rankings_by_plain_maxsim(make_trainer, held_o
 
 
 def test_ranking_is_added_to_transport(make_trainer):
-    trainer = make_trainer(method="ot_ranking")
+    trainer = make_trainer(method="ot_ranking", max_steps=1)
     trainer.train()
     step = next(log for log in trainer.state.log_history if "loss" in log)
     assert step["loss"] == pytest.approx(step["loss_alignment"] + step["loss_ranking"], abs=1e-4)
