@@ -18,7 +18,7 @@ from hf_optical.retrieval import Hit
 @pytest.fixture(scope="module")
 def dataset():
     whole = load_beir(DEMO / "retrieval")
-    queries = dict(list(whole.queries.items())[:20])
+    queries = dict(list(whole.queries.items())[:10])
     qrels = {key: dict(whole.qrels[key]) for key in queries}
     # Graded judgements and more than one relevant document, so that the measures differ.
     for key, document in zip(qrels, whole.corpus, strict=False):
@@ -32,9 +32,14 @@ def student(tmp_path_factory):
     return OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
 
 
-@pytest.fixture
-def evaluator(dataset, tiny_model, tiny_processor):
-    return RetrievalEvaluator(dataset, tiny_model, tiny_processor)
+@pytest.fixture(scope="module")
+def teacher(tiny):
+    return OpticalModel.from_pretrained(tiny), OpticalProcessor.from_pretrained(tiny)
+
+
+@pytest.fixture(scope="module")
+def evaluator(dataset, teacher):
+    return RetrievalEvaluator(dataset, *teacher)
 
 
 def one_by_one(model, processor, texts, role):
@@ -44,9 +49,8 @@ def one_by_one(model, processor, texts, role):
         yield output.embeddings[0][output.mask[0]]
 
 
-def brute_force(dataset, teacher, student, texts):
+def brute_force(dataset, documents, student, texts):
     """Query id -> document id -> MaxSim, from the definition."""
-    documents = list(one_by_one(*teacher, dataset.document_texts(), "document"))
     run = {}
     for key, query in zip(dataset.queries, one_by_one(*student, texts, "query"), strict=True):
         scores = [float((query @ document.T).max(1).values.sum()) for document in documents]
@@ -54,10 +58,15 @@ def brute_force(dataset, teacher, student, texts):
     return run
 
 
+@pytest.fixture(scope="module")
+def documents(dataset, teacher):
+    return list(one_by_one(*teacher, dataset.document_texts(), "document"))
+
+
 @pytest.mark.parametrize("translated", [False, True])
-def test_evaluator_agrees_with_brute_force(dataset, evaluator, tiny_model, tiny_processor, student, translated):
+def test_evaluator_agrees_with_brute_force(dataset, evaluator, documents, student, translated):
     texts = [query.translation if translated else query.text for query in dataset.queries.values()]
-    run = brute_force(dataset, (tiny_model, tiny_processor), student, texts)
+    run = brute_force(dataset, documents, student, texts)
     found = evaluator(*student, translated=translated)
     hits = evaluator.search(*student, top_k=1000, translated=translated)
     assert list(hits) == list(dataset.queries)
@@ -75,8 +84,8 @@ def test_evaluator_agrees_with_brute_force(dataset, evaluator, tiny_model, tiny_
         assert found == pytest.approx({name: expected[each] for name, each in measures.items()}, abs=tolerance)
 
 
-def test_documents_are_encoded_once_and_lazily(evaluator, student, monkeypatch):
-    roles = []
+def test_documents_are_encoded_once_and_lazily(dataset, teacher, student, monkeypatch):
+    evaluator, roles = RetrievalEvaluator(dataset, *teacher), []
     real = evaluator_module.encode_texts
 
     def counting(model, processor, texts, role, **settings):
@@ -99,8 +108,9 @@ def test_precomputed_document_vectors_are_used(dataset, evaluator, student):
         RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors[:3])
 
 
-def test_measures_and_depth_are_configurable(dataset, tiny_model, tiny_processor, student):
-    evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor, measures=("p@3", "map"), depth=3)
+def test_measures_and_depth_are_configurable(dataset, evaluator, student):
+    vectors = evaluator.document_vectors
+    evaluator = RetrievalEvaluator(dataset, None, None, document_vectors=vectors, measures=("p@3", "map"), depth=3)
     found = evaluator(*student)
     assert list(found) == ["p@3", "map"]
     hits = evaluator.search(*student, top_k=3)
@@ -116,12 +126,7 @@ def test_missing_translations_raise(tiny_model, tiny_processor):
     assert evaluator(tiny_model, tiny_processor)["map"] == 1.0
     with pytest.raises(ValueError, match=r"translations of the dataset must cover every query, but lacks \['q2'\]"):
         evaluator(tiny_model, tiny_processor, translated=True)
-
-
-def test_only_selected_queries_need_translations(tiny_model, tiny_processor):
-    queries = {"q1": Query("basi", "the bus"), "q2": Query("dereva")}
-    dataset = RetrievalDataset("two", {"d": Document("", "bus")}, queries, {"q1": {"d": 1}, "q2": {"d": 1}})
-    evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor)
+    # Only selected queries need them.
     found = evaluator.search(tiny_model, tiny_processor, translated=True, query_ids=["q1"])
     assert [hit.document for hit in found["q1"]] == ["d"]
 
@@ -188,7 +193,7 @@ def test_per_query_values_average_to_the_mean(dataset, evaluator, student):
     assert means == pytest.approx(evaluator.measure(hits), abs=1e-9)
 
 
-def test_queries_know_the_words_of_the_documents(dataset, tiny_model, tiny_processor):
+def test_queries_know_the_words_of_the_documents(dataset, evaluator, tiny_model, tiny_processor):
     words = {"language": {"maji": 5}}
     documents = {"documents": count_known(tiny_processor, dataset.document_texts())}
     untaught, taught = (
@@ -199,7 +204,8 @@ def test_queries_know_the_words_of_the_documents(dataset, tiny_model, tiny_proce
     texts = {key: f"maj {title}x" for key, title in zip(dataset.queries, titles, strict=False)}
     read = [each(list(texts.values()), "query")["input_ids"].tolist() for each in (untaught, taught)]
     assert read[0] != read[1]
-    plain = RetrievalEvaluator(dataset, tiny_model, tiny_processor, learn_spelling=False)
+    vectors = evaluator.document_vectors
+    plain = RetrievalEvaluator(dataset, tiny_model, tiny_processor, document_vectors=vectors, learn_spelling=False)
     for learn_spelling, expected in ((True, taught), (False, untaught)):
         evaluator = RetrievalEvaluator(dataset, tiny_model, tiny_processor, learn_spelling=learn_spelling)
         found = evaluator.search(tiny_model, untaught, queries=texts)

@@ -56,14 +56,10 @@ def expected(retriever, teacher=None, dataset=DATASET):
     return evaluator(retriever.model, retriever.processor)
 
 
-def test_model_implements_only_the_search_protocol(retriever):
-    model = OpticalMtebModel(retriever)
-    assert isinstance(model, SearchProtocol)
-    assert not isinstance(model, (EncoderProtocol, CrossEncoderProtocol))
-
-
 def test_scores_agree_with_the_evaluator(retriever):
-    ours, theirs = expected(retriever), scores(OpticalMtebModel(retriever))
+    model = OpticalMtebModel(retriever)
+    assert isinstance(model, SearchProtocol) and not isinstance(model, (EncoderProtocol, CrossEncoderProtocol))
+    ours, theirs = expected(retriever), scores(model)
     assert 0.05 < ours["ndcg@10"] < 0.95
     assert theirs["map_at_1000"] == pytest.approx(ours["AP@1000"], abs=1e-5)
     assert theirs["ndcg_at_10"] == pytest.approx(ours["ndcg@10"], abs=1e-5)
@@ -182,22 +178,14 @@ def test_revision_changes_with_the_vocabulary_of_a_pack(retriever, tiny):
     assert revision(replace(pack, roles={"query_length": 5})) != revision(pack)
 
 
-def test_revision_changes_with_nearest_words(tiny_model, tiny_processor):
-    def revision(words):
-        processor = OpticalProcessor(tiny_processor.tokenizer, nearest_words=words, **tiny_processor.roles)
-        return OpticalMtebModel(OpticalRetriever(tiny_model, processor)).mteb_model_meta.revision
-
-    found = {revision(words) for words in ((), ["river", "water"], ["river", "bread"])}
-    assert len(found) == 3
-
-
-def test_revision_changes_with_the_rules_of_words(tiny_model, tiny_processor):
-    def revision(rules):
+def test_revision_changes_with_nearest_words_and_the_rules_of_words(tiny_model, tiny_processor):
+    def revision(words, rules):
         tokenizer = copy.deepcopy(tiny_processor.tokenizer)  # the rules change it
-        processor = OpticalProcessor(tokenizer, nearest_words=["river"], word_rules=rules)
+        processor = OpticalProcessor(tokenizer, nearest_words=words, word_rules=rules)
         return OpticalMtebModel(OpticalRetriever(tiny_model, processor)).mteb_model_meta.revision
 
-    assert len({revision(rules) for rules in (1, 2, 3)}) == 3
+    settings = [(["river"], 1), (["river"], 2), (["river"], 3), (["bread"], 3)]
+    assert len({revision(*own) for own in settings}) == len(settings)
 
 
 def test_weights_are_hashed_once(retriever, monkeypatch):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_optical.evaluation.robustness import (
@@ -19,6 +19,7 @@ VALUES = st.floats(0, 1)
 CURVES = st.dictionaries(st.floats(0.01, 1), VALUES, min_size=1, max_size=6)
 
 
+@settings(max_examples=30)
 @given(CURVES, VALUES)
 def test_area_agrees_with_a_loop(scores, clean):
     scores = {**scores, 0.0: clean}
@@ -29,6 +30,7 @@ def test_area_agrees_with_a_loop(scores, clean):
     assert robustness_curve(scores).area == pytest.approx(expected)
 
 
+@settings(max_examples=30)
 @given(CURVES, st.floats(0.01, 1), st.floats(0.1, 10))
 def test_relative_values_are_scale_invariant(scores, clean, factor):
     one = robustness_curve({0: clean, **scores})

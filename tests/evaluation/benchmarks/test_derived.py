@@ -28,9 +28,8 @@ def many(documents=500, queries=10):
     )
 
 
-@pytest.mark.parametrize("pairs", [PAIRS, Dataset.from_list(PAIRS)])
-def test_sentences_are_queries_for_their_translations(pairs):
-    dataset = from_bitext(pairs, "de")
+def test_sentences_are_queries_for_their_translations():
+    dataset = from_bitext(Dataset.from_list(PAIRS), "de")
     assert dataset.name == "bitext/de"
     assert {key: document.text for key, document in dataset.corpus.items()} == {
         "d0": "A dog runs.",
@@ -60,10 +59,6 @@ def test_from_bitext_options():
             [*PAIRS, {"translation": {"en": "x", "de": "  "}}],
             r"pair 5 has no text in 'de' \(languages: en, de\); see `filter_bitext`",
         ),
-        (
-            [{"translation": {"en": "x", "fr": "y"}}],
-            r"pair 0 has no text in 'de' \(languages: en, fr\)",
-        ),
         ([{"en": "x", "de": "y"}], r"pair 0 has no text in 'de' \(languages: none\)"),
     ],
 )
@@ -82,6 +77,7 @@ def test_pool_keeps_judged_documents_and_order():
     assert list(pool.corpus) == [key for key in dataset.corpus if key in pool.corpus]
     assert all(pool.corpus[key] == dataset.corpus[key] for key in pool.corpus)
     assert (pool.queries, pool.qrels) == (dataset.queries, dataset.qrels)
+    assert sample_pool(dataset, 500) is sample_pool(dataset, 9999) is dataset
 
 
 def test_pool_depends_only_on_seed_and_ids():
@@ -104,12 +100,6 @@ def test_pool_is_sampled_evenly():
     assert 200 < sum(position < 1000 for position in positions) < 320
 
 
-def test_pool_as_large_as_the_corpus_is_the_corpus():
-    dataset = many()
-    assert sample_pool(dataset, 500) is dataset
-    assert sample_pool(dataset, 9999) is dataset
-
-
 def test_pool_smaller_than_the_judged_documents_raises():
     dataset = many()
     judged = len({document for judgements in dataset.qrels.values() for document in judgements})
@@ -120,12 +110,11 @@ def test_pool_smaller_than_the_judged_documents_raises():
         sample_pool(dataset, judged - 1)
 
 
-@pytest.mark.parametrize("documents", [0, -1])
-def test_empty_pool_raises(documents):
+def test_empty_pool_raises():
     # Where nothing is judged, no judged document would be missed.
     unjudged = RetrievalDataset("none", many().corpus, {"q": Query("Wo?")}, {"q": {}})
-    with pytest.raises(ValueError, match=f"documents must be at least 1, got {documents}"):
-        sample_pool(unjudged, documents)
+    with pytest.raises(ValueError, match="documents must be at least 1, got 0"):
+        sample_pool(unjudged, 0)
 
 
 def test_documents_are_read_lazily():
