@@ -9,7 +9,6 @@ import subprocess
 import sys
 from datetime import date
 
-import pytest
 import yaml
 from tiny import REPOSITORY
 
@@ -81,10 +80,19 @@ def test_citation_file_is_valid():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("page", sorted((REPOSITORY / "docs").rglob("*.md")), ids=lambda path: path.stem)
-def test_pages_are_short(page):
+def test_links_between_pages_lead_somewhere():
+    """The site makes the reference and the list of all messages."""
+    for page in (REPOSITORY / "docs").rglob("*.md"):
+        for target in LINK.findall(prose(page.read_text(encoding="utf-8"))):
+            path, made = target.partition("#")[0], ("/reference/" in target or target == "all_messages.md")
+            assert made or "://" in target or (page.parent / path).exists(), f"{page}: {target}"
+
+
+def test_pages_are_short():
     """At most a thousand words outside of tables and code; measurements may be longer."""
-    if page.relative_to(REPOSITORY / "docs").parts[0] == "measurements":
-        pytest.skip("measurements")
-    text = re.sub(r"^\|.*$", "", prose(page.read_text(encoding="utf-8")), flags=re.MULTILINE)
-    assert len(text.split()) <= 1000
+    docs = REPOSITORY / "docs"
+    pages = [page for page in docs.rglob("*.md") if page.relative_to(docs).parts[0] != "measurements"]
+    assert pages
+    for page in pages:
+        text = re.sub(r"^\|.*$", "", prose(page.read_text(encoding="utf-8")), flags=re.MULTILINE)
+        assert len(text.split()) <= 1000, page
