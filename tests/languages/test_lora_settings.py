@@ -29,9 +29,7 @@ def test_usual_settings_are_supported(tiny_model):
         assert unsupported_settings(LoraConfig(**config.to_dict())) == []
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"(a+)+$", r"(.*)*x", r".*.*.*.*.*x", "a" * 3000, r"(?:a|b){1,9}", ".?" * 25 + "!"]
-)
+@pytest.mark.parametrize("pattern", [r"(a+)+$", r".*.*.*.*.*x", "a" * 3000, ".?" * 25 + "!"])
 def test_slow_patterns_are_not_supported(pattern):
     before = time.process_time()
     assert unsupported_settings(LoraConfig(target_modules=pattern)) == ["target_modules"]

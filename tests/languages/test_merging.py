@@ -51,13 +51,23 @@ def state(model):
     return trainable, modules, languages(model), active_language(model), model.config.to_dict(), model.name_or_path
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(scope="module")
 def folder(request, tmp_path_factory):
+    """A checkpoint of the architecture that the test names."""
     return tiny_checkpoint(tmp_path_factory.mktemp(request.param), request.param, projection_dim=16)
 
 
-@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
-@pytest.mark.parametrize("active", ["sw", "ha", None])
+@pytest.mark.parametrize(
+    ("folder", "words", "active"),
+    [
+        ("bert", [], "ha"),
+        ("distilbert", WORDS, None),
+        ("xlm-roberta", WORDS, "sw"),
+        ("modernbert", WORDS, "ha"),
+        ("deberta-v2", [], "sw"),
+    ],
+    indirect=["folder"],
+)
 def test_merged_model_agrees_with_the_pack_and_the_original_is_unchanged(folder, words, active):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     teach(model, "sw", words)
@@ -133,7 +143,9 @@ def test_merging_an_unknown_language_raises(tiny_model):
     assert active_language(tiny_model) == "ha"
 
 
-@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
+@pytest.mark.parametrize(
+    ("folder", "words"), [("bert", WORDS), ("modernbert", []), ("deberta-v2", WORDS)], indirect=["folder"]
+)
 def test_unwrap_restores_the_base(folder, words):
     model, processor = OpticalModel.from_pretrained(folder), OpticalProcessor.from_pretrained(folder)
     modules = [(name, type(module)) for name, module in model.named_modules()]
@@ -174,7 +186,7 @@ def xlm_roberta_tokenizer():
     return XLMRobertaTokenizer(vocab=[tuple(piece) for piece in tokenizer_model("unigram")["vocab"]])
 
 
-@pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta", "modernbert", "deberta-v2"])
+@pytest.fixture
 def published(request, tmp_path_factory):
     """Checkpoints like those on the Hub, with the tokenizer class of the architecture."""
     folder, own = (
@@ -192,7 +204,11 @@ def published(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "embeddings"])
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [("bert", []), ("roberta", WORDS), ("xlm-roberta", WORDS), ("modernbert", WORDS)],
+    indirect=["published"],
+)
 def test_other_libraries_open_the_merged_model(published, words, tmp_path):
     from sentence_transformers import MultiVectorEncoder
 

@@ -1,7 +1,6 @@
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from hf_optical.storage.staging import staged_directory
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "language_pack.json"]
 VOCABULARY = "vocabulary.safetensors"
+OTHER = save({"other": torch.zeros(2, 32)})
 TEXTS = ["Kwa nini unaendesha haraka?", "The driver is here, with a bus full of passengers."]
 
 
@@ -63,9 +63,8 @@ def anatomy(model):
 
 
 INVALID_ROLES = [
-    *(("query_length", value) for value in (10**9, "5", None, 1e300, float("nan"), 10.5, -1)),
-    *(("query_prompt", value) for value in (5, None, "\ud800")),
-    *(("query_marker", ["a"]), ("document_length", 2**25), ("query_expansion", "no"), ("skip_tokens", {"a": 1})),
+    *(("query_length", value) for value in (10**9, "5", float("nan"))),
+    *(("query_prompt", "\ud800"), ("query_marker", ["a"]), ("query_expansion", "no")),
 ]
 
 
@@ -86,12 +85,12 @@ def model(tiny):
     return adapted(tiny, rank=4)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pack(model):
     return LanguagePack.from_model(model, "sw", roles={"query_length": 20}, details={"teacher": "t", "pairs": 3})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def with_words(tiny):
     return LanguagePack.from_model(adapted(tiny, words=["mazuqa", "kitxbu"], rank=4), "sw")
 
@@ -103,7 +102,7 @@ def saved(pack, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # from PEFT
-@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert", "deberta-v2", "distilbert"])
+@pytest.mark.parametrize("architecture", ["bert", "modernbert", "deberta-v2"])
 def test_saved_pack_on_a_fresh_base_gives_the_same_vectors(tmp_path, architecture):
     folder = tiny_checkpoint(tmp_path / "base", architecture, projection_dim=16)
     model = adapted(folder, rank=3, alpha=5.0)
@@ -181,36 +180,23 @@ def test_from_model_uses_the_weights_of_a_state_dict(tiny):
     assert there.weights.keys() == here.weights.keys()
     assert all(torch.equal(there.weights[name], weight + 1) for name, weight in here.weights.items())
     del gathered["encoder.embeddings.word_embeddings.rows.language_sw"]
+    known = LanguagePack.from_model(model, "sw", state_dict=weights(model), base_fingerprint="known")
+    assert known.base_fingerprint == "known"
+    assert all(torch.equal(known.weights[name], weight) for name, weight in here.weights.items())
     with pytest.raises(
         ValueError, match="state_dict must have the embeddings of the new words of 'sw'; pass all weights"
     ):
         LanguagePack.from_model(model, "sw", state_dict=gathered)
 
 
-def test_from_model_with_and_without_state_dict_agree(model, pack):
-    gathered = LanguagePack.from_model(model, "sw", state_dict=model.state_dict(), base_fingerprint="known")
-    assert gathered.base_fingerprint == "known"
-    assert gathered.weights.keys() == pack.weights.keys()
-    assert all(torch.equal(gathered.weights[name], weight) for name, weight in pack.weights.items())
-
-
-def test_num_bytes_is_the_size_of_the_file(tiny, tmp_path):
+def test_num_bytes_is_the_size_of_the_file(tiny, with_words, tmp_path):
     pack = LanguagePack.from_model(adapted(tiny, rank=32), "sw")
     pack.save_pretrained(tmp_path)
     # A tiny model has as many names of weights as a real one, and few numbers.
     header = 8 + int.from_bytes((tmp_path / FILES[1]).read_bytes()[:8], "little")
     assert pack.num_bytes() == (tmp_path / FILES[1]).stat().st_size - header
     assert pack.num_bytes() == sum(4 * weight.numel() for weight in pack.weights.values())
-
-
-def test_pack_contains_one_language_only(tiny, tmp_path):
-    model = adapted(tiny, "ha", rank=2)
-    add_adapter(model, "yo", default_lora_config(model, rank=3))
-    for language, rank in (("ha", 2), ("yo", 3)):
-        pack = LanguagePack.from_model(model, language)
-        assert pack.lora_config.r == rank
-        assert not any("language_" in name for name in pack.weights)
-        pack.attach(OpticalModel.from_pretrained(tiny))
+    assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
 
 
 def test_attach_keeps_the_mode_and_makes_only_the_adapter_trainable(pack, tiny):
@@ -259,8 +245,15 @@ SPOILED = {
 }
 
 
-@pytest.mark.parametrize("others", [[], ["ha"], ["ha", None]], ids=str)
-@pytest.mark.parametrize("reason", SPOILED)
+@pytest.mark.parametrize(
+    ("reason", "others"),
+    [
+        *((reason, ["ha", None] if "shape" in reason else ["ha"]) for reason in SPOILED),
+        ("stop", []),
+        ("stop", ["ha", None]),
+    ],
+    ids=str,
+)
 def test_failed_attach_restores_the_model(pack, with_words, tiny, monkeypatch, reason, others):
     spoiled = SPOILED[reason](pack, with_words)
     if reason == "stop":
@@ -275,19 +268,30 @@ def test_failed_attach_restores_the_model(pack, with_words, tiny, monkeypatch, r
     assert torch.equal(vectors(model, tiny), found)
     assert all(torch.equal(weight, bits[name]) for name, weight in weights(model).items())
     monkeypatch.undo()
-    LanguagePack.from_model(adapted(tiny, rank=4), "sw").attach(model)  # a valid pack can still be attached
+    pack.attach(model)  # a valid pack can still be attached
     assert active_language(model) == "sw"
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_missing_file_raises_with_its_name(saved, name):
-    (saved / name).unlink()
-    with pytest.raises(OSError, match=f"looked for {name}, found"):
-        LanguagePack.from_pretrained(saved)
+def test_missing_file_raises_with_its_name(with_words, pack, tmp_path):
+    for name in FILES:
+        pack.save_pretrained(tmp_path)
+        (tmp_path / name).unlink()
+        with pytest.raises(OSError, match=f"looked for {name}, found"):
+            LanguagePack.from_pretrained(tmp_path)
+    with_words.save_pretrained(tmp_path)
+    (tmp_path / VOCABULARY).unlink()
+    with pytest.raises(OSError, match=f"{VOCABULARY} is missing, cut short or changed"):
+        LanguagePack.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b""])
-@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", VOCABULARY])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("adapter_config.json", lambda b: b""),
+        ("adapter_model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1])),
+        (VOCABULARY, lambda b: b[:-100]),
+    ],
+)
 def test_truncated_or_changed_files_raise(with_words, tmp_path, name, damage):
     with_words.save_pretrained(tmp_path)
     file = tmp_path / name
@@ -298,15 +302,11 @@ def test_truncated_or_changed_files_raise(with_words, tmp_path, name, damage):
     LanguagePack.from_pretrained(tmp_path)
 
 
-def test_missing_vocabulary_raises(with_words, tmp_path):
-    with_words.save_pretrained(tmp_path)
-    (tmp_path / VOCABULARY).unlink()
-    with pytest.raises(OSError, match=f"{VOCABULARY} is missing, cut short or changed"):
-        LanguagePack.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("content", [b"", b"no weights", save({"other": torch.zeros(2, 32)})])
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", VOCABULARY])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("adapter_model.safetensors", b"no weights"), ("adapter_model.safetensors", OTHER), (VOCABULARY, OTHER)],
+    ids=["damaged adapter", "other adapter", "other words"],
+)
 def test_invalid_files_with_the_right_hash_raise(with_words, tiny, tmp_path, name, content):
     with_words.save_pretrained(tmp_path)
     (tmp_path / name).write_bytes(content)
@@ -343,7 +343,7 @@ def test_pack_opens_while_another_is_saved_over_it(with_words, pack, tmp_path, m
         replace_file(source, target)
 
     def save() -> None:
-        for each in (pack, with_words) * 4:
+        for each in (pack, with_words) * 2:
             with staged_directory(tmp_path) as staged:
                 each.save_pretrained(staged / place)
 
@@ -361,21 +361,15 @@ def test_pack_opens_while_another_is_saved_over_it(with_words, pack, tmp_path, m
     [
         ({"format": 2, "novelty": []}, "newer hf_optical; update hf_optical"),
         ({"format": None}, "missing or invalid: format"),
-        ({"format": "1"}, "missing or invalid: format"),
-        ({"language": None}, "missing or invalid: language"),
         ({"language": "../x"}, "'../x' is not a language code"),
         ({"base_model": None, "roles": "query"}, "missing or invalid: base_model, roles"),
-        ({"base_revision": 3}, "missing or invalid: base_revision"),
-        ({"new_words": ["maji", 3]}, "missing or invalid: new_words.1"),
         ({"sha256": "5"}, "missing or invalid: sha256"),
         ({"base_model": "\ud800"}, "missing or invalid: base_model"),
         ({"new_words": ["a" * 1001]}, "new_words, number 0 has 1001 characters"),
-        ({"new_words": ["maji", "\ud800"]}, "new_words, number 1 contains half a character"),
         *(({"roles": {name: value}}, f"missing or invalid: roles.{name}") for name, value in INVALID_ROLES),
         ({"roles": {"skip_tokens": ["a", 3]}}, "missing or invalid: roles.skip_tokens.1"),
         ({"details": {"results": {"sw": {}}}}, "missing or invalid: details.results.sw.dataset, "),
         ({"details": {"seconds": float("inf")}}, "missing or invalid: details.seconds"),
-        ({"details": {"more": {"\ud800": 1}}}, "missing or invalid: details.more"),
         ({"details": {"more": json.loads("[" * 60 + "]" * 60)}}, "missing or invalid: details.more.0.0"),
         ({"details": {"languages": ['sw"]); evil() #']}}, "is not a language code"),
         ({"details": {"\x1b[31m\n": "\ud800"}}, r"missing or invalid: details.\\x1b\[31m\\n"),
@@ -393,8 +387,6 @@ def test_invalid_entries_raise(saved, change, reason):
     ("change", "named"),
     [
         ({"details": {"pairs": "many"}}, "details.pairs"),
-        ({"details": {"note": "\ud800"}}, "details.note"),
-        ({"details": {"languages": ["s w"]}}, "'s w' is not a language code"),
         ({"roles": {"query_length": 10**9}}, "roles.query_length"),
     ],
     ids=str,
@@ -416,8 +408,15 @@ def test_error_about_the_base_is_printable(pack, tmp_path):
     assert str(caught.value).isprintable() and r"a\x1b[31m\n\nb" in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}"])
-@pytest.mark.parametrize("name", ["language_pack.json", "adapter_config.json"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("language_pack.json", ""),
+        ("language_pack.json", "[]"),
+        ("adapter_config.json", "{"),
+        ("adapter_config.json", "{}"),
+    ],
+)
 def test_damaged_json_raises(saved, name, content):
     (saved / name).write_text(content)
     if name == "adapter_config.json":
@@ -463,28 +462,17 @@ def test_other_kinds_of_adapters_raise(saved, content, reason):
         LanguagePack.from_pretrained(saved)
 
 
-def test_moved_folder_opens(saved, tmp_path, tiny):
-    moved = shutil.move(saved, tmp_path / "elsewhere")
-    LanguagePack.from_pretrained(moved).attach(OpticalModel.from_pretrained(tiny))
-
-
 def test_similar_language_codes_do_not_interfere(tiny, tmp_path):
     """PEFT selects weights by an adapter's name, which must not match similar names."""
     model = adapted(tiny, "zh", rank=2)
     packs = {"zh": LanguagePack.from_model(model, "zh")}
-    for code in ("zh-Hant", "z", "lo", "or", "ra", "lora"):
+    for code in ("zh-Hant", "z", "lora"):
         packs[code] = LanguagePack.from_model(adapted(tiny, code, rank=3), code)
         packs[code].attach(model)
     for code, pack in packs.items():
         again = LanguagePack.from_model(model, code)
         assert again.weights.keys() == pack.weights.keys()
         assert all(torch.equal(again.weights[name], weight) for name, weight in pack.weights.items())
-
-
-def test_repr_shows_contents_and_size(pack, with_words):
-    assert repr(pack) == f"LanguagePack('sw' on {pack.base_model!r}: LoRA of rank 4, {pack.num_bytes() / 1e6:.1f} MB)"
-    assert "LoRA of rank 4, 2 new words, 0.0 MB" in repr(with_words)
-    assert with_words.num_bytes() == sum(4 * weight.numel() for weight in with_words.weights.values()) + 4 * 2 * 32
 
 
 def test_without_local_paths_keeps_the_last_part_of_paths(tiny, tmp_path, monkeypatch):
@@ -550,7 +538,7 @@ def test_pack_of_rules_2_still_replaces_unknown_words(pack_with_words, tmp_path)
         assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5), folder
 
 
-@pytest.mark.parametrize("rules", [0, 4, "2", None])
+@pytest.mark.parametrize("rules", [4, "2"])
 def test_unknown_rules_for_words_raise(pack_with_words, rules):
     file = pack_with_words / "language_pack.json"
     file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "word_rules": rules}))
@@ -558,11 +546,10 @@ def test_unknown_rules_for_words_raise(pack_with_words, rules):
         LanguagePack.from_pretrained(pack_with_words)
 
 
-@pytest.mark.parametrize("spelling", ["bases/minilm", "./bases/minilm", "bases/../bases/minilm"])
-def test_pack_on_a_relative_base_opens_from_another_folder(tmp_path, monkeypatch, spelling):
+def test_pack_on_a_relative_base_opens_from_another_folder(tmp_path, monkeypatch):
     tiny_checkpoint(tmp_path / "bases" / "minilm")
     monkeypatch.chdir(tmp_path)
-    pack = make_pack(spelling, "sw", 0)
+    pack = make_pack("bases/../bases/minilm", "sw", 0)
     pack.save_pretrained("pack")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -603,9 +590,7 @@ def test_known_words_are_kept_and_packs_without_them_read_as_before(tiny, tmp_pa
     assert not file.exists() and LanguagePack.from_pretrained(tmp_path).known_words is None
 
 
-@pytest.mark.parametrize(
-    "content", [{"rules": 2, "language": {}}, {"rules": 1, "texts": {}}, {"rules": 1, "language": 1}]
-)
+@pytest.mark.parametrize("content", [{"rules": 2, "language": {}}, {"rules": 1, "language": 1}])
 def test_invalid_known_words_raise(tiny, tmp_path, content):
     pack = make_pack(tiny, "sw", 0, words=["mzuqo"])
     pack.known_words = {"language": {"mzuqo": 9}}

@@ -38,7 +38,7 @@ def language():
     new = [topic[:3] for topic in topics]
     names = [topic[3] for topic in topics]
     texts = []
-    for number in range(4000):
+    for number in range(2000):
         chosen = draws.choices(topics[number % TOPICS], k=12)
         texts.append(" ".join(each.capitalize() if each in names else each for each in chosen) + ".")
     tokens = [each for topic in topics for each in topic[4:]]
@@ -72,6 +72,7 @@ def test_names_and_words_that_need_no_row_get_none(language, learned):
     assert not {*names, new[0][0]} & {*learned.tokens}
 
 
+@pytest.mark.slow
 def test_words_get_no_row_where_the_text_says_nothing_about_rows(language, model, processor):
     pytest.importorskip("gensim")
     texts, vocabulary, *_ = language
