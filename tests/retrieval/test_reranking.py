@@ -14,7 +14,7 @@ def grid(lengths, seed):
     return [torch.randint(-1, 2, (length, 3), generator=generator).float() for length in lengths]
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(
     document_lengths=st.lists(st.integers(0, 4), min_size=1, max_size=12),
     picked=st.lists(st.lists(st.integers(0, 11), max_size=15), min_size=1, max_size=3),
@@ -57,9 +57,6 @@ def test_progress_counts_queries(capsys):
     [
         ([[]], {}, "candidates must have one entry for each of the 2 queries, got 1"),
         ([[], [Hit("x", 1.0)]], {}, r"candidates\[1\] holds 'x'"),
-        ([[], [Hit(3, 1.0)]], {}, r"candidates\[1\] holds 3"),
-        ([[], []], {"top_k": 0}, "top_k must be at least 1, got 0"),
-        ([[], []], {"document_ids": ["a"]}, "document_ids must have one entry for each of the 3 documents, got 1"),
         ([[], []], {"document_ids": list("aab")}, "distinct document_ids must have .*, got 2"),
     ],
 )

@@ -76,8 +76,9 @@ def test_unknown_languages_and_wrong_counts_are_refused(retriever):
             retriever.encode_queries(["a", "b"], language=language)
     with pytest.raises(KeyError, match="'sw'"):
         retriever.set_language("sw")
-    with pytest.raises(KeyError, match="'sw'"):
-        retriever.remove_language("sw")
+    for method in (retriever.remove_language, retriever.merge):
+        with pytest.raises(KeyError, match="'sw'"):
+            method("sw")
     with pytest.raises(ValueError, match="language must have one entry for each of the 2 queries, got 1"):
         retriever.encode_queries(["a", "b"], language=["ha"])
     assert retriever.language == "yo"  # as before the failures
@@ -152,10 +153,10 @@ def minilm():
 
 def test_minilm_finds_passages_of_demo_data(minilm):
     dataset = load_beir(DEMO / "retrieval")
-    documents = list(dataset.corpus)
-    vectors = minilm.encode_documents(dataset.document_texts())
-    queries = {key: query for key, query in dataset.queries.items() if query.translation}
-    assert len(queries) >= 80
+    documents = list(dataset.corpus)[:60]
+    vectors = minilm.encode_documents(dataset.document_texts()[:60])
+    queries = {key: query for key, query in dataset.queries.items() if {*dataset.qrels[key]} & {*documents}}
+    assert len(queries) >= 20
     hits = minilm.search(
         minilm.encode_queries([query.translation for query in queries.values()]),
         vectors,
@@ -216,13 +217,6 @@ def test_search_in_a_language(retriever):
         retriever.search(retriever.encode_queries([question]), vectors, language="ha")
 
 
-def test_search_without_queries_finds_nothing(tiny):
-    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
-    documents = retriever.encode_documents(["The river is long."])
-    for queries in ([], retriever.encode_queries([]), iter([])):
-        assert retriever.search(queries, documents) == []
-
-
 def test_search_encodes_texts(tiny):
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     queries, documents = ["Where is the market?"], ["The market is open.", "Children go to school.", "Water is life."]
@@ -234,19 +228,14 @@ def test_search_encodes_texts(tiny):
     assert retriever.search(given[1], given[0], top_k=2) == expected
     vectors = retriever.encode_documents(documents)
     assert retriever.search(queries, iter(vectors), top_k=2) == expected
-
-
-def test_merging_unopened_language_raises_key_error(retriever):
-    with pytest.raises(KeyError, match="no pack for language 'sw' is open .open: ha, yo.; add it first"):
-        retriever.merge("sw")
-    assert (retriever.languages, retriever.language) == (["ha", "yo"], "yo")
+    for nothing in ([], retriever.encode_queries([]), iter([])):
+        assert retriever.search(nothing, vectors) == []
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"roles": {"query_length": 1}}, "'sw' does not fit the processor: query_length must be at least 3"),
-        ({"roles": {"query_size": 9}}, "'sw' does not fit the processor: .*query_size"),
         (
             {"vocabulary": Vocabulary(["mzuqo", "a"], torch.zeros(2, 32))},
             "'sw' does not fit the processor: the tokenizer has 'a' already",
@@ -281,7 +270,7 @@ def many(tiny):
     return made, {code: with_pack(tiny, pack, TEXTS, "query") for code, pack in [*made.items(), ("base", None)]}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_random_sequences_of_operations_never_change_a_language(many, tiny, tmp_path, seed):
     packs, expected = many
     documents = with_pack(tiny, None, TEXTS, "document")
@@ -332,8 +321,8 @@ def test_random_sequences_of_operations_never_change_a_language(many, tiny, tmp_
 
 
 @pytest.fixture(scope="module")
-def ten(tmp_path_factory):
-    """A model of MiniLM's shape with ten packs of realistic size, the size of a pack, and the memory of all ten."""
+def three(tmp_path_factory):
+    """A model of MiniLM's shape with three packs of realistic size, a pack's size, and the memory of all."""
     folder = tmp_path_factory.mktemp("shape")
     tokenizer = tiny_tokenizer("wordpiece")
     config = AutoConfig.for_model(
@@ -350,28 +339,24 @@ def ten(tmp_path_factory):
     pack.save_pretrained(folder / "pack")
     retriever = OpticalRetriever.from_pretrained(folder, device="cpu")
     size, before = pack.num_bytes(), footprint().tensor_bytes
-    for number in range(10):
+    for number in range(3):
         retriever.add_language(
             f"x{number}", replace(LanguagePack.from_pretrained(folder / "pack"), language=f"x{number}")
         )
     return retriever, size, footprint().tensor_bytes - before
 
 
-def test_ten_open_packs_take_the_memory_of_ten_packs(ten):
-    _, size, occupied = ten
+def test_open_packs_take_their_own_memory_and_are_switched_in_less_than_10_ms(three):
+    retriever, size, occupied = three
     assert 10e6 < size < 15e6
-    assert 10 * size <= occupied <= 10 * size + 1e5
-
-
-@pytest.mark.parametrize("pair", [("x0", "x9"), ("x4", "base")])
-def test_switching_takes_less_than_10_ms(ten, pair):
-    retriever, *_ = ten
-    times = []
-    for turn in range(60):
-        start = time.perf_counter()
-        retriever.set_language(pair[turn % 2])
-        times.append(time.perf_counter() - start)
-    assert statistics.median(times) < 0.010
+    assert 3 * size <= occupied <= 3 * size + 1e5
+    for pair in (("x0", "x2"), ("x1", "base")):
+        times = []
+        for turn in range(40):
+            start = time.perf_counter()
+            retriever.set_language(pair[turn % 2])
+            times.append(time.perf_counter() - start)
+        assert statistics.median(times) < 0.010
 
 
 def test_spelling_is_learned_from_documents_for_the_base_and_all_packs(tiny, packs):

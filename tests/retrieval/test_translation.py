@@ -118,11 +118,10 @@ def literal(translator, text, source, target):
     return tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_batched_translations_equal_single_ones(saved, batch_size, caplog):
+def test_batched_translations_equal_single_ones(saved, caplog):
     folder, source, target = saved
     translator = Seq2SeqTranslator.from_pretrained(
-        folder, source, target, device="cpu", batch_size=batch_size, num_beams=3, max_length=12
+        folder, source, target, device="cpu", batch_size=2, num_beams=3, max_length=12
     )
     translations = translator(SWAHILI)
     assert len(set(translations)) > 2

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -46,15 +46,13 @@ def test_from_padded_drops_masked_tokens_at_any_position():
     same(TokenVectors.from_padded(padded), list(padded))
 
 
-@pytest.mark.parametrize("index", [0, 1, 3, -1, -4])
-def test_integer_index_gives_one_text(texts, index):
-    torch.testing.assert_close(TokenVectors.from_list(texts)[index], texts[index])
-
-
-@pytest.mark.parametrize("index", [4, -5])
-def test_index_out_of_range_raises_index_error(texts, index):
-    with pytest.raises(IndexError):
-        TokenVectors.from_list(texts)[index]
+def test_integer_index_gives_one_text(texts):
+    vectors = TokenVectors.from_list(texts)
+    for index in (0, 1, 3, -1, -4):
+        torch.testing.assert_close(vectors[index], texts[index])
+    for index in (4, -5):
+        with pytest.raises(IndexError):
+            vectors[index]
 
 
 def test_consecutive_views_are_not_copied(texts):
@@ -66,6 +64,7 @@ def test_consecutive_views_are_not_copied(texts):
     same(part, texts[2:])
 
 
+@settings(max_examples=20)
 @given(order=st.permutations(range(5)), offset=st.integers(0, 2))
 def test_other_views_of_one_tensor_are_packed_in_order(order, offset):
     rows = torch.arange(40.0).view(20, 2)
@@ -84,17 +83,17 @@ def test_packing_keeps_gradients_and_strides():
 bounds = st.none() | st.integers(-6, 6)
 
 
+@settings(max_examples=40)
 @given(start=bounds, stop=bounds, step=st.none() | st.sampled_from([1, 2, -1, -3]))
 def test_slices_agree_with_list_slices(start, stop, step):
     texts = [torch.full((length, 2), float(i)) for i, length in enumerate(LENGTHS)]
-    same(TokenVectors.from_list(texts)[start:stop:step], texts[start:stop:step])
-
-
-def test_slices_are_views(texts):
     vectors = TokenVectors.from_list(texts)
+    same(vectors[start:stop:step], texts[start:stop:step])
+    # Slices are views.
     assert vectors[2:].values.data_ptr() == vectors.values[3:].data_ptr()
 
 
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(0, 6), max_size=12), tokens=st.integers(1, 10))
 def test_blocks_cover_all_texts_within_token_limit(lengths, tokens):
     vectors = TokenVectors(torch.zeros(sum(lengths), 1), torch.tensor(lengths, dtype=torch.int64))
@@ -108,13 +107,9 @@ def test_cat_and_to(texts):
     same(TokenVectors.cat([first, second]), texts)
     half = first.to(torch.float16)
     assert half.values.dtype == torch.float16 and half.lengths.tolist() == first.lengths.tolist()
-    assert repr(half) == "TokenVectors(texts=1, tokens=3, dim=5, dtype=torch.float16, device='cpu')"
 
 
-SMALL = [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8]
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, *SMALL])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float8_e4m3fn, torch.int8])
 def test_save_and_open_round_trip(texts, dtype, tmp_path):
     vectors = TokenVectors.from_list(texts).to(dtype)
     for part in (vectors, vectors[1:], vectors[1:2]):
@@ -125,10 +120,9 @@ def test_save_and_open_round_trip(texts, dtype, tmp_path):
     assert load_file(tmp_path / "new" / "vectors.safetensors").keys() == {"values", "lengths"}
 
 
-@pytest.mark.parametrize("dtype", [torch.int16, torch.bool, torch.complex64])
-def test_unsupported_dtypes_are_not_saved(dtype, tmp_path):
-    vectors = TokenVectors(torch.ones(2, 3, dtype=dtype), torch.tensor([2]))
-    with pytest.raises(ValueError, match=f"the dtype of values must be one of .*, got {dtype}"):
+def test_unsupported_dtypes_are_not_saved(tmp_path):
+    vectors = TokenVectors(torch.ones(2, 3, dtype=torch.bool), torch.tensor([2]))
+    with pytest.raises(ValueError, match="the dtype of values must be one of .*, got torch.bool"):
         vectors.save(tmp_path / "vectors.safetensors")
     assert not any(tmp_path.iterdir())
 
@@ -161,25 +155,18 @@ def test_file_larger_than_memory_opens(tmp_path):
     assert len(vectors.values) == rows and vectors[1].tolist() == [[0.0] * 4] * 3
 
 
-@pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 99, b"\2" + b"\0" * 7 + b"{}", b"\2" + b"\0" * 7 + b"[]"])
-def test_other_files_are_refused(tmp_path, content):
-    (tmp_path / "other").write_bytes(content)
-    with pytest.raises(OSError, match="other does not hold token vectors or is damaged"):
-        TokenVectors.open(tmp_path / "other")
+def test_other_and_truncated_files_are_refused(texts, tmp_path):
+    TokenVectors.from_list(texts).save(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    others = (b"", b"abc", b"\xff" * 99, b"\2" + b"\0" * 7 + b"{}", b"\2" + b"\0" * 7 + b"[]")
+    for content in (*others, whole[: len(whole) // 2], whole[:-1]):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(OSError, match="other does not hold token vectors or is damaged"):
+            TokenVectors.open(tmp_path / "other")
 
 
-@pytest.mark.parametrize("kept", [0.5, 0.99])
-def test_truncated_files_are_refused(texts, tmp_path, kept):
-    TokenVectors.from_list(texts).save(tmp_path / "short")
-    content = (tmp_path / "short").read_bytes()
-    (tmp_path / "short").write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(OSError, match="short does not hold token vectors or is damaged"):
-        TokenVectors.open(tmp_path / "short")
-
-
-@pytest.mark.parametrize(
-    ("found", "other"),
-    [
+def test_headers_that_do_not_match_the_content_are_refused(tmp_path):
+    for found, other in (
         ("[0,16]", "[0,99]"),
         ("[0,16]", "[-1,6]"),
         ("[0,16]", "[16,0]"),
@@ -188,18 +175,13 @@ def test_truncated_files_are_refused(texts, tmp_path, kept):
         ('"shape":[2]', '"shape":"2"'),
         ('"I64"', '"I99"'),
         ('"I64"', "{   }"),
-    ],
-)
-def test_headers_that_do_not_match_the_content_are_refused(tmp_path, found, other):
-    TokenVectors(torch.zeros(0, 4), torch.zeros(2)).save(tmp_path / "changed")
-    content = (tmp_path / "changed").read_bytes()
-    assert content.count(found.encode()) == 1 and len(found) >= len(other)
-    (tmp_path / "changed").write_bytes(content.replace(found.encode(), other.ljust(len(found)).encode()))
-    with pytest.raises(OSError, match="changed does not hold token vectors or is damaged"):
-        TokenVectors.open(tmp_path / "changed")
-
-
-def test_missing_file_raises_file_not_found(tmp_path):
+    ):
+        TokenVectors(torch.zeros(0, 4), torch.zeros(2)).save(tmp_path / "changed")
+        content = (tmp_path / "changed").read_bytes()
+        assert content.count(found.encode()) == 1 and len(found) >= len(other)
+        (tmp_path / "changed").write_bytes(content.replace(found.encode(), other.ljust(len(found)).encode()))
+        with pytest.raises(OSError, match="changed does not hold token vectors or is damaged"):
+            TokenVectors.open(tmp_path / "changed")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         TokenVectors.open(tmp_path / "nowhere")
 
@@ -210,17 +192,12 @@ def test_missing_file_raises_file_not_found(tmp_path):
         (lambda: TokenVectors(torch.zeros(3), torch.tensor([3])), r"values must have shape .*, got \(3,\)"),
         (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([2])), "add up to the 3 rows"),
         (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([4, -1])), "lengths must be counts"),
-        (lambda: TokenVectors(torch.zeros(3, 2), torch.tensor([[3]])), "lengths must be counts"),
         (lambda: TokenVectors.from_list([]), "vectors is empty"),
         (
             lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(2, 4)]),
             r"vectors\[1\] must .* \(tokens, 3\)",
         ),
-        (lambda: TokenVectors.from_list([torch.zeros(2, 3), torch.zeros(3)]), r"vectors\[1\] must .* got \(3,\)"),
-        (lambda: TokenVectors.from_padded(torch.zeros(2, 3)), r"values must have shape \(texts, tokens, dim\)"),
         (lambda: TokenVectors.from_padded(torch.zeros(2, 3, 4), torch.ones(2, 4)), r"mask of values must .* \(2, 3\)"),
-        (lambda: as_token_vectors([torch.zeros(2, 3)], torch.ones(1, 2), "queries"), "leave out the mask of queries"),
-        (lambda: as_token_vectors(torch.zeros(2, 3), None, "documents"), "documents must have shape"),
     ],
 )
 def test_invalid_shapes_are_refused(make, message):
