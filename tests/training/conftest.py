@@ -100,14 +100,15 @@ def evaluator(tiny):
     return RetrievalEvaluator(load_beir(DEMO / "retrieval"), teacher, processor)
 
 
-@pytest.fixture
-def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
-    def make(trainer_class=OTDistillationTrainer, student=tiny, teacher=teacher_folder, **options):
+def trainer_maker(output_dir: Path, student: Path, teacher: Path, pairs: Dataset, held_out: Dataset):
+    """Return a function that makes trainers with these defaults."""
+
+    def make(trainer_class=OTDistillationTrainer, student=student, teacher=teacher, **options):
         arguments = {name: options.pop(name) for name in _ARGUMENTS if name in options}
         if not isinstance(options.get("method", ""), str):
             arguments["method"] = options.pop("method")
         settings = {
-            "output_dir": str(tmp_path / "run"),
+            "output_dir": str(output_dir),
             "language": "sw",
             "num_train_epochs": 1,
             "per_device_train_batch_size": 5,
@@ -130,6 +131,11 @@ def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def make_trainer(tiny, teacher_folder, pairs, held_out, tmp_path):
+    return trainer_maker(tmp_path / "run", tiny, teacher_folder, pairs, held_out)
 
 
 @pytest.fixture

@@ -63,9 +63,8 @@ def test_card_has_the_settings_that_the_method_uses(make_record):
     assert not any({"max_iterations", "tolerance"} & names for names in solvers.values())
 
 
-@pytest.mark.parametrize(
-    ("texts", "scripts"),
-    [
+def test_scripts_of_texts():
+    for texts, scripts in (
         (["Habari za asubuhi?", "1 2 3"], ["Latin"]),
         (THAI, ["Thai"]),
         (["ሰላም ለዓለም", "Хелло", "Хелло мир"], ["Cyrillic", "Ethiopic"]),
@@ -73,10 +72,8 @@ def test_card_has_the_settings_that_the_method_uses(make_record):
         (["한국어", "ᓄᓇᕗᑦ", "नमस्ते दुनिया"], ["Devanagari", "Canadian", "Hangul"]),
         (["ˈʼ 42 …"], []),
         (["а" * 500 + " b"], ["Cyrillic"]),
-    ],
-)
-def test_scripts_of_texts(texts, scripts):
-    assert sorted(scripts_of(texts)) == sorted(scripts)
+    ):
+        assert sorted(scripts_of(texts)) == sorted(scripts)
 
 
 def test_hardware_names_the_processor():

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_optical.training.sampling import LanguageSampler, LengthSampler, join_languages
@@ -20,6 +20,7 @@ def column(sizes: dict[str, int]) -> list[str]:
     return [language for language, size in sizes.items() for _ in range(size)]
 
 
+@settings(max_examples=30)
 @given(
     sizes=st.dictionaries(st.sampled_from(["ha", "ig", "lo", "yo"]), st.integers(1, 60), min_size=1),
     block_size=st.integers(1, 9),
@@ -50,7 +51,7 @@ def test_blocks_have_one_language_and_pairs_are_drawn_equally_often(sizes, block
         assert blocks(again) == order[epoch]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0, float("inf")])
+@pytest.mark.parametrize("temperature", [1.0, 5.0, float("inf")])
 def test_temperature_sets_the_share_of_each_language(temperature):
     sizes = {"ha": 6400, "ig": 1600, "yo": 100}
     sampler = LanguageSampler(column(sizes), 10, temperature=temperature)

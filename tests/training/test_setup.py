@@ -42,24 +42,23 @@ def test_pairs_of_wrong_languages_raise(two, pairs):
         pairs_by_language(make("sw", "lo"), "pairs", {"sw": pairs}, complete=True)
 
 
-@pytest.mark.parametrize("form", ["list", "columns", "frame", "stream"])
-def test_pairs_come_in_any_form(make_trainer, pairs, form):
+def test_pairs_come_in_any_form(make_trainer, pairs):
     """As other libraries hand them over: the same losses as from `load_bitext`."""
     texts = {code: [pair[code] for pair in pairs["translation"]] for code in ("en", "sw")}
-    given = {
-        "list": lambda: [{"translation": pair} for pair in pairs["translation"]],
-        "columns": lambda: Dataset.from_dict(texts),
-        "frame": lambda: Dataset.from_dict(texts).to_pandas(),
-        "stream": lambda: Dataset.from_dict(texts).to_iterable_dataset(),
-    }[form]()
-    settings = {"max_steps": 2, "train_sampling_strategy": "sequential"}
-    losses = []
-    for train_dataset in (pairs, given):
-        trainer = make_trainer(train_dataset=train_dataset, **settings)
+    forms = {
+        "loaded": pairs,
+        "list": [{"translation": pair} for pair in pairs["translation"]],
+        "columns": Dataset.from_dict(texts),
+        "frame": Dataset.from_dict(texts).to_pandas(),
+        "stream": Dataset.from_dict(texts).to_iterable_dataset(),
+    }
+    losses = {}
+    for form, train_dataset in forms.items():
+        trainer = make_trainer(train_dataset=train_dataset, max_steps=2, train_sampling_strategy="sequential")
         trainer.train()
-        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
-    assert losses[0] == losses[1] and len(losses[0]) == 2
-    assert ("pairs" in trainer.language_pack().details) == (form != "stream")
+        losses[form] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+        assert losses[form] == losses["loaded"] and len(losses[form]) == 2, form
+        assert ("pairs" in trainer.language_pack().details) == (form != "stream")
 
 
 def test_stream_needs_a_number_of_steps(make_trainer, pairs):
