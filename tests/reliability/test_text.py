@@ -68,11 +68,10 @@ def pairs_of(texts: list[str]) -> Dataset:
 
 
 @pytest.mark.promise("Text", "A text of any length is tokenized exactly as by its tokenizer alone.")
-@pytest.mark.parametrize("role", ["query", "document"])
-def test_tokens_equal_those_of_the_tokenizer_alone(tokenizer, role):
-    processor = OpticalProcessor(tokenizer, query_length=24, document_length=24)
+def test_tokens_equal_those_of_the_tokenizer_alone(tokenizer):
+    processor = OpticalProcessor(tokenizer, document_length=24)
     reference = copy.deepcopy(tokenizer)
-    batch = processor(EVERY, role)
+    batch = processor.documents(EVERY)
     for i, text in enumerate(EVERY):
         found = batch["input_ids"][i][batch["attention_mask"][i].bool()].tolist()
         assert found == reference(text, truncation=True, max_length=24)["input_ids"], text
@@ -85,7 +84,7 @@ def test_tokens_equal_those_of_the_tokenizer_alone(tokenizer, role):
     "characters, emoji, mixed scripts, empty and blank texts.",
 )
 @given(text=ANY_TEXT)
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 def test_any_text_has_unit_vectors_and_finite_scores(shared_retriever, text):
     others = ["The water is cold.", ""]
     queries = shared_retriever.encode_queries([text, *others])
@@ -133,14 +132,14 @@ def test_filter_bitext_drops_pairs_with_a_blank_side():
     "Text",
     "A batch of any texts has tokens to align on both sides, with and without special tokens.",
 )
-@pytest.mark.parametrize("align_special_tokens", [True, False])
-def test_batch_of_any_texts_has_tokens_to_align(tokenizer, align_special_tokens):
+def test_batch_of_any_texts_has_tokens_to_align(tokenizer):
     processor = OpticalProcessor(tokenizer, nearest_words=["limechelewa"])
-    data = LanguageData("sw", "en", None, processor, processor, processor)
-    reader = PairReader(data, ("query", "document"), align_special_tokens)
-    batch = DistillationCollator({"sw": [reader]}, {"sw": processor})(pairs_of(EVERY).to_list())
-    for texts in (batch["student"], batch["teacher"]["pairs"]):
-        assert texts["token_mask"].any(1).all()
+    data, rows = LanguageData("sw", "en", None, processor, processor, processor), pairs_of(EVERY).to_list()
+    for align_special_tokens in (True, False):
+        reader = PairReader(data, ("query", "document"), align_special_tokens)
+        batch = DistillationCollator({"sw": [reader]}, {"sw": processor})(rows)
+        for texts in (batch["student"], batch["teacher"]["pairs"]):
+            assert texts["token_mask"].any(1).all()
 
 
 @pytest.mark.promise(
@@ -184,7 +183,7 @@ def test_training_on_any_texts_stays_finite(tiny, tmp_path, method):
     "New words learned from unusual texts are each tokenized as one token where they occur, and dictionaries learned "
     "from such texts hold valid probabilities.",
 )
-@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta", "modernbert"])
+@pytest.mark.parametrize("architecture", ["bert", "xlm-roberta"])
 def test_new_words_are_single_tokens_in_context(tmp_path, architecture):
     """Words learned from unusual texts occur in a text and are each read as their own token."""
     base = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path, architecture), device="cpu")
@@ -212,7 +211,7 @@ def test_dictionary_learned_from_any_texts_holds_probabilities(tokenizer):
 
 @pytest.mark.promise("Text", "Code switching changes only words in its dictionary.")
 @given(text=ANY_TEXT)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_code_switching_changes_only_known_words(text):
     switch = CodeSwitcher(Dictionary(WATER), probability=1.0, seed=3)
     switched = switch(text)
@@ -225,7 +224,7 @@ def test_code_switching_changes_only_known_words(text):
 
 
 @given(text=ANY_TEXT)
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 def test_nearest_words_are_only_added(nearest, text):
     read = nearest(text)
     assert nearest(text) == read
@@ -242,7 +241,7 @@ def nearest():
 
 
 @given(text=ANY_TEXT)
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 def test_plotted_words_have_spans_in_the_text(shared_retriever, text):
     try:
         read = read_words(shared_retriever, text, "query", "base")
@@ -272,8 +271,8 @@ def test_bm25_finds_any_text_with_a_word():
     "An unpaired surrogate (half a character) raises an error wherever texts are read, with the number of the row or "
     "line and the cure. A surrogate pair in JSON is read as the emoji it stands for.",
 )
-@pytest.mark.parametrize("half", HALVES)
-def test_unpaired_surrogates_are_refused_with_their_position(retriever, half, tmp_path):
+@pytest.mark.parametrize("half", ["first half", "in the wrong order"])
+def test_unpaired_surrogates_are_refused_with_their_position(retriever, half):
     text = HALVES[half]
     texts = ["water", text, "market"]
     code = f"U.{ord(next(c for c in text if 0xD800 <= ord(c) < 0xE000)):04X}"
@@ -295,7 +294,7 @@ def test_unpaired_surrogates_are_refused_with_their_position(retriever, half, tm
         Dictionary(WATER).coverage([text])
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("half", ["second half", "as two units"])
 def test_unpaired_surrogates_in_files_are_refused_with_their_line(half, tmp_path):
     text = HALVES[half]
     if half == "as two units":  # JSON writes every emoji so
@@ -335,7 +334,7 @@ def test_non_string_inputs_raise_type_error_with_index(tiny_processor):
 
 
 @pytest.mark.promise("Text", "A text of a megabyte survives JSON, CSV, TSV and Parquet unchanged.")
-@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_texts_of_any_length_survive_files_unchanged(ending, tmp_path):
     texts = [*EVERY, "maji " * 200_000]
     if ending in (".csv", ".tsv"):
@@ -347,13 +346,8 @@ def test_texts_of_any_length_survive_files_unchanged(ending, tmp_path):
     elif ending in (".csv", ".tsv"):
         dataset.to_csv(file, sep="\t" if ending == ".tsv" else ",", index=False)
     else:
-        file.write_text(
-            json.dumps(rows, ensure_ascii=False)
-            if ending == ".json"
-            else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-            encoding="utf-8",
-            newline="",
-        )
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.write_text("".join(lines), encoding="utf-8", newline="")
     loaded = load_bitext(file, "sw", columns=("sw", "en"))
     assert [row["sw"] for row in loaded["translation"]] == texts
 
