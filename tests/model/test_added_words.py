@@ -44,26 +44,24 @@ def ids(processor: OpticalProcessor, text: str) -> list[int]:
 
 # Byte-level tokenizers without a space before the text have no space to lose, and split `maji` at the start of it.
 @pytest.mark.parametrize("base", sorted({*KINDS} - {"bpe"}), indirect=True)
-@pytest.mark.parametrize("text", ["Ni {}? Ni tu.", "{}. {}, tu", "tu {}'ni {}...", "{}"])
 @pytest.mark.promise(
     "Text", "A new word changes no token around it: before punctuation there is no stray space token."
 )
-def test_tokens_around_a_new_word_are_those_of_the_base(base, text):
+def test_tokens_around_a_new_word_are_those_of_the_base(base):
     """As they are around a word that the base has as one token."""
     new, known = "zuqo", "maji"
     extended, first = extend_processor(base, [new]), len(base.tokenizer)
     forms = [ids(base, form) for form in (known, f" {known}")]
-    expected = [first if [each] in forms else each for each in ids(base, text.replace("{}", known))]
-    assert ids(extended, text.replace("{}", new)) == expected
+    for text in ("Ni {}? Ni tu.", "{}. {}, tu", "tu {}'ni {}...", "{}"):
+        expected = [first if [each] in forms else each for each in ids(base, text.replace("{}", known))]
+        assert ids(extended, text.replace("{}", new)) == expected, text
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "  a maji\tb  tu \n ni. ", "a▁b ▁tu", "Ni maji? (tu), 'ni'", "\u3000ni\xa0tu"]
-)
-def test_text_without_new_words_is_read_as_by_the_base(base, text):
+def test_text_without_new_words_is_read_as_by_the_base(base):
     before = base.tokenizer.backend_tokenizer.to_str()
     extended = extend_processor(base, ["zuqo"])
-    assert ids(extended, text) == ids(base, text)
+    for text in ("", " ", "  a maji\tb  tu \n ni. ", "a▁b ▁tu", "Ni maji? (tu), 'ni'", "\u3000ni\xa0tu"):
+        assert ids(extended, text) == ids(base, text), text
     assert base.tokenizer.backend_tokenizer.to_str() == before, "the base's tokenizer was changed"
 
 
@@ -89,8 +87,7 @@ def test_rules_of_version_1_leave_the_tokenizer_as_it_is():
     assert extend_processor(old, ["kitxbu"]).word_rules == 2 and extend_processor(base, []).word_rules == 1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("nearest", [True, False])
+@pytest.mark.parametrize(("kind", "nearest"), [("xlm-roberta", True), ("bpe", True), ("wordpiece", False)])
 def test_rules_survive_saving(kind, nearest, tmp_path):
     tiny_checkpoint(tmp_path)
     extended = extend_processor(OpticalProcessor(tokenizer_of(kind)), ["zuqo", EKO])
@@ -103,9 +100,14 @@ def test_rules_survive_saving(kind, nearest, tmp_path):
     assert torch.equal(opened.queries([text])["input_ids"], extended.queries([text])["input_ids"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("rules", "read"), [(1, "Ni zuqoni, tu?"), (2, "Ni zuqoni, tu?"), (3, "Ni tuzuqoni zuqoni, tu?")]
+    ("kind", "rules", "read"),
+    [
+        ("unigram", 1, "Ni zuqoni, tu?"),
+        ("wordpiece", 2, "Ni zuqoni, tu?"),
+        ("bpe", 3, "Ni tuzuqoni zuqoni, tu?"),
+        ("xlm-roberta", 3, "Ni tuzuqoni zuqoni, tu?"),
+    ],
 )
 def test_nearest_word_replaces_or_follows_by_the_rules(kind, rules, read, tmp_path):
     """The same before saving, after it, and after learning words of documents."""

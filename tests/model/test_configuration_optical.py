@@ -3,9 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers import BertConfig, DistilBertConfig
+from transformers import DistilBertConfig
 
 from hf_optical import OpticalConfig
 
@@ -13,19 +11,12 @@ from hf_optical import OpticalConfig
 ENCODER = DistilBertConfig(vocab_size=50, dim=32, n_layers=1, n_heads=2, hidden_dim=64)
 
 
-def test_default_is_bert_without_projection():
-    config = OpticalConfig()
-    assert isinstance(config.encoder_config, BertConfig)
-    assert config.projection_dim is None
-    assert config.embedding_dim == config.encoder_config.hidden_size
-
-
 def test_embedding_dim_is_the_size_of_the_projection():
     assert OpticalConfig(encoder_config=ENCODER).embedding_dim == 32
     assert OpticalConfig(encoder_config=ENCODER, projection_dim=8).embedding_dim == 8
 
 
-@pytest.mark.parametrize("settings", [{}, {"projection_dim": 8}, {"projection_dim": 8, "projection_bias": True}])
+@pytest.mark.parametrize("settings", [{}, {"projection_dim": 8, "projection_bias": True}])
 def test_config_survives_saving(tmp_path, settings):
     config = OpticalConfig(encoder_config=ENCODER, **settings)
     config.save_pretrained(tmp_path)
@@ -79,10 +70,3 @@ def test_saved_config_refers_to_no_remote_code(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(stored))
     OpticalConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
     assert "auto_map" not in json.loads((tmp_path / "again" / "config.json").read_text())
-
-
-def test_the_identity_stands_for_no_projection(tmp_path):
-    OpticalConfig(encoder_config=ENCODER).save_pretrained(tmp_path)
-    (weight,) = load_file(tmp_path / "1_Dense" / "model.safetensors").values()
-    assert torch.equal(weight, torch.eye(32))
-    assert OpticalConfig.from_pretrained(tmp_path).projection_dim is None

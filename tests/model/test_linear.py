@@ -19,9 +19,18 @@ def operations(run):
     return {event.key for event in profiled.key_averages()}
 
 
-@pytest.mark.parametrize("shape", [(300, 24), (7, 50, 24), (2, 3, 60, 24), (3, 24), (0, 24), (0, 5, 24)])
-@pytest.mark.parametrize("outputs", [1, 40, 0])
-@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "biased"),
+    [
+        ((300, 24), 40, True),
+        ((300, 24), 0, False),
+        ((7, 50, 24), 40, False),
+        ((2, 3, 60, 24), 1, True),
+        ((3, 24), 40, True),
+        ((0, 24), 40, True),
+        ((0, 5, 24), 0, False),
+    ],
+)
 def test_output_and_gradients_agree_with_torch(shape, outputs, biased):
     tensors = [torch.randn(shape), torch.randn(outputs, 24), torch.randn(outputs) if biased else None]
     tensors = [tensor if tensor is None else tensor.requires_grad_() for tensor in tensors]

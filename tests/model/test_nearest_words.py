@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -42,8 +43,8 @@ def replacing(nearest: NearestWords) -> NearestWords:
     return NearestWords(nearest.words, nearest.tokenizer, instead=True)
 
 
-def naive(words: list[str], word: str) -> dict[str, float]:
-    """Cosines computed n-gram by n-gram."""
+def naive(words: list[str]) -> Callable[[str], dict[str, float]]:
+    """Cosines of a word with each of a list, computed n-gram by n-gram."""
 
     def grams(text: str) -> dict[str, int]:
         text, found = f"<{text}>", {}
@@ -65,8 +66,16 @@ def naive(words: list[str], word: str) -> dict[str, float]:
         norm = math.sqrt(sum(value**2 for value in values.values()))
         return {gram: value / norm for gram, value in values.items()}
 
-    own = vector(word)
-    return {other: sum(own.get(gram, 0.0) * value for gram, value in vector(other).items()) for other in words}
+    vectors = {other: vector(other) for other in words}
+
+    def cosines(word: str) -> dict[str, float]:
+        own = vector(word)
+        return {
+            other: sum(own.get(gram, 0.0) * value for gram, value in values.items())
+            for other, values in vectors.items()
+        }
+
+    return cosines
 
 
 def swahili(number: int) -> list[str]:
@@ -76,13 +85,13 @@ def swahili(number: int) -> list[str]:
 
 def test_nearest_word_equals_that_of_a_naive_loop():
     tokenizer, words = tiny_tokenizer("wordpiece"), swahili(300)
-    nearest, taken = NearestWords(words[::2], tokenizer), 0
+    nearest, cosines, taken = NearestWords(words[::2], tokenizer), naive(words[::2]), 0
     # Repeated n-grams count more.
     for word in [*words[1::2], "barabarabara", "mamamama", "xxxxxxxx"]:
         if are_one_token([word], tokenizer)[0]:
             assert nearest.nearest(word) is None
             continue
-        similarity = naive(words[::2], word)
+        similarity = cosines(word)
         best = max(similarity.values())
         found = nearest.nearest(word)
         assert abs(best - 0.4) > 1e-9 and (found is not None) == (best >= 0.4), word
@@ -94,7 +103,7 @@ def test_nearest_word_equals_that_of_a_naive_loop():
 
 def test_min_similarity_is_a_threshold():
     tokenizer = tiny_tokenizer("wordpiece")
-    similarity = naive(LIST, "tunakunywa")["anakunywa"]
+    similarity = naive(LIST)("tunakunywa")["anakunywa"]
     assert 0.4 < similarity < 0.9
     assert NearestWords(LIST, tokenizer, min_similarity=similarity - 1e-6).nearest("tunakunywa") == "anakunywa"
     assert NearestWords(LIST, tokenizer, min_similarity=similarity + 1e-6).nearest("tunakunywa") is None
@@ -120,14 +129,9 @@ def test_replacement_is_one_token(nearest):
     assert tokenizer(replacing(nearest)("tunakunywa wanakunywa"), add_special_tokens=False)["input_ids"] == ids
 
 
-@pytest.mark.parametrize("word", ["Tunakunywa", "TUNAKUNYWA", "kun", "on", "tunakunywa7", "7tunakunywa", "qzxvqzxv"])
-def test_names_short_words_digits_and_dissimilar_words_are_kept(nearest, word):
-    assert nearest(f"a {word}, b") == f"a {word}, b"
-
-
-def test_words_of_the_list_are_kept(nearest):
-    text = " ".join(nearest.words)
-    assert nearest(text) == text
+def test_names_short_words_digits_and_dissimilar_words_are_kept(nearest):
+    for word in ("Tunakunywa", "TUNAKUNYWA", "kun", "on", "tunakunywa7", "7tunakunywa", "qzxvqzxv", *nearest.words):
+        assert nearest(f"a {word}, b") == f"a {word}, b"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,7 +156,7 @@ def test_are_one_token_finds_known_words(kind):
 ANY_TEXT = st.lists(st.text(max_size=10) | st.sampled_from(["tunakunywa", "barabarani", "mtoto kitabuni", *LIST]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ANY_TEXT.map("".join))
 def test_only_listed_words_are_added(text):
     found = _shared()(text)
@@ -164,7 +168,7 @@ def test_only_listed_words_are_added(text):
         assert found == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(ANY_TEXT.map("".join))
 def test_only_words_are_replaced(text):
     nearest = _shared(instead=True)
@@ -180,21 +184,18 @@ def _shared(instead: bool = False) -> NearestWords:
     return NearestWords(LIST, with_words("wordpiece", LIST), instead=instead)
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "...", "the water of the town", "12 345", "👍🏽", "\u0301", "a\u0301\u0301"]
-)
-def test_texts_without_unknown_words_are_unchanged(nearest, text):
-    assert nearest(text) == text
+def test_texts_without_unknown_words_are_unchanged(nearest):
+    for text in ("", " ", "...", "the water of the town", "12 345", "👍🏽", "\u0301", "a\u0301\u0301"):
+        assert nearest(text) == text
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_empty_list_adds_nothing(kind):
-    nearest = NearestWords([], tiny_tokenizer(kind))
+def test_empty_list_adds_nothing():
+    nearest = NearestWords([], tiny_tokenizer("wordpiece"))
     assert nearest("tunakunywa maji") == "tunakunywa maji" and nearest("") == ""
     assert nearest.nearest("tunakunywa") is None
 
 
-@pytest.mark.parametrize("words", [["a"], ["a", "bb"], ["anakunywa"]])
+@pytest.mark.parametrize("words", [["a", "bb"], ["anakunywa"]])
 def test_lists_of_one_word_and_of_short_words(words):
     nearest = NearestWords(words, tiny_tokenizer("wordpiece"))
     assert nearest.nearest("qzxvqzxv") is None

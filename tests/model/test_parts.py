@@ -32,7 +32,7 @@ def cost(lengths: list[int]) -> int:
     return float("inf") if len(lengths) > 1 and tokens > parts._MOST_TOKENS else tokens + parts._COST
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(9))
 def test_split_is_the_cheapest_of_all(seed):
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, (30, 200, 600)[seed % 3], (7,), generator=generator).tolist()
@@ -63,8 +63,7 @@ def test_batches_on_other_devices_stay_whole():
     assert list(parts_of(torch.zeros(8, 600, dtype=torch.bool, device="meta"))) == [(slice(None), 600)]
 
 
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "wide"), [(name, name in ("bert", "modernbert")) for name in ARCHITECTURES])
 def test_vectors_and_gradients_equal_those_of_the_whole_batch(architecture, wide, tmp_path, whole, monkeypatch):
     monkeypatch.setattr(linear, "_WIDE", wide)
     model, processor = open_both(tiny_checkpoint(tmp_path, architecture, query_length=90, query_expansion=True))

@@ -75,16 +75,15 @@ def test_ids_contain_marker_and_are_truncated(tokenizer, marked):
         }
 
 
-def test_all_query_tokens_take_part_in_matching(tokenizer):
-    batch = OpticalProcessor(tokenizer).queries(["Where, then?", "a"])
+def test_all_query_tokens_take_part_in_matching(tiny_processor):
+    batch = tiny_processor.queries(["Where, then?", "a"])
     assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
 
 
-@pytest.mark.parametrize("marker", ["[unused0]", "two words", "[Q]"])
-@pytest.mark.parametrize("name", ["query_marker", "document_marker"])
-def test_marker_outside_the_vocabulary_raises(tokenizer, name, marker):
+@pytest.mark.parametrize(("name", "marker"), [("query_marker", "two words"), ("document_marker", "[Q]")])
+def test_marker_outside_the_vocabulary_raises(name, marker):
     with pytest.raises(ValueError) as caught:
-        OpticalProcessor(tokenizer, **{name: marker})
+        OpticalProcessor(tiny_tokenizer("bpe"), **{name: marker})
     assert f"{name} must be a token of this tokenizer, got {marker!r}" in str(caught.value)
 
 
@@ -113,8 +112,7 @@ def test_stored_marker_loses_its_trailing_space(tiny, tmp_path):
     assert OpticalProcessor.from_pretrained(tmp_path).query_marker == "the"
 
 
-@pytest.mark.parametrize("marker", [None, "the"])
-@pytest.mark.parametrize("role", ["query", "document"])
+@pytest.mark.parametrize(("role", "marker"), [("query", "the"), ("document", None)])
 def test_length_without_room_for_a_word_raises(tiny, role, marker):
     shortest = 3 if marker is None else 4
     settings = {f"{role}_marker": marker}
@@ -124,18 +122,18 @@ def test_length_without_room_for_a_word_raises(tiny, role, marker):
     assert processor(["hills and rivers"], role)["input_ids"].shape == (1, shortest)
 
 
-@pytest.mark.parametrize("attend", [False, True])
-def test_query_expansion_fills_queries_with_mask_tokens(tokenizer, attend):
+def test_query_expansion_fills_queries_with_mask_tokens(tokenizer):
     plain = OpticalProcessor(tokenizer, query_length=16)
-    processor = OpticalProcessor(tokenizer, query_length=16, query_expansion=True, attend_to_expansion=attend)
     texts = ["Where?", "word " * 50, ""]
-    batch = processor.queries(texts)
-    assert batch["input_ids"].shape == (3, 16)
-    assert batch["token_mask"].all()
-    for row, text in enumerate(texts):
-        words = plain.queries([text])["input_ids"][0].tolist()
-        assert batch["input_ids"][row].tolist() == words + [tokenizer.mask_token_id] * (16 - len(words))
-        assert batch["attention_mask"][row].tolist() == [1] * len(words) + [int(attend)] * (16 - len(words))
+    for attend in (False, True):
+        processor = OpticalProcessor(tokenizer, query_length=16, query_expansion=True, attend_to_expansion=attend)
+        batch = processor.queries(texts)
+        assert batch["input_ids"].shape == (3, 16)
+        assert batch["token_mask"].all()
+        for row, text in enumerate(texts):
+            words = plain.queries([text])["input_ids"][0].tolist()
+            assert batch["input_ids"][row].tolist() == words + [tokenizer.mask_token_id] * (16 - len(words))
+            assert batch["attention_mask"][row].tolist() == [1] * len(words) + [int(attend)] * (16 - len(words))
     for name, tensor in plain.documents(texts).items():
         assert torch.equal(tensor, processor.documents(texts)[name])
 
@@ -224,21 +222,20 @@ def test_document_of_punctuation_keeps_its_special_tokens(tokenizer):
     assert set(kept(processor, "...")) - {"▁"} == {tokenizer.cls_token, tokenizer.sep_token}
 
 
-def test_empty_skip_list_skips_nothing(tokenizer):
-    batch = OpticalProcessor(tokenizer, skip_tokens=[]).documents(["Yes, no.", "a"])
+def test_empty_skip_list_skips_nothing(tiny):
+    batch = OpticalProcessor.from_pretrained(tiny, skip_tokens=[]).documents(["Yes, no.", "a"])
     assert torch.equal(batch["token_mask"], batch["attention_mask"].bool())
 
 
-def test_unknown_name_of_a_skip_list_raises(tokenizer):
+def test_unknown_name_of_a_skip_list_raises(tiny):
     with pytest.raises(ValueError, match="skip_tokens; see the arguments"):
-        OpticalProcessor(tokenizer, skip_tokens="none")
+        OpticalProcessor.from_pretrained(tiny, skip_tokens="none")
 
 
-@pytest.mark.parametrize("role", ["query", "document"])
-def test_long_and_invisible_texts_are_tokenized(minilm, role, caplog):
-    limit = minilm.query_length if role == "query" else minilm.document_length
+def test_long_and_invisible_texts_are_tokenized(minilm, caplog):
+    limit = minilm.document_length
     texts = ["", "   ", "\n\t", "🦒🦒", "\u200b", "\x00", "a" * 100_000, "word " * 20_000, "[SEP] [PAD] [MASK]"]
-    batch = minilm(texts, role)
+    batch = minilm.documents(texts)
     assert batch["input_ids"].shape == (len(texts), limit)
     lengths = batch["attention_mask"].sum(dim=1).tolist()
     assert lengths[:3] == [2, 2, 2]
@@ -247,8 +244,8 @@ def test_long_and_invisible_texts_are_tokenized(minilm, role, caplog):
     assert not caplog.records
 
 
-def test_empty_list_gives_empty_tensors(tokenizer):
-    processor = OpticalProcessor(tokenizer, query_expansion=True, query_length=8)
+def test_empty_list_gives_empty_tensors(tiny):
+    processor = OpticalProcessor.from_pretrained(tiny, query_expansion=True, query_length=8)
     assert {name: tuple(tensor.shape) for name, tensor in processor.documents([]).items()} == {
         "input_ids": (0, 0),
         "attention_mask": (0, 0),
@@ -290,11 +287,6 @@ def test_unknown_role_raises(tiny_processor):
         tiny_processor(["Where?"], "passage")
 
 
-def test_tuples_of_texts_are_accepted(tiny_processor):
-    expected = tiny_processor.queries(["a", "b c"])
-    assert torch.equal(tiny_processor.queries(("a", "b c"))["input_ids"], expected["input_ids"])
-
-
 def test_pad_stacks_batches_of_different_widths(tiny_processor):
     parts = [tiny_processor.documents([text, "x"]) for text in ("short.", "a rather longer text, with a comma")]
     found = tiny_processor.pad(parts)
@@ -307,11 +299,9 @@ def test_pad_stacks_batches_of_different_widths(tiny_processor):
 @pytest.mark.parametrize(
     "roles",
     [
-        {},
         {"query_marker": "the", "document_marker": "a", "query_length": 10, "document_length": 30},
         {"query_expansion": True, "attend_to_expansion": True, "skip_tokens": ["the", "."]},
         {"query_prompt": "query: ", "document_prompt": " 'text' "},
-        {"query_marker": "the", "query_prompt": "a river "},
         {"skip_tokens": []},
     ],
     ids=str,
@@ -384,7 +374,8 @@ def test_nearest_words_apply_to_queries_and_documents(tokenizer):
     assert tokenizer.convert_tokens_to_ids("unakunywak") in processor.queries(UNSEEN)["input_ids"][0]
 
 
-def test_nearest_words_survive_saving(tiny, tokenizer, tmp_path):
+def test_nearest_words_survive_saving(tiny, tmp_path):
+    tokenizer = tiny_tokenizer("wordpiece")
     tokenizer.add_tokens([AddedToken("unakunywak", single_word=True, normalized=True, lstrip=True)])
     processor = OpticalProcessor(tokenizer, nearest_words=["unakunywak"], query_length=9)
     OpticalModel.from_pretrained(tiny).save_pretrained(tmp_path)
@@ -405,8 +396,7 @@ def test_nearest_words_survive_saving(tiny, tokenizer, tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", '{"words": ["unaku', "[]", '["unakunywak"]', "{}", '{"words": "unakunywak"}', '{"words": [3]}', "null"]
-    + [f'{{"words": ["a", "{"a" * 1001}"]}}', '{"words": ["\\ud800"]}'],
+    ['{"words": ["unaku', '["unakunywak"]', "{}", '{"words": [3]}', '{"words": ["\\ud800"]}'],
     ids=lambda content: content[:30],
 )
 def test_damaged_nearest_words_raise(tiny, tmp_path, content):
@@ -420,20 +410,20 @@ def test_damaged_nearest_words_raise(tiny, tmp_path, content):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"query_length": value} for value in (10.5, "32", None, 10**6, float("nan"))),
-        *({"document_length": value} for value in (10**30, 64.0)),
-        *({"query_prompt": None}, {"document_prompt": 5}, {"query_prompt": "\ud800"}, {"query_expansion": "no"}),
+        *({"query_length": value} for value in (10.5, None, 10**6)),
+        *({"document_length": 10**30}, {"document_prompt": 5}, {"query_prompt": "\ud800"}, {"query_expansion": "no"}),
         *({"skip_tokens": ["a", 3]}, {"query_marker": 5}),
     ],
     ids=str,
 )
-def test_settings_of_the_wrong_type_raise(tokenizer, settings):
+def test_settings_of_the_wrong_type_raise(tiny_processor, settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"wrong type or value of {name}"):
-        OpticalProcessor(tokenizer, **settings)
+        OpticalProcessor(tiny_processor.tokenizer, **settings)
 
 
-def test_invalid_nearest_words_raise(tokenizer):
+def test_invalid_nearest_words_raise(tiny_processor):
+    tokenizer = tiny_processor.tokenizer
     assert OpticalProcessor(tokenizer, nearest_words=["a" * 1000]).nearest_words
     for word, wrong in (
         ("a" * 1001, "number 1 has 1001 characters"),

@@ -41,7 +41,7 @@ def mistyped(word: str, draw: random.Random) -> str:
 
 
 def test_most_long_words_with_an_error_are_repaired_and_known_ones_stay(spelling):
-    words = sorted(word for word in spelling.known["language"] if len(word) > 5)
+    words = sorted(word for word in spelling.known["language"] if len(word) > 5)[::3]
     draw = random.Random(0)
     typed = [(word, mistyped(word, draw)) for word in words]
     typed = [(word, wrong) for word, wrong in typed if wrong not in spelling.known["language"]]
@@ -49,7 +49,7 @@ def test_most_long_words_with_an_error_are_repaired_and_known_ones_stay(spelling
     right = sum(one == word for one, (word, _) in zip(found, typed, strict=True)) / len(typed)
     other = sum(one not in (word, None) for one, (word, _) in zip(found, typed, strict=True)) / len(typed)
     assert right > 0.6 and other < 0.15, (right, other)
-    kept = [word for word in (*words, *counts("en")) if spelling.correct(word) is not None]
+    kept = [word for word in (*words, *list(counts("en"))[::3]) if spelling.correct(word) is not None]
     assert len(kept) < 0.02 * len(words), kept
 
 
@@ -63,9 +63,9 @@ def test_candidates_are_all_words_within_the_number_of_errors(spelling):
             assert set(found) == expected if len(expected) < 30 else len(found) == 30
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
+def test_errors_of_every_kind():
+    spelling = Spelling({"language": {**counts("sw"), "shule": 50}})
+    for typed, meant in (
         ("zhule", "shule"),  # a touching key
         ("shle", "shule"),
         ("shuule", "shule"),
@@ -77,10 +77,8 @@ def test_candidates_are_all_words_within_the_number_of_errors(spelling):
         ("berlin", None),  # nothing is near
         ("s", None),
         ("x" * 40, None),
-    ],
-)
-def test_errors_of_every_kind(typed, meant):
-    assert Spelling({"language": {**counts("sw"), "shule": 50}}).correct(typed) == meant
+    ):
+        assert spelling.correct(typed) == meant, typed
 
 
 def test_the_more_frequent_word_and_the_touching_key_come_first():
@@ -94,7 +92,7 @@ def test_the_more_frequent_word_and_the_touching_key_come_first():
 
 def test_names_and_tokens_of_the_base_need_better_reasons(spelling):
     draw = random.Random(1)
-    typed = [mistyped(word, draw) for word in sorted(spelling.known["language"]) if len(word) > 3]
+    typed = [mistyped(word, draw) for word in sorted(spelling.known["language"])[::4] if len(word) > 3]
     one, two = (Spelling(spelling.known, lambda word, count=count: count, base_knows=True) for count in (1, 2))
     foreign = Spelling(spelling.known, lambda word: 2)
 
@@ -156,7 +154,7 @@ def test_unknown_words_take_about_a_millisecond():
     words = {"".join(draw.choices(syllables, k=draw.randint(1, 5))): draw.randint(1, 50) for _ in range(40_000)}
     spelling = Spelling({"language": dict(list(words.items())[:20_000])})
     spelling.correct("mwalim")
-    typed = [mistyped(word, draw) for word in words if len(word) > 3][:300]
+    typed = [mistyped(word, draw) for word in words if len(word) > 3][:100]
     seconds = []
     for word in typed:
         start = time.thread_time()

@@ -24,11 +24,8 @@ def words(text: str, joined_by=None) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Mtoto wangu, hanywi maji.", ["Mtoto", "wangu", "hanywi", "maji"]),
         ("ɗan ƙwallo ma'aikata ma’aikata maʼaikata", ["ɗan", "ƙwallo", "ma", "aikata", "ma", "aikata", "maʼaikata"]),
         ("ẹ̀kọ́ wà ní ilé-ìwé", ["ẹ̀kọ́", "wà", "ní", "ilé", "ìwé"]),
-        ("Ọ bụ ụlọ", ["Ọ", "bụ", "ụlọ"]),
-        ("Größe der Straßenbahn", ["Größe", "der", "Straßenbahn"]),
         ("यह विद्यार्थियों। ኢትዮጵያ፣ ሰላም።", ["यह", "विद्यार्थियों", "ኢትዮጵያ", "ሰላም"]),
         ("3.5 km, a_b <c>", ["3", "5", "km", "a", "b", "c"]),
         ("maji😀👍🏽 😀 ... \u0301", ["maji"]),
@@ -94,13 +91,13 @@ def test_latin_words_are_those_of_the_tokenizers_library():
         assert [word.text for word in find_words(text) if word.has_letter] == expected
 
 
-@pytest.mark.parametrize("text", ["a." * 10**5, "e" + "\u0301" * 10**5, "ไ" * 10**5, "aไ" * 10**5, "'" * 10**5])
+@pytest.mark.parametrize("text", ["a." * 30_000, "e" + "\u0301" * 30_000, "ไ" * 30_000, "aไ" * 30_000, "'" * 30_000])
 def test_time_is_linear_in_the_length(text):
     start = time.process_time()
     for joined_by in (None, NO_SPACE, APOSTROPHE_OR_HYPHEN):
         list(find_words(text, joined_by))
     compose(text)
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 2
 
 
 def test_everybody_cuts_the_same_words():

@@ -59,13 +59,6 @@ def test_language_defaults_to_the_active_one(retriever):
     assert retriever.language == "base"
 
 
-def test_sentence_is_aligned_with_itself(retriever):
-    retriever.set_language("base")
-    alignment = align_words(retriever, TRANSLATION, TRANSLATION, solver="exact")
-    share = alignment.plan / alignment.plan.sum(1, keepdim=True)
-    assert torch.allclose(share, torch.eye(6), atol=1e-5)
-
-
 def test_blank_sentences_and_unknown_languages_are_refused(retriever):
     with pytest.raises(ValueError, match="no word"):
         align_words(retriever, TEXT, "  ", "sw")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packs import WORDS
-from tiny import THAI, demo_pairs, tiny_checkpoint
+from tiny import THAI, tiny_checkpoint
 
 from hf_optical import OpticalProcessor, OpticalRetriever
 from hf_optical.plots.words import read_words
@@ -33,19 +33,11 @@ def test_words_do_not_depend_on_the_tokenizer(any_retriever):
     for word, row in zip(words_of(SENTENCE, read), read.words, strict=True):
         spelled = tokenizer.decode(read.ids[row.bool()]).replace(" ", "")
         assert spelled.replace("##", "").lower() == word.lower() or tokenizer.unk_token in spelled
-
-
-def test_vectors_are_those_used_in_matching(any_retriever):
-    for text in [pair["en"] for pair in demo_pairs()[:3]]:
-        (vectors,) = any_retriever.encode_queries([text])
-        read = read_words(any_retriever, text, "query", "base")
-        # Without [CLS] and [SEP].
-        assert torch.equal(read.vectors, vectors[1:-1])
-
-
-def test_skipped_tokens_of_documents_are_left_out(any_retriever):
+    # Their vectors are those used in matching, without [CLS] and [SEP].
+    (vectors,) = any_retriever.encode_queries([SENTENCE])
+    assert torch.equal(read.vectors, vectors[1:-1])
+    # Skipped tokens of documents are left out.
     read = read_words(any_retriever, SENTENCE, "document", "base")
-
     assert words_of(SENTENCE, read) == ["Mtoto", "wangu", "Baraka", "hanywi", "maji", "baridi"]
     (vectors,) = any_retriever.encode_documents([SENTENCE])
     assert torch.equal(read.vectors, vectors[1:-1])
@@ -129,13 +121,13 @@ def test_each_token_is_a_word_in_scripts_without_spaces(any_retriever):
     assert [stop for _, stop in spans[:-1]] == [start for start, _ in spans[1:]]
 
 
-@pytest.mark.parametrize("text", ["", "   ", "[CLS]"])
-def test_text_without_words_is_refused(retriever, text):
-    with pytest.raises(ValueError, match="no word"):
-        read_words(retriever, text, "query", "base")
+def test_text_without_words_is_refused(retriever):
+    for text in ("   ", "[CLS]"):
+        with pytest.raises(ValueError, match="no word"):
+            read_words(retriever, text, "query", "base")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=40))
 def test_every_token_of_any_text_has_a_word(any_retriever, text):
     try:

@@ -27,8 +27,7 @@ def test_no_layers_give_no_projection():
     assert load_projection([]) is None
 
 
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("bias", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_single_layer_is_read_bit_for_bit(tmp_path, bias, dtype):
     layer = nn.Linear(6, 4, bias=bias, dtype=dtype)
     found = load_projection(dense_layers(tmp_path, [write_layer(tmp_path / "1_Dense", layer)]))
@@ -37,7 +36,7 @@ def test_single_layer_is_read_bit_for_bit(tmp_path, bias, dtype):
         assert found[name].dtype == dtype and torch.equal(found[name], weight)
 
 
-@pytest.mark.parametrize("biases", [(False, False, False), (True, False, False), (False, True, True), (True,) * 3])
+@pytest.mark.parametrize("biases", [(False, False, False), (True, False, False)])
 def test_several_layers_are_combined(tmp_path, biases):
     """PyLate and sentence-transformers apply the layers one after the other."""
     sizes = (6, 6, 9, 4)
@@ -60,7 +59,7 @@ def test_several_layers_are_combined(tmp_path, biases):
     assert (nn.functional.linear(vectors, weight, bias) - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_identity_is_no_projection(tmp_path, dtype):
     layer = nn.Linear(5, 5, bias=False, dtype=dtype)
     nn.init.eye_(layer.weight)
