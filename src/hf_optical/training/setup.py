@@ -1,54 +1,34 @@
-"""Setup of a run: open the models, check the sentence pairs, add the packs to the student."""
+"""Setup of a run: open the models, check the sentence pairs, prepare what reads them."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import set_seed
 
 from ..bitext import load_bitext
 from ..bitext.entries import Entries
-from ..bitext.frequency import count_known
 from ..bitext.loading import iter_sentences, sample_evenly, translation_of
 from ..bitext.sources import read_text
 from ..bitext.triples import join_triples
 from ..checks import check_choice, check_number
 from ..errors import DataError
 from ..evaluation import RetrievalEvaluator, from_bitext
-from ..languages import (
-    LanguagePack,
-    Vocabulary,
-    activate,
-    add_adapter,
-    add_counts,
-    count_words,
-    default_lora_config,
-    extend_processor,
-    learn_from_text,
-    learn_vocabulary,
-    make_trainable,
-)
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
 from ..model import OpticalModel, OpticalProcessor
-from ..model.added_words import REPLACING, WORD_RULES
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
 from .distributed import from_main_process
-from .relatives import share_words, start_from
 from .teacher import TeacherVectors
-from .word_choice import WordChoice, choose_words
 
 
 logger = logging.getLogger(__name__)
@@ -60,10 +40,6 @@ _HELD_OUT = 2000
 _SAMPLE = 300
 # Sentence pairs of a stream that are read before training.
 _STREAM_HEAD = 20_000
-# Default strength of a pack whose base finds most translations by itself.
-STRENGTH_IF_READ = 0.5
-# Words that pairs show more rarely have no row of their own, see `learn_vocabulary`.
-MIN_COUNT = 2
 
 
 def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
@@ -204,122 +180,6 @@ def show_teacher(
         if sentences := from_main_process(read) if sample else []:
             for method in methods:
                 method.see_teacher(language, sentences)
-
-
-def add_packs(
-    args: OTDistillationConfig,
-    model: OpticalModel,
-    processor: OpticalProcessor,
-    teacher: OpticalModel,
-    teacher_processor: OpticalProcessor,
-    peft_config: LoraConfig | None,
-    entries: dict[str, Entries],
-    relative: LanguagePack | None,
-    texts: Mapping[str, Sequence[str]] | None,
-    pairs: dict[str, Dataset],
-) -> tuple[dict[str, OpticalProcessor], dict[str, float]]:
-    """
-    Add the packs to train.
-
-    Returns:
-        `tuple`: language -> the processor with the new words of its pack, and pack -> its strength after training.
-    """
-    processors = dict.fromkeys(args.languages, processor)
-    strengths = dict.fromkeys(args.packs, 1.0 if args.strength is None else args.strength)
-    for pack, members in args.packs.items():
-        # The initial weights of a pack must not depend on the other packs.
-        set_seed(args.seed)
-        vocabulary = None
-        if args.new_words:
-            if not pairs and not entries:
-                reason = "since words are learned from train_dataset or a dictionary; pass one"
-                check_choice("new_words", args.new_words, [0], reason)
-            own = _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None
-            codes = (pack, args.teacher_language)
-            learn = partial(
-                learn_vocabulary,
-                model,
-                processor,
-                language=pack,
-                teacher_language=args.teacher_language,
-                entries=[entry for language in members for entry in entries.get(language, ())],
-                max_words=args.new_words,
-            )
-            if own is not None and args.choose_words:
-                models = (args, model, processor, own, learn, teacher, teacher_processor)
-                vocabulary, base_reads = _choose_words(*models, pack)
-                if args.strength is None and base_reads:
-                    strengths[pack] = STRENGTH_IF_READ
-            else:
-                vocabulary, base_reads = learn(own), False
-            vocabulary.rules = WORD_RULES if base_reads else REPLACING
-            if entries and not vocabulary.tokens:
-                logger.warning("The base knows every word of %s already; no words are added.", pack)
-            known = None if own is None else count_words(processor, own, *codes)
-            shown = known["language"] if known else {}
-            frequent = {word for word, count in shown.items() if count >= MIN_COUNT}
-            plain = [text for language in members for text in (texts or {}).get(language, ())]
-            if plain:
-                if args.rows_from_text:
-                    without_row = [*frequent, *(known["translations"] if known else ())]
-                    vocabulary = learn_from_text(
-                        *(model, processor, vocabulary, plain, without_row),
-                        max_words=args.new_words,
-                        seed=args.seed,
-                    )
-                known = add_counts(known, count_known(processor, plain))
-            if relative is not None:
-                vocabulary = share_words(vocabulary, relative, processor.tokenizer, frequent, args.new_words)
-            extended = extend_processor(processor, vocabulary.tokens, vocabulary.rules, known)
-            processors |= dict.fromkeys(members, extended)
-        if relative is not None:
-            start_from(relative, model, pack, vocabulary)
-            continue
-        config = peft_config or default_lora_config(
-            model,
-            rank=args.lora_rank,
-            alpha=args.lora_alpha,
-            dropout=args.lora_dropout,
-            targets=args.lora_targets,
-            # A base that needs no new words needs no other embeddings either.
-            embeddings=args.lora_embeddings and vocabulary is None,
-        )
-        add_adapter(model, pack, config, vocabulary)
-    if args.packs:
-        make_trainable(model, list(args.packs))
-    return processors, strengths
-
-
-def _choose_words(
-    args: OTDistillationConfig,
-    model: OpticalModel,
-    processor: OpticalProcessor,
-    pairs: Dataset,
-    learn: Callable[[Dataset], Vocabulary],
-    teacher: OpticalModel,
-    teacher_processor: OpticalProcessor,
-    pack: str,
-) -> WordChoice:
-    """Learn the new words of a pack if the base needs them; one process does it for all."""
-
-    def choose() -> WordChoice:
-        models = (model.to(args.device), processor, pairs, learn, teacher.to(args.device), teacher_processor)
-        activate(model, None)
-        return choose_words(*models, pack, args.teacher_language, show_progress=not args.disable_tqdm)
-
-    return from_main_process(choose)
-
-
-def _pairs_of_pack(pairs: dict[str, Dataset], pack: str, members: list[str], teacher_language: str) -> Dataset:
-    """Merge the sentence pairs of all languages in a pack into one language, under the code of the pack."""
-    if members == [pack]:
-        return pairs[pack]
-    texts = [
-        {pack: translation[language], teacher_language: translation[teacher_language]}
-        for language in members
-        for translation in pairs[language]["translation"]
-    ]
-    return Dataset.from_dict({"translation": texts})
 
 
 def make_collator(

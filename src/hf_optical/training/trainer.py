@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
 from .misaligned import aligned_pairs
+from .packs import PackMaker
 from .plain_text import check_texts, log_unknown_words
 from .projection import project_student
 from .publishing import create_repositories, push_run, write_run_card
@@ -36,7 +36,6 @@ from .relatives import describe, open_relative
 from .report import measure_references
 from .sampling import join_languages
 from .setup import (
-    add_packs,
     by_language,
     cache_teacher,
     check_optimizers,
@@ -194,15 +193,15 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         texts = by_language(args, "monolingual_texts", monolingual_texts)
         text_words = check_texts(args, texts, pairs, entries, base_processor)
         models = (model, base_processor, self.teacher, teacher_processor)
-        add = partial(add_packs, args, *models, peft_config, entries, relative, texts)
-        self.processors, self._strengths = add(pairs)
+        packs = PackMaker(args, *models, entries, texts, relative, peft_config)
+        self.processors, self._strengths = packs.add(pairs)
         if stream is None and not args.keep_misaligned:
             kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
             if kept:
                 pairs |= kept
                 for pack in args.packs:
                     remove(model, pack)
-                self.processors, self._strengths = add(pairs)
+                self.processors, self._strengths = packs.add(pairs)
         readers, searched = self.processors, eval_pairs
         made = bool(entries) and not pairs
         if made:
