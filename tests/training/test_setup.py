@@ -54,7 +54,8 @@ def test_pairs_come_in_any_form(make_trainer, pairs):
     }
     losses = {}
     for form, train_dataset in forms.items():
-        trainer = make_trainer(train_dataset=train_dataset, max_steps=2, train_sampling_strategy="sequential")
+        settings = {"max_steps": 2, "train_sampling_strategy": "sequential", "new_words": 0}
+        trainer = make_trainer(train_dataset=train_dataset, **settings)
         trainer.train()
         losses[form] = [log["loss"] for log in trainer.state.log_history if "loss" in log]
         assert losses[form] == losses["loaded"] and len(losses[form]) == 2, form

@@ -119,15 +119,17 @@ class StopAfter(TrainerCallback):
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({}, marks=pytest.mark.slow),
-        {"shared_pack": "eastern"},
-        pytest.param({"train_all_weights": True}, marks=pytest.mark.slow),
         {"train_sampling_strategy": "group_by_length", "sampling_temperature": 3.0},
-        pytest.param(
-            {"anchor_weight": 0.5, "side": "both", "gradient_accumulation_steps": 2, "save_steps": 2},
-            marks=pytest.mark.slow,
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in (
+                {},
+                {"shared_pack": "eastern"},
+                {"train_all_weights": True},
+                {"anchor_weight": 0.5, "side": "both", "gradient_accumulation_steps": 2, "save_steps": 2},
+                {"language": "lo", "per_device_train_batch_size": 2, "save_steps": 3},
+            )
         ),
-        pytest.param({"language": "lo", "per_device_train_batch_size": 2, "save_steps": 3}, marks=pytest.mark.slow),
     ],
 )
 def test_resuming_in_the_second_epoch_gives_the_same_weights(make_two, two, tmp_path, settings):
@@ -171,7 +173,7 @@ def test_saved_packs_give_the_vectors_of_the_trained_ones(make_two, tiny, tmp_pa
 
 
 def test_shared_pack_has_the_words_of_all_languages(make_two, two, tmp_path):
-    trainer = make_two(shared_pack="eastern", new_words=10_000)
+    trainer = make_two(shared_pack="eastern", new_words=10_000, max_steps=2)
     trainer.train()
     trainer.save_model()
     trainer.evaluate()
@@ -199,7 +201,7 @@ def test_higher_temperature_favours_small_languages(make_two):
 
 
 def test_all_weights_train_on_all_languages(make_two, tmp_path):
-    trainer = make_two(train_all_weights=True, num_train_epochs=3)
+    trainer = make_two(train_all_weights=True, num_train_epochs=2)
     before = trainer.evaluate()
     trainer.train()
     after = trainer.evaluate()
@@ -249,9 +251,8 @@ def test_evaluators_also_run_for_languages_without_sentence_pairs(make_two, eval
     assert found["eval_loss"] == found["eval_sw_loss"] and "eval_lo_loss" not in found
 
 
-@pytest.mark.parametrize("cached", [False, True])
-def test_predict_takes_one_language_at_a_time(make_two, two_held_out, tmp_path, cached):
-    trainer = make_two(cache_teacher=cached, teacher_cache_dir=str(tmp_path / "cache"), max_steps=1)
+def test_predict_takes_one_language_at_a_time(make_two, two_held_out, tmp_path):
+    trainer = make_two(cache_teacher=True, teacher_cache_dir=str(tmp_path / "cache"), max_steps=1)
     trainer.train()
     found = trainer.evaluate()
     for language, pairs in two_held_out.items():
@@ -265,6 +266,7 @@ def test_predict_takes_one_language_at_a_time(make_two, two_held_out, tmp_path, 
         trainer.predict({"yo": two_held_out["sw"]})
 
 
+@pytest.mark.slow
 def test_best_checkpoint_by_mean_map_is_loaded_with_all_packs(make_two, evaluators, best_by_map):
     trainer = make_two(
         retrieval_evaluator=evaluators,
