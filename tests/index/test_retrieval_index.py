@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from example_scripts import forking_context
 from packs import make_pack, retriever_with
 from tiny import tiny_checkpoint
 
@@ -118,13 +118,11 @@ def test_objects_see_what_others_added_before_they_add(retriever, index):
     assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "own"]
 
 
-@pytest.mark.parametrize(
-    "documents", [[{"_id": "3", "text": "Again."}], [{"_id": "x", "text": "A."}, {"_id": "x", "text": "B."}]]
-)
-def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index, documents):
+def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index):
     before = contents(index.folder)
-    with pytest.raises(DataError, match="must be unique"):
-        index.add_documents(documents, retriever)
+    for documents in ([{"_id": "3", "text": "Again."}], [{"_id": "x", "text": "A."}, {"_id": "x", "text": "B."}]):
+        with pytest.raises(DataError, match="must be unique"):
+            index.add_documents(documents, retriever)
     assert contents(index.folder) == before and len(index) == 5
 
 
@@ -136,41 +134,35 @@ def test_queries_of_another_base_are_refused(index, tmp_path):
         index.add_documents(["Water."], other)
 
 
-def test_an_index_is_not_replaced(retriever, index):
+def test_an_index_is_not_replaced_and_not_empty(retriever, index, tmp_path):
     with pytest.raises(FileExistsError, match="already holds an index"):
         create_index(index.folder, retriever, ["Water."])
     assert len(RetrievalIndex.open(index.folder)) == 5
-
-
-def test_no_documents_are_refused(retriever, tmp_path):
     with pytest.raises(DataError, match="must not be empty"):
-        create_index(tmp_path / "index", retriever, [])
+        create_index(tmp_path / "new", retriever, [])
     with pytest.raises(FileNotFoundError, match="index.json"):
-        RetrievalIndex.open(tmp_path / "index")
+        RetrievalIndex.open(tmp_path / "new")
 
 
-@pytest.mark.parametrize("part", ["vectors.safetensors", "documents.parquet"])
-def test_damaged_parts_are_named(index, part):
-    file = index.folder / "part-00000" / part
-    file.write_bytes(file.read_bytes()[:40])
-    with pytest.raises(OSError, match=part):
-        RetrievalIndex.open(index.folder)
-
-
-@pytest.mark.parametrize(
-    ("entry", "value", "message"),
-    [
+def test_damaged_files_are_named(index):
+    for part in ("vectors.safetensors", "documents.parquet"):
+        file = index.folder / "part-00000" / part
+        whole = file.read_bytes()
+        file.write_bytes(whole[:40])
+        with pytest.raises(OSError, match=part):
+            RetrievalIndex.open(index.folder)
+        file.write_bytes(whole)
+    file = index.folder / "index.json"
+    whole = json.loads(file.read_text())
+    for entry, value, message in (
         ("format_version", 2, "format version 1"),
         ("parts", [{"name": "../elsewhere", "deleted": []}], "elsewhere"),
         ("dim", "many", "dim"),
         ("parts", None, "parts"),
-    ],
-)
-def test_damaged_index_files_are_refused(index, entry, value, message):
-    file = index.folder / "index.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), entry: value}))
-    with pytest.raises(OSError, match=message):
-        RetrievalIndex.open(index.folder)
+    ):
+        file.write_text(json.dumps({**whole, entry: value}))
+        with pytest.raises(OSError, match=message):
+            RetrievalIndex.open(index.folder)
 
 
 def _add_forever(base, folder, started):
@@ -183,7 +175,7 @@ def _add_forever(base, folder, started):
 
 @pytest.mark.promise("Stopping anywhere", "An index opens after the process that was adding documents was killed.")
 def test_killed_writer_leaves_a_whole_index(index, tiny, tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = forking_context()
     started = context.Event()
     writer = context.Process(target=_add_forever, args=(tiny, index.folder, started))
     writer.start()
