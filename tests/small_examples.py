@@ -9,13 +9,14 @@ from pathlib import Path
 from tiny import REPOSITORY
 
 
-def small_examples(folder: Path, questions: int = 32, passages: int = 60) -> None:
-    """Make the folder `examples` with all sentence pairs, the first questions and all passages that answer them."""
+def small_examples(folder: Path, questions: int = 32, passages: int = 60, pairs: int | None = None) -> None:
+    """Make the folder `examples` with the first sentence pairs and questions, and all passages that answer them."""
     folder.mkdir()
     for path in (REPOSITORY / "examples").iterdir():
         if path.name != "data":
             (folder / path.name).symlink_to(path)
     shutil.copytree(REPOSITORY / "examples" / "data", folder / "data")
+    keep_lines(folder / "data" / "train.jsonl", pairs)
     retrieval = folder / "data" / "retrieval"
     keep_lines(retrieval / "qrels" / "test.tsv", questions + 1)
     keep_lines(retrieval / "queries.jsonl", questions)
@@ -25,6 +26,6 @@ def small_examples(folder: Path, questions: int = 32, passages: int = 60) -> Non
     (retrieval / "corpus.jsonl").write_text("\n".join(rows[:passages]) + "\n", encoding="utf-8")
 
 
-def keep_lines(file: Path, count: int) -> None:
+def keep_lines(file: Path, count: int | None) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()[:count]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
