@@ -38,7 +38,7 @@ def language():
     new = [topic[:3] for topic in topics]
     names = [topic[3] for topic in topics]
     texts = []
-    for number in range(2000):
+    for number in range(1800):
         chosen = draws.choices(topics[number % TOPICS], k=12)
         texts.append(" ".join(each.capitalize() if each in names else each for each in chosen) + ".")
     tokens = [each for topic in topics for each in topic[4:]]

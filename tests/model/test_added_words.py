@@ -124,6 +124,7 @@ def test_nearest_word_replaces_or_follows_by_the_rules(kind, rules, read, tmp_pa
             assert torch.equal(found["input_ids"], expected["input_ids"])
 
 
+@pytest.mark.parametrize("base", ["xlm-roberta", "bpe"], indirect=True)
 def test_preparing_twice_changes_nothing_more(base):
     tokenizer = copy.deepcopy(base.tokenizer)
     prepare_for_words(tokenizer)

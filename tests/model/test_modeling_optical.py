@@ -11,7 +11,7 @@ from tiny import ARCHITECTURES, CHECKPOINTING, MINILM, SMALL, tiny_checkpoint, t
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from hf_optical import OpticalConfig, OpticalModel, OpticalProcessor
-from hf_optical.languages.adapters import activate, add_adapter, default_lora_config
+from hf_optical.languages.adapters import add_adapter, default_lora_config
 from hf_optical.storage.fetching import packaged_copy
 
 
@@ -55,6 +55,7 @@ def test_save_and_load_preserve_everything(checkpoint, tmp_path, quiet):
     for name, weight in weights(model).items():
         assert torch.equal(weight, copy.state_dict()[name]), name
     assert set(weights(copy)) == set(weights(model))
+    assert copy.fingerprint() == model.fingerprint() == OpticalModel.from_pretrained(checkpoint).fingerprint()
     batch = processor.documents(TEXTS)
     assert (embed(model, batch) - embed(copy, batch)).abs().max() == 0.0
     for opened in (model, copy):
@@ -96,20 +97,6 @@ def test_saving_with_adapters_writes_the_bare_base(checkpoint, tmp_path, quiet):
     assert saved_files(tmp_path / "bare") == saved_files(tmp_path / "adapted")
     model.save_pretrained(tmp_path / "given", state_dict=model.state_dict())
     assert saved_files(tmp_path / "bare") == saved_files(tmp_path / "given")
-
-
-def test_fingerprint_ignores_adapters(checkpoint, tmp_path):
-    model, processor = open_both(checkpoint)
-    fingerprint = model.fingerprint()
-    assert OpticalModel.from_pretrained(checkpoint).fingerprint() == fingerprint
-    batch = processor.queries(TEXTS)
-    before = embed(model, batch)
-    add_trained_adapter(model)
-    assert (embed(model, batch) - before).abs().max() > 1e-3
-    assert model.fingerprint() == fingerprint
-    activate(model, None)
-    assert model.fingerprint() == fingerprint
-    assert torch.equal(embed(model, batch), before)
 
 
 def test_fingerprint_changes_with_a_single_bit(tiny):

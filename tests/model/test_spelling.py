@@ -92,7 +92,7 @@ def test_the_more_frequent_word_and_the_touching_key_come_first():
 
 def test_names_and_tokens_of_the_base_need_better_reasons(spelling):
     draw = random.Random(1)
-    typed = [mistyped(word, draw) for word in sorted(spelling.known["language"])[::4] if len(word) > 3]
+    typed = [mistyped(word, draw) for word in sorted(spelling.known["language"])[::6] if len(word) > 3]
     one, two = (Spelling(spelling.known, lambda word, count=count: count, base_knows=True) for count in (1, 2))
     foreign = Spelling(spelling.known, lambda word: 2)
 
@@ -151,7 +151,7 @@ def test_unknown_source_raises():
 def test_unknown_words_take_about_a_millisecond():
     draw = random.Random(0)
     syllables = [first + vowel for first in "bdfghjklmnprstwyz" for vowel in "aeiou"]
-    words = {"".join(draw.choices(syllables, k=draw.randint(1, 5))): draw.randint(1, 50) for _ in range(40_000)}
+    words = {"".join(draw.choices(syllables, k=draw.randint(1, 5))): draw.randint(1, 50) for _ in range(28_000)}
     spelling = Spelling({"language": dict(list(words.items())[:20_000])})
     spelling.correct("mwalim")
     typed = [mistyped(word, draw) for word in words if len(word) > 3][:100]
