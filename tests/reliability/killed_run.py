@@ -83,7 +83,7 @@ def train(inputs: Path, folder: Path) -> None:
         **dict.fromkeys(("teacher_model", "student_model"), inputs / "tiny"),
         **{"train_file": inputs / "train.jsonl", "validation_file": inputs / "validation.jsonl", "language": "sw"},
         **{"output_dir": folder, "teacher_cache_dir": folder / "teacher", "resume_from_checkpoint": "last"},
-        **{"num_train_epochs": 2, "per_device_train_batch_size": 5, "learning_rate": 0.005, "new_words": 50},
+        **{"num_train_epochs": 2, "per_device_train_batch_size": 10, "learning_rate": 0.005, "new_words": 50},
         **{"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1, "load_best_model_at_end": "true"},
         **{"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "loss"},
         **{"disable_dropout": "false", "use_cpu": "true", "disable_tqdm": "true", "logging_steps": 1},

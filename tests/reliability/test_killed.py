@@ -143,7 +143,7 @@ def test_killed_run_resumes_to_the_same_result(kill_and_resume, run, kind, seed)
 def test_pack_killed_while_overwritten_opens_as_old_or_new(runs, tmp_path):
     """Killed at some of the changes that the second save makes to the folder."""
     changes, seconds = runs.whole(save_packs, tmp_path / "whole")
-    places, seen = range(changes // 2, changes, changes // 12), []
+    places, seen = range(changes // 2, changes, changes // 7), []
     expected = {seed: make_pack(runs.inputs / "tiny", "sw", seed, WORDS) for seed in (1, 2)}
     for place in places:
         folder = tmp_path / str(place)
@@ -171,7 +171,7 @@ def test_retriever_killed_while_overwritten_opens_as_old_or_new(runs, tmp_path):
     old.save_pretrained(tmp_path / "old")
     expected, seen = {"old": encodings(old), "new": encodings(old.merge("sw"))}, []
     changes, seconds = runs.whole(save_merged, shutil.copytree(tmp_path / "old", tmp_path / "whole"))
-    places = [changes // 4, *range(changes // 2, changes, changes // 12)]
+    places = [changes // 4, *range(changes // 2, changes, changes // 7)]
     for place in places:
         folder = shutil.copytree(tmp_path / "old", tmp_path / str(place))
         assert runs.kill(save_merged, folder, Kill("change", (place + 0.5) / changes, 0), changes, seconds)

@@ -99,7 +99,7 @@ def read(retriever, language, role):
     "Eight threads can share one retriever while packs are added, removed and selected. Every result equals that of a "
     "single thread, bit for bit, and using a removed pack raises a `KeyError`.",
 )
-@pytest.mark.parametrize("rounds", [4, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [2, pytest.param(150, marks=pytest.mark.slow)])
 def test_threads_encode_like_one_while_packs_change(retriever, packs, alone, rounds):
     done, answered, refused = threading.Event(), [], []
 
@@ -156,8 +156,9 @@ def test_query_does_not_wait_for_whole_corpus(retriever, alone):
     "Load and resources",
     "Removing a pack, or replacing it, while its texts are encoded raises an error instead of mixing two packs.",
 )
-@pytest.mark.parametrize("language", ["ha", "sw"])
-def test_removing_pack_during_encoding_is_an_error(retriever, packs, language):
+def test_removing_pack_during_encoding_is_an_error(retriever, packs):
+    language = "sw"
+
     def again() -> None:
         retriever.remove_language(language)
         retriever.add_language(language, packs[language])
@@ -174,18 +175,17 @@ def test_removing_pack_during_encoding_is_an_error(retriever, packs, language):
 
 
 @pytest.mark.promise("Load and resources", "A call reads all its texts in the language that was set when it began.")
-@pytest.mark.parametrize("chosen", ["yo", "base"])
-def test_call_keeps_the_language_it_began_with(retriever, alone, packs, chosen):
+def test_call_keeps_the_language_it_began_with(retriever, alone, packs):
     def change() -> None:
-        retriever.set_language(chosen)
+        retriever.set_language("yo")
         retriever.remove_language("sw")
 
     retriever.set_language("ha")
     with interrupted(4, change):
         found = retriever.encode_queries(TEXTS, batch_size=1)
     assert_equal(found, retriever.encode_queries(TEXTS, language="ha", batch_size=1))
-    assert (retriever.language, retriever.languages) == (chosen, ["ha", "yo"])
-    assert_equal(retriever.encode_queries(TEXTS), alone[chosen, "query"])
+    assert (retriever.language, retriever.languages) == ("yo", ["ha", "yo"])
+    assert_equal(retriever.encode_queries(TEXTS), alone["yo", "query"])
 
 
 @pytest.mark.promise("Load and resources", "Two retrievers can share a model.")
@@ -193,7 +193,7 @@ def test_two_retrievers_over_one_model(tiny, packs, alone):
     first = OpticalRetriever.from_pretrained(tiny, device="cpu")
     second = OpticalRetriever(first.model, first.processor)
     first.add_language("ha", packs["ha"])
-    for _ in range(5):
+    for _ in range(2):
         hausa, base = at_once(
             lambda: read(first, "ha", "query"),
             lambda: read(second, "base", "query"),
@@ -216,7 +216,7 @@ def test_saving_while_packs_change_is_consistent(retriever, packs, alone, tmp_pa
 
     def saver() -> None:
         try:
-            for _ in range(3):
+            for _ in range(2):
                 retriever.save_pretrained(tmp_path)
                 opened = OpticalRetriever.from_pretrained(tmp_path, device="cpu")
                 assert opened.languages in (["ha", "yo", "sw"], ["ha", "yo"])
@@ -230,13 +230,13 @@ def test_saving_while_packs_change_is_consistent(retriever, packs, alone, tmp_pa
 
 
 @pytest.mark.promise("Load and resources", "A retriever can be copied and pickled, and the copy is independent.")
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda retriever: pickle.loads(pickle.dumps(retriever))])
-def test_copy_is_independent_of_the_original(retriever, alone, duplicate):
-    other = duplicate(retriever)
+def test_copy_is_independent_of_the_original(retriever, alone):
+    others = [copy.deepcopy(retriever), pickle.loads(pickle.dumps(retriever))]
     retriever.remove_language("yo")
-    for found in at_once(*[lambda: read(other, "yo", "query")] * 3):
-        assert_equal(found, alone["yo", "query"])
-    assert other.language == "sw"
+    for other in others:
+        for found in at_once(*[lambda other=other: read(other, "yo", "query")] * 2):
+            assert_equal(found, alone["yo", "query"])
+        assert other.language == "sw"
 
 
 @pytest.mark.promise(
@@ -275,8 +275,8 @@ def test_threads_look_up_nearest_words(tiny, monkeypatch):
     texts = [" ".join(f"mzuqoni{first}{second} kitxbuq" for second in letters) for first in letters]
     expected = [processor.nearest_words(text) for text in texts]
     assert expected == [" ".join(["mzuqoni kitxbu"] * 10)] * 10
-    for found in at_once(*[lambda: [processor.nearest_words(text) for text in texts * 2]] * THREADS):
-        assert found == expected * 2
+    for found in at_once(*[lambda: [processor.nearest_words(text) for text in texts]] * THREADS):
+        assert found == expected
     # What is remembered stays bounded: several threads may add a word each before one forgets.
     assert len(processor.nearest_words._cache) <= 3 + THREADS
 
@@ -301,11 +301,11 @@ def test_threads_search_shared_vectors(tmp_path):
     "Load and resources", "Eight threads that read the documents of an index read the same as one thread."
 )
 def test_threads_read_documents(tiny, tmp_path):
-    rows = [{"_id": str(i), "text": "word " * (i % 50), "n": i} for i in range(2_000)]
+    rows = [{"_id": str(i), "text": "word " * (i % 50), "n": i} for i in range(600)]
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     index = create_index(tmp_path, retriever)
     index.add([row["_id"] for row in rows], [torch.ones(1, 32)] * len(rows), rows)
-    chosen = [str(i) for i in range(0, 2_000, 97)]
+    chosen = [str(i) for i in range(0, 600, 97)]
     expected = [(each["_id"], each["n"]) for each in rows[::97]]
     for _ in range(3):
         for found in at_once(*[lambda: index.documents(chosen)] * THREADS):
@@ -322,7 +322,7 @@ def test_opening_in_threads_keeps_warning_filters(tiny, packs, tmp_path):
     retrievers = [OpticalRetriever.from_pretrained(tiny, device="cpu") for _ in range(THREADS)]
 
     def open_all(retriever: OpticalRetriever) -> None:
-        for _ in range(30):
+        for _ in range(10):
             assert len(TokenVectors.open(tmp_path / "vectors.safetensors")) == 2
         for language, pack in packs.items():
             retriever.add_language(language, pack)

@@ -80,10 +80,8 @@ LONG = {
 HALVES = {
     "first half": "water \ud83d market",
     "second half": "water \ude00 market",
-    "both, but apart": "\ud83d \ude00",
     "in the wrong order": "\ude00\ud83d",
     "as two units": "water \ud83d\ude00",
-    "alone": "\udfff",
 }
 
 # Any text: characters of any category and pieces of the texts above.
