@@ -19,22 +19,20 @@ def write(path, content):
     return path
 
 
-@pytest.mark.parametrize(
-    ("name", "compress"),
-    [("a", bytes), ("a.gz", gzip.compress), ("a", gzip.compress), ("a.bz2", bz2.compress), ("A.XZ", lzma.compress)],
-)
-def test_only_newlines_end_lines(tmp_path, name, compress):
-    file = write(tmp_path / name, compress("\ufeffa\r\n \n\r\nb\u2028c\x0bd\re\n\ufefff".encode()))
-    assert list(read_lines(file)) == [
-        (f"{file}, line 1", "a"),
-        (f"{file}, line 4", "b\u2028c\x0bd\re"),
-        (f"{file}, line 5", "\ufefff"),
-    ]
+def test_only_newlines_end_lines(tmp_path):
+    compressed = (("a.gz", gzip.compress), ("a", gzip.compress), ("a.bz2", bz2.compress), ("A.XZ", lzma.compress))
+    for name, compress in (("a", bytes), *compressed):
+        file = write(tmp_path / name, compress("\ufeffa\r\n \n\r\nb\u2028c\x0bd\re\n\ufefff".encode()))
+        assert list(read_lines(file)) == [
+            (f"{file}, line 1", "a"),
+            (f"{file}, line 4", "b\u2028c\x0bd\re"),
+            (f"{file}, line 5", "\ufefff"),
+        ]
 
 
-@pytest.mark.parametrize("content", [b"BZhang\tman\n", b"PK\x03\x04 a\n"])
-def test_text_that_begins_like_an_archive(tmp_path, content):
-    assert [line for _, line in read_lines(write(tmp_path / "a.txt", content))] == [content.decode().rstrip("\n")]
+def test_text_that_begins_like_an_archive(tmp_path):
+    for content in (b"BZhang\tman\n", b"PK\x03\x04 a\n"):
+        assert [line for _, line in read_lines(write(tmp_path / "a.txt", content))] == [content.decode().rstrip("\n")]
 
 
 @pytest.mark.promise(
@@ -58,7 +56,7 @@ def test_endless_lines_are_refused(tmp_path, monkeypatch):
     "A file that decompresses to more than 1 GiB and more than 300 times its size is refused before it fills the "
     "memory. So is a line of JSON with more than ten million values.",
 )
-@pytest.mark.parametrize("content", [b"a\n" * 2**20, b"\n" * 2**21, (b"x" * 2**19 + b"\n") * 16])
+@pytest.mark.parametrize("content", [b"\n" * 2**21, (b"x" * 2**19 + b"\n") * 16])
 def test_many_lines_of_a_small_archive_are_refused(tmp_path, monkeypatch, content):
     """A few thousand bytes decompress to more than a thousand times as many, in short lines."""
     monkeypatch.setattr(data_files, "_MOST_BYTES", 2**22)
@@ -68,18 +66,11 @@ def test_many_lines_of_a_small_archive_are_refused(tmp_path, monkeypatch, conten
     assert len(list(read_lines(write(tmp_path / "a", content)))) == len(content.split())
 
 
-@pytest.mark.parametrize("content", [b'{"x": [' + b"{}," * 2000 + b"{}]}", b"[" + b"{},\n" * 2000 + b"{}]"])
-def test_json_with_too_many_values_is_refused(tmp_path, monkeypatch, content):
+def test_json_and_table_rows_with_too_many_values_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(data_files, "_MOST_VALUES", 1000)
-    with pytest.raises(
-        DataError,
-        match="a, line 1 cannot be read .more than 1,000 values at once",
-    ):
-        list(read_objects(write(tmp_path / "a", content), lists=True))
-
-
-def test_table_rows_with_too_many_fields_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_files, "_MOST_VALUES", 1000)
+    for content in (b'{"x": [' + b"{}," * 2000 + b"{}]}", b"[" + b"{},\n" * 2000 + b"{}]"):
+        with pytest.raises(DataError, match="a, line 1 cannot be read .more than 1,000 values at once"):
+            list(read_objects(write(tmp_path / "a", content), lists=True))
     assert len(list(read_table(write(tmp_path / "a", b"a,b\n" + b"c,d\n" * 2000), ","))) == 2000
     for content in (b"," * 2000, b"a,b\n" + b'1,"\n",' * 600):
         with pytest.raises(DataError, match="a, line .* cannot be read .more than 1,000 fields in one row"):
@@ -91,18 +82,18 @@ def parquet(path, table, **more):
     return path
 
 
-@pytest.mark.parametrize("more", [{}, {"use_dictionary": False}], ids=["dictionary", "plain"])
-def test_small_parquet_files_with_large_content_are_refused(tmp_path, monkeypatch, more):
+def test_small_parquet_files_with_large_content_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(data_files, "_MOST_BYTES", 2**22)
     monkeypatch.setattr(data_files, "_BATCH_BYTES", 2**18)
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), ["x" * 20_000]).dictionary_decode()
-    file = parquet(tmp_path / "a.parquet", pa.table({"a": text}), **more)
-    assert file.stat().st_size < 9000
-    longest = []
-    with pytest.raises(DataError, match="a.parquet cannot be read .more than 4,194,304 bytes once decompressed"):
-        longest.extend(len(row["a"]) for row in read_parquet(file))
-    # The file is refused before all of it is decoded.
-    assert len(longest) < 250
+    for use_dictionary in (True, False):
+        file = parquet(tmp_path / "a.parquet", pa.table({"a": text}), use_dictionary=use_dictionary)
+        assert file.stat().st_size < 9000
+        longest = []
+        with pytest.raises(DataError, match="a.parquet cannot be read .more than 4,194,304 bytes once decompressed"):
+            longest.extend(len(row["a"]) for row in read_parquet(file))
+        # The file is refused before all of it is decoded.
+        assert len(longest) < 250
 
 
 @pytest.mark.promise("Text", "Long rows are decoded in small batches, each of a size that Arrow can hold.")
@@ -134,7 +125,7 @@ def test_objects_are_read_with_their_places(tmp_path):
         list(read_objects(write(tmp_path / "a", b"[{}, 3]"), lists=True))
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("end", ["\n", "\r"])
 def test_tables_with_long_fields_and_all_line_ends(tmp_path, end):
     before = csv.field_size_limit(1000)
     long = "x" * 300_000

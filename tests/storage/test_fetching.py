@@ -20,18 +20,12 @@ def projected(tmp_path_factory):
     return tiny_checkpoint(tmp_path_factory.mktemp("projected"), projection_dim=16)
 
 
-@pytest.mark.parametrize("name", ["no-such/model", "no-such-model"])
-def test_id_that_cannot_be_fetched_is_error(name):
+def test_what_cannot_be_fetched_is_error(projected):
+    name = "no-such/model"
     with pytest.raises(OSError, match=f"{name}' is not a folder .* could not be fetched from the Hub; check the name"):
         OpticalModel.from_pretrained(name)
-
-
-def test_error_names_revision_that_cannot_be_fetched():
     with pytest.raises(OSError, match="at revision 'v9'"):
         OpticalModel.from_pretrained(MINILM, revision="v9")
-
-
-def test_path_that_is_neither_folder_nor_id_is_error(projected):
     with pytest.raises(OSError, match="neither a folder on this machine nor the id"):
         OpticalModel.from_pretrained(projected / "config.json")
 
@@ -54,9 +48,13 @@ def test_model_of_installed_package_is_used(package):
     model = OpticalModel.from_pretrained("some/model")
     # No commit: a pack of this base may be opened with the package or with the newest version on the Hub.
     assert (model.name_or_path, model.revision) == ("some/model", None)
+    with pytest.raises(OSError, match="at revision 'main'"):
+        local_folder("some/model", revision="main")
+    assert packaged_copy("not/installed") is None
+    assert packaged_copy("other/model") is None
 
 
-def test_package_with_other_weights_is_not_used(package):
+def test_package_with_other_weights_or_none_is_not_used(package):
     weights = package / "model" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -64,32 +62,14 @@ def test_package_with_other_weights_is_not_used(package):
     assert packaged_copy("some/model") is None
     with pytest.raises(OSError, match="could not be fetched"):
         local_folder("some/model")
-
-
-def test_package_without_weights_is_not_used(package):
-    (package / "model" / "model.safetensors").unlink()
+    weights.unlink()
     assert packaged_copy("some/model") is None
 
 
-def test_ids_without_installed_package_have_no_copy(package):
-    assert packaged_copy("not/installed") is None
-    assert packaged_copy("other/model") is None
-
-
-def test_revision_is_fetched_from_hub(package):
-    with pytest.raises(OSError, match="at revision 'main'"):
-        local_folder("some/model", revision="main")
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [("org/model", "org/model"), ("model", "model"), ("/home/me/runs/ha", "ha"), ("../base/", "base"), ("", "")],
-)
-def test_public_name_of_path_is_its_last_part(name, expected):
-    assert public_name(name) == expected
-
-
-def test_public_name_of_folder_that_looks_like_an_id_is_its_last_part(tmp_path, monkeypatch):
+def test_public_name_of_path_is_its_last_part(tmp_path, monkeypatch):
+    assert [public_name(name) for name in ("org/model", "model", "/home/me/runs/ha", "../base/", "")] == [
+        *("org/model", "model", "ha", "base", "")
+    ]
     (tmp_path / "outputs" / "ha").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert public_name("outputs/ha") == "ha"

@@ -33,12 +33,6 @@ def test_new_files_move_in_and_other_files_stay(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.txt", "old.txt", "sub"]
 
 
-def test_missing_folders_are_created(tmp_path):
-    with staged_directory(tmp_path / "a" / "b") as staged:
-        (staged / "file").write_text("text")
-    assert listing(tmp_path) == {"a/b/file": "text"}
-
-
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_exception_in_block_keeps_old_files_and_its_type(tmp_path, error):
     (tmp_path / "file").write_text("old")
@@ -63,12 +57,12 @@ def test_error_of_full_disk_names_folder_and_cure(tmp_path, error):
     assert caught.value.__cause__ is error
 
 
-@pytest.mark.parametrize("folder", ["file", "file/sub"])
-def test_file_in_place_of_folder_is_error(tmp_path, folder):
+def test_file_in_place_of_folder_is_error(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError, match=f"cannot write to .*{folder} .*choose another folder"):
-        with staged_directory(tmp_path / folder):
-            pass
+    for folder in ("file", "file/sub"):
+        with pytest.raises(OSError, match=f"cannot write to .*{folder} .*choose another folder"):
+            with staged_directory(tmp_path / folder):
+                pass
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -83,7 +77,7 @@ def test_folder_without_write_permission_is_error(tmp_path):
 
 
 @pytest.mark.promise("Safety", "Saved files have the permissions that the umask of the process gives to any new file.")
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
 def test_umask_sets_permissions_of_saved_files(tmp_path, umask, mode):
     tmp_path.chmod(0o755)
     before = os.umask(umask)
@@ -392,6 +386,7 @@ def test_file_system_without_locks_can_be_written(tmp_path, monkeypatch, answer)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".saving-x", "file"]
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_previous_checkpoint(tiny, tmp_path):
     """The system refuses to write more than a few kilobytes to a file, as a full disk does."""
     script = tmp_path / "save.py"
