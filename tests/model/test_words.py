@@ -91,7 +91,7 @@ def test_latin_words_are_those_of_the_tokenizers_library():
         assert [word.text for word in find_words(text) if word.has_letter] == expected
 
 
-@pytest.mark.parametrize("text", ["a." * 30_000, "e" + "\u0301" * 30_000, "ไ" * 30_000, "aไ" * 30_000, "'" * 30_000])
+@pytest.mark.parametrize("text", ["a." * 30_000, "e" + "\u0301" * 30_000, "ไ" * 30_000, "aไ" * 20_000, "'" * 30_000])
 def test_time_is_linear_in_the_length(text):
     start = time.process_time()
     for joined_by in (None, NO_SPACE, APOSTROPHE_OR_HYPHEN):
