@@ -20,9 +20,9 @@ def content(tiny) -> dict[str, Any]:
         "data_dir": str(DEMO),
         "teacher": str(tiny),
         "corpora": {"sentences": {"sw": "train.jsonl"}},
-        "tests": {"questions": {"sw": {"folder": "retrieval", "queries": 20, "pool": 60}}},
+        "tests": {"questions": {"sw": {"folder": "retrieval", "queries": 8, "pool": 30}}},
         "methods": {"before": {"kind": "zero_shot"}, "OT": {"kind": "trained"}, "ceiling": {"kind": "ceiling"}},
-        "training": {"max_steps": 2, "use_cpu": True, "per_device_train_batch_size": 4, "new_words": 50},
+        "training": {"max_steps": 2, "use_cpu": True, "per_device_train_batch_size": 4, "new_words": 20},
         "sizes": [30],
     }
 

