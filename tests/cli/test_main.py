@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from example_scripts import run_hf_optical
 from packs import make_pack
+from small_examples import small_examples
 from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import (
@@ -29,11 +30,15 @@ from hf_optical.index import RetrievalIndex
 from hf_optical.retrieval.tuning import STRENGTHS
 
 
+BENCHMARK = "examples/data/retrieval"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A base, a pack of it, documents in a CSV file and aligned text files."""
+    """A base, a pack of it, documents in a CSV file, aligned text files and a benchmark."""
     folder = tmp_path_factory.mktemp("cli")
     tiny_checkpoint(folder / "base")
+    small_examples(folder / "examples")
     make_pack(folder / "base", "sw", seed=0, words=["mzuqo"]).save_pretrained(folder / "pack")
     rows = ["id,title,text,source", "a,Rain,It fell all night.,news", "b,Bread,It is baked from flour.,book"]
     (folder / "documents.csv").write_text("\n".join(rows) + "\n")
@@ -53,14 +58,14 @@ def failure(capsys, *argv: object) -> str:
     return message.strip()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_fits_a_screen(command, capsys):
-    try:
-        main([command, "--help"])
-    except SystemExit as stop:
-        assert not stop.code
-    text = capsys.readouterr().out
-    assert len(text.splitlines()) <= 42 and max(map(len, text.splitlines())) <= 119
+def test_help_fits_a_screen(capsys):
+    for command in COMMANDS:
+        try:
+            main([command, "--help"])
+        except SystemExit as stop:
+            assert not stop.code
+        text = capsys.readouterr().out
+        assert len(text.splitlines()) <= 42 and max(map(len, text.splitlines())) <= 119, command
 
 
 def test_help_lists_the_commands_without_heavy_imports():
@@ -93,34 +98,25 @@ def test_module_is_the_command(monkeypatch, capsys):
     ("argv", "message"),
     [
         (["serch"], "invalid choice: 'serch'"),
-        (["search", "rain"], "--index --corpus is required"),
         (["search", "rain", "--index", "nowhere"], "nowhere must be the folder of an index"),
         (["search", "rain", "--corpus", "nowhere.csv", "--pack", "{}/base"], "nowhere.csv cannot be read"),
-        (["search", "rain", "--corpus", "{}/train.en", "--pack", "{}/base"], "train.en"),
         (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--language", "ha"], "'ha'"),
         (
             ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--text_column", "body"],
             "no column 'body'.*`?--text_column",
         ),
-        (["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--top_k", "0"], "--top_k must be"),
         (
             ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--weights", "idf"],
             "learn_spelling",
         ),
         (["index", "--output", "{}/index"], "--corpus, --delete or --recall"),
-        (["index", "--corpus", "{}/documents.csv", "--output", "{}/index", "--model", "{}/none"], "none"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
-        (["evaluate", "--pack", "{}/pack", "--benchmark", "no_such_benchmark"], "no benchmark"),
         (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
-        (["push", "{}/pack", "org/so me"], "'org/so me'"),
         (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
-        (["serve", "--index", "nowhere"], "nowhere must be the folder of an index"),
         (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),
         (["compare", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--language", "sw", "--train_file", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["train", "--language", "sw"], "--train_file, --dataset_name or --dictionary"),
-        (["train", "--language", "sw", "--train_file", "{}/documents.csv"], "--student_column and --teacher_column"),
-        (["train", "--language", "sw", "--train_file", "x.csv", "--epochs", "3"], "--epochs"),
         (
             ["train", "--language", "sw", "--train_file", "x.csv", "--marginal_penalty", "-1"],
             "--marginal_penalty must",
@@ -181,17 +177,17 @@ def test_search_in_a_file_keeps_its_columns(folder, capsys):
 
 def test_evaluate_writes_the_results(folder, tmp_path, capsys):
     main(
-        ["evaluate", "--pack", f"{folder}/pack", "--benchmark", str(DEMO / "retrieval"), "--output_dir", str(tmp_path)]
+        ["evaluate", "--pack", f"{folder}/pack", "--benchmark", str(folder / BENCHMARK), "--output_dir", str(tmp_path)]
     )
     results = json.loads((tmp_path / "eval_results.json").read_text())
-    assert results["language"] == "sw" and results["queries"] == 96
+    assert results["language"] == "sw" and results["queries"] == 32
     own = results["measures"]["map"]
     assert own["interval"][0] <= own["trained"] <= own["interval"][1] and {"zero_shot", "ceiling"} <= own.keys()
     text = capsys.readouterr().out
     assert f"{own['trained']:.3f} [{own['interval'][0]:.3f}" in text and "base alone" in text
     # The base itself, on the same test set, has the values of the base next to the pack.
     main(
-        ["evaluate", "--pack", f"{folder}/base", "--benchmark", str(DEMO / "retrieval"), "--output_dir", str(tmp_path)]
+        ["evaluate", "--pack", f"{folder}/base", "--benchmark", str(folder / BENCHMARK), "--output_dir", str(tmp_path)]
     )
     again = json.loads((tmp_path / "eval_results.json").read_text())
     assert again["measures"]["map"]["trained"] == pytest.approx(own["zero_shot"])
@@ -202,12 +198,12 @@ def test_evaluate_and_search_weigh_query_tokens(folder, tmp_path, capsys):
     replace(pack, known_words={"language": {"na": 9, "ya": 5, "maji": 1}}).save_pretrained(tmp_path / "pack")
     places = ["--pack", str(tmp_path / "pack"), "--base", str(folder / "base")]
     main(
-        ["evaluate", *places, "--benchmark", str(DEMO / "retrieval"), "--weights", "idf"]
+        ["evaluate", *places, "--benchmark", str(folder / BENCHMARK), "--weights", "idf"]
         + ["--output_dir", str(tmp_path)]
     )
     found = json.loads((tmp_path / "eval_results.json").read_text())["measures"]["map"]["trained"]
     retriever = OpticalRetriever.from_pretrained(tmp_path / "pack", base_model=folder / "base", device="cpu")
-    data = load_beir(DEMO / "retrieval")
+    data = load_beir(folder / BENCHMARK)
     retriever.learn_spelling(data.document_texts(), base=False)
     evaluator = RetrievalEvaluator(data, retriever.model, retriever.processor)
     documents = retriever.encode_documents(data.document_texts(), language="base")
@@ -236,6 +232,7 @@ def test_train_on_two_aligned_files(folder, tmp_path):
     assert "language pack is in" in result.stdout
 
 
+@pytest.mark.slow
 def test_errors_are_the_last_line_behind_a_quiet_launcher(folder):
     result = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "-m", "hf_optical", "train"]

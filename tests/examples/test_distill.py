@@ -57,7 +57,7 @@ def small(tiny, tmp_path) -> list:
 
 
 def test_run_writes_results_card_and_pack(small, tiny, tmp_path):
-    result = launch_distill(*small)
+    result = run_distill(*small)
     assert result.returncode == 0, result.stderr[-3000:]
     out = tmp_path / "out"
     results = json.loads((out / "eval_results.json").read_text())
@@ -125,6 +125,7 @@ def two_languages(small, tmp_path) -> list:
     return arguments
 
 
+@pytest.mark.slow
 def test_two_languages_in_one_run(two_languages, tmp_path):
     result = run_distill(*two_languages, "--sampling_temperature", 5, "--metric_for_best_model", "map")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -192,15 +193,9 @@ def test_two_named_columns_and_no_validation_file(tiny, tmp_path):
     ("change", "message"),
     [
         ({"--train_file": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
-        ({"--language": "yo"}, "'yo'"),
         ({"--eval_split": "train"}, "train"),
-        ({"--eval_dir": "nowhere"}, "nowhere"),
         ({"--teacher_model": "no/such-model"}, "'no/such-model'"),
-        ({"--side": "left"}, "side"),
-        ({"--query_length": "1"}, "query_length must be at least 3"),
         ({"--method": "hybrid", "--triples_file": "nowhere.csv"}, "nowhere.csv cannot be read"),
-        ({"--method": "hybrid", "--dictionary": "nowhere.txt"}, "nowhere.txt"),
-        ({"--sampling_temperature": "-1"}, "sampling_temperature must be positive, got -1.0"),
         ({"--license": "CC BY 4.0"}, "--license must be an identifier"),
     ],
 )
@@ -228,18 +223,15 @@ def test_student_of_another_vector_size_is_projected(small, tmp_path):
     assert "**Projection:**" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
+def test_a_model_that_is_not_named_is_the_other_one():
+    for given, expected in (
         ({}, (DEFAULT_BASE, DEFAULT_BASE)),
         ({"student_model": "a"}, ("a", "a")),
         ({"teacher_model": "b"}, ("b", "b")),
         ({"student_model": "a", "teacher_model": "b"}, ("a", "b")),
-    ],
-)
-def test_a_model_that_is_not_named_is_the_other_one(given, expected):
-    arguments = DataArguments(**given)
-    assert (arguments.student_model, arguments.teacher_model) == expected
+    ):
+        arguments = DataArguments(**given)
+        assert (arguments.student_model, arguments.teacher_model) == expected
 
 
 def test_embedded_data_has_no_duplicates_or_leaks():
