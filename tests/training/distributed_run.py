@@ -1,5 +1,5 @@
 """
-The script that `test_distributed.py` runs in one process and in several.
+The script that `test_distributed.py` runs in several processes, and whose scenarios it runs alone.
 
 Each scenario evaluates, trains and evaluates again, and every rank writes its results. The second language of a
 scenario is reversed Swahili under the code `lo`. In some scenarios, one rank fails.

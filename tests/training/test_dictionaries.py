@@ -43,7 +43,7 @@ def test_dictionary_alone_trains_on_switched_sentences(make_trainer, dictionary,
         english_texts=[f"{number}: {text}" for number, text in enumerate(TEXTS)],
         retrieval_evaluator=evaluator,
         switch_probability=1.0,
-        num_train_epochs=3,
+        num_train_epochs=2,
     )
     assert all("bus" not in row["sw"] and "water" not in row["sw"] for row in trainer.train_dataset["translation"])
     before = rows_of(trainer)["mkoko"]

@@ -29,23 +29,21 @@ def project(make_trainer, small_teacher):
     """Make a trainer that decides by itself whether to fit a projection."""
 
     def make(**options):
-        return make_trainer(**{"teacher": str(small_teacher), "fit_projection": None, "max_steps": 2, **options})
+        return make_trainer(**{"teacher": str(small_teacher), "fit_projection": None, "max_steps": 1, **options})
 
     return make
 
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory) -> dict[str, Path]:
-    """Students of several architectures; that of bge-m3 has a multi-vector head."""
-    folders = {
-        name: tiny_checkpoint(tmp_path_factory.mktemp(name), name, seed=3)
-        for name in ("bert", "modernbert", "xlm-roberta")
+    """Students of two architectures; that of bge-m3 has a multi-vector head."""
+    return {
+        "modernbert": tiny_checkpoint(tmp_path_factory.mktemp("modernbert"), "modernbert", seed=3),
+        "projected": tiny_checkpoint(tmp_path_factory.mktemp("projected"), projection_dim=24, seed=3),
     }
-    folders["projected"] = tiny_checkpoint(tmp_path_factory.mktemp("projected"), projection_dim=24, seed=3)
-    return folders
 
 
-@pytest.mark.parametrize("architecture", ["bert", "modernbert", "xlm-roberta", "projected"])
+@pytest.mark.parametrize("architecture", ["modernbert", "projected"])
 def test_pack_of_another_size_opens_and_searches_the_index_of_its_teacher(
     project, students, small_teacher, tmp_path, architecture
 ):
@@ -99,14 +97,14 @@ def test_saved_retriever_and_merged_model_give_the_vectors_of_the_pack(project, 
 
 
 def test_resumed_run_has_the_projection_of_its_checkpoint(project, tmp_path):
-    whole = project(output_dir=str(tmp_path / "whole"), max_steps=4)
+    whole = project(output_dir=str(tmp_path / "whole"), max_steps=2)
     whole.train()
     whole.save_model()
-    project(save_strategy="steps", save_steps=2, max_steps=2).train()
-    resumed = project(max_steps=4)
+    project(save_strategy="steps", save_steps=1, max_steps=1).train()
+    resumed = project(max_steps=2)
     with torch.no_grad():
         resumed.model.projection.weight.mul_(1 + 1e-7)  # as fitted with other rounding
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
     resumed.save_model()
     before, after = (LanguagePack.from_pretrained(tmp_path / name) for name in ("whole", "run"))
     assert before.base_fingerprint == after.base_fingerprint == resumed.model.fingerprint()
@@ -136,7 +134,7 @@ def test_other_size_without_projection_raises(project):
 
 
 def test_all_weights_are_trained_with_the_projection(project, tmp_path):
-    trainer = project(train_all_weights=True)
+    trainer = project(train_all_weights=True, max_steps=2)
     before = trainer.model.projection.weight.detach().clone()
     trainer.train()
     trainer.save_model()

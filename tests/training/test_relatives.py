@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tiny import tiny_checkpoint
+from training.conftest import trainer_maker
 
 from hf_optical import LanguagePack
 from hf_optical.languages.vocabulary import word_embedding
 
 
-@pytest.fixture
-def relative(make_trainer, tmp_path):
+@pytest.fixture(scope="module")
+def relative(tiny, teacher_folder, pairs, held_out, tmp_path_factory) -> Path:
     """A trained Swahili pack."""
-    trainer = make_trainer(output_dir=str(tmp_path / "relative"))
+    folder = tmp_path_factory.mktemp("of") / "relative"
+    trainer = trainer_maker(folder, tiny, teacher_folder, pairs, held_out)(max_steps=2)
     trainer.details = {"sw": {"license": "cc0-1.0", "bitext": "org/pairs", "bitext_license": "cc-by-4.0"}}
     trainer.train()
     trainer.save_model()
-    return LanguagePack.from_pretrained(tmp_path / "relative")
+    return folder
 
 
 def in_zu(pairs):
@@ -34,12 +38,12 @@ def rows_of(trainer, language):
     return dict(zip(vocabulary.tokens, vocabulary.rows, strict=True))
 
 
-def test_untrained_run_has_the_adapter_of_the_relative(make_trainer, relative, pairs, tmp_path):
+def test_untrained_run_has_the_adapter_of_the_relative(make_trainer, relative, pairs):
     options = {"language": "zu", "train_dataset": in_zu(pairs), "eval_dataset": None, "num_train_epochs": 0}
     own = rows_of(make_trainer(**options), "zu")
-    trainer = make_trainer(**options, init_pack=str(tmp_path / "relative"))
+    trainer = make_trainer(**options, init_pack=str(relative))
     trainer.train()
-    started = trainer.language_pack()
+    started, relative = trainer.language_pack(), LanguagePack.from_pretrained(relative)
     assert started.weights.keys() == relative.weights.keys() and started.language == "zu"
     assert all(torch.equal(weight, relative.weights[name]) for name, weight in started.weights.items())
     assert any(weight.any() for name, weight in started.weights.items() if "lora_B" in name)
@@ -54,7 +58,7 @@ def test_untrained_run_has_the_adapter_of_the_relative(make_trainer, relative, p
 
 def test_card_names_the_relative_and_its_licences(make_trainer, relative, pairs, tmp_path):
     trainer = make_trainer(
-        language="zu", train_dataset=in_zu(pairs), eval_dataset=None, init_pack=str(tmp_path / "relative")
+        language="zu", train_dataset=in_zu(pairs), eval_dataset=None, init_pack=str(relative), max_steps=2
     )
     before = trainer.language_pack().weights
     trainer.train()
@@ -63,11 +67,11 @@ def test_card_names_the_relative_and_its_licences(make_trainer, relative, pairs,
     trainer.create_model_card()
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "**Start:** the pack relative for sw, licence cc0-1.0, made from org/pairs (licence cc-by-4.0)" in card
-    assert str(tmp_path) not in card
+    assert str(relative.parent) not in card and str(tmp_path) not in card
 
 
 def test_packs_that_do_not_fit_are_refused(make_trainer, relative, pairs, tmp_path):
-    folder = str(tmp_path / "relative")
+    folder = str(relative)
     other = tiny_checkpoint(tmp_path / "other", "bert", seed=5)
     with pytest.raises(ValueError, match="the base of the pack for 'sw' must be"):
         make_trainer(student=other, init_pack=folder)
