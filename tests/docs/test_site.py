@@ -21,7 +21,6 @@ sys.path.insert(0, str(REPOSITORY / "docs" / "_site"))
 import docstrings  # noqa: E402
 
 
-@pytest.mark.slow
 def test_site_builds_without_warnings_and_holds_every_public_name(tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
