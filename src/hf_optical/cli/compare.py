@@ -46,8 +46,8 @@ def main(argv: Sequence[str], default_config: Path | None = None) -> None:
         failed.append(f"report: {error}")
     if failed:
         listed = "\n  ".join(failed)
-        count = "1 cell" if len(failed) == 1 else f"{len(failed)} cells"
-        sys.exit(f"error: {count} failed, see {output_dir / 'study.log'}:\n  {listed}")
+        what = {0: "the report", 1: "1 cell"}.get(len(failures), f"{len(failures)} cells")
+        sys.exit(f"error: {what} failed, see {output_dir / 'study.log'}:\n  {listed}")
     if args.push_to_hub:
         with parser.input_errors():
             private = args.private or None
