@@ -381,7 +381,7 @@ def test_spelling_is_learned_from_an_index_for_packs_alone(tiny, packs, tmp_path
     retriever.add_language("ha", packs["ha"])
     index = create_index(tmp_path / "index", retriever, ["The zanzibar ferry is late."])
     index.add_documents([{"id": "more", "text": "A ferry to Zanzibar, a dhow."}], retriever)
-    retriever.learn_spelling(open_index(tmp_path / "index"), base=False)
+    retriever.learn_spelling(open_index(tmp_path / "index").word_counts(), base=False)
     retriever.add_language("yo", packs["yo"])
     right = "zanzibar ferry dhow"
     for language in ("ha", "yo"):
@@ -393,5 +393,5 @@ def test_spelling_is_learned_from_an_index_for_packs_alone(tiny, packs, tmp_path
     assert_equal(retriever.encode_queries(["zanzibr"], language="base"), untaught.encode_queries(["zanzibr"]))
     for part in ("part-00000", "part-00001"):
         (tmp_path / "index" / part / "words.json").unlink()  # as in indexes of earlier versions
-    with pytest.raises(ValueError, match="documents must be texts, since RetrievalIndex.* has not counted its words"):
-        retriever.learn_spelling(open_index(tmp_path / "index"))
+    with pytest.raises(ValueError, match="documents must be texts, since the index has not counted its words"):
+        retriever.learn_spelling(open_index(tmp_path / "index").word_counts())

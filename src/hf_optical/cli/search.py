@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> None:
         retriever = open_retriever(args.pack or ([] if index is None else [index.settings.base_model]), args.base)
         language = args.language or retriever.language
         if index is not None:
-            if index.word_counts():
-                retriever.learn_spelling(index, base=False)
+            if counts := index.word_counts():
+                retriever.learn_spelling(counts, base=False)
             rankings = retriever.search(
                 args.question, index, args.top_k, language=language, weights=args.weights, where=args.where
             )

@@ -95,7 +95,7 @@ class OpticalProcessor(PushToHub):
             prepare_for_words(tokenizer)
         self.nearest_words = None
         if nearest_words or known_words:
-            self.nearest_words = self._words_beside(nearest_words, known_words)
+            self.nearest_words = self._make_nearest_words(nearest_words, known_words)
         self.query_marker = query_marker or None
         self.document_marker = document_marker or None
         self.query_prompt = query_prompt
@@ -207,7 +207,7 @@ class OpticalProcessor(PushToHub):
         """Repair typing errors of queries by more words, as those of the argument `known_words`."""
         words = self.nearest_words.words if self.nearest_words else []
         known = {**self.known_words, **known_words}
-        self.nearest_words = self._words_beside(words, known)
+        self.nearest_words = self._make_nearest_words(words, known)
 
     def with_documents(self, counts: Mapping[str, int]) -> OpticalProcessor:
         """
@@ -225,7 +225,7 @@ class OpticalProcessor(PushToHub):
         processor.add_known_words({"documents": counts})
         return processor
 
-    def _words_beside(self, words: Sequence[str], known_words: KnownWords | None) -> NearestWords:
+    def _make_nearest_words(self, words: Sequence[str], known_words: KnownWords | None) -> NearestWords:
         return NearestWords(words, self.tokenizer, known_words=known_words, instead=self.word_rules < 3)
 
     @classmethod

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast, overload, runtime_checkable
@@ -61,14 +61,6 @@ class SearchIndex(Protocol):
 
     def search(self, query_vectors: TokenVectors | Sequence[Tensor], top_k: int = 10) -> list[list[Hit]]:
         """Find the best documents for each query."""
-
-
-@runtime_checkable
-class CountedIndex(Protocol):
-    """An index that knows the words of its documents, such as [`~index.RetrievalIndex`]."""
-
-    def word_counts(self) -> dict[str, int]:
-        """How often words occur in the documents; empty if they are not counted."""
 
 
 _TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
@@ -253,7 +245,7 @@ class OpticalRetriever(PushToHub):
             self._processors[language] = processor
             self._packs[language] = replace(pack, weights={}, vocabulary=None)
 
-    def learn_spelling(self, documents: Iterable[str] | CountedIndex, *, base: bool = True) -> None:
+    def learn_spelling(self, documents: Iterable[str] | Mapping[str, int], *, base: bool = True) -> None:
         """
         Repair typing errors of queries by the words of the documents that are searched, in the base and in all packs.
         Packs that are opened later know these words too.
@@ -263,8 +255,8 @@ class OpticalRetriever(PushToHub):
         Packs repair by the words of their sentence pairs without this; the base does not.
 
         Args:
-            documents (iterable of `str`, or [`~index.RetrievalIndex`]):
-                Texts of the index, or a sample of them; or an index, which has counted its words.
+            documents (iterable of `str`, or mapping of `str` to `int`):
+                Texts of the index, or a sample of them; or its `word_counts()`.
             base (`bool`, defaults to `True`):
                 Whether queries that the bare base reads are repaired too. Set it to `False` if these are in other
                 languages than the documents, whose words would look like errors.
@@ -274,10 +266,10 @@ class OpticalRetriever(PushToHub):
             DataError: a text contains an unpaired surrogate.
             ValueError: the index has not counted its words.
         """
-        if isinstance(documents, CountedIndex):
-            words = known_of_written(self.processor, documents.word_counts())
-            if not words:
-                raise ValueError(f"documents must be texts, since {documents!r} has not counted its words")
+        if isinstance(documents, Mapping):
+            if not documents:
+                raise ValueError("documents must be texts, since the index has not counted its words")
+            words = known_of_written(self.processor, documents)
         else:
             words = count_known(self.processor, as_texts(documents, "documents"))
         known = {"documents": words}

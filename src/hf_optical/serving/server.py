@@ -40,8 +40,8 @@ def serve(
     """
     with open_index(index) as opened:
         retriever = open_retriever(packs or [opened.settings.base_model], base_model)
-        if opened.word_counts():
-            retriever.learn_spelling(opened, base=False)
+        if counts := opened.word_counts():
+            retriever.learn_spelling(counts, base=False)
         app = create_app(retriever, opened, limits=limits, token=token)
         # Every request is counted in /metrics.
         uvicorn.run(app, host=host, port=port, ws="none", access_log=False, timeout_graceful_shutdown=patience)
