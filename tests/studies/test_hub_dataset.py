@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCard
 from study_records import record, references
 
 from hf_optical.errors import DataError
-from hf_optical.studies.hub_dataset import PLACE, publish_study, without_local_paths, write_dataset
+from hf_optical.studies.hub_dataset import PLACE, publish_study, write_dataset
+from hf_optical.studies.public import without_local_paths
 
 
 pytest.importorskip("matplotlib")
@@ -39,8 +40,8 @@ def records():
 
 @pytest.fixture
 def reported(config, records, tmp_path) -> Path:
-    failed = [f"ask other: OSError: {tmp_path}/models/other is missing\n{tmp_path}/line"]
-    return write_report(tmp_path / "out", config, records, failed=failed).parent
+    unfinished = [f"failed: ask other: OSError: {tmp_path}/models/other is missing\n{tmp_path}/line"]
+    return write_report(tmp_path / "out", config, records, unfinished=unfinished).parent
 
 
 @pytest.fixture

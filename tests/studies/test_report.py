@@ -42,9 +42,9 @@ def levels(**methods):
     return [record(method, level, language) for method, level in methods.items() for language in LANGUAGES]
 
 
-def write(folder, records, failed=(), config=None, **more):
+def write(folder, records, unfinished=(), config=None, **more):
     config = config or study(dict.fromkeys(each.method for each in records), **more)
-    path = write_report(folder, config, records, failed=failed)
+    path = write_report(folder, config, records, unfinished=unfinished)
     return path.read_text("utf-8"), json.loads((folder / "results.json").read_text("utf-8"))
 
 
@@ -298,7 +298,7 @@ def test_missing_and_failed_cells_are_listed(tmp_path):
     records = [*levels(ot=0.5), record("greedy", 0.4, "ha")]
     config = study(["ot", "greedy", "sentence"])
 
-    text, results = write(tmp_path, records, failed=["train hybrid on news: OSError"], config=config)
+    text, results = write(tmp_path, records, unfinished=["failed: train hybrid on news: OSError"], config=config)
 
     part = section(text, "Missing")
     assert results["missing"] == [line.removeprefix("- ") for line in part.split("\n") if line]

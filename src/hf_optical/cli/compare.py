@@ -39,9 +39,14 @@ def main(argv: Sequence[str], default_config: Path | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("\nstopped; finished cells are kept, and the same command continues")
     failed = [f"{failure.cell}: {failure.error}" for failure in failures]
+    names = {failure.cell for failure in failures}
+    unfinished = [f"failed: {each}" for each in failed]
+    unfinished += [f"not finished: {cell}" for cell in study.todo() if str(cell) not in names]
     records = study.records()
     try:
-        print(f"\nThe report is in {write_report(output_dir, config, records, failed=failed)}")
+        print(f"\nThe report is in {write_report(output_dir, config, records, unfinished=unfinished)}")
+        if config.keep_runs:
+            study.write_runs(output_dir / "runs")
     except (ImportError, ValueError) as error:
         failed.append(f"report: {error}")
     if failed:

@@ -25,6 +25,7 @@ from .significance import (
     holm,
     paired_randomisation_test,
     paired_t_test,
+    runs_bootstrap_test,
 )
 
 
@@ -60,6 +61,7 @@ __all__ = [
     "measure_name",
     "paired_randomisation_test",
     "paired_t_test",
+    "runs_bootstrap_test",
     "per_query_metrics",
     "perturb",
     "perturb_queries",

@@ -195,12 +195,14 @@ def robustness_gap_test(
             kept, changes = _kept(systems)
             gap += share * kept
             variances.append(share**2 * float(changes.var(ddof=1)) / len(changes) if len(changes) > 1 else 0.0)
-            freedoms.append(max(len(changes) - 1, 1))
+            freedoms.append(len(changes) - 1)
             resampled += share * _resampled(systems, resamples, generator)
     low, high = np.quantile(resampled, [0.025, 0.975])
     beyond = int(min((resampled <= 0).sum(), (resampled >= 0).sum()))
     p_bootstrap = min(1.0, 2 * (beyond + 1) / (resamples + 1))
-    if total := sum(variances):
+    if min(freedoms) < 1:  # a language with one query tells nothing about their variance
+        p_t = 1.0
+    elif total := sum(variances):
         freedom = total**2 / sum(own**2 / free for own, free in zip(variances, freedoms, strict=True))
         p_t = float(2 * stats.t.sf(abs(gap) / np.sqrt(total), freedom))
     else:  # all queries of a language lose alike

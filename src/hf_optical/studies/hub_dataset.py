@@ -6,24 +6,22 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from huggingface_hub import CommitInfo, DatasetCard, DatasetCardData
 
 from ..errors import DataError
 from ..hub import upload_folder
 from ..hub.cards import iso_codes
 from ..storage.staging import staged_directory
-from .markdown import public
+from .public import map_texts, public_yaml, without_local_paths
 from .settings import TEACHER_LANGUAGE, StudyConfig
 from .store import Record
-from .study_file import read_yaml
 
 
 # Repository in the card's code if it is not known.
@@ -47,8 +45,6 @@ _COLUMNS = {
     "query": pa.string(),
 }
 _KEYS = list(_COLUMNS)[: list(_COLUMNS).index("pairs")]
-# An absolute path, or one from the home folder, of two parts or more; not the rest of a URL or of a relative path.
-_LOCAL_PATH = re.compile(r"(?<![\w/.~-])(?:file://|~)?(?:/[^\s/\"'`,;:|()<>\[\]{}]+){2,}/?")
 
 
 def publish_study(
@@ -117,11 +113,11 @@ def write_dataset(
     output_dir = Path(output_dir)
     texts = {name: _read(output_dir, name) for name in ("report.md", "results.json")}
     texts["report.md"] = without_local_paths(texts["report.md"])
-    results = _map_texts(json.loads(texts["results.json"]), without_local_paths)
+    results = map_texts(json.loads(texts["results.json"]), without_local_paths)
     texts["results.json"] = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
     texts["README.md"] = _card(config, texts["report.md"], license, repo_id)
     if config.file is not None:
-        texts["study.yaml"] = _public_yaml(config.file)
+        texts["study.yaml"] = public_yaml(config.file)
     figures = [Path(name).name for name in re.findall(r"\(figures/([^)]+)\)", texts["report.md"])]
     with staged_directory(folder) as staged:
         for name, text in texts.items():
@@ -131,11 +127,6 @@ def write_dataset(
             (staged / "figures" / name).write_bytes((output_dir / "figures" / name).read_bytes())
         pq.write_table(_runs(config, records), staged / "runs.parquet", compression="zstd")
         pq.write_table(_per_query(config, records), staged / "per_query.parquet", compression="zstd")
-
-
-def without_local_paths(text: str) -> str:
-    """Shorten absolute paths in a text to their last part."""
-    return _LOCAL_PATH.sub(lambda path: path[0].rstrip("/").rpartition("/")[2], text)
 
 
 def _read(folder: Path, name: str) -> str:
@@ -173,22 +164,6 @@ def _card(config: StudyConfig, report: str, license: str | None, repo_id: str | 
     )
     # Empty parts leave blank lines.
     return re.sub(r"\n{3,}", "\n\n", str(card)).strip() + "\n"
-
-
-def _public_yaml(file: Path) -> str:
-    """The study's settings without `data_dir`."""
-    content = {name: value for name, value in read_yaml(file).items() if name != "data_dir"}
-    content = _map_texts(content, lambda text: without_local_paths(public(os.path.expanduser(text))))
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=119)
-
-
-def _map_texts(value: Any, shorten: Callable[[str], str]) -> Any:
-    """Apply a function to all texts in a JSON or YAML value."""
-    if isinstance(value, Mapping):
-        return {name: _map_texts(own, shorten) for name, own in value.items()}
-    if isinstance(value, list):
-        return [_map_texts(own, shorten) for own in value]
-    return shorten(value) if isinstance(value, str) else value
 
 
 def _runs(config: StudyConfig, records: Sequence[Record]) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -11,6 +10,7 @@ from typing import Any
 from jinja2 import Environment
 from tabulate import tabulate
 
+from .public import public
 from .tables import positions
 
 
@@ -51,8 +51,8 @@ def share(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.0f} %"
 
 
-def p_value(p: float, equal: str = "") -> str:
-    return "< 0.001" if p < 0.001 else f"{equal}{p:.3f}"
+def p_value(p: float | None, equal: str = "") -> str:
+    return MISSING if p is None else "< 0.001" if p < 0.001 else f"{equal}{p:.3f}"
 
 
 def counts(numbers: Mapping[str, float]) -> str:
@@ -62,13 +62,3 @@ def counts(numbers: Mapping[str, float]) -> str:
 def listed(names: Sequence[str]) -> str:
     """`"a, b and c"`."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def public(value: Any) -> str:
-    """Settings in words. Paths are shortened to their last part, to hide folders of this machine."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {public(own)}" for key, own in value.items())
-    if isinstance(value, (list, tuple)):
-        return "+".join(map(public, value))
-    text = str(value)
-    return os.path.basename(text) if os.path.isabs(text) or text.startswith(".") else text

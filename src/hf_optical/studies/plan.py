@@ -106,7 +106,8 @@ class TestCell:
     def __str__(self) -> str:
         data = f" ({self.corpus} {'+'.join(self.languages)}, {self.size or 'all'} pairs)" if self.corpus else ""
         perturbed = f", {self.perturbation} {self.strength:g}" if self.perturbation else ""
-        return f"test {self.method.name}{data} on {self.test} {self.language}{perturbed}"
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"test {self.method.name}{data} on {self.test} {self.language}{perturbed}{seed}"
 
 
 Cell = TrainingCell | TestCell
@@ -122,9 +123,9 @@ class Inputs:
     def pairs(self, corpus: str, language: str, size: int | None = None, seed: int | None = None) -> Dataset:
         """Filtered sentence pairs: all of them, or the first `size` in a seeded order."""
         file = self.config.corpora[corpus][language]
-        if file not in self._loaded:
-            self._loaded[file] = load_pairs(file, language)
-        pairs = self._loaded[file]
+        if (file, language) not in self._loaded:
+            self._loaded[file, language] = load_pairs(file, language)
+        pairs = self._loaded[file, language]
         if size is None or size >= len(pairs):
             return pairs
         return pairs.shuffle(seed=seed).select(range(size))
@@ -139,12 +140,14 @@ class Inputs:
     def test_set(self, test: str, language: str) -> RetrievalDataset:
         """Queries and documents of a test set."""
         source = self.config.tests[test][language]
-        if source not in self._loaded:
+        # The sources of two languages may be equal, such as the name of a benchmark.
+        if (source, language) not in self._loaded:
             dataset = source.load(language)
             if source.queries:
                 dataset = _sample_queries(dataset, source.queries)
-            self._loaded[source] = sample_pool(dataset, source.pool, SAMPLE_SEED) if source.pool else dataset
-        return self._loaded[source]
+            dataset = sample_pool(dataset, source.pool, SAMPLE_SEED) if source.pool else dataset
+            self._loaded[source, language] = dataset
+        return self._loaded[source, language]
 
     def test_hash(self, test: str, language: str) -> str:
         """Hash of everything that determines a test set."""
@@ -201,9 +204,10 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
         if not set(languages) <= config.corpora[corpus].keys():
             continue
         counts = {code: len(inputs.pairs(corpus, code)) for code in languages}
-        settings: dict[str, Any] = method.settings
+        given = settings = method.settings
         if method.kind in ("trained", "untrained_pack"):
-            settings = essential(config.training_settings(method), languages)
+            given = config.training_settings(method)
+            settings = essential(given, languages)
         elif settings.get("new_words"):
             settings = {**settings, "student": essential(config.training, languages)}
         for size in config.sizes:
@@ -215,7 +219,11 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
                     "stage": "train",
                     "kind": method.kind,
                     "settings": {name: value for name, value in settings.items() if name not in _FILES},
-                    "read": [file_hash(path) for path in method_files(settings)],
+                    "read": [
+                        (name, file_hash(path))
+                        for name in sorted(_FILES & given.keys())
+                        for path in method_files({name: given[name]})
+                    ],
                     "languages": list(languages),
                     "files": [inputs.pairs_hash(corpus, code) for code in languages],
                     "size": taken,
@@ -235,7 +243,7 @@ def _test_cells(
     else:
         system["settings"] = {name: value for name, value in method.settings.items() if name != "files"}
         if method.kind == "zero_shot" and (corpus := inputs.projecting_corpus(language)):
-            system["projection"] = inputs.pairs_hash(corpus, language)
+            system["projection"] = [inputs.pairs_hash(corpus, language), config.training.get("fit_projection")]
         if data.get("corpus"):
             size = data["size"] if data["seed"] is not None else None
             system |= {"file": inputs.pairs_hash(data["corpus"], language), "size": size, "seed": data["seed"]}

@@ -13,16 +13,21 @@ from ..hub.results import measure_label
 from ..storage.staging import staged_directory
 from . import sections
 from .markdown import render
+from .papers import latex_table, results_csv, versions
+from .public import public_yaml
 from .sections import Results
 from .settings import StudyConfig
 from .store import Record
 
 
 def write_report(
-    folder: str | os.PathLike, config: StudyConfig, records: Iterable[Record], *, failed: Sequence[str] = ()
+    folder: str | os.PathLike, config: StudyConfig, records: Iterable[Record], *, unfinished: Sequence[str] = ()
 ) -> Path:
     """
-    Write `report.md`, `figures/*.png` and `results.json` (all numbers of the report) into `folder`.
+    Write a report into a folder, and what a paper needs of it.
+
+    These are `report.md`, `figures/` (PNG and PDF), `results.json` (all numbers of the report), `results.csv` (the
+    means of every run), `tables/` (LaTeX), `versions.txt` and `study.yaml`, the study's file.
 
     Equal records give equal files. The report calls a method better than another only if a paired randomisation test
     and a paired t-test agree, after Holm's correction over all comparisons of the report.
@@ -31,7 +36,7 @@ def write_report(
         folder (`str` or `os.PathLike`): the folder, created if it does not exist.
         config ([`StudyConfig`]): the study.
         records (iterable of [`Record`]): its results.
-        failed (sequence of `str`, *optional*): descriptions of failed cells to list.
+        unfinished (sequence of `str`, *optional*): descriptions of cells without results, to list.
 
     Returns:
         `Path`: path of `report.md`.
@@ -41,20 +46,30 @@ def write_report(
         ImportError: matplotlib is not installed.
     """
     results = Results(config, records)
-    content = _content(results, failed)
+    content = _content(results, unfinished)
     text = render("report.md", **content)
     with staged_directory(folder) as staged:
         (staged / "figures").mkdir()
         for name, figure in results.figures.items():
-            # Without the library's version, which would change the file.
-            figure.savefig(staged / "figures" / name, dpi=200, metadata={"Software": None})
+            # Without versions and times, which would change the files.
+            figure.savefig(staged / "figures" / f"{name}.png", dpi=200, metadata={"Software": None})
+            without = {"Creator": None, "Producer": None, "CreationDate": None}
+            figure.savefig(staged / "figures" / f"{name}.pdf", metadata=without)
+        (staged / "tables").mkdir()
+        for table in content["scores"]:
+            text_of = latex_table(table, results.label, table["file"])
+            (staged / "tables" / f"{table['file']}.tex").write_text(text_of, "utf-8")
+        (staged / "results.csv").write_text(results_csv(results.records, config.measures), "utf-8")
+        (staged / "versions.txt").write_text(versions(), "utf-8")
+        if config.file is not None:
+            (staged / "study.yaml").write_text(public_yaml(config.file), "utf-8")
         numbers = json.dumps(_numbers(results, content), indent=1, ensure_ascii=False)
         (staged / "results.json").write_text(numbers + "\n", "utf-8")
         (staged / "report.md").write_text(text, "utf-8")
     return Path(folder) / "report.md"
 
 
-def _content(results: Results, failed: Sequence[str]) -> dict[str, Any]:
+def _content(results: Results, unfinished: Sequence[str]) -> dict[str, Any]:
     """The content of the template `report.md`."""
     return {
         "config": results.config,
@@ -74,7 +89,7 @@ def _content(results: Results, failed: Sequence[str]) -> dict[str, Any]:
         "domains": sections.domains(results),
         "language_pairs": list(sections.language_pairs(results)),
         "times": list(sections.times(results)),
-        "missing": sections.missing(results, failed),
+        "missing": sections.missing(results, unfinished),
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import time
 import traceback
 from collections import defaultdict, deque
@@ -70,11 +72,12 @@ class Study:
         return self.finished(cell) is not None
 
     def finished(self, cell: Cell) -> dict[str, Any] | None:
-        """Results of a cell; `None` if it is not finished or lacks a measure of this study."""
+        """Results of a cell; `None` if it is not finished, or lacks a measure of this study or rankings to keep."""
         known = self.store.read(cell.key)
-        if known is None or isinstance(cell, TrainingCell) or set(self.config.measures) <= known["values"].keys():
+        if known is None or isinstance(cell, TrainingCell):
             return known
-        return None
+        lacks_run = self.config.keep_runs and not self.store.run_file(cell.key).is_file()
+        return None if lacks_run or not set(self.config.measures) <= known["values"].keys() else known
 
     def records(self) -> list[Record]:
         """Results of all finished test cells, in the order of the plan."""
@@ -94,6 +97,15 @@ class Study:
                 )
             )
         return records
+
+    def write_runs(self, folder: str | os.PathLike) -> None:
+        """Copy the rankings of all finished test cells to a folder, under the names of their cells."""
+        folder = Path(folder)
+        kept = [cell for cell in self.cells if isinstance(cell, TestCell) and self.store.run_file(cell.key).is_file()]
+        names = {cell.key: re.sub(r"[^\w.+-]+", "-", str(cell).removeprefix("test ")).strip("-") for cell in kept}
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, name in names.items():
+            shutil.copyfile(self.store.run_file(key), folder / f"{name}.trec.gz")
 
     def describe(self) -> str:
         """The plan in words: number of cells, the cells to run, and their estimated time."""

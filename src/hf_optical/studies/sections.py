@@ -33,6 +33,7 @@ from .tables import (
     mean_over,
     places_of,
     pool_seeds,
+    runs_of,
 )
 
 
@@ -62,7 +63,7 @@ class Results:
         self.headlines = [headline(self.cells, *place) for place in places_of(self.cells)]
         self.corpora = list(dict.fromkeys(own.corpus for own in self.headlines if own.corpus is not None))
         self.tested = compare(self.cells, self.measure)
-        # File name -> figure.
+        # File name without its ending -> figure.
         self.figures: dict[str, Figure] = {}
 
     def place(self, table: Headline | Tested) -> str:
@@ -78,9 +79,14 @@ class Results:
     def draw(self, name: str, plot: Callable[..., Figure], **place: Any) -> str:
         """Draw a figure; the line that embeds it."""
         about = [str(value) for value in place.values() if value is not None]
-        file = re.sub(r"[^\w.-]+", "-", "-".join([name, *about])).lower() + ".png"
+        file = file_name(name, *about)
         self.figures[file] = plot(self.records, measure=self.measure, **place)
-        return f"![{name.replace('-', ' ')}: {', '.join(about) or self.label}](figures/{file})"
+        return f"![{name.replace('-', ' ')}: {', '.join(about) or self.label}](figures/{file}.png)"
+
+
+def file_name(*parts: str | None) -> str:
+    """A file name of names of test sets, corpora and the like, without its ending."""
+    return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)).lower()
 
 
 def introduction(results: Results) -> Content:
@@ -126,8 +132,7 @@ def _verdicts(tested: Iterable[Tested], method: str) -> dict[str, list[str]]:
     for each in tested:
         verdict, result = each.verdict(method), each.result
         difference = result.difference if method == result.system else -result.difference
-        p = max(result.adjusted_randomisation, result.adjusted_t)
-        named = f"{each.other(method)} ({difference:+.3f}, p {p_value(p, '= ')})"
+        named = f"{each.other(method)} ({difference:+.3f}, p {p_value(result.adjusted, '= ')})"
         verdicts[f"{verdict} {'from' if verdict == NO_DIFFERENCE else 'than'}"].append(named)
     return {verdict: names for verdict, names in verdicts.items() if names}
 
@@ -138,13 +143,16 @@ def score_table(results: Results, own: Headline) -> Content:
         kind = first(row).kind
         rows[method] = {
             "title": f"*{method}* ({REFERENCES[kind][0]})" if kind in REFERENCES else method,
+            "is_reference": kind in REFERENCES,
             "scores": {column: _score(results, own, method, column) for column in own.columns},
             "others": [own.mean(method, own.columns[0], name) for name in results.config.measures[1:]],
         }
     return {
         "place": results.place(own),
+        "file": file_name(own.test, own.corpus),
         "columns": own.columns,
         "rows": rows,
+        "best": {column: next(iter(own.ranking(column, results.measure)), None) for column in own.columns},
         "winners": {column: _winner(results, own, column) for column in own.columns},
         "has_seeds": any(row["scores"][own.columns[0]].get("seeds", 0) > 1 for row in rows.values()),
         "figure": results.draw("languages", figures.plot_languages, test=own.test, corpus=own.corpus),
@@ -157,7 +165,8 @@ def _score(results: Results, own: Headline, method: str, column: str) -> Content
     value = own.mean(method, column, measure)
     if value is None:
         return {}
-    seeds = list(zip(*(row[code].seed_means[measure] for code in languages), strict=False))
+    runs = runs_of({code: row[code] for code in languages}, measure)
+    means = [fmean(fmean(queries.values()) for queries in run.values()) for run in runs]
     return {
         "test": own.test,
         "corpus": own.corpus,
@@ -166,8 +175,8 @@ def _score(results: Results, own: Headline, method: str, column: str) -> Content
         "language": column,
         "value": value,
         "interval": list(bootstrap_interval({code: row[code].values[measure] for code in languages})),
-        "seeds": len(seeds),
-        "seed_std": stdev(fmean(means) for means in seeds) if len(seeds) > 1 else None,
+        "seeds": len(means),
+        "seed_std": stdev(means) if len(means) > 1 else None,
     }
 
 
@@ -292,15 +301,15 @@ def times(results: Results) -> Iterator[Content]:
         }
 
 
-def missing(results: Results, failed: Iterable[str]) -> list[str]:
-    """Methods and languages without results."""
+def missing(results: Results, unfinished: Iterable[str]) -> list[str]:
+    """Methods, languages and cells without results."""
     measured = {cell.method for cell in results.cells}
     lines = [f"{name}: nothing was measured" for name in results.config.methods if name not in measured]
     for own in results.headlines:
         for method, row in own.table.items():
             lacking = [code for code in own.languages if code not in row]
             lines += [f"{method} lacks {', '.join(lacking)} on {results.place(own)}"] if lacking else []
-    return [*lines, *(f"failed: {cell}" for cell in failed)]
+    return [*lines, *unfinished]
 
 
 def _with_human_kind(record: Record, config: StudyConfig) -> Record:

@@ -288,6 +288,7 @@ class StudyConfig(Settings):
         sizes (`list[int | None]`): number of sentence pairs per language; `None` uses all.
         perturbations (`dict[str, list[float]]`): kind -> strengths, in addition to the unperturbed queries.
         groups (`dict[str, tuple[str, ...]]`): name -> languages, for the language gap.
+        keep_runs (`bool`): whether the rankings of all cells are kept, in TREC's format.
     """
 
     name: Text
@@ -307,6 +308,7 @@ class StudyConfig(Settings):
     perturbations: dict[str, Annotated[list[Strength], Field(min_length=1), Distinct]] = {}
     measures: Annotated[list[str], Field(min_length=1), AfterValidator(_known_measures)] = MEASURES
     groups: dict[str, Languages] = {}
+    keep_runs: bool = False
 
     @property
     def languages(self) -> list[str]:

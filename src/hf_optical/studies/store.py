@@ -19,7 +19,7 @@ from ..storage.staging import flush, recover, write_text
 
 
 # Increase it when the meaning of stored cells changes, so that older ones run again.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,10 @@ class Store:
     def folder_of(self, key: str) -> Path:
         """Folder of a cell's files."""
         return self._file(key).with_suffix("")
+
+    def run_file(self, key: str) -> Path:
+        """File of a test cell's rankings, which studies with `keep_runs` write."""
+        return self.folder / "runs" / f"{key}.trec.gz"
 
     def lock(self, key: str) -> FileLock:
         """Lock of a cell, not acquired yet."""

@@ -211,7 +211,7 @@ class _Loader(yaml.SafeLoader):
     Safe loader whose time is linear in the text.
 
     It treats merge keys (`<<`), which multiply while they are read, as plain keys, and base-60 numbers (`12:30`) as
-    text. Numbers have a maximum length.
+    text. Numbers have a maximum length, and a key that is given twice is an error.
     """
 
     yaml_implicit_resolvers = {
@@ -221,6 +221,14 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Do not merge, even where a key is tagged as a merge."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is given twice")
+        return mapping
 
     def number(self, node: yaml.ScalarNode) -> int | float | str:
         text = self.construct_scalar(node)

@@ -33,12 +33,13 @@ class Cell(Record):
     Results of a method at one setting: a [`Record`] with means over seeds.
 
     Args:
-        seed_means (mapping of measure to tuple of `float`): mean over queries per seed.
+        runs (mapping of measure to mapping of `int` to `dict[str, float]`):
+            Seed -> query id -> value; the seed is `None` without randomness.
 
     `pairs` is the number of sentence pairs per language.
     """
 
-    seed_means: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    runs: Mapping[str, Mapping[int | None, Mapping[str, float]]] = field(default_factory=dict)
 
     @property
     def is_reference(self) -> bool:
@@ -74,7 +75,7 @@ def pool_seeds(records: Iterable[Record]) -> list[Cell]:
 
 
 def _pooled(group: Sequence[Record]) -> Cell:
-    one, values, seed_means = group[0], {}, {}
+    one, values, runs = group[0], {}, {}
     for measure in one.values:
         by_seed = [record.values[measure] for record in group]
         if any(own.keys() != by_seed[0].keys() for own in by_seed):
@@ -83,13 +84,13 @@ def _pooled(group: Sequence[Record]) -> Cell:
                 "measured on different queries; delete their records and run the study again"
             )
         values[measure] = {query: fmean(own[query] for own in by_seed) for query in by_seed[0]}
-        seed_means[measure] = tuple(fmean(own.values()) for own in by_seed)
+        runs[measure] = {record.seed: record.values[measure] for record in group}
     means = {
         "pairs": fmean(record.pairs / max(len(record.languages), 1) for record in group),
         "seconds": fmean(record.seconds for record in group),
         "search_seconds": fmean(record.search_seconds for record in group),
     }
-    return Cell(**{**vars(one), **means, "seed": None, "values": values, "seed_means": seed_means})
+    return Cell(**{**vars(one), **means, "seed": None, "values": values, "runs": runs})
 
 
 def places_of(cells: Sequence[Cell]) -> list[tuple[str, str | None]]:
@@ -195,6 +196,18 @@ def mean_over(row: Mapping[str, Cell], languages: Sequence[str], measure: str) -
     if not languages or any(language not in row for language in languages):
         return None
     return fmean(row[language].mean(measure) for language in languages)
+
+
+def runs_of(row: Mapping[str, Cell], measure: str) -> list[dict[str, Mapping[str, float]]]:
+    """
+    Training runs of a method over its languages: language -> query id -> value, for each seed that all of them have.
+
+    Languages in which it has no randomness have the same values in every run.
+    """
+    runs = {code: cell.runs[measure] for code, cell in row.items()}
+    seeded = [set(own) for own in runs.values() if None not in own]
+    seeds = sorted(set.intersection(*seeded), key=str) if seeded else [None]
+    return [{code: own[seed if seed in own else None] for code, own in runs.items()} for seed in seeds]
 
 
 def data_size_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
@@ -324,18 +337,21 @@ def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
     for table in (headline(cells, *place) for place in places_of(cells)):
         for index, column in enumerate(table.columns):
             methods = table.ranking(column, measure)[: 2 if index else None]
-            systems = {
-                method: {code: table.table[method][code].values[measure] for code in table.covered(column)}
-                for method in methods
-            }
-            if len(systems) > 1:
-                groups.append((table.test, table.corpus, column, systems))
+            rows = {method: {code: table.table[method][code] for code in table.covered(column)} for method in methods}
+            if len(rows) > 1:
+                groups.append((table.test, table.corpus, column, rows))
     # Corrected p-values cannot be below comparisons / permutations, which this keeps far from 5 %.
-    permutations = max(10_000, 400 * sum(math.comb(len(systems), 2) for *_, systems in groups))
+    permutations = max(10_000, 400 * sum(math.comb(len(rows), 2) for *_, rows in groups))
     tested = [
-        Tested(test, corpus, column, result)
-        for test, corpus, column, systems in groups
-        for result in compare_systems(systems, permutations=permutations)
+        Tested(*place, result) for *place, rows in groups for result in _compare_rows(rows, measure, permutations)
     ]
     corrected = correct_together([each.result for each in tested])
     return [replace(each, result=result) for each, result in zip(tested, corrected, strict=True)]
+
+
+def _compare_rows(rows: Table, measure: str, permutations: int) -> list[Comparison]:
+    """Compare methods in the languages of a column, over training runs too if any has several."""
+    values = {method: {code: cell.values[measure] for code, cell in row.items()} for method, row in rows.items()}
+    runs = {method: runs_of(row, measure) or [values[method]] for method, row in rows.items()}
+    several = any(len(own) > 1 for own in runs.values())
+    return compare_systems(values, runs=runs if several else None, permutations=permutations)

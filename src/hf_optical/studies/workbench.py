@@ -30,7 +30,7 @@ from ..training.projection import project_student
 from ..training.teacher import TeacherVectors
 from .peers import Encoders, dense_vectors, late_interaction_encoders, open_dense, sentence_encoders, train_dense_peer
 from .plan import Inputs, TestCell, TrainingCell
-from .runs import read_run
+from .runs import read_run, write_run
 from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, existing, training_arguments
 from .store import Store, key_of
 
@@ -206,8 +206,10 @@ class Workbench:
         dataset = self.inputs.test_set(cell.test, cell.language)
         queries = self.queries(cell)
         hits = self.system(cell)(list(queries.values()), cell)
-        run = run_from_hits(dataset.drop_identical_ids(dict(zip(queries, hits, strict=True))))
-        return per_query_metrics(dataset.qrels, run, self.config.measures)
+        rankings = dataset.drop_identical_ids(dict(zip(queries, hits, strict=True)))
+        if self.config.keep_runs:
+            write_run(self.store.run_file(cell.key), rankings, cell.method.name)
+        return per_query_metrics(dataset.qrels, run_from_hits(rankings), self.config.measures)
 
     def queries(self, cell: TestCell) -> dict[str, str]:
         """Queries of a cell: perturbed if the cell has a perturbation, or their human translations."""
@@ -256,14 +258,12 @@ class Workbench:
             return self._student(folder)
         pack = args.folder_of(args.pack_of(cell.language), folder)
         student = OpticalRetriever.from_pretrained(pack, device=self.device, base_model=self.config.student)
+        learned: list[tuple[str, str]] = []
 
         def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
-            dataset = self.inputs.test_set(now.test, now.language)
-            self.keep(
-                "spelling",
-                (str(pack), now.test, now.language),
-                lambda: student.learn_spelling(dataset.document_texts()),
-            )
+            if learned != [(now.test, now.language)]:
+                student.learn_spelling(self.inputs.test_set(now.test, now.language).document_texts())
+                learned[:] = [(now.test, now.language)]
             return self.search(student.encode_queries(texts), now)
 
         return find
@@ -309,11 +309,15 @@ class Workbench:
     def _run(self, cell: TestCell) -> System:
         def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
             dataset = self.inputs.test_set(now.test, now.language)
-            run = read_run(existing(now.method.settings["files"][now.test][now.language]))
-            return [
+            file = existing(now.method.settings["files"][now.test][now.language])
+            run = read_run(file)
+            found = [
                 [hit for hit in run.get(query, ()) if hit.document in dataset.corpus][:DEPTH]
                 for query in dataset.queries
             ]
+            if not any(found):
+                raise DataError(f"{file} ranks no document of {now.test} for any of its queries; check the ids")
+            return found
 
         return find
 
