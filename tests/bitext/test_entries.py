@@ -11,11 +11,11 @@ from hf_optical.errors import DataError
 
 LINES = (
     *("maji\twater", "nyumba\thouse", "mtoto\tchild", "kula\tto eat"),
-    *("shule\tschool; college (old)", "pole\tsorry!"),
+    *("shule\tschool; college (old)", "pole\tsorry!", "binadamu\thuman being"),
 )
 ENTRIES = [
     *(("maji", "water"), ("nyumba", "house"), ("mtoto", "child"), ("kula", "eat")),
-    *(("shule", "school"), ("shule", "college"), ("pole", "sorry")),
+    *(("shule", "school"), ("shule", "college"), ("pole", "sorry"), ("binadamu", "human being")),
 ]
 
 
@@ -35,7 +35,7 @@ def test_either_direction_gives_the_same_entries(tokenizer, tmp_path, caplog):
     turned = ["\t".join(reversed(entry)) for entry in ENTRIES]
     assert read_entries(write(tmp_path / "en-sw.txt", turned), tokenizer, None, "sw") == ENTRIES
     assert "en-sw.txt begins with the en words; its columns are exchanged" in caplog.text
-    assert "has only 7 entries" in caplog.text
+    assert "has only 8 entries" in caplog.text
 
 
 def test_sentence_pairs_decide_where_the_tokenizer_cannot(tokenizer, tmp_path):

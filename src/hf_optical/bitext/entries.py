@@ -35,7 +35,7 @@ _CLEARLY = 0.02
 _FEW = 100
 _REMARK = re.compile(r"\([^()]*\)|\[[^][]*\]")
 # What dictionaries put before English headwords: "to go", "a house".
-_BEFORE_HEADWORD = re.compile(r"(?:to|an?|the)\s+(?=\w)", re.IGNORECASE)
+_BEFORE_HEADWORD = re.compile(r"^(?:to|an?|the)\s+(?=\w)", re.IGNORECASE)
 
 
 def read_entries(
