@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from tiny import MINILM, demo_pairs
 
 from hf_optical import OTDistillationConfig, OTDistillationTrainer
+from hf_optical.bitext.misaligned import PairCosts
+from hf_optical.methods import make_methods
+from hf_optical.training import misaligned
 
 
 @pytest.mark.slow
@@ -28,3 +33,18 @@ def test_shuffled_pairs_are_left_out_of_training(tmp_path, caplog):
     assert len(kept & set(shuffled)) < 0.1 * len(shuffled) and len(kept - set(shuffled)) > 0.95 * 408
     assert "sentence pairs for xx are left out" in caplog.text and "--keep_misaligned" in caplog.text
     assert len(trained_on(keep_misaligned=True)) == 510
+
+
+def test_all_are_kept_if_most_would_be_left_out(tmp_path, caplog, monkeypatch):
+    """The costs are given, since no real ones come this far: half of 500 pairs, or two thirds."""
+    args = OTDistillationConfig(language="xx", output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    pairs = {"xx": Dataset.from_list([{"translation": {"en": "a", "xx": "b"}}] * 500)}
+    monkeypatch.setattr(misaligned, "activate", lambda *_: None)
+    for wrong, left in ((250, 250), (333, None)):
+        found = PairCosts(np.linspace(0, 1, 500), np.repeat([0.0, 1.0], [500 - wrong, wrong]))
+        monkeypatch.setattr(misaligned, "pair_costs", lambda *_, found=found, **__: found)
+        model = torch.nn.Identity()
+        kept = misaligned.aligned_pairs(args, make_methods(args), pairs, model, {"xx": None}, model, None)
+        assert {code: len(own) for code, own in kept.items()} == ({"xx": left} if left else {})
+        assert ("333 of the 500 sentence pairs for xx" in caplog.text) == (left is None)
+    assert "unreliable, so all are kept" in caplog.text

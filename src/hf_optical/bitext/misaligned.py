@@ -14,6 +14,11 @@ from .reading import fitted_loss, other_rows, pair_costs_of, read_sentences
 
 # Standard deviations between the costs of translations and of other pairs, below which nobody can tell them apart.
 _APART = 2.0
+# Share of the cost of unrelated pairs below which the two sides are the same text, or blank.
+_SAME = 0.25
+# Share of translations below which the mixture has rather split the translations in two. Half of the pairs may be
+# misaligned, and the estimate is not exact.
+_FEWEST = 0.4
 _ITERATIONS = 200
 
 
@@ -25,7 +30,8 @@ class PairCosts:
     Attributes:
         costs (`numpy.ndarray` of shape `(pairs,)`): mean cost of what is aligned, 0 to 2.
         misaligned (`numpy.ndarray` of shape `(pairs,)`):
-            Probability that the two sentences are not translations. 0 for all if the student cannot tell.
+            Probability that the two sentences are not translations. 0 for all if the student cannot tell, or if most
+            pairs look misaligned.
     """
 
     costs: np.ndarray
@@ -95,7 +101,8 @@ def pair_costs(
     Compute the transported cost of sentence pairs, and how probably each is misaligned.
 
     Each sentence is also compared with a sentence of similar length that is not its translation. The costs of the
-    pairs are then explained as a mixture of two normal distributions, of which one must look like these.
+    pairs are then explained as a mixture of two normal distributions, of which one must look like these. Pairs that
+    cost next to nothing, since their sides are the same text or blank, are not part of it.
 
     Arguments as in [`rank_by_cost`].
     """
@@ -120,6 +127,12 @@ def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:
     difficult translations.
     """
     center, width = unrelated.mean(), max(unrelated.std(), 1e-6)
+    # The first distribution would otherwise explain these alone, and the second one the translations.
+    fitted = costs > _SAME * center
+    probabilities = np.zeros(len(costs))
+    if not fitted.any():
+        return probabilities
+    costs = costs[fitted]
     means = np.array([min(np.quantile(costs, 0.25), center), center])
     spreads = np.array([max(costs.std(), 1e-6), width])
     shares = np.array([0.8, 0.2])
@@ -131,7 +144,7 @@ def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:
         means = (belongs * costs[:, None]).sum(0) / sums
         spreads = np.sqrt((belongs * (costs[:, None] - means) ** 2).sum(0) / sums) + 1e-3 * width
         means[1], spreads[1] = max(means[1], center - width), min(spreads[1], width)
-    if center - means[0] < _APART * width:
-        return np.zeros(len(costs))
-    # Nothing cheaper than a translation is misaligned, however narrow the first distribution.
-    return np.where(costs > means[0], belongs[:, 1], 0.0)
+    if center - means[0] >= _APART * width and shares[0] >= _FEWEST:
+        # Nothing cheaper than a translation is misaligned, however narrow the first distribution.
+        probabilities[fitted] = np.where(costs > means[0], belongs[:, 1], 0.0)
+    return probabilities

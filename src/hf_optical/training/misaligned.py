@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 # Pairs that are looked at first, and the share of misaligned ones among them above which all pairs are. With fewer
 # pairs than `_FEWEST` the share cannot be estimated.
 _FIRST, _FEWEST, _TOLERATED = 1000, 500, 0.03
+# Share of pairs above which the estimate must be wrong. Of pairs of which half are misaligned, 53 % are left out.
+_MOST = 0.6
 _SHOWN = 3
 
 
@@ -39,7 +41,7 @@ def aligned_pairs(
 
     A thousand pairs are compared first, and the others only if more than 3 % of these look misaligned. With fewer than
     five hundred pairs none is left out, nor if no method aligns sentences, or no words were added, without which the
-    student cannot tell.
+    student cannot tell. If most would be, the estimate is unreliable and all are kept, with a line in the log.
 
     Returns:
         `dict[str, Dataset]`: the pairs of the languages that lost some.
@@ -66,7 +68,15 @@ def aligned_pairs(
         found: list[int] = []
         if len(own) >= _FEWEST:
             found = from_main_process(partial(misaligned, language, own))
-        if 0 < len(found) < len(own):
+        if len(found) > _MOST * len(own):
+            logger.warning(
+                "%d of the %d sentence pairs for %s look like no translations of each other; this estimate is "
+                "unreliable, so all are kept. bitext.rank_by_cost lists them; check the pairs.",
+                len(found),
+                len(own),
+                language,
+            )
+        elif found:
             logger.warning(
                 "%d of the %d sentence pairs for %s are left out, since their sentences are probably no translations "
                 "of each other, such as %s. bitext.rank_by_cost lists them; pass --keep_misaligned to train on them.",
