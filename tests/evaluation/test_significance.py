@@ -15,6 +15,7 @@ from hf_optical.evaluation.significance import (
     holm,
     paired_randomisation_test,
     paired_t_test,
+    runs_bootstrap_test,
 )
 
 
@@ -220,6 +221,47 @@ def test_comparison_has_raw_and_corrected_p_values(systems):
         assert each.interval == bootstrap_interval(a, 0.95, 500, seed=3, baseline=b)
     assert [each.adjusted_randomisation for each in found] == holm([each.p_randomisation for each in found])
     assert [each.adjusted_t for each in found] == holm([each.p_t for each in found])
+
+
+def test_runs_and_queries_are_drawn_together():
+    """A plain loop over resamples of two groups, in which one system has three runs and the other two."""
+    draw = np.random.default_rng(0)
+    runs = {
+        name: [{"x": draw.normal(shift, 1, 12) + luck, "y": draw.normal(shift, 1, 5) + luck} for luck in lucks]
+        for name, shift, lucks in (("a", 0.5, (0.3, -0.2, 0.1)), ("b", 0.0, (0.2, -0.1)))
+    }
+
+    def resampled() -> float:
+        means = []
+        for group in ("x", "y"):
+            queries = draw.integers(len(runs["a"][0][group]), size=len(runs["a"][0][group]))
+            sides = [[own[draw.integers(len(own))][group][queries].mean() for _ in own] for own in runs.values()]
+            means.append(np.mean(sides[0]) - np.mean(sides[1]))
+        return np.mean(means)
+
+    differences = np.array([resampled() for _ in range(4000)])
+    expected = 2 * min((differences <= 0).mean(), (differences >= 0).mean())
+    assert runs_bootstrap_test(runs["a"], runs["b"], 20_000) == pytest.approx(expected, abs=0.02)
+    by_id = {name: [{"x": dict(enumerate(run["x"])), "y": run["y"]} for run in own] for name, own in runs.items()}
+    assert runs_bootstrap_test(by_id["a"], by_id["b"]) == runs_bootstrap_test(runs["a"], runs["b"])
+    assert runs_bootstrap_test(runs["a"], runs["a"][:1] * 2) == pytest.approx(
+        runs_bootstrap_test(runs["a"][:1] * 2, runs["a"]), abs=0.05
+    )
+    assert runs_bootstrap_test(runs["b"][:1], runs["b"][:1]) == 1.0
+
+
+def test_difference_that_depends_on_the_run_is_not_significant():
+    base = system(1, 300)
+    steady = {"ot": [base + 0.1, base + 0.11, base + 0.09], "none": [base]}
+    lucky = {"ot": [base + 0.5, base - 0.1, base - 0.1], "none": [base]}
+    for runs, winner in ((steady, "ot"), (lucky, None)):
+        means = {name: np.mean(own, axis=0) for name, own in runs.items()}
+        means["ot"][:30] -= 0.2  # so that queries differ
+        (found,) = compare_systems(means, runs=runs)
+        assert found.winner == winner and found.adjusted_randomisation < 0.01 and found.p_runs == found.adjusted_runs
+    (first,), second = compare_systems(means, runs=lucky), compare_systems(means)
+    together = correct_together([first, *second])
+    assert together[0].adjusted_runs == first.p_runs and together[1].adjusted_runs is None
 
 
 def test_winner_requires_significance(systems):

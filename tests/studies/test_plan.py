@@ -102,6 +102,34 @@ def test_keys_depend_on_file_contents_not_names(load, tmp_path):
     assert keys(load()) != keys(load(corpora=corpora))
 
 
+def test_dictionaries_change_the_key(load, tmp_path):
+    files = [tmp_path / name for name in ("one.txt", "two.txt")]
+    for file, word in zip(files, ("water", "milk"), strict=True):
+        file.write_text(f"maji\t{word}\n", encoding="utf-8")
+    given = [{}, *({"dictionary": {"sw": str(file)}} for file in files)]
+    methods = {str(number): {"kind": "trained", **own} for number, own in enumerate(given)}
+    before = [cell.key for cell in cells(load(methods=methods), TrainingCell)]
+    files[1].write_text("maji\twater and more\n", encoding="utf-8")
+    after = [cell.key for cell in cells(load(methods=methods), TrainingCell)]
+    assert len({*before, *after}) == 4 and before[:2] == after[:2]
+
+
+def test_languages_with_equal_sources_have_their_own_data(load, tmp_path):
+    rows = [json.loads(line)["translation"] for line in (DEMO / "validation.jsonl").read_text("utf-8").splitlines()]
+    file = tmp_path / "all.jsonl"
+    file.write_text("".join(json.dumps({"translation": {**row, "lo": row["sw"][::-1]}}) + "\n" for row in rows))
+    source = {"bitext": str(file)}
+    config = load(
+        corpora={"all": {"sw": str(file), "lo": str(file)}},
+        tests={"pairs": {"sw": source, "lo": source}},
+        languages=["sw", "lo"],
+    )
+    inputs = Inputs(config)
+    one, other = ([query.text for query in inputs.test_set("pairs", code).queries.values()] for code in ("sw", "lo"))
+    assert other == [text[::-1] for text in one]
+    assert inputs.pairs("all", "lo")[0]["translation"]["lo"] == inputs.pairs("all", "sw")[0]["translation"]["sw"][::-1]
+
+
 def test_only_settings_that_affect_training_enter_the_key():
     kept = essential({"method": "greedy", "use_cpu": True, "max_steps": 3}, ("sw",))
     # Our own defaults may change between versions.

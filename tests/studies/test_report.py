@@ -1,3 +1,4 @@
+import csv
 import json
 import re
 from dataclasses import replace
@@ -183,11 +184,44 @@ def test_reports_are_reproducible(clear, tmp_path):
     write(tmp_path, records, groups={"high": ["ha"], "low": ["ig"]})
 
     names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    assert [str(name) for name in names] == ["figures/languages-questions-news.png", "report.md", "results.json"]
+    assert [str(name) for name in names] == [
+        "figures/languages-questions-news.pdf",
+        "figures/languages-questions-news.png",
+        "report.md",
+        "results.csv",
+        "results.json",
+        "tables/questions-news.tex",
+        "versions.txt",
+    ]
     for name in names:
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
     assert "](figures/languages-questions-news.png)" in text
-    assert matplotlib.image.imread(folder / names[0]).shape[1] == 1800
+    assert matplotlib.image.imread(folder / names[1]).shape[1] == 1800
+
+
+def test_tables_for_papers_have_the_scores_of_the_report(clear):
+    folder, records, text, results = clear
+    table = (folder / "tables" / "questions-news.tex").read_text("utf-8")
+
+    rows = {
+        line.split(" & ")[0]: line.removesuffix(r" \\").split(" & ")[1:]
+        for line in table.splitlines()
+        if " & " in line
+    }
+    shown = rows_of(section(text, "Scores"))
+    assert rows["Method"] == ["mean", "ha", "ig"] and r"\emph{zero\_shot}" in rows
+    for method in ("ot", "greedy", "sentence"):
+        for cell, other in zip(rows[method], shown[method], strict=True):
+            assert re.search(r"\d\.\d{3}", cell)[0] == re.search(r"\d\.\d{3}", other)[0]
+    # The dagger marks what the report has in bold: better than the runner-up. In Igbo the best is only the highest.
+    assert [r"$^{\dagger}$" in cell for cell in rows["ot"]] == [True, True, False]
+    assert sum(row[2].startswith(r"\textbf") for row in rows.values()) == 1
+    lines = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8")))
+    assert [float(line[MEASURE]) for line in lines] == pytest.approx(
+        [each.mean(MEASURE) for each in records], abs=1e-6
+    )
+    assert all(line["queries"] == "40" for line in lines)
+    assert re.search(r"^torch==\d", (folder / "versions.txt").read_text("utf-8"), re.M)
 
 
 def test_report_of_a_full_study(tmp_path):
@@ -232,7 +266,10 @@ def test_report_of_a_full_study(tmp_path):
     assert "not what another training run" not in text
     assert "at the largest number of sentence pairs, with the most languages trained together" in text
     shown = set(re.findall(r"\((figures/.*?)\)", text))
-    assert shown == {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()} and len(shown) == 8
+    drawn = {f"figures/{path.name}" for path in (tmp_path / "figures").iterdir()}
+    assert drawn == shown | {name.replace(".png", ".pdf") for name in shown} and len(shown) == 8
+    assert "draws queries and training runs with replacement" in text and "p (runs)" in section(text, "Significance")
+    assert all(row["p_runs"] is not None for row in results["comparisons"])
     whole = [
         each
         for each in records

@@ -17,6 +17,7 @@ from hf_optical.studies.tables import (
     language_pair_curves,
     places_of,
     pool_seeds,
+    runs_of,
 )
 
 
@@ -29,8 +30,23 @@ def test_seeds_are_averaged_query_by_query():
         assert cell.values[MEASURE][query] == pytest.approx(
             (first.values[MEASURE][query] + second.values[MEASURE][query]) / 2
         )
-    assert cell.seed_means[MEASURE] == pytest.approx((first.mean(MEASURE), second.mean(MEASURE)))
+    assert cell.runs[MEASURE] == {1: first.values[MEASURE], 2: second.values[MEASURE]}
     assert cell.seconds == 15
+
+
+def test_runs_pair_the_seeds_that_all_languages_have():
+    records = [
+        record("ot", seed / 10, code, seed=seed)
+        for code, seeds in (("ha", (1, 2, 3)), ("ig", (1, 3)))
+        for seed in seeds
+    ]
+    records.append(record("ot", 0.9, "yo"))  # without randomness
+    row = {cell.language: cell for cell in pool_seeds(records)}
+    values = {(each.language, each.seed): each.values[MEASURE] for each in records}
+
+    found = runs_of(row, MEASURE)
+
+    assert found == [{"ha": values["ha", seed], "ig": values["ig", seed], "yo": values["yo", None]} for seed in (1, 3)]
 
 
 def test_seeds_with_different_queries_raise_an_error():

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 
+import ir_measures
 import pytest
 import torch
 from tiny import DEMO, tiny_checkpoint
@@ -15,6 +17,7 @@ from hf_optical.evaluation.perturbations import perturb_queries
 from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer
 from hf_optical.studies import Study
 from hf_optical.studies.plan import TestCell, TrainingCell
+from hf_optical.studies.runs import read_run
 from hf_optical.studies.settings import training_arguments
 from hf_optical.studies.workbench import Workbench
 
@@ -94,6 +97,32 @@ def test_every_method_scores_as_an_evaluator_does(everything, store, tiny):
     assert all(
         record.values[name].keys() == dataset.queries.keys() for record in records.values() for name in measures
     )
+
+
+def test_kept_runs_have_the_values_of_their_cells(run, store, tmp_path):
+    """Read and measured by ir_measures."""
+    methods = {"before": {"kind": "zero_shot"}, "ceiling, human": {"kind": "ceiling"}}
+    run(methods=methods)
+    study = run(methods=methods, keep_runs=True)  # finished cells that lack their rankings run again
+    study.write_runs(tmp_path / "runs")
+    files = sorted((tmp_path / "runs").iterdir())
+    assert [file.name for file in files] == [
+        "before-on-questions-sw.trec.gz",
+        "ceiling-human-on-questions-sw.trec.gz",
+    ]
+    qrels = study.inputs.test_set("questions", "sw").qrels
+    for record, file in zip(study.records(), files, strict=True):
+        ranked = ir_measures.read_trec_run(gzip.decompress(file.read_bytes()).decode())
+        found = {each.query_id: each.value for each in ir_measures.iter_calc([ir_measures.AP], qrels, ranked)}
+        assert found == pytest.approx(record.values["AP"])
+        assert read_run(file).keys() == found.keys()
+
+
+def test_spelling_is_learned_again_when_a_system_is_opened_again(run, store):
+    study = run(methods={"before": {"kind": "zero_shot"}, "OT": {"kind": "trained"}}, perturbations={"typos": [0.3]})
+    cells = [test_of(study, "OT"), test_of(study, "before"), test_of(study, "OT", "typos")]
+    bench = bench_of(study, store)
+    assert [bench.evaluate(cell) for cell in cells][-1] == bench_of(study, store).evaluate(cells[-1])
 
 
 def train_directly(study, tiny) -> OTDistillationTrainer:
@@ -192,7 +221,7 @@ def test_documents_with_the_id_of_the_query_are_ignored(run, store):
     )
     own = {document: dataset.queries[query]}, {document: dataset.qrels[query]}
     for ignored in (False, True):
-        study.inputs._loaded[source] = RetrievalDataset("own", dataset.corpus, *own, ignored)
+        study.inputs._loaded[source, "sw"] = RetrievalDataset("own", dataset.corpus, *own, ignored)
         assert (bench.evaluate(cell)["AP"][document] > before["AP"][query]) is ignored
 
 
