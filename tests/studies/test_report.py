@@ -200,14 +200,11 @@ def test_reports_are_reproducible(clear, tmp_path):
 
 
 def test_tables_for_papers_have_the_scores_of_the_report(clear):
-    folder, records, text, results = clear
+    folder, records, text, _ = clear
     table = (folder / "tables" / "questions-news.tex").read_text("utf-8")
 
-    rows = {
-        line.split(" & ")[0]: line.removesuffix(r" \\").split(" & ")[1:]
-        for line in table.splitlines()
-        if " & " in line
-    }
+    lines = [line.removesuffix(r" \\").split(" & ") for line in table.splitlines() if " & " in line]
+    rows = {first: others for first, *others in lines}
     shown = rows_of(section(text, "Scores"))
     assert rows["Method"] == ["mean", "ha", "ig"] and r"\emph{zero\_shot}" in rows
     for method in ("ot", "greedy", "sentence"):
@@ -216,11 +213,10 @@ def test_tables_for_papers_have_the_scores_of_the_report(clear):
     # The dagger marks what the report has in bold: better than the runner-up. In Igbo the best is only the highest.
     assert [r"$^{\dagger}$" in cell for cell in rows["ot"]] == [True, True, False]
     assert sum(row[2].startswith(r"\textbf") for row in rows.values()) == 1
-    lines = list(csv.DictReader((folder / "results.csv").open(encoding="utf-8")))
-    assert [float(line[MEASURE]) for line in lines] == pytest.approx(
-        [each.mean(MEASURE) for each in records], abs=1e-6
-    )
-    assert all(line["queries"] == "40" for line in lines)
+    means = list(csv.DictReader((folder / "results.csv").read_text("utf-8").splitlines()))
+    expected = [each.mean(MEASURE) for each in records]
+    assert [float(line[MEASURE]) for line in means] == pytest.approx(expected, abs=1e-6)
+    assert all(line["queries"] == "40" for line in means)
     assert re.search(r"^torch==\d", (folder / "versions.txt").read_text("utf-8"), re.M)
 
 
