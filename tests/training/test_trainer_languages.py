@@ -22,6 +22,7 @@ from hf_optical import (
 )
 from hf_optical.hub.language_names import named_code
 from hf_optical.languages import activate
+from hf_optical.training.report import measure_references, results_text, with_references
 
 
 TEXTS = ["Habari za asubuhi?", "?inagn in ikamas ay ieB", "The bus is late."]
@@ -240,7 +241,18 @@ def test_evaluation_reports_each_language_and_the_means(make_two, make_trainer, 
     assert trainer.state.log_history[-1].items() >= {name: found[name] for name in found if "loss" in name}.items()
     assert found["eval_loss_alignment"] == pytest.approx(found["eval_loss"], abs=1e-6)
     only = trainer.evaluate({"lo": two_held_out["lo"]}, metric_key_prefix="eval_only")
-    assert only["eval_only_loss"] == found["eval_lo_loss"] and only["eval_only_map"] == found["eval_lo_map"]
+    assert only["eval_only_loss"] == found["eval_lo_loss"] and only["eval_only_lo_map"] == found["eval_lo_map"]
+
+
+def test_report_has_the_only_language_with_evaluation_data(make_two, evaluators, two_held_out):
+    only = {"retrieval_evaluator": {"lo": evaluators["lo"]}, "eval_dataset": {"lo": two_held_out["lo"]}}
+    trainer = make_two(**only)
+    measure_references(trainer)
+    results = with_references(trainer.evaluate(), trainer.references, ["sw", "lo"])
+    assert results["lo_gap_closed"] == results["gap_closed"]
+    text = results_text(results, "lo", ["sw", "lo"])
+    assert all(row in text for row in ("before", "after", "gap closed"))
+    assert results_text(results, "sw", ["sw", "lo"]) == ""
 
 
 def test_evaluators_also_run_for_languages_without_sentence_pairs(make_two, evaluators, two_held_out):

@@ -10,17 +10,20 @@ from statistics import fmean
 _PREFIXES = ("", "eval_", "zero_shot_", "ceiling_")
 
 
-def over_languages(results: Mapping[str, Mapping[str, float | None]], prefix: str = "") -> dict[str, float | None]:
+def over_languages(
+    results: Mapping[str, Mapping[str, float | None]], prefix: str = "", *, several: bool
+) -> dict[str, float | None]:
     """
     Merge results, language -> measure -> value, into one flat dictionary.
 
-    It has `PREFIX_MEASURE`, the mean over languages, and for several languages also `PREFIX_LANGUAGE_MEASURE`.
+    It has `PREFIX_MEASURE`, the mean over languages, and if the run is of `several` languages, also
+    `PREFIX_LANGUAGE_MEASURE`, even where only one of them has results.
     """
     flat: dict[str, float | None] = {}
     for name in dict.fromkeys(name for own in results.values() for name in own):
         values = [value for own in results.values() if (value := own.get(name)) is not None]
         flat[prefix + name] = fmean(values) if values else None
-    if len(results) > 1:
+    if several:
         for language, own in results.items():
             flat |= {f"{prefix}{language}_{name}": value for name, value in own.items()}
     return flat

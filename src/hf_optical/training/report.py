@@ -44,14 +44,15 @@ def with_references(
     Add the references of a run, such as `zero_shot_map` and `ceiling_map`, and the share of the gap that was closed.
     """
     results: dict[str, float | None] = dict(metrics)
+    several = len(languages) > 1
     for key, reference in references.items():
-        results |= over_languages(reference, f"{key}_")
+        results |= over_languages(reference, f"{key}_", several=several)
     gaps: dict[str, dict[str, float | None]] = {}
     for language in languages:
         own: dict[str, Any] = _of_one(results, language, languages)
         if "ceiling_map" in own:
             gaps[language] = {"gap_closed": gap_closed(own["zero_shot_map"], own["eval_map"], own["ceiling_map"])}
-    return results | over_languages(gaps)
+    return results | over_languages(gaps, several=several)
 
 
 def results_text(results: dict[str, float | None], language: str, languages: list[str]) -> str:

@@ -433,7 +433,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             if language in datasets or searched:
                 costs = self._mean_costs({language: datasets[language]}, ignore_keys) if language in datasets else {}
                 results[language] = costs | (self._search(language) if searched else {})
-        metrics: Any = over_languages(results, f"{metric_key_prefix}_")
+        metrics: Any = over_languages(results, f"{metric_key_prefix}_", several=len(self.args.languages) > 1)
         metrics |= speed_metrics(metric_key_prefix, start, num_samples=sum(map(len, datasets.values())))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
