@@ -305,8 +305,9 @@ def test_student_may_be_its_own_teacher(make_trainer, tiny_model, tiny_processor
     assert trainer.teacher.fingerprint() == fingerprint
 
 
-def test_saved_pack_gives_the_same_vectors(make_trainer, tiny, tmp_path):
-    trainer = make_trainer(max_steps=3)
+@pytest.mark.parametrize("settings", [{}, {"strength": 0.5, "random_strength": True}])
+def test_saved_pack_gives_the_same_vectors(make_trainer, tiny, tmp_path, settings):
+    trainer = make_trainer(max_steps=3, **settings)
     trainer.train()
     trainer.save_model(tmp_path / "pack")
     assert not list((tmp_path / "pack").rglob("*.bin")), "training_args.bin would contain the Hub token"

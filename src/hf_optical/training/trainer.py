@@ -277,6 +277,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
                 output = super().train(checkpoint, *args, **kwargs)
         # The time that was spent before the checkpoint is unknown.
         self.run_record.seconds = None if checkpoint else time.monotonic() - start
+        # Steps of training have another one.
+        for pack, strength in self._strengths.items():
+            set_strength(self.model, pack, strength)
         return output
 
     def _cache_teacher(self, *datasets: Dataset | dict[str, Dataset] | None) -> None:
