@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_optical import LanguagePack, OpticalRetriever
+from hf_optical import LanguagePack, OpticalRetriever, OTDistillationTrainer
 from hf_optical.languages.vocabulary import word_embedding
 
 
@@ -81,3 +81,23 @@ def test_words_of_the_base_get_no_row(make_trainer, tmp_path, tiny, caplog):
     )
     assert "The base knows every word of sw already; no words are added." in caplog.text
     assert trainer.processors["sw"].tokenizer.get_vocab() == trainer.base_processor.tokenizer.get_vocab()
+
+
+def test_settings_of_the_caller_are_not_changed(make_trainer, dictionary, pairs):
+    """They train nothing without texts, no dispatched batches with a stream, and for a number of epochs with pairs."""
+    settings = []
+
+    class Keeps(OTDistillationTrainer):
+        def __init__(self, model, teacher, args, **kwargs):
+            before = args.to_dict()
+            super().__init__(model, teacher, args, **kwargs)
+            settings.append((before, args.to_dict(), self.args.to_dict()))
+
+    for options in (
+        {"dictionary": dictionary, "train_dataset": None, "eval_dataset": None},
+        {"train_dataset": pairs.to_iterable_dataset(), "max_steps": 1, "num_train_epochs": 3},
+        {"num_train_epochs": None},
+    ):
+        make_trainer(Keeps, **options)
+    for before, after, own in settings:
+        assert before == after != own

@@ -66,7 +66,7 @@ def build_run(data_args: DataArguments, args: OTDistillationConfig) -> Run:
         args.resume_from_checkpoint = resume_point(args)
         data = load_training_data(data_args, args)
         trainer = build_trainer(data_args, args, data)
-        return Run(data_args, args, trainer, data.counts, measure_references(trainer))
+        return Run(data_args, trainer.args, trainer, data.counts, measure_references(trainer))
 
 
 def build_trainer(data_args: DataArguments, args: OTDistillationConfig, data: TrainingData) -> OTDistillationTrainer:

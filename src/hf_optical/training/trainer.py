@@ -82,7 +82,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         teacher (`str` or [`OpticalModel`]):
             The teacher. Its tokenizer, architecture and vector size may differ: the student is then given a projection
             into its space ([`~hf_optical.model.mapping.fit_map`]). If it is the student itself, it is copied.
-        args ([`OTDistillationConfig`]): The settings.
+        args ([`OTDistillationConfig`]): The settings. They are copied, since some depend on the data.
         train_dataset (`datasets.Dataset`), eval_dataset (`datasets.Dataset`, *optional*):
             Sentence pairs in any form that [`load_bitext`] takes. For several languages a `dict`: language -> pairs.
             With `max_steps`, `train_dataset` may also be a stream (`datasets.IterableDataset`): vocabulary and weights
@@ -163,6 +163,9 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         for name in unsupported:
             cure = _CURES.get(name, "see the arguments of OTDistillationTrainer")
             raise TypeError(f"{type(self).__name__} takes no {name}; {cure}")
+        # The caller's settings may serve another run, and some of them are settled by the data of this one.
+        args = copy.copy(args)
+        args.accelerator_config = copy.copy(args.accelerator_config)
         # Check everything that needs no model before opening one.
         self.methods = make_methods(args, method, loss)
         stream = train_dataset if isinstance(train_dataset, IterableDataset) else None
