@@ -33,6 +33,10 @@ def test_languages_and_packs():
     assert make(language=["ha", "yo"], ddp_find_unused_parameters=False).ddp_find_unused_parameters is False
 
 
+def test_one_dictionary_needs_no_list():
+    assert make(dictionary="words.tsv").dictionary_files == {"ha": ["words.tsv"]}
+
+
 def test_settings_are_command_line_options():
     (args,) = HfArgumentParser(OTDistillationConfig).parse_args_into_dataclasses(
         "--language yo ig --shared_pack niger --sampling_temperature 5 "

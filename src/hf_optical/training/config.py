@@ -92,7 +92,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             `"both"`. Documents that are not switched are read by the teacher, like those of the index. A query and a
             document with the same words are switched independently. The result depends on the text and the seed
             alone, so it is the same in every epoch.
-        dictionary (`list[str]`, *optional*):
+        dictionary (`str` or `list[str]`, *optional*):
             Dictionaries in MUSE's format, from the new language to English or the other way round
             ([`read_entries`]). One language may have several; of several languages each has one. Their words join the
             vocabulary ([`learn_vocabulary`]), with sentence pairs or without; code switching switches by them,
@@ -288,6 +288,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     def _check_dictionary(self) -> None:
         if self.dictionary is None:
             return
+        if isinstance(self.dictionary, (str, os.PathLike)):
+            self.dictionary = [os.fspath(self.dictionary)]
         if not self.new_words and not any(issubclass(each, CodeSwitch) for each in method_classes(self.method)):
             reason = f"since new_words=0 adds no words and method={self.method!r} has no use for it"
             check_choice("dictionary", self.dictionary, [None], reason)
