@@ -42,6 +42,16 @@ def test_pairs_of_wrong_languages_raise(two, pairs):
         pairs_by_language(make("sw", "lo"), "pairs", {"sw": pairs}, complete=True)
 
 
+def test_pairs_with_an_index_of_their_own_are_read_and_checked(pairs):
+    """Only rows with the columns of `load_bitext` are taken as they are, and a missing first pair is no error."""
+    rows = [{"translation": pair, "index": f"row {i}"} for i, pair in enumerate(pairs["translation"])]
+    (own,) = pairs_by_language(make("sw"), "train_dataset", Dataset.from_list(rows)).values()
+    assert own["index"] == pairs["index"] and own["length"] == pairs["length"]
+    rows = [{"translation": row["translation"] if i else None, "index": i, "length": 1} for i, row in enumerate(rows)]
+    (own,) = pairs_by_language(make("sw"), "train_dataset", Dataset.from_list(rows)).values()
+    assert own[0]["translation"] == {"en": "", "sw": ""}
+
+
 def test_pairs_come_in_any_form(make_trainer, pairs):
     """As other libraries hand them over: the same losses as from `load_bitext`."""
     texts = {code: [pair[code] for pair in pairs["translation"]] for code in ("en", "sw")}

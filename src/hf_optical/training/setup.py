@@ -63,8 +63,9 @@ def pairs_by_language(
     """As [`by_language`], for sentence pairs in any form that [`load_bitext`] takes."""
     pairs = {}
     for language, own in by_language(args, name, dataset, complete).items():
-        loaded = isinstance(own, Dataset) and {"translation", "index"} <= set(own.column_names) and len(own)
-        if not loaded or not {language, args.teacher_language} <= set(own[0]["translation"]):
+        columns = {"translation", "index", "length"}  # those of `load_bitext`
+        loaded = isinstance(own, Dataset) and columns <= set(own.column_names) and len(own)
+        if not loaded or not {language, args.teacher_language} <= set(own[0]["translation"] or ()):
             try:
                 own = load_bitext(own, language, args.teacher_language)
             except DataError as error:
