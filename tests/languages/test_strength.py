@@ -136,6 +136,17 @@ def test_all_batches_of_a_call_have_one_strength(tiny):
         assert not torch.equal(with_all, before)
 
 
+def test_documents_to_find_are_encoded_by_the_teacher_of_the_pack(tiny, tmp_path):
+    teacher = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "teacher", seed=5), device="cpu")
+    details = {"teacher": str(tmp_path / "teacher"), "teacher_fingerprint": teacher.model.fingerprint()}
+    retriever = retriever_with(tiny, {"sw": replace(make_pack(tiny, "sw", seed=1), details=details)})
+    corpus, dictionary = ["rain fell all night", "bread is baked"], Dictionary({"rain": [("zorb", 1.0)]})
+    options = {"strengths": [1.0], "dictionary": dictionary}
+    vectors = TokenVectors.from_list(teacher.encode_documents(corpus))
+    expected = strength_scores(retriever, "sw", corpus, document_vectors=vectors, **options)[1.0]
+    assert torch.allclose(strength_scores(retriever, "sw", corpus, **options)[1.0], expected, atol=1e-5)
+
+
 def test_tuned_strength_is_the_last_near_the_best():
     means = {0.0: -1.0, 0.25: -0.5, 0.5: -0.51, 0.75: -0.529, 1.0: -0.54}
     assert choose_strength({strength: torch.tensor([mean - 1, mean + 1]) for strength, mean in means.items()}) == 0.75

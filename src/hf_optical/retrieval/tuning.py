@@ -21,7 +21,7 @@ from ..model.texts import as_texts, is_blank
 from ..model.words import find_words
 from .encoding import encode_checked
 from .maxsim import maxsim
-from .reader import BASE, LanguageReader
+from .reader import LanguageReader
 from .vectors import TokenVectors
 
 
@@ -69,7 +69,8 @@ def strength_scores(
             From the language of the corpus to `language`. By default each word is translated to the new word of the
             pack with the most similar embedding. Words without a translation stay as they are.
         document_vectors ([`TokenVectors`], *optional*):
-            Vectors of the corpus by the base, in its order. By default the documents are encoded.
+            Vectors of the corpus by the model of the index, in its order. By default the documents are encoded by the
+            base, or the teacher of the packs if that is another model.
         max_documents (`int`, defaults to 1000), max_queries (`int`, defaults to 300):
             Size of the random sample of documents, and number of queries made from it.
         seed (`int`, defaults to 0): Seed of the sample.
@@ -101,9 +102,9 @@ def strength_scores(
     translated = [dictionary.replace(sentence, lambda entries: entries[0][0]) for sentence in sentences]
     queries = [_draw_words(sentence, draws) for sentence in translated]
     if document_vectors is None:
-        base = LanguageReader(retriever.model, BASE, retriever.processor_of)
         own = [texts[position] for position in sample]
-        documents = encode_checked(base, base.processor, own, "document", batch_size, show_progress)
+        encoded = retriever.encode_documents(own, batch_size=batch_size, show_progress=show_progress)
+        documents = TokenVectors.from_list(encoded)
     else:
         documents = document_vectors.take(sample).to(torch.float32)
     scores = {}
