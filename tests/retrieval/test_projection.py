@@ -37,6 +37,8 @@ def test_small_vectors_are_projections_also_those_of_packs(tmp_path, projection_
         expected = [torch.nn.functional.normalize(vectors @ projection.T, dim=1) for vectors in own]
         for vectors, wanted in zip(small.encode_queries(QUERIES, language=language), expected, strict=True):
             assert torch.allclose(vectors, wanted, atol=1e-5)
+    small.learn_spelling(TEXTS)
+    assert not retriever.processor.known_words and not retriever.processor_of("sw").known_words
     assert all(map(torch.equal, retriever.encode_queries(QUERIES, language="sw"), before))
     small.save_pretrained(tmp_path / "small")
     assert OpticalModel.from_pretrained(tmp_path / "small").embedding_dim == 8

@@ -85,7 +85,10 @@ def reduce_dimension(
     with lock_of(retriever.model):
         small = copy.copy(retriever)
         small.model = copy.deepcopy(retriever.model)
-        small._processors, small._packs = dict(retriever._processors), dict(retriever._packs)
+        # Each retriever learns words of its own documents.
+        small.processor = copy.copy(retriever.processor)
+        small._processors = {code: copy.copy(own) for code, own in retriever._processors.items()}
+        small._packs = dict(retriever._packs)
     _project(small, fit_projection(vectors, dim))
     fingerprint = small.model.fingerprint()
     small._packs = {code: replace(pack, base_fingerprint=fingerprint) for code, pack in small._packs.items()}
