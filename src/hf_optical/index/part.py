@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -48,12 +47,11 @@ class Part:
 
     def __init__(self, folder: Path, deleted: Sequence[str]):
         self.folder, self.name, self.deleted = folder, folder.name, list(deleted)
-        # Arrow crashes the process if threads share a reader.
-        self._reading = threading.Lock()
         self.vectors = TokenVectors.open(folder / _VECTORS)
         try:
-            self._file = pq.ParquetFile(folder / _DOCUMENTS)
-            self.ids: list[str] = self._file.read(["id"])["id"].to_pylist()
+            with pq.ParquetFile(folder / _DOCUMENTS) as file:
+                self._metadata = file.metadata
+                self.ids: list[str] = file.read(["id"])["id"].to_pylist()
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise OSError(f"{folder / _DOCUMENTS} is damaged ({error}); build the index again") from error
         if len(self.ids) != len(self.vectors):
@@ -96,19 +94,24 @@ class Part:
 
     def documents(self) -> Iterator[IndexedDocument]:
         """Read all documents, deleted ones too."""
-        for batch in self._file.iter_batches(_ROW_GROUP):
-            yield from (_document(row) for row in batch.to_pylist())
+        with self._open() as file:
+            for batch in file.iter_batches(_ROW_GROUP):
+                yield from (_document(row) for row in batch.to_pylist())
 
     def document(self, key: str) -> IndexedDocument:
         """Read a document that is not deleted."""
         position = self.positions[key]
-        metadata = self._file.metadata
-        starts = [0, *accumulate(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))]
+        groups = range(self._metadata.num_row_groups)
+        starts = [0, *accumulate(self._metadata.row_group(i).num_rows for i in groups)]
         group = bisect_right(starts, position) - 1
-        with self._reading:
-            rows = self._file.read_row_group(group)
+        with self._open() as file:
+            rows = file.read_row_group(group)
         (row,) = rows.slice(position - starts[group], 1).to_pylist()
         return _document(row)
+
+    def _open(self) -> pq.ParquetFile:
+        """A reader of its own for each call: Arrow crashes the process if threads share one, and it holds a file."""
+        return pq.ParquetFile(self.folder / _DOCUMENTS, metadata=self._metadata)
 
 
 def _document(row: dict[str, Any]) -> IndexedDocument:
