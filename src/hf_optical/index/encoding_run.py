@@ -15,7 +15,8 @@ from ..retrieval import open_retriever
 from .encode_shard import ShardJob, encode_shard
 from .encoding_plan import EncodingPlan, complete_plan
 from .lance import LanceIndex
-from .lance_rows import open_dataset, read_settings, readable_errors
+from .lance_rows import dataset_uri, open_dataset, read_settings, readable_errors
+from .opening import check_engine
 from .run_records import RunRecords
 from .settings import IndexSettings
 from .shards import Columns, CorpusFile, Piece, find_files
@@ -82,7 +83,7 @@ def encode_corpus(
 
     Raises:
         DataError: If a file is missing or damaged, or two documents have the same id. Nothing has been encoded then.
-        FileExistsError: If there is a dataset, without `add`.
+        FileExistsError: If there is a dataset, without `add`, or an index of another engine.
         ValueError: If an unfinished run had other arguments, or another base encoded the dataset.
         ShardsFailed: If shards failed at every attempt. The message names their files and lines.
         OSError: If the storage cannot be reached, refuses the credentials or is full.
@@ -92,7 +93,9 @@ def encode_corpus(
     check_choice("dtype", dtype, LanceIndex.dtypes)
     check_number("batch_size", batch_size, at_least=1)
     import_optional("lance", "lance")
-    uri = os.fspath(output)
+    uri = dataset_uri(os.fspath(output))
+    if not add:
+        check_engine(uri, LanceIndex)
     name = None if model is None else os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
     retriever = open_retriever([name] if name else [])
     files = [CorpusFile(path, os.path.getsize(path), 0) for path in find_files(corpus)]

@@ -13,6 +13,8 @@ from .settings import IndexSettings
 
 # Name of an engine -> what its index is. The module is imported when it is used.
 ENGINES = ("exact", "lance", "qdrant")
+# What a folder holds -> its index.
+_ENTRIES = {INDEX_FILE: "RetrievalIndex", "_versions": "LanceIndex", "qdrant_index.json": "QdrantIndex"}
 
 
 def open_index(uri: str | os.PathLike) -> Index:
@@ -61,10 +63,20 @@ def create_index(
         DataError: If a document is invalid, or two have the same id.
     """
     kind = _engine_at(uri) if engine is None else _engine(engine)
+    check_engine(uri, kind)
     index = kind.create(uri, IndexSettings.of(retriever, dtype or kind.dtypes[0]))
     if documents is not None:
         index.add_documents(documents, retriever, **options)
     return index
+
+
+def check_engine(uri: str | os.PathLike, kind: type[Index]) -> None:
+    """Raise `FileExistsError` if a folder holds an index of another engine: one would hide the other."""
+    for entry, name in _ENTRIES.items():
+        if name != kind.__name__ and (Path(uri) / entry).exists():
+            raise FileExistsError(
+                f"{uri} already holds an index of another engine ({name}); add to it, or choose another folder"
+            )
 
 
 def _engine_at(uri: str | os.PathLike) -> type[Index]:
