@@ -25,7 +25,7 @@ from tiny import REPOSITORY, demo_pairs, tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.index import Index, create_index, open_index
-from hf_optical.serving import Limits, create_app
+from hf_optical.serving import Limits, create_app, serve
 
 
 LANGUAGES = ("ha", "yo", "sw")
@@ -285,6 +285,11 @@ def test_index_of_another_base_is_refused(index, tmp_path):
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5), device="cpu")
     with pytest.raises(ValueError, match="must be encoded on the base of the index"):
         create_app(other, index)
+
+
+def test_base_may_be_named_without_a_pack(folder, tiny, monkeypatch):
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: None)
+    serve(folder / "index", base_model=tiny)
 
 
 @pytest.mark.promise("Load and resources", "On a stop signal, a service answers the requests it has accepted.")

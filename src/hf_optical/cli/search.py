@@ -26,14 +26,16 @@ def main(argv: Sequence[str]) -> None:
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
         from ..index import open_index, search_documents
-        from ..retrieval import open_retriever
+        from ..retrieval import BASE, open_retriever
 
         index = open_index(args.index) if args.index else None
-        retriever = open_retriever(args.pack or ([] if index is None else [index.settings.base_model]), args.base)
+        named = args.pack or ([] if index is None or args.base else [index.settings.base_model])
+        retriever = open_retriever(named, args.base)
         language = args.language or retriever.language
         if index is not None:
             if counts := index.word_counts():
-                retriever.learn_spelling(counts, base=False)
+                # The base weighs words too, which it knows from the documents alone.
+                retriever.learn_spelling(counts, base=bool(args.weights) and language == BASE)
             rankings = retriever.search(
                 args.question, index, args.top_k, language=language, weights=args.weights, where=args.where
             )
@@ -89,7 +91,7 @@ def make_parser() -> Parser:
         metavar="PACK",
         help="folder or Hub id of a language pack, of several on one base, or of a model (default: the bare base)",
     )
-    group.add_argument("--base", metavar="BASE", help="folder or Hub id of the pack's base, if it has been moved")
+    group.add_argument("--base", metavar="BASE", help="folder or Hub id of the base, if it has been moved")
     group.add_argument(
         "--language", metavar="CODE", help='language of the questions, or "base" (default: that of the first pack)'
     )

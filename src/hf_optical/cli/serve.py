@@ -39,7 +39,7 @@ def make_parser() -> Parser:
         help="folders or Hub ids of packs of one base; questions that name no language are in the first one's "
         f"(default: the bare base). With a secret in the variable {TOKEN}, packs can be opened and closed later",
     )
-    parser.add_argument("--base", metavar="BASE", help="folder or Hub id of the packs' base, if it has been moved")
+    parser.add_argument("--base", metavar="BASE", help="folder or Hub id of the base, if it has been moved")
     group = parser.add_argument_group("server")
     group.add_argument("--host", default="127.0.0.1", help="address (default: 127.0.0.1; 0.0.0.0: all)")
     group.add_argument("--port", type=int, default=8000, metavar="N", help="port (default: 8000)")

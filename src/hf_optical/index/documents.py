@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..bitext.sources import check_keys, read_rows, read_text, source_name
 from ..errors import DataError
-from ..retrieval import OpticalRetriever
+from ..retrieval import BASE, OpticalRetriever
 from ..retrieval.weights import Weights
 
 
@@ -89,6 +89,11 @@ def read_documents(
         )
 
 
+def next_number(ids: Iterable[str]) -> int:
+    """Number of the next document without an id, after those of an index."""
+    return max((int(key) for key in ids if key.isdecimal()), default=-1) + 1
+
+
 def _rows(source: Any) -> Iterable[Any]:
     if isinstance(source, (str, os.PathLike)):
         corpus = [Path(source) / f"{_CORPUS}{ending}" for ending in ("", ".gz")] if os.path.isdir(source) else []
@@ -127,6 +132,7 @@ def search_documents(
         raise DataError("documents must not be empty")
     texts = [each.full_text for each in documents.values()]
     vectors = retriever.encode_documents(texts, show_progress=True)
-    retriever.learn_spelling(texts, base=False)
+    # The base weighs words too, which it knows from the documents alone.
+    retriever.learn_spelling(texts, base=weights is not None and (language or retriever.language) == BASE)
     rankings = retriever.search(list(queries), vectors, top_k, language=language, weights=weights)
     return [[(documents[hit.document], hit.score) for hit in hits] for hits in rankings]

@@ -19,17 +19,22 @@ def open_retriever(
 
     Args:
         packs (sequence of `str` or `os.PathLike`):
-            Folders or Hub ids of packs. The first may also be a model or a saved retriever. Without any, the default
-            base is opened.
+            Folders or Hub ids of packs. The first may also be a model or a saved retriever. Without any, the bare base
+            is opened.
         base_model (`str` or `os.PathLike`, *optional*):
-            Folder or Hub id of the base, in place of the one that the first pack names.
+            Folder or Hub id of the base, in place of the one that the first pack names, or of the default one.
 
     Raises:
         OSError: If a pack, a model or the base is not found.
-        ValueError: If the packs are of different bases, or two are of one language.
+        ValueError: If the packs are of different bases, two are of one language, or a name is empty.
     """
-    first, *others = packs or [DEFAULT_BASE]
-    retriever = OpticalRetriever.from_pretrained(first, base_model=base_model)
+    if "" in packs:
+        raise ValueError(
+            "a pack or model must have a name, got ''; if an index names its base so, that was not saved when it "
+            "encoded the documents: save it, and pass its folder"
+        )
+    first, *others = packs or [base_model or DEFAULT_BASE]
+    retriever = OpticalRetriever.from_pretrained(first, base_model=base_model if packs else None)
     for name in others:
         pack = LanguagePack.from_pretrained(name)
         retriever.add_language(pack.language, pack)

@@ -39,7 +39,8 @@ def serve(
         ValueError: If the packs and the index have different bases.
     """
     with open_index(index) as opened:
-        retriever = open_retriever(packs or [opened.settings.base_model], base_model)
+        named = packs or ([] if base_model else [opened.settings.base_model])
+        retriever = open_retriever(named, base_model)
         if counts := opened.word_counts():
             retriever.learn_spelling(counts, base=False)
         app = create_app(retriever, opened, limits=limits, token=token)
