@@ -36,6 +36,14 @@ def test_merged_rankings_are_those_of_one_exact_search(dataset, tiny, processes)
     assert found == expected
 
 
+def test_dataset_without_documents_finds_none(tiny, tmp_path):
+    (tmp_path / "corpus.csv").write_text("text\nRain.\n")
+    encode_corpus(tmp_path / "corpus.csv", tmp_path / "out", tiny, workers=Workers(processes=1))
+    open_dataset(str(tmp_path / "out")).delete("id = '0'")
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    assert retriever.search(QUERIES, BatchSearch(tmp_path / "out", Workers(processes=1))) == [[], [], []]
+
+
 def test_evaluation_with_an_index_gives_the_measures_of_vectors_in_memory(tiny, tmp_path):
     data = load_beir(DEMO / "retrieval")
     encode_corpus(DEMO / "retrieval" / "corpus.jsonl", tmp_path / "out", tiny, workers=Workers(processes=1))

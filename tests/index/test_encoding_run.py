@@ -62,13 +62,21 @@ def test_documents_without_ids_are_numbered_through_all_files(tiny, tmp_path):
     encode_corpus(tmp_path / "*.csv", tmp_path / "out", tiny, shards=2, workers=ONE)
     rows = open_dataset(str(tmp_path / "out")).to_table(columns=["id", "text", "year"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [("0", "Water.", ""), ("1", "Rain.", ""), ("2", "Rice.", "7")]
+    open_index(tmp_path / "out").delete(["0"])
+    encode_corpus(tmp_path / "b.csv", tmp_path / "out", tiny, workers=ONE, add=True)
+    assert ids_of(tmp_path / "out") == ["1", "2", "3"]
 
 
-def test_added_documents_follow_those_that_are_there(tiny, tmp_path):
+def test_added_documents_follow_those_that_are_there(tiny, tmp_path, monkeypatch):
     first, *others = write_corpus(tmp_path / "corpus")
     encode_corpus(first, tmp_path / "out", tiny, workers=ONE)
-    with pytest.raises(FileExistsError, match="already holds a dataset"):
-        encode_corpus(others, tmp_path / "out", tiny, workers=ONE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match=f"^{tmp_path}/out already holds a dataset"):
+        encode_corpus(others, "out", tiny, workers=ONE)
+    (tmp_path / "exact").mkdir()
+    (tmp_path / "exact" / "index.json").touch()
+    with pytest.raises(FileExistsError, match="already holds an index of another engine"):
+        encode_corpus(others, "exact", tiny, workers=ONE)
     encode_corpus(others, tmp_path / "out", tiny, workers=ONE, add=True)
     assert ids_of(tmp_path / "out") == ALL
     with pytest.raises(DataError, match=r"must be unique in an index, got 'a0' again in .*a\.jsonl\.gz, line 1"):

@@ -94,6 +94,9 @@ def test_condition_selects_documents(retriever, index):
 
 
 def test_later_columns_join_the_dataset(retriever, index):
+    LanceIndex.open(index.uri).add_documents(["Water."], retriever)
+    index.add_documents([{"text": "Fire."}], retriever)
+    index.delete(["0", "1"])  # which others added, and this one after them
     index.add_documents([{"_id": "d", "text": "Water.", "pages": 7}], retriever)
     assert index.document("d").columns == {"pages": 7}
     assert {hit.document for hit in retriever.search("rain", index, where="pages IS NULL")} == {"a", "b", "c"}
@@ -142,6 +145,7 @@ def test_trained_index_finds_true_scores_as_often_as_it_says(tmp_path, monkeypat
     trained = LanceIndex.create(tmp_path / "index", SETTINGS)
     trained.add(keys(500), corpus(500), [{"number": number} for number in range(500)])
     assert trained.build(recall=0.95, queries=corpus(20, seed=3), top_k=5) >= 0.95
+    assert trained.search([]) == []
     queries = corpus(40, seed=4)
     exact = search(queries, corpus(500), 5, document_ids=keys(500))
     found = trained.search(queries, 5)

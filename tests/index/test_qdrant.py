@@ -145,6 +145,7 @@ def test_other_conditions_are_refused(shared, retriever):
         ("lower(source) = 'news'", "must be the name of a column"),
         ("n IN (SELECT 1)", "not supported"),
         ("n = share", "must be a text, a number"),
+        ("n > -'a'", "must be a text, a number"),
     ):
         for index in shared:
             with pytest.raises(ValueError, match=f"^where must be a condition in SQL.*{reason}"):
@@ -153,6 +154,15 @@ def test_other_conditions_are_refused(shared, retriever):
 
 def test_adding_and_deleting(index, exact, retriever):
     index.delete(["d3", "d4"])
+    for call in (index.delete, index.documents):
+        with pytest.raises(TypeError, match="got one string"):
+            call("d3")
+    for number in ("0", "1"):  # documents without ids
+        index.add_documents(["Rain."], retriever)
+        assert number in index
+    index.delete(["0"])
+    index.add_documents(["Rain."], retriever)
+    index.delete(["1", "2"])
     index.add(["new", "empty"], [retriever.encode_documents(["Water flows."])[0], torch.empty(0, 32)], [{"n": 70}, {}])
     index = again(index)
     assert len(index) == 60 and "d3" not in index and "new" in index

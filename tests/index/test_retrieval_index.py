@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +14,8 @@ from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
-from hf_optical.index import RetrievalIndex, create_index, protocol
+from hf_optical.index import IndexedDocument, RetrievalIndex, create_index, protocol
+from hf_optical.index.conditions import MetadataTable
 from hf_optical.retrieval import search
 
 
@@ -105,7 +109,10 @@ def test_adding_and_deleting_leave_what_is_there(retriever, index):
             current.document("1")
     with pytest.raises(KeyError, match="'1'"):
         index.delete(["0", "1"])
-    assert "0" in index
+    for call in (index.delete, index.documents):
+        with pytest.raises(TypeError, match=r"got one string; pass \['02'\]"):
+            call("02")
+    assert "0" in index and "2" in index
     # A deleted document can be added in another version.
     index.add_documents([{"_id": "1", "text": "Fish swim."}], retriever)
     assert RetrievalIndex.open(index.folder).document("1").text == "Fish swim."
@@ -114,8 +121,9 @@ def test_adding_and_deleting_leave_what_is_there(retriever, index):
 def test_objects_see_what_others_added_before_they_add(retriever, index):
     other = RetrievalIndex.open(index.folder)
     other.add_documents([{"_id": "other", "text": "Water."}], retriever)
-    index.add_documents([{"_id": "own", "text": "Fire."}], retriever)
-    assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "own"]
+    other.add_documents(["Rain."], retriever)
+    index.add_documents(["Fire."], retriever)
+    assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "5", "6"]
 
 
 def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index):
@@ -138,10 +146,22 @@ def test_an_index_is_not_replaced_and_not_empty(retriever, index, tmp_path):
     with pytest.raises(FileExistsError, match="already holds an index"):
         create_index(index.folder, retriever, ["Water."])
     assert len(RetrievalIndex.open(index.folder)) == 5
+    for entry in ("_versions", "qdrant_index.json"):
+        (tmp_path / entry / entry).mkdir(parents=True)
+        with pytest.raises(FileExistsError, match="already holds an index of another engine"):
+            create_index(tmp_path / entry, retriever, engine="exact")
     with pytest.raises(DataError, match="must not be empty"):
         create_index(tmp_path / "new", retriever, [])
     with pytest.raises(FileNotFoundError, match="index.json"):
         RetrievalIndex.open(tmp_path / "new")
+
+
+def test_closed_and_open_indexes(index):
+    files = [os.path.realpath(file) for file in Path("/proc/self/fd").glob("*")]
+    assert str(index.folder / "part-00000" / "documents.parquet") not in files
+    index.close()
+    with pytest.raises(ValueError, match="the index is closed; open it again"):
+        index.search([torch.ones(1, 32)])
 
 
 def test_damaged_files_are_named(index):
@@ -209,6 +229,18 @@ def test_condition_selects_documents(retriever, tmp_path):
             found(wrong)
 
 
+def test_conditions_on_any_metadata():
+    columns = [{"year": 10**30, "rowid": 7, "Year": 1}, {"year": 5, "rowid": 8}]
+    documents = [IndexedDocument(str(number), "", "", own) for number, own in enumerate(columns)]
+    table = MetadataTable(documents * 1000, ["year", "rowid", "Year"])
+    assert table.matching("rowid = 8 AND year = 5")[:2] == [1, 3] and table.matching("YEAR > 6")[:2] == [0, 2]
+    with pytest.raises(ValueError, match="it takes more than 1 s"):
+        table.matching("(SELECT count(*) FROM documents a, documents b, documents c) > 0")
+    if sys.version_info >= (3, 12):
+        with pytest.raises(ValueError, match="yeer"):
+            table.matching('"yeer" = 5')
+
+
 def test_int8_vectors_lose_little(retriever, tmp_path):
     index = create_index(tmp_path / "index", retriever, DOCUMENTS, dtype="int8")
     assert index.parts[0].vectors.values.dtype == torch.int8
@@ -230,6 +262,7 @@ def test_vectors_are_added_without_a_model(retriever, index):
         (["x", "y"], vectors[:1], "one entry for each of the 2 ids"),
         (["w"], vectors[:1], "must be unique"),
         (["x", "x"], vectors, "must be unique"),
+        (["x", "y"], [vectors[0], vectors[1] * torch.nan], "must be finite numbers, got others in document 'y'"),
     ):
         with pytest.raises(ValueError, match=message):
             index.add(ids, given)

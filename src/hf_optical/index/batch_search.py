@@ -106,7 +106,7 @@ class BatchSearch:
                 if isinstance(result, TaskFailure):
                     raise OSError(f"fragment {fragments[position]} of {self.uri} cannot be searched: {result}")
                 parts[position] = result
-        return [_merge(own, top_k) for own in zip(*parts, strict=True)]
+        return [_merge(own, top_k) for own in zip(*parts, strict=True)] or [[] for _ in range(len(queries))]
 
 
 class _Job(NamedTuple):

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from ..errors import DataError, short_repr
+from .documents import next_number
 from .settings import IndexSettings
 from .shards import Columns, CorpusFile, Piece, count_rows, cut, find_ids, hash_id, merge_schemas, scan_file
 from .tasks import Pool, TaskFailure
@@ -114,7 +115,8 @@ def complete_plan(
         DataError: If a file is damaged, there are no documents, or an id is not unique.
     """
     counts = _read(pool, count_rows, None, [(file.path, 0) for file in plan.files], "Counting", show_progress)
-    first = 0 if existing is None else existing.count_rows()
+    known = pa.chunked_array([], pa.string()) if existing is None else existing.to_table(columns=["id"])["id"]
+    first = next_number(key.as_py() for key in known)
     starts = [first, *accumulate(counts, initial=first)][1:-1]
     files = [(file.path, start) for file, start in zip(plan.files, starts, strict=True)]
     if not sum(counts):
@@ -132,7 +134,7 @@ def complete_plan(
         places[key] = place
     schema = merge_schemas([schema for _, schema in scanned], "corpus")
     if existing is not None:
-        _check_new(pool, plan.columns, files, hashes, existing)
+        _check_new(pool, plan.columns, files, hashes, known)
         if set(schema) - set(existing.schema):
             fields = ", ".join(sorted(f"{field.name} ({field.type})" for field in set(schema) - set(existing.schema)))
             raise DataError(f"corpus must have columns that are in the index, got {fields}")
@@ -147,9 +149,8 @@ def complete_plan(
 
 
 def _check_new(
-    pool: Pool, columns: Columns, files: list[tuple[str, int]], hashes: np.ndarray, existing: lance.LanceDataset
+    pool: Pool, columns: Columns, files: list[tuple[str, int]], hashes: np.ndarray, known: pa.ChunkedArray
 ) -> None:
-    known = existing.to_table(columns=["id"])["id"]
     suspects = np.intersect1d(hashes, np.fromiter((hash_id(key.as_py()) for key in known), np.uint64))
     for key, place in chain(*_read(pool, find_ids, (columns, suspects), files if len(suspects) else [], "", False)):
         if pc.index(known, key).as_py() >= 0:

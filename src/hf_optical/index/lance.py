@@ -38,7 +38,7 @@ from .lance_rows import (
     where_errors,
 )
 from .partitions import TOKENS_PER_PARTITION, number_of_partitions, train_partitions
-from .protocol import Chunk, Index, check_unit
+from .protocol import Chunk, Index, check_unit, list_of_ids
 from .recall import Block, exact_hits, measured_recall
 from .settings import IndexSettings
 
@@ -116,7 +116,7 @@ class LanceIndex(Index):
         return self._dataset
 
     def delete(self, ids: Iterable[str]) -> None:
-        wanted = list(dict.fromkeys(ids))
+        wanted = list(dict.fromkeys(list_of_ids(ids)))
         self._refresh()
         missing = set(wanted) - self._present(wanted)
         if missing:
@@ -201,7 +201,7 @@ class LanceIndex(Index):
         """
         queries = self._queries(query_vectors, top_k)
         check_unit(queries, "Lance")
-        if self._dataset is None:
+        if self._dataset is None or not len(queries):
             return [[] for _ in range(len(queries))]
         if where is not None:
             with where_errors(where, self.uri):
@@ -215,6 +215,7 @@ class LanceIndex(Index):
             return list(tqdm(found, "Searching", len(queries), unit="query", disable=not show_progress))
 
     def documents(self, ids: Sequence[str]) -> list[IndexedDocument]:
+        ids = list_of_ids(ids)
         found: dict[str, IndexedDocument] = {}
         columns = [name for name in self.dataset.schema.names if name != VECTORS] if self._dataset else []
         for start in range(0, len(ids) if columns else 0, _IDS):
@@ -240,6 +241,7 @@ class LanceIndex(Index):
             return self.dataset.count_rows()
 
     def close(self) -> None:
+        super().close()
         self._dataset, self._trained = None, False
 
     def _add(self, chunks: Iterator[Chunk]) -> None:
@@ -288,10 +290,6 @@ class LanceIndex(Index):
             for batch in batches:
                 if len(batch):
                     yield batch["id"].to_pylist(), read_vectors(batch[VECTORS])
-
-    def _first_number(self) -> int:
-        numbers = [int(key) for key in self.ids if key.isdecimal()]
-        return max(numbers, default=-1) + 1
 
     def _search_one(self, query: Tensor, top_k: int, where: str | None) -> list[Hit]:
         """Find documents by their nearest tokens, and score the best of them."""

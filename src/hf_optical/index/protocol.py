@@ -18,7 +18,7 @@ from ..errors import DataError, short_repr
 from ..model import OpticalModel
 from ..retrieval import Hit, OpticalRetriever, TokenVectors
 from ..retrieval.vectors import as_token_vectors
-from .documents import IndexedDocument, read_documents
+from .documents import IndexedDocument, next_number, read_documents
 from .recall import Block, exact_hits, measured_recall
 from .settings import IndexSettings
 
@@ -45,6 +45,7 @@ class Index(ABC):
 
     def __init__(self, uri: str, settings: IndexSettings):
         self.uri, self.settings = uri, settings
+        self._closed = False
         # A fingerprint takes seconds for a large model, so each model is checked once.
         self._checked: weakref.WeakSet[OpticalModel] = weakref.WeakSet()
 
@@ -92,9 +93,9 @@ class Index(ABC):
 
         Raises:
             ValueError: If the vectors have another dimension, or the numbers of ids, vectors and metadata differ.
-            DataError: If an id occurs twice or is already in the index.
+            DataError: If an id occurs twice or is already in the index, or a vector is not finite.
         """
-        ids, packed = list(ids), as_token_vectors(vectors)
+        ids, packed = list_of_ids(ids), as_token_vectors(vectors)
         rows = [{}] * len(ids) if metadata is None else metadata
         check_length("vectors", packed, len(ids), "ids")
         check_length("metadata", rows, len(ids), "ids")
@@ -123,7 +124,9 @@ class Index(ABC):
         added.
 
         Args:
-            documents: Texts, dictionaries, or a file, as in [`read_documents`].
+            documents:
+                Texts, dictionaries, or a file, as in [`read_documents`]. Those without an id get numbers above all
+                numbers in the index.
             retriever ([`OpticalRetriever`]):
                 Its base encodes the documents, or the teacher of its packs if that is another model.
             batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
@@ -135,9 +138,10 @@ class Index(ABC):
         """
         retriever = retriever.indexer
         self.check_base(retriever.model)
-        read = read_documents(documents, first_number=self._first_number(), **columns)
 
         def encoded() -> Iterator[Chunk]:
+            # Read by `_add`, which has seen by then what other processes have added.
+            read = read_documents(documents, first_number=next_number(self.ids), **columns)
             while chunk := list(islice(read, CHUNK)):
                 texts = [document.full_text for document in chunk]
                 found = retriever.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)
@@ -267,8 +271,9 @@ class Index(ABC):
         """How often words occur in the documents, for [`~OpticalRetriever.learn_spelling`]; none if not counted."""
         return {}
 
-    def close(self) -> None:  # noqa: B027 most engines have nothing to release
-        """Release files and connections."""
+    def close(self) -> None:
+        """Release files and connections. A search then raises `ValueError`."""
+        self._closed = True
 
     def __enter__(self) -> Self:
         return self
@@ -307,7 +312,11 @@ class Index(ABC):
 
     @abstractmethod
     def _add(self, chunks: Iterator[Chunk]) -> None:
-        """Store documents, all or none. The chunks are checked, but for ids that the index holds: `_check_new`."""
+        """
+        Store documents, all or none. The chunks are checked, but for ids that the index holds: `_check_new`.
+
+        They are made while they are read, and must be read when no other process can add documents.
+        """
 
     @abstractmethod
     def _present(self, ids: Sequence[str]) -> set[str]:
@@ -316,10 +325,6 @@ class Index(ABC):
     @abstractmethod
     def _blocks(self) -> Iterator[Block]:
         """All documents, some at a time: their ids and their vectors, to be scored exactly."""
-
-    def _first_number(self) -> int:
-        """Number of the next document without an id."""
-        return len(self)
 
     def _check_new(self, ids: Sequence[str]) -> None:
         """Raise `DataError` if one of `ids` is in the index."""
@@ -330,6 +335,11 @@ class Index(ABC):
         seen: set[str] = set()
         for documents, vectors in chunks:
             check_shape("vectors", vectors.values, ("tokens", self.settings.dim), "encode with the base of the index")
+            wrong = ~vectors.values.isfinite().all(1)
+            if wrong.any():
+                row = int(wrong.nonzero()[0])
+                key = documents[int(torch.searchsorted(vectors.offsets, row, right=True)) - 1].id
+                raise DataError(f"vectors must be finite numbers, got others in document {short_repr(key)}")
             for document in documents:
                 if document.id in seen:
                     raise DataError(f"document ids must be unique in an index, got {short_repr(document.id)} again")
@@ -339,7 +349,9 @@ class Index(ABC):
             raise DataError("documents must not be empty")
 
     def _queries(self, query_vectors: TokenVectors | Sequence[Tensor] | Tensor, top_k: int) -> TokenVectors:
-        """Check the arguments of a search. The queries are in float32."""
+        """Check the arguments of a search, and that the index is open. The queries are in float32."""
+        if self._closed:
+            raise ValueError("the index is closed; open it again")
         check_number("top_k", top_k, at_least=1)
         if len(query_vectors) == 0:
             return TokenVectors(torch.empty(0, self.settings.dim), torch.empty(0))
@@ -352,6 +364,18 @@ class Index(ABC):
     @classmethod
     def _check_dtype(cls, dtype: str) -> None:
         check_choice("dtype", dtype, cls.dtypes, f"these are the data types of {cls.__name__}")
+
+
+def list_of_ids(ids: Iterable[str]) -> list[str]:
+    """
+    The ids as a list.
+
+    Raises:
+        TypeError: If they are a single string, whose letters would be taken for ids.
+    """
+    if isinstance(ids, str):
+        raise TypeError(f"ids must be a list of ids, got one string; pass [{short_repr(ids)}]")
+    return list(ids)
 
 
 def check_unit(queries: TokenVectors, engine: str) -> None:

@@ -15,7 +15,7 @@ from ..errors import DataError, short_repr
 from ..retrieval import Hit, TokenVectors
 from .documents import IndexedDocument
 from .muvera import Muvera
-from .protocol import Chunk, Index, IndexSettings
+from .protocol import Chunk, Index, IndexSettings, list_of_ids
 from .qdrant_collections import Collection, Point, collection_at
 from .qdrant_filter import payload_key, qdrant_filter
 from .recall import Block, exact_hits, measured_recall
@@ -100,7 +100,7 @@ class QdrantIndex(Index):
 
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents. Raises `KeyError` if an id is not in the index; then nothing is deleted."""
-        keys = {_key(each): each for each in ids}
+        keys = {_key(each): each for each in list_of_ids(ids)}
         missing = [keys[key] for key in keys.keys() - self._payloads(list(keys)).keys()]
         if missing:
             raise KeyError(f"there is no document {short_repr(missing[0])} in the index at {self.uri}")
@@ -167,6 +167,7 @@ class QdrantIndex(Index):
 
     def documents(self, ids: Sequence[str]) -> list[IndexedDocument]:
         """Read documents, in the order of `ids`. Raises `KeyError` if an id is not in the index."""
+        ids = list_of_ids(ids)
         found = self._payloads([_key(each) for each in ids])
         for each in ids:
             if _key(each) not in found:
@@ -184,6 +185,7 @@ class QdrantIndex(Index):
         return self._collection.count() if self._created else 0
 
     def close(self) -> None:
+        super().close()
         self._collection.close()
 
     def _add(self, chunks: Iterator[Chunk]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -118,8 +117,8 @@ def _column(node: Any, columns: Mapping[str, str]) -> str:
 def _value(node: Any) -> str | float | bool:
     if isinstance(node, exp.Boolean):
         return node.this
-    if isinstance(node, exp.Neg):
-        return operator.neg(_value(node.this))  # type: ignore[arg-type]
+    if isinstance(node, exp.Neg) and not isinstance(value := _value(node.this), str):
+        return -value
     if isinstance(node, exp.Literal):
         return node.this if node.is_string else float(node.this)
     raise ValueError(f"{node.sql()} must be a text, a number, TRUE or FALSE")

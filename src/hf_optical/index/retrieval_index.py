@@ -21,7 +21,7 @@ from ..storage.staging import recover, staged_directory
 from .conditions import MetadataTable
 from .documents import IndexedDocument
 from .part import Part, write_part
-from .protocol import Chunk, Index
+from .protocol import Chunk, Index, list_of_ids
 from .recall import Block
 from .settings import IndexSettings
 
@@ -100,6 +100,7 @@ class RetrievalIndex(Index):
         Raises:
             KeyError: If an id is not in the index. Then nothing is deleted.
         """
+        ids = list_of_ids(ids)
         with self._writing() as staged:
             deleted = {part.name: part.deleted.copy() for part in self.parts}
             for key in dict.fromkeys(ids):
@@ -143,7 +144,7 @@ class RetrievalIndex(Index):
 
     def documents(self, ids: Sequence[str]) -> list[IndexedDocument]:
         """Read documents, in the order of `ids`. Raises `KeyError` if an id is not in the index."""
-        return [self._part_of(key).document(key) for key in ids]
+        return [self._part_of(key).document(key) for key in list_of_ids(ids)]
 
     def word_counts(self) -> dict[str, int]:
         """How often words occur in the documents: 50,000 words of each part at most."""
@@ -162,6 +163,7 @@ class RetrievalIndex(Index):
 
     def close(self) -> None:
         """Release the files of the index."""
+        super().close()
         self.parts = []
         self._forget_metadata()
 
@@ -182,9 +184,6 @@ class RetrievalIndex(Index):
         for part in self.parts:
             yield from part.blocks()
 
-    def _first_number(self) -> int:
-        return sum(len(part.ids) for part in self.parts)
-
     def _part_of(self, key: str) -> Part:
         for part in self.parts:
             if key in part.positions:
@@ -199,9 +198,9 @@ class RetrievalIndex(Index):
             names = dict.fromkeys(name for part in self.parts for each in part.documents() for name in each.columns)
             everything = (document for part in self.parts for document in part.documents())
             self._metadata = MetadataTable(everything, list(names))
-        found = torch.zeros(self._first_number(), dtype=torch.bool)
-        found[self._metadata.matching(where)] = True
         counts = [len(part.ids) for part in self.parts]
+        found = torch.zeros(sum(counts), dtype=torch.bool)
+        found[self._metadata.matching(where)] = True
         return {part.name: own for part, own in zip(self.parts, found.split(counts), strict=True)}
 
     def _forget_metadata(self) -> None:
