@@ -105,12 +105,16 @@ def test_module_is_the_command(monkeypatch, capsys):
             ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--text_column", "body"],
             "no column 'body'.*`?--text_column",
         ),
-        (
-            ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--weights", "idf"],
-            "learn_spelling",
-        ),
         (["index", "--output", "{}/index"], "--corpus, --delete or --recall"),
+        (["index", "--output", "{}/index", "--corpus", "x.csv", "--delete", "a"], "--delete .*needs --add"),
+        (["index", "--output", "{}/index", "--corpus", "x.csv", "--add", "--dtype", "int8"], "--dtype is for a new"),
+        (
+            ["index", "--output", "{}/index", "--corpus", "x.csv", "--add", "--engine", "lance"],
+            "--engine is for a new",
+        ),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
+        (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base", "--documents", "9"], "--documents needs a name"),
+        (["evaluate", "--pack", "{}/pack", "--benchmark", "afriqa", "--corpus", "x"], "--corpus needs a folder"),
         (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
         (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
         (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),
@@ -150,6 +154,12 @@ def test_index_search_and_delete(folder, tmp_path, capsys):
     main(["search", "fish swim", "--index", str(index)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "fish swim" and " c " in lines[1] and "Fish swim." in lines[1]
+    # Or the one that is named, which knows the words of the documents.
+    main(["search", "fish swim", "--index", str(index), "--base", f"{folder}/base", "--weights", "idf"])
+    assert "Fish swim." in capsys.readouterr().out
+    file = index / "index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model": ""}))
+    assert "that was not saved when it" in failure(capsys, "search", "fish", "--index", index)
     tiny_checkpoint(tmp_path / "other", seed=7)
     assert "on the base of the index" in failure(
         capsys, "search", "fish", "--index", index, "--pack", tmp_path / "other"
@@ -172,6 +182,8 @@ def test_other_engines_are_built_and_searched(folder, tmp_path, capsys):
 def test_search_in_a_file_keeps_its_columns(folder, capsys):
     main(["search", "rain", "--corpus", f"{folder}/documents.csv", "--pack", f"{folder}/pack", "--json"])
     (hit, _) = json.loads(capsys.readouterr().out)["hits"]
+    main(["search", "rain", "--corpus", f"{folder}/documents.csv", "--base", f"{folder}/base", "--weights", "idf"])
+    assert "It fell all night." in capsys.readouterr().out
     assert hit.keys() == {"id", "title", "text", "columns", "score"} and hit["columns"]["source"] in ("news", "book")
 
 

@@ -20,6 +20,11 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.ray and not args.index:
         parser.error("--ray searches an index; pass --index")
+    is_folder = Path(args.benchmark).is_dir()
+    for option in ("documents", "query_language", "document_language") if is_folder else ("corpus",):
+        if getattr(args, option) is not None:
+            place = "a name" if is_folder else "a folder in BEIR layout"
+            parser.error(f"--{option} needs {place} as --benchmark; leave it out")
     with parser.input_errors():
         from ..evaluation import load_beir, load_benchmark
         from ..retrieval import BASE, open_retriever
@@ -29,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
         retriever = open_retriever([args.pack], args.base)
         language = args.language or retriever.language
         options = {"documents": args.documents, "document_language": args.document_language}
-        if Path(args.benchmark).is_dir():
+        if is_folder:
             dataset = load_beir(args.benchmark, args.split or "test", args.corpus)
         else:
             # The languages of a benchmark have the codes of packs; the base alone has none.

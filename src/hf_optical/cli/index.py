@@ -19,13 +19,18 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if not (args.corpus or args.delete or args.recall):
         parser.error("pass --corpus, --delete or --recall")
+    new = args.corpus is not None and not args.add
+    if new and args.delete:
+        parser.error("--delete with --corpus needs --add, since a new index has nothing to delete")
+    for option in ("engine", "dtype"):
+        if getattr(args, option) and not new:
+            parser.error(f"--{option} is for a new index; leave it out")
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     options = {"batch_size": args.batch_size, "show_progress": True, **columns}
     with parser.input_errors():
         from ..index import RetrievalIndex, create_index, open_index
         from ..retrieval import open_retriever
 
-        new = args.corpus is not None and not args.add
         if new:
             retriever = open_retriever([args.model] if args.model else [])
             index = create_index(args.output, retriever, args.corpus, engine=args.engine, dtype=args.dtype, **options)
