@@ -5,6 +5,8 @@ import torch
 from datasets import Dataset
 
 from hf_optical import OTDistillationConfig
+from hf_optical.errors import DataError
+from hf_optical.training.data import DataArguments, load_training_data
 from hf_optical.training.setup import by_language, pairs_by_language
 
 
@@ -98,3 +100,9 @@ def test_token_weights_are_counted_for_each_language(make_two, make_trainer, two
         assert together.keys() == two.keys() and alone.keys() == {language}
         for weights, expected in zip(together[language], alone[language], strict=True):
             assert torch.equal(weights, expected)
+
+
+def test_two_sources_of_sentence_pairs_are_refused():
+    data = DataArguments(train_file=["pairs.jsonl"], dataset_name=["some/pairs"])
+    with pytest.raises(DataError, match="--train_file and --dataset_name must not be passed together; leave one"):
+        load_training_data(data, make("sw"))

@@ -130,6 +130,8 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         )
     if (data.student_column is None) != (data.teacher_column is None):
         raise DataError("--student_column and --teacher_column must be passed together")
+    if data.train_file and data.dataset_name:
+        raise DataError("--train_file and --dataset_name must not be passed together; leave one of them out")
     sources = for_each(args.languages, "train_file", data.train_file or data.dataset_name)
     if None in sources.values():
         if args.dictionary is None:
