@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny import DEMO, tiny_checkpoint
 
 from hf_optical import LanguagePack, OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
 from hf_optical.index import create_index
 from hf_optical.retrieval import reduce_dimension
 from hf_optical.training.evaluation import evaluate_retriever
+from hf_optical.training.projection import _sentences
 
 
 QUERIES = ["Malaria huenezwa na nini?", "Kahawa inauzwa wapi?"]
@@ -187,3 +189,9 @@ def test_evaluation_searches_the_index_of_the_teacher(project, tmp_path):
     retriever = OpticalRetriever.from_pretrained(tmp_path / "run", device="cpu")
     results = evaluate_retriever(retriever, load_beir(DEMO / "retrieval"), "sw")
     assert {"trained", "zero_shot", "ceiling"} <= results["measures"]["map"].keys()
+
+
+def test_sentences_are_of_all_languages_alike():
+    rows = {code: [{"translation": {"en": f"{code} {i}"}} for i in range(5000)] for code in ("sw", "lo")}
+    texts = _sentences({code: Dataset.from_list(own) for code, own in rows.items()}, "en")
+    assert len(texts) == 5500 and sum(text.startswith("lo") for text in texts) == 2750

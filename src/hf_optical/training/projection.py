@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
 
+import numpy as np
 from datasets import Dataset
 
 from ..bitext.loading import iter_sentences, sample_evenly
@@ -90,5 +90,7 @@ def project_student(
 def _sentences(pairs: dict[str, Dataset], teacher_language: str) -> list[str]:
     """English sentences of all languages, evenly spaced and without duplicates."""
     found = [iter_sentences(sample_evenly(own, _SENTENCES), teacher_language) for own in pairs.values()]
-    texts = dict.fromkeys(text for own in found for text in own if text.strip())
-    return [*islice(texts, 0, None, max(1, len(texts) // _SENTENCES))][:_SENTENCES]
+    texts = [*dict.fromkeys(text for own in found for text in own if text.strip())]
+    if len(texts) > _SENTENCES:
+        texts = [texts[i] for i in np.linspace(0, len(texts) - 1, _SENTENCES).astype(np.int64)]
+    return texts
