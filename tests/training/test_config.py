@@ -33,6 +33,11 @@ def test_languages_and_packs():
     assert make(language=["ha", "yo"], ddp_find_unused_parameters=False).ddp_find_unused_parameters is False
 
 
+def test_data_seed_may_be_zero():
+    seeds = [make(seed=5, **own).sampling_seed for own in ({}, {"data_seed": 0}, {"data_seed": 7})]
+    assert seeds == [5, 0, 7]
+
+
 def test_one_dictionary_needs_no_list():
     assert make(dictionary="words.tsv").dictionary_files == {"ha": ["words.tsv"]}
 

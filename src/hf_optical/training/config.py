@@ -304,6 +304,11 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         return [self.language] if isinstance(self.language, str) else list(self.language or ())
 
     @property
+    def sampling_seed(self) -> int:
+        """The seed by which sentence pairs are drawn and held out: `data_seed`, or `seed` if it is not set."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def dictionary_files(self) -> dict[str, list[str]]:
         """Language -> its dictionaries; empty without any."""
         files = self.dictionary or []

@@ -148,7 +148,7 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         if validation_files[language] is not None:
             validation, _ = _pairs(data, args, language, validation_files[language], "validation")
         else:
-            pairs, validation = hold_out(pairs, args.data_seed or args.seed)
+            pairs, validation = hold_out(pairs, args.sampling_seed)
         loaded.train[language], loaded.validation[language] = pairs, validation
         for name, count in vars(counts).items():
             loaded.counts[f"pairs_{name}"] = loaded.counts.get(f"pairs_{name}", 0) + count

@@ -25,7 +25,7 @@ class PairLoadingTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         # Trainer has no sampler by language, and its sampler by length depends on the global random state.
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        seed = self.args.sampling_seed
         if len(self.args.languages) == 1:
             sampler = super()._get_train_sampler(train_dataset)
             if isinstance(sampler, LengthGroupedSampler):
