@@ -35,11 +35,12 @@ def test_details_of_languages_that_share_a_pack_are_merged(make_record):
     assert details["settings"]["sampling_temperature"] == 1.0 and details["languages"] == ["sw", "lo"]
     assert details["steps"] == 7
     assert record.card_details(["lo"], 7)["notes"] == ["free"]
-    for license, both in ((None, {}), ("cc0-1.0", {"bitext_license": "cc-by-4.0, cc0-1.0"})):
-        record.details["sw"]["bitext_license"] = "cc-by-4.0"
-        record.details["lo"] |= {"bitext_license": license} if license else {}
+    names = ("bitext_license", "monolingual_license")
+    for license, both in ((None, {}), ("cc0-1.0", dict.fromkeys(names, "cc-by-4.0, cc0-1.0"))):
+        record.details["sw"] |= dict.fromkeys(names, "cc-by-4.0")
+        record.details["lo"] |= dict.fromkeys(names, license) if license else {}
         found = record.card_details(["sw", "lo"], 7)
-        assert {name: found[name] for name in ("bitext_license",) if name in found} == both
+        assert {name: found[name] for name in names if name in found} == both
     assert "pairs" not in make_record().card_details(["lo"], 7)
 
 

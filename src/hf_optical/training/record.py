@@ -31,7 +31,7 @@ _AFTER_SCRIPT = (
     r" (?:SMALL|CAPITAL|LETTER|SYLLABLE|SYLLABICS|CHARACTER|IDEOGRAPH|UNIFIED|COMPATIBILITY|LIGATURE|VOWEL)"
 )
 # Known for some languages only, these would be taken to hold for all.
-_FOR_ALL = ("license", "bitext_license", "dictionary_license", "english_license")
+_FOR_ALL = ("license", "bitext_license", "dictionary_license", "english_license", "monolingual_license")
 
 
 class RunRecord:
