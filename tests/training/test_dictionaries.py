@@ -101,3 +101,9 @@ def test_settings_of_the_caller_are_not_changed(make_trainer, dictionary, pairs)
         make_trainer(Keeps, **options)
     for before, after, own in settings:
         assert before == after != own
+
+
+def test_one_entry_is_not_held_out(make_trainer, tmp_path):
+    (tmp_path / "one.txt").write_text("mkoko\twater\n", encoding="utf-8")
+    trainer = make_trainer(dictionary=[str(tmp_path / "one.txt")], train_dataset=None, eval_dataset=None)
+    assert len(trainer.train_dataset) == 1 and trainer.eval_dataset is None

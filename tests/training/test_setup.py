@@ -106,3 +106,10 @@ def test_two_sources_of_sentence_pairs_are_refused():
     data = DataArguments(train_file=["pairs.jsonl"], dataset_name=["some/pairs"])
     with pytest.raises(DataError, match="--train_file and --dataset_name must not be passed together; leave one"):
         load_training_data(data, make("sw"))
+
+
+def test_one_sentence_pair_cannot_be_held_out(pairs, tmp_path):
+    pairs.select(range(1)).to_json(tmp_path / "one.jsonl", force_ascii=False)
+    data = DataArguments(train_file=[str(tmp_path / "one.jsonl")])
+    with pytest.raises(DataError, match="only one sentence pair for 'sw'.*; pass more, or --validation_file"):
+        load_training_data(data, make("sw"))

@@ -149,6 +149,11 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
             validation, _ = _pairs(data, args, language, validation_files[language], "validation")
         else:
             pairs, validation = hold_out(pairs, args.sampling_seed)
+            if not len(validation):
+                raise DataError(
+                    f"there is only one sentence pair for {language!r}, of which none can be held out; pass more, or "
+                    "--validation_file"
+                )
         loaded.train[language], loaded.validation[language] = pairs, validation
         for name, count in vars(counts).items():
             loaded.counts[f"pairs_{name}"] = loaded.counts.get(f"pairs_{name}", 0) + count
@@ -216,7 +221,9 @@ def _pairs(
 
 
 def hold_out(pairs: Dataset, seed: int) -> tuple[Dataset, Dataset]:
-    """Split off 5 % of the pairs for evaluation, at least one and at most 500."""
+    """Split off 5 % of the pairs for evaluation, at least one and at most 500; none of a single pair."""
+    if len(pairs) < 2:
+        return pairs, pairs.select([])
     split = pairs.train_test_split(test_size=min(500, max(1, len(pairs) // 20)), seed=seed)
     return split["train"], split["test"]
 

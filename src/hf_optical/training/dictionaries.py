@@ -57,7 +57,9 @@ def make_pairs(
             rows = [{args.teacher_language: english, language: word} for word, english in own]
             lengths = [sum(map(len, row.values())) for row in rows]
             pairs = Dataset.from_dict({"translation": rows, "index": range(len(rows)), "length": lengths})
-        train[language], held_out[language] = hold_out(pairs, args.sampling_seed)
+        train[language], rest = hold_out(pairs, args.sampling_seed)
+        if len(rest):
+            held_out[language] = rest
     if not sentences:
         logger.warning(
             "There is no text to train on, so the new words are not trained; pass --english_file, or --eval_dir with "
