@@ -115,7 +115,7 @@ def test_invalid_yaml_raises_an_error(tmp_path):
     with pytest.raises(DataError, match="cannot read the study"):
         load_study(tmp_path / "nowhere.yaml")
     (tmp_path / "twice.yaml").write_text("seeds: [1, 2]\nname: x\nseeds: [7]", encoding="utf-8")
-    with pytest.raises(DataError, match="line 1: the key 'seeds' is given twice"):
+    with pytest.raises(DataError, match="line 1: the key 'seeds' is given twice; leave one out"):
         load_study(tmp_path / "twice.yaml")
     (tmp_path / "code.yaml").write_text("name: !!python/object/apply:os.getcwd []", encoding="utf-8")
     with pytest.raises(DataError, match="is not YAML"):

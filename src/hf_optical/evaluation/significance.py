@@ -191,7 +191,9 @@ def _mean_of_drawn_runs(means: np.ndarray, generator: np.random.Generator) -> np
 
 def _in_order(values: Group, like: Group) -> np.ndarray:
     """The values of a run, in the order of the queries of another."""
-    return _array([values[query] for query in like] if isinstance(values, Mapping) else values)
+    if isinstance(values, Mapping):
+        return _array([values[query] for query in cast(Mapping[str, float], like)])
+    return _array(values)
 
 
 def bootstrap_interval(

@@ -227,7 +227,7 @@ class _Loader(yaml.SafeLoader):
         if len(mapping) < len(node.value):
             keys = [key.value for key, _ in node.value]
             twice = next(key for place, key in enumerate(keys) if key in keys[:place])
-            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is given twice")
+            raise ValueError(f"line {node.start_mark.line + 1}: the key {twice!r} is given twice; leave one out")
         return mapping
 
     def number(self, node: yaml.ScalarNode) -> int | float | str:

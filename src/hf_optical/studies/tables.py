@@ -343,7 +343,9 @@ def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
     # Corrected p-values cannot be below comparisons / permutations, which this keeps far from 5 %.
     permutations = max(10_000, 400 * sum(math.comb(len(rows), 2) for *_, rows in groups))
     tested = [
-        Tested(*place, result) for *place, rows in groups for result in _compare_rows(rows, measure, permutations)
+        Tested(test, corpus, column, result)
+        for test, corpus, column, rows in groups
+        for result in _compare_rows(rows, measure, permutations)
     ]
     corrected = correct_together([each.result for each in tested])
     return [replace(each, result=result) for each, result in zip(tested, corrected, strict=True)]
@@ -351,7 +353,9 @@ def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
 
 def _compare_rows(rows: Table, measure: str, permutations: int) -> list[Comparison]:
     """Compare methods in the languages of a column, over training runs too if any has several."""
-    values = {method: {code: cell.values[measure] for code, cell in row.items()} for method, row in rows.items()}
+    values: dict[str, dict[str, Mapping[str, float]]] = {
+        method: {code: cell.values[measure] for code, cell in row.items()} for method, row in rows.items()
+    }
     runs = {method: runs_of(row, measure) or [values[method]] for method, row in rows.items()}
     several = any(len(own) > 1 for own in runs.values())
     return compare_systems(values, runs=runs if several else None, permutations=permutations)

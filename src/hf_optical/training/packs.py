@@ -90,7 +90,7 @@ class PackMaker:
         for pack, members in args.packs.items():
             # The initial weights of a pack must not depend on the other packs.
             set_seed(args.seed)
-            words = self._learn_words(pack, members, pairs) if args.new_words else None
+            words = self._learn_words(pack, members, pairs, args.new_words) if args.new_words else None
             if words is not None:
                 processors |= dict.fromkeys(members, words.processor)
             by_default = STRENGTH_IF_READ if words is not None and words.base_reads else 1.0
@@ -100,13 +100,13 @@ class PackMaker:
             make_trainable(self.model, list(args.packs))
         return processors, strengths
 
-    def _learn_words(self, pack: str, members: list[str], pairs: Mapping[str, Dataset]) -> _Words:
+    def _learn_words(self, pack: str, members: list[str], pairs: Mapping[str, Dataset], most: int) -> _Words:
         args, model, processor = self.args, self.model, self.processor
         if not pairs and not self.entries:
             reason = "since words are learned from train_dataset or a dictionary; pass one"
-            check_choice("new_words", args.new_words, [0], reason)
+            check_choice("new_words", most, [0], reason)
         own = _pairs_of_pack(pairs, pack, members, args.teacher_language) if pairs else None
-        vocabulary, base_reads = self._choose_words(pack, members, own)
+        vocabulary, base_reads = self._choose_words(pack, members, own, most)
         vocabulary.rules = WORD_RULES if base_reads else REPLACING
         if self.entries and not vocabulary.tokens:
             logger.warning("The base knows every word of %s already; no words are added.", pack)
@@ -117,15 +117,15 @@ class PackMaker:
             if args.rows_from_text:
                 without_row = [*frequent, *(known["translations"] if known else ())]
                 vocabulary = learn_from_text(
-                    *(model, processor, vocabulary, texts, without_row), max_words=args.new_words, seed=args.seed
+                    *(model, processor, vocabulary, texts, without_row), max_words=most, seed=args.seed
                 )
             known = add_counts(known, count_known(processor, texts))
         if self.relative is not None:
-            vocabulary = share_words(vocabulary, self.relative, processor.tokenizer, frequent, args.new_words)
+            vocabulary = share_words(vocabulary, self.relative, processor.tokenizer, frequent, most)
         extended = extend_processor(processor, vocabulary.tokens, vocabulary.rules, known)
         return _Words(vocabulary, extended, base_reads)
 
-    def _choose_words(self, pack: str, members: list[str], pairs: Dataset | None) -> WordChoice:
+    def _choose_words(self, pack: str, members: list[str], pairs: Dataset | None, most: int) -> WordChoice:
         """Learn the new words of a pack if the base needs them; one process finds that out for all."""
         args, device = self.args, self.args.device
         learn = partial(
@@ -135,7 +135,7 @@ class PackMaker:
             language=pack,
             teacher_language=args.teacher_language,
             entries=[entry for language in members for entry in self.entries.get(language, ())],
-            max_words=args.new_words,
+            max_words=most,
         )
         if pairs is None or not args.choose_words:
             return WordChoice(learn(pairs), base_reads=False)
