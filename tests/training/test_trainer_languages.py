@@ -257,7 +257,9 @@ def test_report_has_the_only_language_with_evaluation_data(make_two, evaluators,
 
 def test_evaluators_also_run_for_languages_without_sentence_pairs(make_two, evaluators, two_held_out):
     every = make_two(retrieval_evaluator=evaluators).evaluate()
+    alone = make_two(retrieval_evaluator=evaluators, eval_dataset=None).evaluate()
     found = make_two(retrieval_evaluator=evaluators, eval_dataset={"sw": two_held_out["sw"]}).evaluate()
+    assert alone["eval_map"] == every["eval_map"] and "eval_loss" not in alone
     for name in ("eval_map", "eval_sw_map", "eval_lo_map", "eval_sw_loss"):
         assert found[name] == every[name]
     assert found["eval_loss"] == found["eval_sw_loss"] and "eval_lo_loss" not in found

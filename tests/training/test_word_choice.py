@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from peft import LoraConfig
 from tiny import MINILM, demo_pairs
 
 from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
@@ -106,8 +107,17 @@ def test_a_base_that_finds_most_translations_reads_the_language(base, pairs, rea
 
 
 def test_a_pack_whose_base_reads_the_language_is_applied_in_part(base, read_already, tmp_path):
-    args = OTDistillationConfig(output_dir=str(tmp_path), language="xx", use_cpu=True, eval_strategy="no")
     # A word that the base lacks, so that there is something to choose.
     odd = [{"translation": {"xx": "mzuqo " + pair["xx"], "en": pair["en"]}} for pair in read_already["translation"]]
-    trainer = OTDistillationTrainer(OpticalModel.from_pretrained(MINILM), base[0], args, odd, None, base[1], base[1])
-    assert trainer.language_pack().strength == 0.5
+
+    def make(strength: float | None = None, **options) -> OTDistillationTrainer:
+        settings = {"output_dir": str(tmp_path), "language": "xx", "use_cpu": True, "eval_strategy": "no"}
+        args = OTDistillationConfig(**settings, strength=strength)
+        models = OpticalModel.from_pretrained(MINILM), base[0], args, odd, None, base[1], base[1]
+        return OTDistillationTrainer(*models, **options)
+
+    assert make().language_pack().strength == 0.5
+    dora = LoraConfig(r=2, target_modules=["query"], use_dora=True)
+    assert make(peft_config=dora).language_pack().strength == 1.0
+    with pytest.raises(ValueError, match="strength must be .*since an adapter with DoRA cannot be applied in part"):
+        make(0.5, peft_config=dora)

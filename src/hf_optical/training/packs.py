@@ -85,6 +85,11 @@ class PackMaker:
             `tuple`: language -> the processor with the new words of its pack, and pack -> its strength after training.
         """
         args = self.args
+        is_dora = self.peft_config is not None and self.peft_config.use_dora
+        if is_dora:
+            check_choice(
+                "strength", args.strength, [None, 1.0], "since an adapter with DoRA cannot be applied in part"
+            )
         processors = dict.fromkeys(args.languages, self.processor)
         strengths = {}
         for pack, members in args.packs.items():
@@ -93,7 +98,8 @@ class PackMaker:
             words = self._learn_words(pack, members, pairs, args.new_words) if args.new_words else None
             if words is not None:
                 processors |= dict.fromkeys(members, words.processor)
-            by_default = STRENGTH_IF_READ if words is not None and words.base_reads else 1.0
+            in_part = words is not None and words.base_reads and not is_dora
+            by_default = STRENGTH_IF_READ if in_part else 1.0
             strengths[pack] = by_default if args.strength is None else args.strength
             self._add_adapter(pack, None if words is None else words.vocabulary)
         if args.packs:

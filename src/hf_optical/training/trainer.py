@@ -227,7 +227,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
                 args, self.methods, pairs, readers, base_processor, teacher_processor, entries
             ),
             train_dataset=train_dataset,
-            eval_dataset=eval_pairs if len(args.languages) > 1 else eval_pairs.get(args.languages[0]),
+            eval_dataset=(eval_pairs or None) if len(args.languages) > 1 else eval_pairs.get(args.languages[0]),
             processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
             # Trainer then gathers the cost of every pair, whose mean is exact for any batch size.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
