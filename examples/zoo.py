@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
 from hf_optical.hub.language_names import language_name
+from hf_optical.studies.study_file import read_yaml
 
 
 # Options whose values are paths in the data folder.
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="only these of them")
     parser.add_argument("--push_to_hub", metavar="NAMESPACE", help="publish each pack there as BASE-CODE")
     options = parser.parse_args()
-    zoo = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+    zoo = read_yaml(options.config)
     chosen = options.languages or list(zoo["languages"])
     if unknown := [code for code in chosen if code not in zoo["languages"]]:
         parser.error(f"--languages must be among those of {options.config}, got {', '.join(unknown)}")

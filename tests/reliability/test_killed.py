@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import re
@@ -87,6 +88,9 @@ def comparable(path: Path, folder: Path) -> Any:
         return timeless(json.loads(path.read_text(encoding="utf-8").replace(str(folder), "")))
     if path.name == "report.md":
         return path.read_text(encoding="utf-8").partition("## Time")[0]
+    if path.name == "results.csv":
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
     return None if path.name in ("study.log", "README.md") else path.read_bytes()
 
 
