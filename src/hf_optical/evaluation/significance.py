@@ -165,19 +165,17 @@ def runs_bootstrap_test(a: Runs, b: Runs, resamples: int = 10_000, seed: int = 0
     """
     check_number("resamples", resamples, at_least=1)
     check_number("the number of training runs", min(len(a), len(b)), at_least=1)
-    for run in (*a, *b):
-        _differences(run, b[0])  # all runs have the same queries
-    groups = list(_groups(b[0]))
+    # What all values have in common does not change the difference. Queries get one order and are checked by this.
+    ours, theirs = ([_differences(b[0], run) for run in runs] for runs in (a, b))
     generator = np.random.default_rng(seed)
     differences = np.zeros(resamples)
-    for group in groups:
-        like = _groups(b[0])[group]
-        ours, theirs = (np.stack([_in_order(_groups(run)[group], like) for run in runs]) for runs in (a, b))
-        queries = ours.shape[1]
+    for group in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
+        values = [np.stack(runs) for runs in group]
+        queries = values[0].shape[1]
         for rows in _slices(resamples, queries):
             shares = generator.multinomial(queries, np.full(queries, 1 / queries), rows.stop - rows.start) / queries
-            means = [_mean_of_drawn_runs(runs @ shares.T, generator) for runs in (ours, theirs)]
-            differences[rows] += (means[0] - means[1]) / len(groups)
+            means = [_mean_of_drawn_runs(runs @ shares.T, generator) for runs in values]
+            differences[rows] += (means[1] - means[0]) / len(theirs[0])
     other = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum())
     return float(min(1.0, 2 * (other + 1) / (resamples + 1)))
 
@@ -187,13 +185,6 @@ def _mean_of_drawn_runs(means: np.ndarray, generator: np.random.Generator) -> np
     runs, resamples = means.shape
     drawn = generator.integers(runs, size=(runs, resamples))
     return np.take_along_axis(means, drawn, 0).mean(0)
-
-
-def _in_order(values: Group, like: Group) -> np.ndarray:
-    """The values of a run, in the order of the queries of another."""
-    if isinstance(values, Mapping):
-        return _array([values[query] for query in cast(Mapping[str, float], like)])
-    return _array(values)
 
 
 def bootstrap_interval(
