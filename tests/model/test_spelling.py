@@ -129,6 +129,18 @@ def test_repair_comes_before_similar_words_and_for_queries_only():
     assert instead("mzuqnia, watre") == "mzuqoni, water"
 
 
+def test_other_known_words_read_as_if_given_from_the_start():
+    tokenizer, text = tiny_tokenizer("wordpiece"), "mzuqnia, watre, olusgeun mzuqonix"
+    known = {"language": {"mzuqonia": 9, "water": 9}, "documents": {"olusegun": 4}}
+    for words in (["mzuqoni", "waters"], []):
+        before = NearestWords(words, tokenizer, known_words={"language": known["language"]})
+        earlier = before(text)
+        after = before.with_known_words(known)
+        assert after(text) == NearestWords(words, tokenizer, known_words=known)(text) != earlier
+        assert before(text) == earlier and before.known_words == {"language": known["language"]}
+        assert after.with_known_words({})(text) == NearestWords(words, tokenizer)(text)
+
+
 def test_known_words_survive_saving_and_damage_is_named(tiny, tmp_path):
     known = {"language": {**counts("sw"), "mzuqo": 9}, "documents": {"kitxbu": 1}}
     shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -53,7 +54,16 @@ class NearestWords:
         self._grams, frequency = np.unique([gram for found in grams for gram in found], return_counts=True)
         self._weights = np.log((1 + len(self.words)) / (1 + frequency)) + 1
         self._table = self._vectors(grams)
-        self.spelling = None
+        self._repair_by(known_words)
+
+    def with_known_words(self, known_words: KnownWords) -> NearestWords:
+        """Create a copy that repairs typing errors by other words; both share the table of n-grams."""
+        other = copy.copy(self)
+        other._repair_by(known_words)
+        return other
+
+    def _repair_by(self, known_words: KnownWords | None) -> None:
+        self.spelling, tokenizer = None, self.tokenizer
         if known_words:
             # A base that needs no words knows the language.
             self.spelling = Spelling(known_words, lambda word: count_tokens([word], tokenizer)[0], not self.words)

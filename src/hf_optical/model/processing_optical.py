@@ -205,9 +205,9 @@ class OpticalProcessor(PushToHub):
 
     def add_known_words(self, known_words: KnownWords) -> None:
         """Repair typing errors of queries by more words, as those of the argument `known_words`."""
-        words = self.nearest_words.words if self.nearest_words else []
-        known = {**self.known_words, **known_words}
-        self.nearest_words = self._make_nearest_words(words, known)
+        # A new object, since other threads may be reading with the present one.
+        before = self.nearest_words or self._make_nearest_words((), None)
+        self.nearest_words = before.with_known_words({**self.known_words, **known_words})
 
     def with_documents(self, counts: Mapping[str, int]) -> OpticalProcessor:
         """
