@@ -3,8 +3,9 @@ Compare engines with exact search on real questions: recall, mean average precis
 
     python benchmarks/index.py --data_dir DATA --cache_dir CACHE [--packs ha=FOLDER ig=FOLDER] [--dim 128]
 
-The corpus is that of AfriQA, and after it English news sentences and image captions. The questions are those of
-AfriQA's training split: human translations, read by the base, and with `--packs` the same questions in their language.
+The corpus is that of AfriQA, and after it English news sentences and image captions, then their
+translations, read by the same model, as far as `--passages` needs them. The questions are those of AfriQA's training
+split: human translations, read by the base, and with `--packs` the same questions in their language.
 Engines are tuned on some translations (`build(recall=...)`) and measured on other questions. CPU time is that of all
 threads of the process. Vectors are encoded once and kept in `--cache_dir`.
 """
@@ -15,6 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -36,17 +38,19 @@ DEPTH = 100
 
 
 def texts(data: Path) -> Iterator[tuple[str, str]]:
-    """Ids and texts of the corpus, without duplicates."""
+    """Ids and texts of the corpus, without duplicates: English, and after it the translations."""
     corpus = load_beir(data / "afriqa" / "ha", "train", data / "afriqa" / "corpus.jsonl.gz")
     yield from zip(corpus.corpus, corpus.document_texts(), strict=True)
     seen: set[str] = set()
-    files = [("bitext/ha", "train", "ha"), ("bitext/ig", "train", "ig"), ("bitext/yo", "train", "yo")]
-    for folder, file, language in [*files, ("ntrex", "ha", "ha"), ("bitext/de", "train", "de")]:
-        for number, row in enumerate(load_bitext(data / folder / f"{file}.jsonl.gz", language)):
-            text = row["translation"]["en"]
-            if text.strip() and text not in seen:
-                seen.add(text)
-                yield f"{folder}-{number}", text
+    files = [*((f"bitext/{code}", "train", code) for code in LANGUAGES), ("ntrex", "ha", "ha")]
+    captions = [(f"bitext/{code}", "train", code) for code in ("de", "fr", "cs")]
+    for side, sources in (("en", [*files, captions[0]]), ("", [*captions, *files])):
+        for folder, file, language in sources:
+            for number, row in enumerate(load_bitext(data / folder / f"{file}.jsonl.gz", language)):
+                text = row["translation"][side or language]
+                if text.strip() and text not in seen:
+                    seen.add(text)
+                    yield f"{folder}-{side or language}-{number}", text
 
 
 def cached(file: Path, make: Callable[[], TokenVectors]) -> TokenVectors:
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, required=True, help="Folder of AfriQA, MAFAND, NTREX, Multi30k.")
     parser.add_argument("--cache_dir", type=Path, default=Path("outputs/index_benchmark"), help="Encoded texts.")
     parser.add_argument("--packs", nargs="*", default=[], metavar="LANGUAGE=FOLDER", help="Packs of ha, ig and yo.")
-    parser.add_argument("--passages", type=int, nargs="+", default=[5_361, 20_000, 58_634])
+    parser.add_argument("--passages", type=int, nargs="+", default=[5_361, 20_000, 58_634, 110_000])
     parser.add_argument("--dim", type=int, nargs="+", default=[128], help="Numbers in a vector (PCA below 384).")
     parser.add_argument("--queries", type=int, default=40, help="Questions in each language.")
     default = [name for name in ENGINES if "half precision" not in name]
@@ -168,10 +172,10 @@ def main() -> None:
         options.passages, options.queries = [1_000], 5
     torch.set_num_threads(options.threads)
     data, cache = options.data_dir, options.cache_dir
-    named = list(texts(data))
+    named = list(islice(texts(data), max(options.passages)))
     model, processor = OpticalModel.from_pretrained(DEFAULT_BASE), OpticalProcessor.from_pretrained(DEFAULT_BASE)
     everything = cached(
-        cache / "documents.safetensors",
+        cache / f"documents-{len(named)}.safetensors",
         lambda: encode_texts(
             model, processor, [text for _, text in named], "document", dtype=torch.float16, show_progress=True
         ),

@@ -3,12 +3,16 @@ What do misaligned pairs cost each method, with the filter of the trainer and wi
 
     python benchmarks/misaligned.py --language ha --train_file train.jsonl.gz --pairs 3000 --eval_dir questions/ha \\
         --eval_corpus corpus.jsonl.gz --split train --documents 1200 --noise none shuffle:0.3 shift:0.3 \\
-        --methods ot greedy sentence --output outputs/misaligned.jsonl
+        --methods ot unbalanced greedy sentence --seeds 1 2 3 --output outputs/misaligned.jsonl
 
 `shuffle:0.3` gives 30 % of the sentences the translation of another one. `shift:0.3` moves the translations of three
-blocks of neighbours, 30 % of the pairs, by one line, as where a line is missing in one of two files. Each line of the
-output is a run; those that it has already are not repeated. The table at the end compares each run with transport
-after the filter on the same pairs, by a paired test over the questions.
+blocks of neighbours, 30 % of the pairs, by one line, as where a line is missing in one of two files. A seed draws the
+pairs and orders the training. Besides methods, `--methods` takes the solvers of transport. Sentence vectors and
+rankings have no filter, so run them with `--filter no`.
+
+Each line of the output is a run; those that it has already are not repeated. The table at the end has means over the
+seeds, what each method loses to its own pairs without noise, and how much better transport with the filter is on the
+same pairs, tested over questions and training runs together (`runs_bootstrap_test`).
 """
 
 from __future__ import annotations
@@ -17,8 +21,10 @@ import argparse
 import json
 import random
 import tempfile
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,7 +32,8 @@ from datasets import Dataset
 from harness import table
 
 from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
-from hf_optical.evaluation import RetrievalEvaluator, load_beir, paired_randomisation_test, sample_pool
+from hf_optical.evaluation import RetrievalEvaluator, load_beir, runs_bootstrap_test, sample_pool
+from hf_optical.transport import SOLVERS
 
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
@@ -72,7 +79,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["ot", "greedy", "sentence"])
     parser.add_argument("--filter", nargs="+", choices=["yes", "no"], default=["yes", "no"])
     parser.add_argument("--epochs", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--bf16", action="store_true", help="train in bf16")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines, one a run")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,8 +89,8 @@ def main() -> None:
     found = {run["run"]: run for run in done}
     cells = list(product(args.noise, args.methods, [each == "no" for each in args.filter]))
     evaluator = None
-    for noise, method, keep in cells:
-        name = _name(noise, method, keep, args.seed)
+    for seed, (noise, method, keep) in product(args.seeds, cells):
+        name = _name(noise, method, keep, seed)
         if name in found:
             continue
         if evaluator is None:
@@ -90,45 +98,60 @@ def main() -> None:
             data = sample_pool(data, args.documents) if args.documents else data
             teacher, processor = OpticalModel.from_pretrained(args.base), OpticalProcessor.from_pretrained(args.base)
             evaluator = RetrievalEvaluator(data, teacher, processor)
-        found[name] = {"run": name, **_run(args, evaluator, noise, method, keep)}
+        found[name] = {"run": name, **_run(args, evaluator, noise, method, keep, seed)}
         print(name, {key: value for key, value in found[name].items() if key not in ("run", "average_precision")})
         args.output.parent.mkdir(parents=True, exist_ok=True)
         with args.output.open("a") as file:
             file.write(json.dumps(found[name]) + "\n")
+    _show(args, cells, found)
+
+
+def _show(args: argparse.Namespace, cells: list[tuple[str, str, bool]], found: Mapping[str, Any]) -> None:
+    def runs(noise: str, method: str, keep: bool) -> list[dict[str, Any]]:
+        names = [_name(noise, method, keep, seed) for seed in args.seeds]
+        return [found[name] for name in names if name in found]
+
+    def mean_of(key: str, own: list[dict[str, Any]]) -> float:
+        return mean(run[key] for run in own)
+
     rows = []
     for noise, method, keep in cells:
-        run, ours = found[_name(noise, method, keep, args.seed)], found.get(_name(noise, *OURS, args.seed))
-        cell = [noise, method, "no" if keep else "yes", run["left_out"], run["map"]]
-        if ours is not None and ours is not run:
-            p = paired_randomisation_test(ours["average_precision"], run["average_precision"])
-            cell += [f"{ours['map'] - run['map']:+.3f}", f"{p:.3f}"]
-        rows.append([*cell, "", ""][:7])
-    print(table(["noise", "method", "filter", "left out", "MAP", "transport, filter: better by", "p"], rows))
+        own, clean, ours = runs(noise, method, keep), runs("none", method, keep), runs(noise, *OURS)
+        row = [noise, method, "no" if keep else "yes", round(mean_of("left_out", own)), mean_of("map", own)]
+        row.append(f"{mean_of('map', clean) - mean_of('map', own):+.3f}" if clean and noise != "none" else "")
+        if ours and (method, keep) != OURS:
+            p = runs_bootstrap_test(*([run["average_precision"] for run in each] for each in (ours, own)))
+            row += [f"{mean_of('map', ours) - mean_of('map', own):+.3f}", f"{p:.3f}"]
+        rows.append([*row, "", ""][:8])
+    columns = ["noise", "method", "filter", "left out", "MAP", "loses", "transport, filter: better by", "p"]
+    print(table(columns, rows))
 
 
 def _name(noise: str, method: str, keep: bool, seed: int) -> str:
     return f"{noise} {method} {'all' if keep else 'filter'} seed {seed}"
 
 
-def _run(args: Any, evaluator: RetrievalEvaluator, noise: str, method: str, keep: bool) -> dict[str, Any]:
+def _run(args: Any, evaluator: RetrievalEvaluator, noise: str, method: str, keep: bool, seed: int) -> dict[str, Any]:
     whole = load_bitext(args.train_file, args.language).select(range(args.pairs))
-    pairs, wrong = misalign(whole, noise, "en", args.seed)
+    pairs, wrong = misalign(whole, noise, "en", seed)
+    objective = {"method": "ot", "solver": method} if method in SOLVERS else {"method": method}
     with tempfile.TemporaryDirectory() as folder:
         trainer = OTDistillationTrainer(
             args.base,
             evaluator.teacher,
             OTDistillationConfig(
                 language=args.language,
-                method=method,
+                **objective,
                 keep_misaligned=keep,
                 num_train_epochs=args.epochs,
-                seed=args.seed,
+                seed=seed,
                 output_dir=folder,
                 eval_strategy="no",
                 save_strategy="no",
                 train_sampling_strategy="group_by_length",
                 report_to=[],
                 use_cpu=True,
+                bf16=args.bf16,
                 disable_tqdm=True,
             ),
             train_dataset=pairs,

@@ -10,11 +10,12 @@ import torch
 from tiny import DEMO, tiny_checkpoint
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
-from hf_optical import OpticalModel, OpticalProcessor, OTDistillationTrainer, RetrievalEvaluator
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever, OTDistillationTrainer, RetrievalEvaluator
+from hf_optical.bitext import learn_dictionary
 from hf_optical.errors import DataError
 from hf_optical.evaluation import RetrievalDataset, per_query_metrics, run_from_hits
 from hf_optical.evaluation.perturbations import perturb_queries
-from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer
+from hf_optical.retrieval import BM25, Seq2SeqTranslator, encode_texts, english_stemmer, search
 from hf_optical.studies import Study
 from hf_optical.studies.plan import TestCell, TrainingCell
 from hf_optical.studies.runs import read_run
@@ -123,6 +124,45 @@ def test_spelling_is_learned_again_when_a_system_is_opened_again(run, store):
     cells = [test_of(study, "OT"), test_of(study, "before"), test_of(study, "OT", "typos")]
     bench = bench_of(study, store)
     assert [bench.evaluate(cell) for cell in cells][-1] == bench_of(study, store).evaluate(cells[-1])
+
+
+def test_a_pack_is_trained_once_and_tested_at_several_strengths(run, store, tiny):
+    """As a retriever does that opens the pack and sets, or tunes, its strength."""
+    training = {"max_steps": 8, "learning_rate": 0.02, "use_cpu": True, "new_words": 20}
+    strengths = {"OT": None, "half": 0.5, "by depth": [0.0, 1.0], "tuned": "tuned"}
+    methods = {
+        name: {"kind": "trained", **({} if strength is None else {"test_strength": strength})}
+        for name, strength in strengths.items()
+    }
+    study = run(methods=methods, training=training)
+    assert len({cell.key for cell in study.cells if isinstance(cell, TrainingCell)}) == 1
+    bench, dataset = bench_of(study, store), study.inputs.test_set("questions", "sw")
+    queries = {key: query.text for key, query in dataset.queries.items()}
+    documents = dataset.document_texts()
+    folder = next(store.folder_of(cell.key) for cell in study.cells if isinstance(cell, TrainingCell))
+    for record in study.records():
+        retriever = OpticalRetriever.from_pretrained(folder, device="cpu", base_model=tiny)
+        retriever.learn_spelling(documents)
+        vectors = bench.document_vectors(test_of(study, record.method))
+        strength = strengths[record.method]
+        if strength == "tuned":
+            pairs = study.inputs.pairs("sentences", "sw", 30, 42)
+            dictionary = learn_dictionary(pairs, retriever.processor.tokenizer, "sw")
+            retriever.tune_strength("sw", documents, dictionary=dictionary, document_vectors=vectors)
+        elif strength is not None:
+            retriever.set_strength("sw", strength)
+        hits = search(retriever.encode_queries(queries.values()), vectors, 1000, document_ids=list(dataset.corpus))
+        expected = per_query(dataset, dict(zip(queries, hits, strict=True)), study.config.measures)
+        assert record.values == expected
+    assert len({json.dumps(record.values) for record in study.records()}) > 2
+
+
+def test_a_strength_needs_an_adapter(load):
+    method = {"kind": "trained", "method": "greedy", "train_all_weights": True, "new_words": 0, "test_strength": 0.5}
+    with pytest.raises(ValueError, match="test_strength must be left out with train_all_weights"):
+        load(methods={"all weights": method})
+    with pytest.raises(ValueError, match="test_strength: strength must be between 0 and 2"):
+        load(methods={"OT": {"kind": "trained", "test_strength": 3.0}})
 
 
 def train_directly(study, tiny) -> OTDistillationTrainer:

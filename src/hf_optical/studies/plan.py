@@ -34,7 +34,7 @@ from .settings import (
 from .store import key_of
 
 
-# Settings that name files, which are hashed, and settings that do not change the weights.
+# Settings that name files, which are hashed, and settings that do not change the trained weights.
 _FILES = {"dictionary", "triples"}
 _NEUTRAL = {
     "dataloader_num_workers",
@@ -240,6 +240,8 @@ def _test_cells(
     system: dict[str, Any] = {"kind": method.kind, "language": language, **inputs.models_of(method)}
     if training is not None:
         system["training"] = training.key
+        if (strength := method.settings.get("test_strength")) is not None:
+            system["strength"] = strength
     else:
         system["settings"] = {name: value for name, value in method.settings.items() if name != "files"}
         if method.kind == "zero_shot" and (corpus := inputs.projecting_corpus(language)):

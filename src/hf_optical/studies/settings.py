@@ -24,6 +24,7 @@ from pydantic import (
 from ..bitext import filter_bitext, load_bitext
 from ..evaluation import RetrievalDataset, load_beir, retrieval_metrics
 from ..evaluation.benchmarks import from_bitext, load_benchmark
+from ..languages.strength import check_strength
 from ..training import OTDistillationConfig
 
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TEACHER_LANGUAGE = "en"
+# `test_strength` of a method whose packs choose their strength by the documents of each test set, without judgements.
+TUNED = "tuned"
 MEASURES = ["AP", "RR@10", "nDCG@10", "R@100"]
 # Seed of pools, query samples and perturbations, so that every method answers the same queries.
 SAMPLE_SEED = 0
@@ -72,6 +75,10 @@ def _distinct_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
 def _known_measures(measures: list[str]) -> list[str]:
     retrieval_metrics({"q": {"d": 1}}, {}, measures)
     return measures
+
+
+def _known_strength(value: Any) -> Any:
+    return value if value == TUNED else check_strength(value)
 
 
 DataPath = Annotated[Path, Field(strict=False), AfterValidator(_data_path)]
@@ -222,6 +229,8 @@ class DensePeerSettings(Settings):
     new_words: int | None = None
 
 
+# Settings of a trained method that are not those of its training.
+_NOT_OF_TRAINING = {"triples", "test_strength"}
 _dictionary = Annotated[dict[str, DataFile] | Any, Field(union_mode="left_to_right")]
 TrainingSettings = create_model(  # type: ignore[call-overload]
     "TrainingSettings",
@@ -235,7 +244,12 @@ TrainingSettings = create_model(  # type: ignore[call-overload]
 KINDS: dict[str, type[Settings]] = {
     "zero_shot": Settings,
     "untrained_pack": TrainingSettings,
-    "trained": create_model("TrainedSettings", __base__=TrainingSettings, triples=(DataFile | None, None)),
+    "trained": create_model(
+        "TrainedSettings",
+        __base__=TrainingSettings,
+        triples=(DataFile | None, None),
+        test_strength=(Annotated[Any, AfterValidator(_known_strength)], None),
+    ),
     "lexicon": LexiconSettings,
     "bm25": BM25Settings,
     "translation": TranslationSettings,
@@ -322,7 +336,10 @@ class StudyConfig(Settings):
 
 def training_arguments(settings: Mapping[str, Any], languages: Iterable[str], **more: Any) -> OTDistillationConfig:
     """The configuration of one training run of a study."""
-    settings, languages = {name: value for name, value in settings.items() if name != "triples"}, list(languages)
+    if settings.get("test_strength") is not None and settings.get("train_all_weights"):
+        raise ValueError("test_strength must be left out with train_all_weights, since there is no adapter then")
+    settings = {name: value for name, value in settings.items() if name not in _NOT_OF_TRAINING}
+    languages = list(languages)
     files = dictionary_files(settings)
     if files:
         missing = [code for code in languages if code not in files]

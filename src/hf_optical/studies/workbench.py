@@ -31,7 +31,7 @@ from ..training.teacher import TeacherVectors
 from .peers import Encoders, dense_vectors, late_interaction_encoders, open_dense, sentence_encoders, train_dense_peer
 from .plan import Inputs, TestCell, TrainingCell
 from .runs import read_run, write_run
-from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, StudyConfig, existing, training_arguments
+from .settings import SAMPLE_SEED, TEACHER_LANGUAGE, TUNED, StudyConfig, existing, training_arguments
 from .store import Store, key_of
 
 
@@ -110,14 +110,12 @@ class Workbench:
         """Words of the cell's language -> English words, learned from the cell's sentence pairs."""
         settings = {n: v for n, v in cell.method.settings.items() if n in ("translations", "min_probability")}
         pairs = (cell.corpus, cell.language, cell.size, cell.seed)
-        return self._dictionary("dictionary", pairs, settings)
+        return self._dictionary("dictionary", pairs, reverse=True, **settings)
 
-    def _dictionary(self, kind: str, pairs: tuple, settings: dict[str, Any]) -> Dictionary:
+    def _dictionary(self, kind: str, pairs: tuple, **settings: Any) -> Dictionary:
         def learn() -> Dictionary:
             tokenizer, language = self.teacher.processor.tokenizer, pairs[1]
-            return learn_dictionary(
-                self.inputs.pairs(*pairs), tokenizer, language, TEACHER_LANGUAGE, reverse=True, **settings
-            )
+            return learn_dictionary(self.inputs.pairs(*pairs), tokenizer, language, TEACHER_LANGUAGE, **settings)
 
         return self.keep(kind, (pairs, tuple(settings.items())), learn)
 
@@ -230,7 +228,7 @@ class Workbench:
             corpus = self.inputs.corpus_with(cell.language)
             if corpus is None:
                 raise DataError(f"code_mixing needs sentence pairs in {cell.language!r}; add a corpus that has them")
-            dictionary = self._dictionary("corpus dictionary", (corpus, cell.language), {})
+            dictionary = self._dictionary("corpus dictionary", (corpus, cell.language), reverse=True)
         return perturb_queries(queries, cell.perturbation, cell.strength, seed=SAMPLE_SEED, dictionary=dictionary)
 
     def system(self, cell: TestCell) -> System:
@@ -258,11 +256,20 @@ class Workbench:
             return self._student(folder)
         pack = args.folder_of(args.pack_of(cell.language), folder)
         student = OpticalRetriever.from_pretrained(pack, device=self.device, base_model=self.config.student)
+        strength = cell.method.settings.get("test_strength")
         learned: list[tuple[str, str]] = []
 
         def find(texts: list[str], now: TestCell) -> list[list[Hit]]:
             if learned != [(now.test, now.language)]:
-                student.learn_spelling(self.inputs.test_set(now.test, now.language).document_texts())
+                documents = self.inputs.test_set(now.test, now.language).document_texts()
+                student.learn_spelling(documents)
+                if strength == TUNED:
+                    # Learned from the pairs, since a pack of a base that reads the language has no words of its own.
+                    english = self._dictionary("English", (cell.corpus, cell.language, cell.size, cell.seed))
+                    vectors = self.document_vectors(now)
+                    student.tune_strength(student.language, documents, dictionary=english, document_vectors=vectors)
+                elif strength is not None:
+                    student.set_strength(student.language, strength)
                 learned[:] = [(now.test, now.language)]
             return self.search(student.encode_queries(texts), now)
 
