@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import as_texts
 from .reader import LanguageReader
 from .vectors import TokenVectors
+from .weights import apply_weights, frequency_weights
 
 
 # Texts to tokenize at a time.
@@ -89,6 +90,28 @@ def encode_checked(
                 vectors[i].copy_(rows)
             progress.update(len(batch))
     return vectors
+
+
+def encode_by_language(
+    model: OpticalModel,
+    processor_of: Callable[[str], OpticalProcessor],
+    texts: list[str],
+    languages: list[str],
+    role: str,
+    batch_size: int,
+    show_progress: bool = False,
+    weighted: bool = False,
+) -> list[Tensor]:
+    """Encode each text in its language; with `weighted`, its tokens have [`frequency_weights`]."""
+    vectors: dict[int, Tensor] = {}
+    for language in dict.fromkeys(languages):
+        reader = LanguageReader(model, language, processor_of)
+        group = [i for i, own in enumerate(languages) if own == language]
+        own_texts = [texts[i] for i in group]
+        weights = frequency_weights(reader.processor, own_texts) if weighted else None
+        encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress).to_list()
+        vectors.update(zip(group, encoded if weights is None else apply_weights(encoded, weights), strict=True))
+    return [vectors[i] for i in range(len(texts))]
 
 
 def _tokenize(processor: OpticalProcessor, texts: list[str], role: str) -> list[dict[str, Tensor]]:

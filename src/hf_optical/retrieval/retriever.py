@@ -2,21 +2,19 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeAlias, cast, overload, runtime_checkable
+from typing import TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
 
-from ..bitext.frequency import count_known, known_of_written
 from ..checks import check_choice, check_length, check_number
 from ..languages import (
     LanguagePack,
     activate,
     active_language,
-    extend_processor,
     languages,
     merge_language,
     remove,
@@ -26,7 +24,6 @@ from ..languages import (
 from ..languages.adapters import lock_of
 from ..languages.pack import PACK_FILES, Teacher, is_pack, pack_lock
 from ..languages.strength import Strength, check_strength
-from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.spelling import KnownWords
 from ..model.texts import as_texts
@@ -34,8 +31,9 @@ from ..storage.fetching import local_folder
 from ..storage.names import DENSE_FOLDER, NEAREST_WORDS, PACKS_FOLDER
 from ..storage.publishing import PushToHub
 from ..storage.staging import staged_directory
-from .encoding import encode_checked
-from .reader import BASE, LanguageReader, pack_of
+from .encoding import encode_by_language
+from .processors import processor_of_pack, words_of_documents
+from .reader import BASE, pack_of
 from .retriever_folder import (
     LANGUAGES_FILE,
     check_unchanged,
@@ -45,22 +43,11 @@ from .retriever_folder import (
     write_cards,
     write_packs,
 )
-from .search import Hit, search
+from .search import Hit, SearchIndex, search
 from .teacher import check_one_teacher, open_teacher
 from .tuning import choose_strength, strength_scores
 from .vectors import TokenVectors
-from .weights import WEIGHTS, Weights, apply_weights, frequency_weights
-
-
-@runtime_checkable
-class SearchIndex(Protocol):
-    """Encoded documents that know how to search themselves, such as [`~index.RetrievalIndex`]."""
-
-    def check_base(self, model: OpticalModel) -> None:
-        """Raise `ValueError` unless `model` encoded the documents."""
-
-    def search(self, query_vectors: TokenVectors | Sequence[Tensor], top_k: int = 10) -> list[list[Hit]]:
-        """Find the best documents for each query."""
+from .weights import WEIGHTS, Weights, apply_weights
 
 
 _TextsOrVectors: TypeAlias = Iterable[str] | Iterable[Tensor] | TokenVectors
@@ -236,7 +223,7 @@ class OpticalRetriever(PushToHub):
             raise ValueError(f"{BASE!r} names the model without packs; save the pack under another language")
         if strength is not None:
             pack = replace(pack, strength=check_strength(strength))
-        processor = self._processor_for(pack)
+        processor = processor_of_pack(pack, self.model, self.processor, self._known_words)
         with lock_of(self.model):
             check_one_teacher(self._packs, pack)
             active = active_language(self.model)
@@ -266,13 +253,7 @@ class OpticalRetriever(PushToHub):
             DataError: a text contains an unpaired surrogate.
             ValueError: the index has not counted its words.
         """
-        if isinstance(documents, Mapping):
-            if not documents:
-                raise ValueError("documents must be texts, since the index has not counted its words")
-            words = known_of_written(self.processor, documents)
-        else:
-            words = count_known(self.processor, as_texts(documents, "documents"))
-        known = {"documents": words}
+        known = words_of_documents(self.processor, documents)
         with lock_of(self.model):
             self._known_words = known
             for processor in (*([self.processor] if base else []), *self._processors.values()):
@@ -539,32 +520,6 @@ class OpticalRetriever(PushToHub):
             rankings = search(queries, documents, top_k, **kwargs)
         return rankings[0] if single else rankings
 
-    def _processor_for(self, pack: LanguagePack) -> OpticalProcessor:
-        """The base's processor with the settings and new words of a pack."""
-        try:
-            words = self.processor.nearest_words.words if self.processor.nearest_words else ()
-            processor = OpticalProcessor(
-                self.processor.tokenizer,
-                nearest_words=words,
-                known_words={**self.processor.known_words, **self._known_words, **(pack.known_words or {})},
-                word_rules=self.processor.word_rules,
-                **{**self.processor.roles, **pack.roles},
-            )
-            if pack.vocabulary is not None:
-                tokens, first = pack.vocabulary.tokens, pack.vocabulary.first_id
-                first = word_embedding(self.model).num_embeddings if first is None else first
-                processor = extend_processor(processor, tokens, pack.vocabulary.rules)
-                if processor.tokenizer.convert_tokens_to_ids(tokens) != list(range(first, first + len(tokens))):
-                    raise ValueError("its new words do not follow the vocabulary of the base's tokenizer")
-        except (TypeError, ValueError) as error:
-            with lock_of(self.model):
-                pack.check_base(self.model)  # a wrong base is the likelier cause
-            raise ValueError(
-                f"the pack for {pack.language!r} does not fit the processor: {error}. Open it with the tokenizer and "
-                "the version of hf_optical that it was trained with"
-            ) from error
-        return processor
-
     def _encode(
         self,
         texts: Iterable[str],
@@ -581,15 +536,9 @@ class OpticalRetriever(PushToHub):
         check_length("language", given, len(texts), name)
         default = self.language if role == "query" and None in given else BASE
         codes = [default if code is None else code for code in given]
-        vectors: dict[int, Tensor] = {}
-        for code in dict.fromkeys(codes):
-            reader = LanguageReader(self.model, code, self.processor_of)
-            group = [i for i, own in enumerate(codes) if own == code]
-            own_texts = [texts[i] for i in group]
-            weights = frequency_weights(reader.processor, own_texts) if weighted else None
-            encoded = encode_checked(reader, reader.processor, own_texts, role, batch_size, show_progress).to_list()
-            vectors.update(zip(group, encoded if weights is None else apply_weights(encoded, weights), strict=True))
-        return [vectors[i] for i in range(len(texts))]
+        return encode_by_language(
+            self.model, self.processor_of, texts, codes, role, batch_size, show_progress, weighted
+        )
 
 
 def _sequence(given: Iterable) -> Iterable:
