@@ -9,8 +9,7 @@ from ..checks import check_choice
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
 from ..retrieval.reranking import rerank
-from ..retrieval.retriever import SearchIndex
-from ..retrieval.search import Hit, search
+from ..retrieval.search import Hit, SearchIndex, search
 from ..retrieval.weights import WEIGHTS, apply_weights, frequency_weights
 from .datasets import RetrievalDataset
 from .metrics import DEFAULT_MEASURES, per_query_metrics, retrieval_metrics, run_from_hits

@@ -7,8 +7,8 @@ from .opening import DEFAULT_BASE, open_retriever
 from .projection import fit_projection, reduce_dimension
 from .reader import BASE
 from .reranking import rerank
-from .retriever import OpticalRetriever, SearchIndex
-from .search import Hit, search
+from .retriever import OpticalRetriever
+from .search import Hit, SearchIndex, search
 from .translation import LexiconTranslator, Seq2SeqTranslator
 from .tuning import strength_scores
 from .vectors import TokenVectors

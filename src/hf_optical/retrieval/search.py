@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks import check_length, check_number
+from ..model import OpticalModel
 from .maxsim import maxsim
 from .vectors import TokenVectors, as_token_vectors
 
@@ -17,6 +18,17 @@ class Hit(NamedTuple):
 
     document: str | int
     score: float
+
+
+@runtime_checkable
+class SearchIndex(Protocol):
+    """Encoded documents that know how to search themselves, such as [`~index.RetrievalIndex`]."""
+
+    def check_base(self, model: OpticalModel) -> None:
+        """Raise `ValueError` unless `model` encoded the documents."""
+
+    def search(self, query_vectors: TokenVectors | Sequence[Tensor], top_k: int = 10) -> list[list[Hit]]:
+        """Find the best documents for each query."""
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..evaluation import RetrievalDataset, RetrievalEvaluator
 from ..retrieval import BASE, OpticalRetriever, TokenVectors
-from ..retrieval.retriever import SearchIndex
+from ..retrieval.search import SearchIndex
 from .record import add_references, measure
 
 
