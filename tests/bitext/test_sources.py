@@ -36,6 +36,8 @@ def test_aligned_text_files(tmp_path, ending):
 
 
 def test_faulty_aligned_text_files(tmp_path):
+    with pytest.raises(DataError, match="one aligned file for each of sw, en, got 1; pass a single file by its name"):
+        translations([tmp_path / "a.jsonl"])
     (tmp_path / "a.en").write_text(lines(ENGLISH), encoding="utf-8")
     with pytest.raises(DataError, match="a.en must be an existing .* two aligned files NAME.sw and NAME.en"):
         translations(tmp_path / "a.en")

@@ -258,6 +258,21 @@ def test_errors_are_the_last_line_behind_a_quiet_launcher(folder):
     assert "Traceback" not in result.stderr
 
 
+def test_tune_translates_by_a_dictionary_where_the_pack_has_no_words(folder, tmp_path, capsys):
+    pack = LanguagePack.from_pretrained(folder / "pack")
+    replace(pack, vocabulary=None).save_pretrained(tmp_path / "pack")
+    (tmp_path / "corpus.csv").write_text("id,text\na,the water is cold\nb,the market is open\n")
+    arguments = ["tune", "--pack", str(tmp_path / "pack"), "--corpus", str(tmp_path / "corpus.csv")]
+    assert "--dictionary or --train_file" in failure(capsys, *arguments)
+    (tmp_path / "words.txt").write_text("maji\twater\nsoko\tmarket\n")
+    rows = [{"en": "the water", "sw": "maji"}, {"en": "the market", "sw": "soko"}] * 3
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps({"translation": row}) + "\n" for row in rows))
+    for option, file in (("--dictionary", "words.txt"), ("--train_file", "pairs.jsonl")):
+        main([*arguments, option, str(tmp_path / file), "--output", str(tmp_path / file.split(".")[0])])
+        assert "a strength of" in capsys.readouterr().out
+        assert LanguagePack.from_pretrained(tmp_path / file.split(".")[0]).strength in STRENGTHS
+
+
 def test_tune_stores_the_strength_in_the_pack(folder, tmp_path, capsys):
     pack = LanguagePack.from_pretrained(folder / "pack")
     processor = OpticalProcessor.from_pretrained(folder / "base")

@@ -12,6 +12,9 @@ Choose how much of a pack's adapter to apply for the documents that will be sear
 and store it in the pack.
 
     hf-optical tune --pack outputs/sw --corpus documents.csv
+
+Words of the documents are translated by the new words of the pack, or by a dictionary. A pack without new words, as of
+a multilingual base, needs one: --dictionary, or --train_file to learn it from sentence pairs.
 """
 
 
@@ -22,6 +25,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error("a pack from the Hub needs --output")
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
+        from ..bitext import learn_dictionary, load_bitext, read_entries
+        from ..bitext.entries import switching_dictionary
         from ..index.documents import read_documents
         from ..languages import LanguagePack
         from ..retrieval import open_retriever, strength_scores
@@ -30,7 +35,14 @@ def main(argv: Sequence[str]) -> None:
         pack = LanguagePack.from_pretrained(args.pack)
         retriever = open_retriever([args.pack], args.base)
         texts = [document.full_text for document in read_documents(args.corpus, **columns)]
-        scores = strength_scores(retriever, pack.language, texts, show_progress=True)
+        english = pack.details.get("teacher_language") or "en"
+        tokenizer, dictionary = retriever.processor.tokenizer, None
+        pairs = load_bitext(args.train_file, pack.language, english) if args.train_file else None
+        if args.dictionary:
+            dictionary = switching_dictionary(read_entries(args.dictionary, tokenizer, pairs, pack.language, english))
+        elif pairs is not None:
+            dictionary = learn_dictionary(pairs, tokenizer, pack.language, english)
+        scores = strength_scores(retriever, pack.language, texts, dictionary=dictionary, show_progress=True)
         chosen = choose_strength(scores)
         replace(pack, strength=chosen).save_pretrained(args.output or args.pack)
     for strength, own in scores.items():
@@ -43,6 +55,8 @@ def make_parser() -> Parser:
     parser.add_argument("--pack", required=True, metavar="PACK", help="folder or Hub id of a language pack")
     parser.add_argument("--base", metavar="BASE", help="folder or Hub id of the pack's base, if it has been moved")
     parser.add_argument("--output", metavar="FOLDER", help="where to save the pack (default: where it is)")
+    parser.add_argument("--dictionary", nargs="+", metavar="FILE", help="dictionaries, as in `hf-optical train`")
+    parser.add_argument("--train_file", metavar="FILE", help="sentence pairs, as in `hf-optical train`")
     group = parser.add_argument_group("documents, of which a thousand are sampled")
     group.add_argument("--corpus", required=True, metavar="FILE", help="documents, as in `hf-optical index`")
     group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")

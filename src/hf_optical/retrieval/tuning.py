@@ -131,7 +131,10 @@ def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterab
     embedding, name = word_embedding(retriever.model), adapter_name(language)
     new = embedding.vocabulary(name) if isinstance(embedding, LanguageEmbedding) else None
     if new is None:
-        raise ValueError(f"the pack for {language!r} has no new words to make queries from; pass dictionary")
+        raise ValueError(
+            f"the pack for {language!r} has no new words to make queries from; pass dictionary, or to `hf-optical tune` "
+            "--dictionary or --train_file"
+        )
     tokenizer = retriever.processor.tokenizer
     found: dict[str, int] = {}
     words = sorted({word.text for text in texts for word in find_words(text) if word.has_letter})
