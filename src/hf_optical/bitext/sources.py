@@ -114,8 +114,8 @@ def _read_memory(source: Any, split: str, languages: Sequence[str]) -> Iterator[
     if isinstance(source, (list, tuple)) and source and all(isinstance(each, (str, os.PathLike)) for each in source):
         if len(source) != len(languages):
             raise DataError(
-                f"a list must hold one aligned file for each of {', '.join(languages)}, got {len(source)}; pass a single "
-                "file by its name"
+                f"a list must hold one aligned file for each of {', '.join(languages)}, got {len(source)}; pass a "
+                "single file by its name"
             )
         return _read_aligned([Path(each) for each in source], languages)
     # Data frames of pandas and polars, in which Arrow turns NaN to null.
