@@ -26,16 +26,19 @@ def main(argv: Sequence[str]) -> None:
     columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
         from ..index import open_index, search_documents
-        from ..retrieval import BASE, open_retriever
+        from ..retrieval import open_retriever
+        from ..retrieval.opening import open_for_index
+        from ..retrieval.processors import learn_for_search
 
         index = open_index(args.index) if args.index else None
-        named = args.pack or ([] if index is None or args.base else [index.settings.base_model])
-        retriever = open_retriever(named, args.base)
+        if index is None:
+            retriever = open_retriever(args.pack, args.base)
+        else:
+            retriever = open_for_index(index.settings.base_model, args.pack, args.base)
         language = args.language or retriever.language
         if index is not None:
             if counts := index.word_counts():
-                # The base weighs words too, which it knows from the documents alone.
-                retriever.learn_spelling(counts, base=bool(args.weights) and language == BASE)
+                learn_for_search(retriever, counts, language, args.weights)
             rankings = retriever.search(
                 args.question, index, args.top_k, language=language, weights=args.weights, where=args.where
             )
@@ -88,6 +91,7 @@ def make_parser() -> Parser:
     group.add_argument(
         "--pack",
         nargs="+",
+        default=[],
         metavar="PACK",
         help="folder or Hub id of a language pack, of several on one base, or of a model (default: the bare base)",
     )

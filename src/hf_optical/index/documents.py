@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ..bitext.sources import check_keys, read_rows, read_text, source_name
 from ..errors import DataError
-from ..retrieval import BASE, OpticalRetriever
+from ..retrieval import OpticalRetriever
+from ..retrieval.processors import learn_for_search
 from ..retrieval.weights import Weights
 
 
@@ -132,7 +133,6 @@ def search_documents(
         raise DataError("documents must not be empty")
     texts = [each.full_text for each in documents.values()]
     vectors = retriever.encode_documents(texts, show_progress=True)
-    # The base weighs words too, which it knows from the documents alone.
-    retriever.learn_spelling(texts, base=weights is not None and (language or retriever.language) == BASE)
+    learn_for_search(retriever, texts, language, weights)
     rankings = retriever.search(list(queries), vectors, top_k, language=language, weights=weights)
     return [[(documents[hit.document], hit.score) for hit in hits] for hits in rankings]

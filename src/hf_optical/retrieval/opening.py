@@ -39,3 +39,10 @@ def open_retriever(
         pack = LanguagePack.from_pretrained(name)
         retriever.add_language(pack.language, pack)
     return retriever
+
+
+def open_for_index(
+    base_of_index: str, packs: Sequence[str | os.PathLike], base_model: str | os.PathLike | None = None
+) -> OpticalRetriever:
+    """As [`open_retriever`], but without packs and `base_model`, open the base that encoded the index."""
+    return open_retriever(packs or ([] if base_model else [base_of_index]), base_model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from ..bitext.frequency import count_known, known_of_written
 from ..languages import LanguagePack, extend_processor
@@ -11,6 +12,12 @@ from ..languages.vocabulary import word_embedding
 from ..model import OpticalModel, OpticalProcessor
 from ..model.spelling import KnownWords
 from ..model.texts import as_texts
+from .reader import BASE
+from .weights import Weights
+
+
+if TYPE_CHECKING:
+    from .retriever import OpticalRetriever
 
 
 def processor_of_pack(
@@ -49,3 +56,16 @@ def words_of_documents(base: OpticalProcessor, documents: Iterable[str] | Mappin
     if not documents:
         raise ValueError("documents must be texts, since the index has not counted its words")
     return {"documents": known_of_written(base, documents)}
+
+
+def learn_for_search(
+    retriever: OpticalRetriever,
+    documents: Iterable[str] | Mapping[str, int],
+    language: str | None = None,
+    weights: Weights | None = None,
+) -> None:
+    """Teach a retriever the words of documents before queries in `language` search them."""
+    # The base repairs nothing, since its queries may be in other languages than the documents. But it weighs words by
+    # how often they occur, which it knows from the documents alone.
+    base = weights is not None and (language or retriever.language) == BASE
+    retriever.learn_spelling(documents, base=base)

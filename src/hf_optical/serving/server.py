@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import uvicorn
 
 from ..index import open_index
-from ..retrieval import open_retriever
+from ..retrieval.opening import open_for_index
+from ..retrieval.processors import learn_for_search
 from .app import create_app
 from .limits import Limits
 
@@ -39,10 +40,9 @@ def serve(
         ValueError: If the packs and the index have different bases.
     """
     with open_index(index) as opened:
-        named = packs or ([] if base_model else [opened.settings.base_model])
-        retriever = open_retriever(named, base_model)
+        retriever = open_for_index(opened.settings.base_model, packs, base_model)
         if counts := opened.word_counts():
-            retriever.learn_spelling(counts, base=False)
+            learn_for_search(retriever, counts)
         app = create_app(retriever, opened, limits=limits, token=token)
         # Every request is counted in /metrics.
         uvicorn.run(app, host=host, port=port, ws="none", access_log=False, timeout_graceful_shutdown=patience)
