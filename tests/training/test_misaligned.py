@@ -40,11 +40,11 @@ def test_all_are_kept_if_most_would_be_left_out(tmp_path, caplog, monkeypatch):
     args = OTDistillationConfig(language="xx", output_dir=str(tmp_path), use_cpu=True, report_to=[])
     pairs = {"xx": Dataset.from_list([{"translation": {"en": "a", "xx": "b"}}] * 500)}
     monkeypatch.setattr(misaligned, "activate", lambda *_: None)
-    for wrong, left in ((250, 250), (333, None)):
-        found = PairCosts(np.linspace(0, 1, 500), np.repeat([0.0, 1.0], [500 - wrong, wrong]))
+    for wrong, mostly, left in ((250, False, 250), (333, False, None), (0, True, None)):
+        found = PairCosts(np.linspace(0, 1, 500), np.repeat([0.0, 1.0], [500 - wrong, wrong]), mostly)
         monkeypatch.setattr(misaligned, "pair_costs", lambda *_, found=found, **__: found)
         model = torch.nn.Identity()
+        caplog.clear()
         kept = misaligned.aligned_pairs(args, make_methods(args), pairs, model, {"xx": None}, model, None)
         assert {code: len(own) for code, own in kept.items()} == ({"xx": left} if left else {})
-        assert ("333 of the 500 sentence pairs for xx" in caplog.text) == (left is None)
-    assert "unreliable, so all are kept" in caplog.text
+        assert ("Most of the 500 sentence pairs for xx" in caplog.text) == (left is None)

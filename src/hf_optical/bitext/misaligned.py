@@ -32,10 +32,12 @@ class PairCosts:
         misaligned (`numpy.ndarray` of shape `(pairs,)`):
             Probability that the two sentences are not translations. 0 for all if the student cannot tell, or if most
             pairs look misaligned.
+        mostly (`bool`): whether most pairs look misaligned, which makes the estimate unreliable.
     """
 
     costs: np.ndarray
     misaligned: np.ndarray
+    mostly: bool = False
 
     @property
     def share(self) -> float:
@@ -116,12 +118,13 @@ def pair_costs(
         pair_costs_of(loss, sides[0], teacher_side, batch_size).double().numpy()
         for teacher_side in (sides[1], [sides[1][row] for row in other_rows(sides[1])])
     )
-    return PairCosts(costs, _probabilities(costs, unrelated))
+    return PairCosts(costs, *_probabilities(costs, unrelated))
 
 
-def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:
+def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> tuple[np.ndarray, bool]:
     """
-    Probability that each cost is of an unrelated pair: a mixture of two normal distributions, fitted by EM.
+    Probability that each cost is of an unrelated pair, and whether most are: a mixture of two normal distributions,
+    fitted by EM.
 
     The second one may not be cheaper or wider than the costs of `unrelated` pairs suggest, so that it does not explain
     difficult translations.
@@ -131,7 +134,7 @@ def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:
     fitted = costs > _SAME * center
     probabilities = np.zeros(len(costs))
     if not fitted.any():
-        return probabilities
+        return probabilities, False
     costs = costs[fitted]
     means = np.array([min(np.quantile(costs, 0.25), center), center])
     spreads = np.array([max(costs.std(), 1e-6), width])
@@ -144,7 +147,10 @@ def _probabilities(costs: np.ndarray, unrelated: np.ndarray) -> np.ndarray:
         means = (belongs * costs[:, None]).sum(0) / sums
         spreads = np.sqrt((belongs * (costs[:, None] - means) ** 2).sum(0) / sums) + 1e-3 * width
         means[1], spreads[1] = max(means[1], center - width), min(spreads[1], width)
-    if center - means[0] >= _APART * width and shares[0] >= _FEWEST:
-        # Nothing cheaper than a translation is misaligned, however narrow the first distribution.
-        probabilities[fitted] = np.where(costs > means[0], belongs[:, 1], 0.0)
-    return probabilities
+    if center - means[0] < _APART * width:
+        return probabilities, False
+    if shares[0] < _FEWEST:
+        return probabilities, True
+    # Nothing cheaper than a translation is misaligned, however narrow the first distribution.
+    probabilities[fitted] = np.where(costs > means[0], belongs[:, 1], 0.0)
+    return probabilities, False

@@ -41,7 +41,7 @@ def aligned_pairs(
 
     A thousand pairs are compared first, and the others only if more than 3 % of these look misaligned. With fewer than
     five hundred pairs none is left out, nor if no method aligns sentences, or no words were added, without which the
-    student cannot tell. If most would be, the estimate is unreliable and all are kept, with a line in the log.
+    student cannot tell. If most look misaligned, the estimate is unreliable and all are kept, with a line in the log.
 
     Returns:
         `dict[str, Dataset]`: the pairs of the languages that lost some.
@@ -55,24 +55,27 @@ def aligned_pairs(
         readers = (student, processors[language], teacher, teacher_processor)
         return pair_costs(own, *readers, language, args.teacher_language, show_progress=not args.disable_tqdm)
 
-    def misaligned(language: str, own: Dataset) -> list[int]:
+    def misaligned(language: str, own: Dataset) -> list[int] | None:
+        """The rows to leave out; `None` if most pairs look misaligned."""
         student.to(args.device)
         teacher.to(args.device)
-        if costs(language, sample_evenly(own, _FIRST)).share <= _TOLERATED:
-            return []
+        first = costs(language, sample_evenly(own, _FIRST))
+        if first.mostly or first.share <= _TOLERATED:
+            return None if first.mostly else []
         found = costs(language, own)
         rows = np.flatnonzero(found.misaligned > 0.5)
+        if found.mostly or len(rows) > _MOST * len(own):
+            return None
         return rows[np.argsort(-found.costs[rows])].tolist()
 
     for language, own in pairs.items():
-        found: list[int] = []
+        found: list[int] | None = []
         if len(own) >= _FEWEST:
             found = from_main_process(partial(misaligned, language, own))
-        if len(found) > _MOST * len(own):
+        if found is None:
             logger.warning(
-                "%d of the %d sentence pairs for %s look like no translations of each other; this estimate is "
-                "unreliable, so all are kept. bitext.rank_by_cost lists them; check the pairs.",
-                len(found),
+                "Most of the %d sentence pairs for %s look like no translations of each other, or the student reads "
+                "too little to tell. All are kept; check the pairs, which bitext.rank_by_cost lists.",
                 len(own),
                 language,
             )
