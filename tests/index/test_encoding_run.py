@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from encoding_runs import corpus_ids, finished_shards, ids_of, start_run, wait_for, write_corpus
 from tiny import tiny_checkpoint
 
-from hf_optical import OpticalRetriever
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
 from hf_optical.errors import DataError
 from hf_optical.index import open_index
 from hf_optical.index.encoding_run import ShardsFailed, encode_corpus
@@ -121,6 +122,19 @@ def test_failing_shard_is_reported_by_file_and_line_and_the_others_are_kept(tmp_
 
 
 @pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
+def test_vectors_that_are_no_numbers_are_reported_by_their_line(tiny, tmp_path):
+    write_corpus(tmp_path / "corpus")
+    model = OpticalModel.from_pretrained(tiny)
+    word = OpticalProcessor.from_pretrained(tiny).tokenizer("c", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[word] = torch.nan
+    model.save_pretrained(tmp_path / "broken")
+    OpticalProcessor.from_pretrained(tiny).save_pretrained(tmp_path / "broken")
+    with pytest.raises(ShardsFailed, match=r"c\.jsonl\.gz, line 1: the base gives vectors that are not finite"):
+        encode_corpus(tmp_path / "corpus" / "*.jsonl.gz", tmp_path / "out", tmp_path / "broken", shards=4, workers=ONE)
+    assert not (tmp_path / "out" / "_versions").exists()
+
+
 def test_killed_run_continues_with_the_shards_that_are_left(tiny, tmp_path):
     sizes = (120, 120)
     arguments = (write_corpus(tmp_path / "corpus", sizes), tmp_path / "out", tiny)

@@ -115,8 +115,10 @@ class _EncodedRows:
 
     def _encode_block(self, block: Sequence[IndexedDocument], retriever: OpticalRetriever) -> TokenVectors:
         texts = [document.full_text for document in block]
-        encoded = retriever.encode_documents(texts, batch_size=self.job.batch_size)
-        return TokenVectors.from_list(encoded)
+        vectors = TokenVectors.from_list(retriever.encode_documents(texts, batch_size=self.job.batch_size))
+        if not vectors.values.isfinite().all():
+            raise DataError("the base gives vectors that are not finite numbers; check its weights and its data type")
+        return vectors
 
     def _find_culprit(self, block: Sequence[IndexedDocument], retriever: OpticalRetriever) -> None:
         """Narrow the place down to the document that cannot be encoded even alone, if there is one."""
