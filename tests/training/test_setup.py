@@ -7,7 +7,7 @@ from datasets import Dataset
 from hf_optical import OTDistillationConfig
 from hf_optical.errors import DataError
 from hf_optical.training.data import DataArguments, load_training_data
-from hf_optical.training.setup import by_language, pairs_by_language
+from hf_optical.training.pairs import by_language, pairs_by_language
 
 
 def make(*languages: str) -> OTDistillationConfig:

@@ -27,11 +27,14 @@ from ..languages import (
     learn_from_text,
     learn_vocabulary,
     make_trainable,
+    remove,
 )
+from ..methods import Method
 from ..model import OpticalModel, OpticalProcessor
 from ..model.added_words import REPLACING, WORD_RULES
 from .config import OTDistillationConfig
 from .distributed import from_main_process
+from .misaligned import aligned_pairs
 from .relatives import share_words, start_from
 from .word_choice import WordChoice, choose_words
 
@@ -105,6 +108,20 @@ class PackMaker:
         if args.packs:
             make_trainable(self.model, list(args.packs))
         return processors, strengths
+
+    def add_without_misaligned(
+        self, methods: list[Method], pairs: dict[str, Dataset]
+    ) -> tuple[dict[str, OpticalProcessor], dict[str, float], dict[str, Dataset]]:
+        """As [`~PackMaker.add`], but leave out misaligned pairs, which are returned without them."""
+        added = self.add(pairs)
+        # New words tell which pairs are misaligned. If some are, the words are learned again without these.
+        kept = aligned_pairs(self.args, methods, pairs, self.model, added[0], self.teacher, self.teacher_processor)
+        if kept:
+            pairs = pairs | kept
+            for pack in self.args.packs:
+                remove(self.model, pack)
+            added = self.add(pairs)
+        return (*added, pairs)
 
     def _learn_words(self, pack: str, members: list[str], pairs: Mapping[str, Dataset], most: int) -> _Words:
         args, model, processor = self.args, self.model, self.processor

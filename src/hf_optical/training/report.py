@@ -80,17 +80,20 @@ def questions_text(trainer: OTDistillationTrainer, language: str, before: dict[s
         trainer.model, trainer.processors[language], top_k=1, query_ids=list(dataset.queries)[: 10 * count]
     )
 
-    def is_correct(hits: dict[str, list[Hit]], query_id: str) -> bool:
-        return dataset.qrels[query_id].get(hits[query_id][0].document, 0) > 0
+    def first(hits: dict[str, list[Hit]], query_id: str) -> str:
+        return str(hits[query_id][0].document)
 
-    changed = [query for query in after if before[query][0].document != after[query][0].document]
+    def is_correct(hits: dict[str, list[Hit]], query_id: str) -> bool:
+        return dataset.qrels[query_id].get(first(hits, query_id), 0) > 0
+
+    changed = [query for query in after if first(before, query) != first(after, query)]
     changed.sort(key=lambda query: is_correct(after, query), reverse=True)
     lines = []
     for query_id in changed[:count]:
         query = dataset.queries[query_id]
         lines.append(f"\n{query.text}" + (f"  ({query.translation})" if query.translation else ""))
         for label, hits in (("before", before), ("after", after)):
-            document = dataset.corpus[hits[query_id][0].document]
+            document = dataset.corpus[first(hits, query_id)]
             mark = "+" if is_correct(hits, query_id) else "-"
             lines.append(f"  {label:>6} {mark} {document.title}: {document.text[:90]}...")
     return "\n".join(lines)

@@ -1,100 +1,199 @@
-"""Setup of a run: open the models, check the sentence pairs, prepare what reads them."""
+"""Setup of a run: open the models, add the packs, prepare the sentence pairs and what reads them."""
 
 from __future__ import annotations
 
-import logging
+import copy
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import NamedTuple
 
-import torch
 from datasets import Dataset, IterableDataset
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..bitext import load_bitext
 from ..bitext.entries import Entries
-from ..bitext.loading import iter_sentences, sample_evenly, translation_of
-from ..bitext.sources import read_text
-from ..bitext.triples import join_triples
-from ..checks import check_choice, check_number
-from ..errors import DataError
+from ..bitext.loading import iter_sentences, sample_evenly
 from ..evaluation import RetrievalEvaluator, from_bitext
-from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method, name_of
+from ..languages import LanguagePack
+from ..methods import DistillationCollator, LanguageData, Method
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
+from .dictionaries import make_pairs, read_dictionaries, without_nearest_words
 from .distributed import from_main_process
-from .teacher import TeacherVectors
+from .packs import PackMaker
+from .pairs import by_language, first_pairs, pairs_by_language, stream_pairs, training_texts
+from .plain_text import check_texts
+from .projection import project_student
+from .record import RunRecord
+from .relatives import describe, open_relative
+from .sampling import join_languages
 
-
-logger = logging.getLogger(__name__)
 
 # Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
 HELD_OUT = "held-out sentence pairs"
 _HELD_OUT = 2000
 # Sentences by which losses are fitted to the teacher's vectors.
 _SAMPLE = 300
-# Sentence pairs of a stream that are read before training.
-_STREAM_HEAD = 20_000
 
 
-def by_language(args: OTDistillationConfig, name: str, given: Any, complete: bool = False) -> dict[str, Any]:
-    """Return the argument `name` as a dict, language -> value; empty for `None`."""
-    if given is None:
-        return {}
-    if not isinstance(given, dict) and len(args.languages) == 1:
-        return {args.languages[0]: given}
-    codes = list(given) if isinstance(given, dict) else []
-    if not codes or not set(codes) <= set(args.languages) or (complete and len(codes) < len(args.languages)):
-        raise ValueError(
-            f"{name} must be a dict with a value for each of the languages {', '.join(args.languages)}, got "
-            f"{', '.join(map(str, codes)) or type(given).__name__}"
-        )
-    return {language: given[language] for language in args.languages if language in given}
+class _Models(NamedTuple):
+    student: OpticalModel
+    processor: OpticalProcessor
+    teacher: OpticalModel
+    teacher_processor: OpticalProcessor
 
 
-def pairs_by_language(
-    args: OTDistillationConfig, name: str, dataset: Any, complete: bool = False
-) -> dict[str, Dataset]:
-    """As [`by_language`], for sentence pairs in any form that [`load_bitext`] takes."""
-    pairs = {}
-    for language, own in by_language(args, name, dataset, complete).items():
-        columns = {"translation", "index", "length"}  # those of `load_bitext`
-        loaded = isinstance(own, Dataset) and columns <= set(own.column_names) and len(own)
-        if not loaded or not {language, args.teacher_language} <= set(own[0]["translation"] or ()):
-            try:
-                own = load_bitext(own, language, args.teacher_language)
-            except DataError as error:
-                raise DataError(f"{name} must hold sentence pairs in {language!r}: {error}") from error
-        pairs[language] = own
-    return pairs
+@dataclass
+class PreparedRun:
+    """
+    Models, packs and sentence pairs of a run, ready to train.
+
+    Attributes:
+        student ([`OpticalModel`]), teacher ([`OpticalModel`]): The student with its packs, and the frozen teacher.
+        processor ([`OpticalProcessor`]), teacher_processor ([`OpticalProcessor`]): Those of the models without packs.
+        base_fingerprint (`str`): Fingerprint of the student.
+        processors (`dict[str, OpticalProcessor]`): Language -> its processor, with the new words of its pack.
+        strengths (`dict[str, float]`): Pack -> its strength after training.
+        train_dataset (`datasets.Dataset` or `datasets.IterableDataset`): The sentence pairs of all languages.
+        eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*): Those that are held out.
+        collator ([`DistillationCollator`]): Makes batches of them.
+        evaluators (`dict[str, RetrievalEvaluator]`): Language -> the evaluator that was given.
+        pair_evaluators (`dict[str, RetrievalEvaluator]`): For the other languages, search among held-out pairs.
+        text_words (`dict[str, int]`): Language -> number of running words of plain text.
+        record ([`RunRecord`]): What packs and cards say about the run.
+    """
+
+    student: OpticalModel
+    processor: OpticalProcessor
+    teacher: OpticalModel
+    teacher_processor: OpticalProcessor
+    base_fingerprint: str
+    processors: dict[str, OpticalProcessor]
+    strengths: dict[str, float]
+    train_dataset: Dataset | IterableDataset
+    eval_dataset: Dataset | dict[str, Dataset] | None
+    collator: DistillationCollator
+    evaluators: dict[str, RetrievalEvaluator]
+    pair_evaluators: dict[str, RetrievalEvaluator]
+    text_words: dict[str, int]
+    record: RunRecord
 
 
-def first_pairs(args: OTDistillationConfig, stream: IterableDataset) -> Dataset:
-    """Read the first sentence pairs of a stream, from which vocabulary, token weights and dictionaries are learned."""
-    check_number("max_steps", args.max_steps, at_least=1, cure="a stream has no length")
-    check_choice("number of languages", len(args.languages), [1], "since a stream is of one language")
-    check_choice("number of processes", args.world_size, [1], "since a stream is read by one process")
-    args.cache_teacher = False
-    # accelerate would otherwise gather and split batches, which hold more than tensors.
-    args.accelerator_config.dispatch_batches = False
-    return load_bitext(stream.take(_STREAM_HEAD), args.languages[0], args.teacher_language)
+def prepare_run(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    model: str | OpticalModel,
+    teacher: str | OpticalModel,
+    *,
+    train_dataset: Dataset | dict[str, Dataset] | None,
+    eval_dataset: Dataset | dict[str, Dataset] | None,
+    processing_class: OpticalProcessor | None,
+    teacher_processing_class: OpticalProcessor | None,
+    retrieval_evaluator: RetrievalEvaluator | dict[str, RetrievalEvaluator] | None,
+    peft_config: LoraConfig | None,
+    triples: Dataset | None,
+    english_texts: Sequence[str] | None,
+    monolingual_texts: Sequence[str] | Mapping[str, Sequence[str]] | None,
+) -> PreparedRun:
+    """Open the models, add the packs and prepare the sentence pairs; arguments as in [`OTDistillationTrainer`]."""
+    # Check everything that needs no model before opening one.
+    stream = train_dataset if isinstance(train_dataset, IterableDataset) else None
+    given = train_dataset if stream is None else first_pairs(args, stream)
+    pairs = training_texts(args, methods, given, triples)
+    args.settle_epochs(sum(map(len, pairs.values())) // max(len(args.packs), 1))
+    eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
+    evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
+
+    models, relative, projection = open_models(
+        args, methods, model, teacher, processing_class, teacher_processing_class, pairs, peft_config
+    )
+    student, processor, teacher, teacher_processor = models
+    base_fingerprint = student.fingerprint()
+    if relative is not None:
+        relative.check_base(student)
+    if args.disable_dropout:
+        disable_dropout(student)
+
+    entries = read_dictionaries(args, pairs, teacher_processor)
+    texts = by_language(args, "monolingual_texts", monolingual_texts)
+    text_words = check_texts(args, texts, pairs, entries, processor)
+    packs = PackMaker(args, *models, entries, texts, relative, peft_config)
+    if stream is None and not args.keep_misaligned:
+        processors, strengths, pairs = packs.add_without_misaligned(methods, pairs)
+    else:
+        processors, strengths = packs.add(pairs)
+
+    pair_evaluators = {}
+    if args.evaluate_on_pairs:
+        others = {code: own for code, own in eval_pairs.items() if code not in evaluators}
+        pair_evaluators = held_out_evaluators(args, others, teacher, teacher_processor)
+    readers, switched = processors, bool(entries) and not pairs
+    if switched:
+        pairs, held_out = make_pairs(args, entries, english_texts)
+        eval_pairs = held_out | eval_pairs
+        # English words that stay must not be read as similar words of the new language.
+        readers = {code: without_nearest_words(each) for code, each in processors.items()}
+    show_teacher(args, methods, pairs, teacher, teacher_processor)
+    several = len(args.languages) > 1
+    joined = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
+    return PreparedRun(
+        student=student,
+        processor=processor,
+        teacher=teacher,
+        teacher_processor=teacher_processor,
+        base_fingerprint=base_fingerprint,
+        processors=processors,
+        strengths=strengths,
+        train_dataset=joined if stream is None else stream_pairs(args, stream),
+        eval_dataset=(eval_pairs or None) if several else eval_pairs.get(args.languages[0]),
+        collator=make_collator(args, methods, pairs, readers, processor, teacher_processor, entries),
+        evaluators=evaluators,
+        pair_evaluators=pair_evaluators,
+        text_words=text_words,
+        record=RunRecord(
+            args,
+            methods,
+            teacher,
+            pairs,
+            triples=0 if triples is None else len(triples),
+            lora_rank=relative.lora_config.r if relative else peft_config.r if peft_config else None,
+            streamed=stream is not None,
+            entries=entries,
+            text_words=text_words,
+            switched=switched,
+            projection=projection,
+            init_pack=None if relative is None else describe(relative, args.init_pack or ""),
+        ),
+    )
 
 
-def stream_pairs(args: OTDistillationConfig, stream: IterableDataset) -> IterableDataset:
-    """The sentence pairs of a stream, as the collator takes them."""
-    codes = (args.languages[0], args.teacher_language)
-
-    def pair(row: dict[str, Any], index: int) -> dict[str, Any]:
-        place = f"row {index} of the stream"
-        texts = translation_of(row, place)
-        return {"translation": {code: read_text(texts.get(code), code, place) for code in codes}, "index": index}
-
-    return stream.map(pair, with_indices=True)
+def open_models(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    model: str | OpticalModel,
+    teacher: str | OpticalModel,
+    processing_class: OpticalProcessor | None,
+    teacher_processing_class: OpticalProcessor | None,
+    pairs: dict[str, Dataset],
+    peft_config: LoraConfig | None,
+) -> tuple[_Models, LanguagePack | None, str | None]:
+    """Open student, teacher and the pack of `init_pack`; also return a sentence on a projection that was fitted."""
+    same = teacher is model
+    student, processor = open_model(model, processing_class, "model", "processing_class")
+    teacher_processor = teacher_processing_class or (processor if same else None)
+    opened, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
+    relative = open_relative(args, peft_config)
+    student, projection = project_student(args, student, processor, opened, teacher_processor, pairs, relative)
+    frozen = (copy.deepcopy(opened) if same else opened).eval().requires_grad_(False)
+    for method in methods:
+        method.start(student)
+    return _Models(student, processor, frozen, teacher_processor), relative, projection
 
 
 def held_out_evaluators(
@@ -109,23 +208,6 @@ def held_out_evaluators(
             dataset = from_bitext(rows, *codes, name=HELD_OUT)
             evaluators[language] = RetrievalEvaluator(dataset, teacher, processor)
     return evaluators
-
-
-def training_texts(
-    args: OTDistillationConfig,
-    methods: list[Method],
-    dataset: Dataset | dict[str, Dataset] | None,
-    triples: Dataset | None,
-) -> dict[str, Dataset]:
-    """Join the sentence pairs with the triples, language -> rows, and let the methods check them."""
-    pairs = pairs_by_language(args, "train_dataset", dataset, complete=True)
-    if triples is not None:
-        if not any(isinstance(method, CodeSwitch) for method in methods):
-            raise ValueError(f"triples must come with code switching, got method={name_of(methods)!r}; leave them out")
-        pairs = {language: join_triples(own, triples, args.seed) for language, own in pairs.items()}
-    for method in methods:
-        method.check(args.languages, pairs, args.teacher_language)
-    return pairs
 
 
 def check_optimizers(model: nn.Module, optimizer: Optimizer | None, lr_scheduler: LRScheduler | None) -> None:
@@ -207,32 +289,3 @@ def make_collator(
     ]
     readers = {each.language: [method.reader(each) for method in methods] for each in data}
     return DistillationCollator(readers, processors)
-
-
-def cache_teacher(
-    args: OTDistillationConfig,
-    methods: list[Method],
-    teacher: OpticalModel,
-    processor: OpticalProcessor,
-    datasets: Iterable[Dataset | dict[str, Dataset] | None],
-    autocast: torch.dtype | None,
-) -> TeacherVectors | None:
-    """Open the cache of the teacher's vectors with all texts of the datasets; `None` if the teacher reads none."""
-    texts: dict[str, dict[str, None]] = {}
-    for given in datasets:
-        for dataset in given.values() if isinstance(given, dict) else [given] if given else []:
-            for method in methods:
-                for role, found in method.teacher_texts(dataset, args.teacher_language).items():
-                    texts.setdefault(role, {}).update(dict.fromkeys(found))
-    vectors = None
-    for role in (role for role, found in texts.items() if found):
-        vectors = TeacherVectors.prepare(
-            teacher,
-            processor,
-            list(texts[role]),
-            (role,),
-            args.teacher_cache_dir,
-            autocast=autocast,
-            show_progress=not args.disable_tqdm,
-        )
-    return vectors

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -15,13 +15,16 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_number
 from ..languages import active_language
+from ..methods import Method
 from ..model import OpticalModel, OpticalProcessor
 from ..storage.staging import recover, staged_directory
+from .config import OTDistillationConfig
 from .distributed import from_main_process
 
 
@@ -170,6 +173,35 @@ class TeacherVectors:
         missing = np.flatnonzero((self._find(keys) < 0) & (lengths > 0))
         missing = missing[np.unique(keys[missing], return_index=True)[1]]
         return missing[np.argsort(-lengths[missing], kind="stable")].tolist(), int(lengths[missing].sum())
+
+
+def cache_teacher(
+    args: OTDistillationConfig,
+    methods: list[Method],
+    teacher: OpticalModel,
+    processor: OpticalProcessor,
+    datasets: Iterable[Dataset | dict[str, Dataset] | None],
+    autocast: torch.dtype | None,
+) -> TeacherVectors | None:
+    """Open the cache of the teacher's vectors with all texts of the datasets; `None` if the teacher reads none."""
+    texts: dict[str, dict[str, None]] = {}
+    for given in datasets:
+        for dataset in given.values() if isinstance(given, dict) else [given] if given else []:
+            for method in methods:
+                for role, found in method.teacher_texts(dataset, args.teacher_language).items():
+                    texts.setdefault(role, {}).update(dict.fromkeys(found))
+    vectors = None
+    for role in (role for role, found in texts.items() if found):
+        vectors = TeacherVectors.prepare(
+            teacher,
+            processor,
+            list(texts[role]),
+            (role,),
+            args.teacher_cache_dir,
+            autocast=autocast,
+            show_progress=not args.disable_tqdm,
+        )
+    return vectors
 
 
 def _fingerprint(teacher: OpticalModel, autocast: torch.dtype | None) -> str:

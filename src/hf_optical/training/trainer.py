@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,38 +17,22 @@ from transformers.trainer_utils import speed_metrics
 
 from ..evaluation import RetrievalEvaluator
 from ..evaluation.results import over_languages
-from ..languages import LanguagePack, activate, active_language, remove, set_strength, strength_of
+from ..languages import LanguagePack, activate, active_language, set_strength, strength_of
 from ..methods import Alignment, Method, make_methods, turns
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
 from .checkpoints import InitialState, ResumableTrainer
 from .config import OTDistillationConfig
-from .dictionaries import make_pairs, read_dictionaries, without_nearest_words
 from .distributed import PairMeans, from_main_process, pair_weights
 from .forward import check_finite, read_batch
 from .loading import PairLoadingTrainer
-from .misaligned import aligned_pairs
-from .packs import PackMaker
-from .plain_text import check_texts, log_unknown_words
-from .projection import project_student
+from .pairs import pairs_by_language
+from .plain_text import log_unknown_words
 from .publishing import create_repositories, push_run, write_run_card
-from .record import RunRecord, measure
-from .relatives import describe, open_relative
+from .record import measure
 from .report import measure_references
 from .sampling import join_languages
-from .setup import (
-    by_language,
-    cache_teacher,
-    check_optimizers,
-    disable_dropout,
-    first_pairs,
-    held_out_evaluators,
-    make_collator,
-    open_model,
-    pairs_by_language,
-    show_teacher,
-    stream_pairs,
-    training_texts,
-)
+from .setup import check_optimizers, prepare_run
+from .teacher import cache_teacher
 
 
 # Arguments of Trainer that this trainer makes itself -> what to do instead.
@@ -166,69 +150,38 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         # The caller's settings may serve another run, and some of them are settled by the data of this one.
         args = copy.copy(args)
         args.accelerator_config = copy.copy(args.accelerator_config)
-        # Check everything that needs no model before opening one.
         self.methods = make_methods(args, method, loss)
-        stream = train_dataset if isinstance(train_dataset, IterableDataset) else None
-        if stream is not None:
-            train_dataset = first_pairs(args, stream)
-        pairs = training_texts(args, self.methods, train_dataset, triples)
-        args.settle_epochs(sum(map(len, pairs.values())) // max(len(args.packs), 1))
-        eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
-        self.retrieval_evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
-
-        same = teacher is model
-        model, base_processor = open_model(model, processing_class, "model", "processing_class")
-        teacher_processor = teacher_processing_class or (base_processor if same else None)
-        teacher, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-        relative = open_relative(args, peft_config)
-        model, projection = project_student(args, model, base_processor, teacher, teacher_processor, pairs, relative)
-        self.teacher = (copy.deepcopy(teacher) if same else teacher).eval().requires_grad_(False)
-        self.teacher_processor = teacher_processor
-        for each in self.methods:
-            each.start(model)
-        self.base_fingerprint = model.fingerprint()
-        if relative is not None:
-            relative.check_base(model)
-        if args.disable_dropout:
-            disable_dropout(model)
-        self.base_processor = base_processor
-        entries = read_dictionaries(args, pairs, teacher_processor)
-        texts = by_language(args, "monolingual_texts", monolingual_texts)
-        text_words = check_texts(args, texts, pairs, entries, base_processor)
-        models = (model, base_processor, self.teacher, teacher_processor)
-        packs = PackMaker(args, *models, entries, texts, relative, peft_config)
-        self.processors, self._strengths = packs.add(pairs)
-        if stream is None and not args.keep_misaligned:
-            kept = aligned_pairs(args, self.methods, pairs, model, self.processors, self.teacher, teacher_processor)
-            if kept:
-                pairs |= kept
-                for pack in args.packs:
-                    remove(model, pack)
-                self.processors, self._strengths = packs.add(pairs)
-        readers, searched = self.processors, eval_pairs
-        made = bool(entries) and not pairs
-        if made:
-            pairs, held_out = make_pairs(args, entries, english_texts)
-            eval_pairs = held_out | eval_pairs
-            # English words that stay must not be read as similar words of the new language.
-            readers = {code: without_nearest_words(each) for code, each in readers.items()}
-
-        show_teacher(args, self.methods, pairs, self.teacher, teacher_processor)
-
-        train_dataset = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
-        if stream is not None:
-            train_dataset = stream_pairs(args, stream)
+        run = prepare_run(
+            args,
+            self.methods,
+            model,
+            teacher,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            teacher_processing_class=teacher_processing_class,
+            retrieval_evaluator=retrieval_evaluator,
+            peft_config=peft_config,
+            triples=triples,
+            english_texts=english_texts,
+            monolingual_texts=monolingual_texts,
+        )
+        self.teacher, self.teacher_processor = run.teacher, run.teacher_processor
+        self.base_processor, self.base_fingerprint = run.processor, run.base_fingerprint
+        self.processors, self._strengths = run.processors, run.strengths
+        self.retrieval_evaluators, self.run_record = run.evaluators, run.record
+        # Means of training and of evaluation, and the weight of each pair in the batch.
+        self._means = {True: PairMeans(), False: PairMeans()}
+        self._pair_weights: Tensor | None = None
         # Trainer's constructor creates the repositories of a run that is to be pushed.
         self._repositories: dict[str, str] = {}
         super().__init__(
-            model=model,
+            model=run.student,
             args=args,
-            data_collator=make_collator(
-                args, self.methods, pairs, readers, base_processor, teacher_processor, entries
-            ),
-            train_dataset=train_dataset,
-            eval_dataset=(eval_pairs or None) if len(args.languages) > 1 else eval_pairs.get(args.languages[0]),
-            processing_class=base_processor if len(args.packs) > 1 else self.processors[args.languages[0]],
+            data_collator=run.collator,
+            train_dataset=run.train_dataset,
+            eval_dataset=run.eval_dataset,
+            processing_class=run.processor if len(args.packs) > 1 else run.processors[args.languages[0]],
             # Trainer then gathers the cost of every pair, whose mean is exact for any batch size.
             compute_metrics=lambda prediction: {"loss": float(prediction.predictions.mean())},
             callbacks=callbacks,
@@ -241,28 +194,10 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
                 "student; leave it out and evaluate the saved model"
             )
         self.teacher.to(self.accelerator.device)
-        if args.evaluate_on_pairs and not self.is_fsdp_enabled:
-            others = {code: own for code, own in searched.items() if code not in self.retrieval_evaluators}
-            self.retrieval_evaluators |= held_out_evaluators(args, others, self.teacher, teacher_processor)
-        for code in texts.keys() & self.retrieval_evaluators.keys():
-            log_unknown_words(self.retrieval_evaluators[code], code, base_processor, self.processors[code])
-        self.run_record = RunRecord(
-            args,
-            self.methods,
-            self.teacher,
-            pairs,
-            triples=0 if triples is None else len(triples),
-            lora_rank=relative.lora_config.r if relative else peft_config.r if peft_config else None,
-            streamed=stream is not None,
-            entries=entries,
-            text_words=text_words,
-            switched=made,
-            projection=projection,
-            init_pack=None if relative is None else describe(relative, args.init_pack or ""),
-        )
-        # Means of training and of evaluation, and the weight of each pair in the batch.
-        self._means = {True: PairMeans(), False: PairMeans()}
-        self._pair_weights: Tensor | None = None
+        if not self.is_fsdp_enabled:
+            self.retrieval_evaluators |= run.pair_evaluators
+        for code in run.text_words.keys() & self.retrieval_evaluators.keys():
+            log_unknown_words(self.retrieval_evaluators[code], code, run.processor, run.processors[code])
 
     # Training
 
@@ -367,6 +302,16 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         finally:
             self.model_init, self.model = None, restore()
 
+    def _load_from_checkpoint(self, *args, **kwargs) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)
+        if self.model.fitted:
+            self.base_fingerprint = self.model.fingerprint()
+
+    def _load_best_model(self) -> None:
+        # The results are those of the last weights, not of the best ones; Trainer has no event for loading them.
+        self.run_record.forget_results()
+        super()._load_best_model()
+
     # Means over the pairs of all processes, between two logs
 
     def record(self, **values: Tensor) -> None:
@@ -467,16 +412,6 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             _, outputs = self.compute_loss(model, inputs, return_outputs=True)
         return None, outputs["costs"], outputs["costs"]
-
-    def _load_from_checkpoint(self, *args, **kwargs) -> None:
-        super()._load_from_checkpoint(*args, **kwargs)
-        if self.model.fitted:
-            self.base_fingerprint = self.model.fingerprint()
-
-    def _load_best_model(self) -> None:
-        # The results are those of the last weights, not of the best ones; Trainer has no event for loading them.
-        self.run_record.forget_results()
-        super()._load_best_model()
 
     # Packs, cards and the Hub
 
