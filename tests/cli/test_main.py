@@ -105,7 +105,7 @@ def test_module_is_the_command(monkeypatch, capsys):
             ["search", "rain", "--corpus", "{}/documents.csv", "--pack", "{}/base", "--text_column", "body"],
             "no column 'body'.*`?--text_column",
         ),
-        (["index", "--output", "{}/index"], "--corpus, --delete or --recall"),
+        (["index", "--output", "{}/index"], "--corpus, --delete, --compact or --recall"),
         (["index", "--output", "{}/index", "--corpus", "x.csv", "--delete", "a"], "--delete .*needs --add"),
         (["index", "--output", "{}/index", "--corpus", "x.csv", "--add", "--dtype", "int8"], "--dtype is for a new"),
         (
@@ -142,8 +142,12 @@ def test_index_search_and_delete(folder, tmp_path, capsys):
     (tmp_path / "more.jsonl").write_text(json.dumps({"_id": "c", "text": "Fish swim."}) + "\n")
     main(["index", "--corpus", f"{tmp_path}/more.jsonl", "--output", str(index), "--add"])
     main(["index", "--output", str(index), "--delete", "b"])
-    assert RetrievalIndex.open(index).ids == ["a", "c"]
+    assert [len(part.ids) for part in RetrievalIndex.open(index).parts] == [2, 1]
     capsys.readouterr()
+    main(["index", "--output", str(index), "--compact"])
+    assert re.search(r"Compacted the index, which freed 0.0 MB\n.* has 2 documents", capsys.readouterr().out)
+    (part,) = RetrievalIndex.open(index).parts
+    assert part.ids == ["a", "c"]
 
     questions = ["mzuqo rain", "fish"]
     main(["search", *questions, "--index", str(index), "--pack", f"{folder}/pack", "--top_k", "1", "--json"])

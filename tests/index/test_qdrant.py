@@ -163,6 +163,7 @@ def test_adding_and_deleting(index, exact, retriever):
     index.delete(["0"])
     index.add_documents(["Rain."], retriever)
     index.delete(["1", "2"])
+    index.compact()
     index.add(["new", "empty"], [retriever.encode_documents(["Water flows."])[0], torch.empty(0, 32)], [{"n": 70}, {}])
     index = again(index)
     assert len(index) == 60 and "d3" not in index and "new" in index

@@ -17,8 +17,8 @@ _RECALL = 0.98
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not (args.corpus or args.delete or args.recall):
-        parser.error("pass --corpus, --delete or --recall")
+    if not (args.corpus or args.delete or args.compact or args.recall):
+        parser.error("pass --corpus, --delete, --compact or --recall")
     new = args.corpus is not None and not args.add
     if new and args.delete:
         parser.error("--delete with --corpus needs --add, since a new index has nothing to delete")
@@ -41,6 +41,9 @@ def main(argv: Sequence[str]) -> None:
             if args.corpus:
                 base = open_retriever([args.model or index.settings.base_model])
                 index.add_documents(args.corpus, base, **options)
+        if args.compact:
+            freed = index.compact()
+            print("Compacted the index" + ("" if freed is None else f", which freed {freed / 1e6:,.1f} MB"))
         print(f"The index in {args.output} has {len(index)} documents, encoded by {index.settings.base_model}")
         if args.recall or (new and not isinstance(index, RetrievalIndex)):
             found = index.build(args.recall or _RECALL, show_progress=True)
@@ -71,6 +74,11 @@ def make_parser() -> Parser:
     )
     group.add_argument("--add", action="store_true", help="add the documents to the index that is there")
     group.add_argument("--delete", nargs="+", metavar="ID", help="delete documents from it")
+    group.add_argument(
+        "--compact",
+        action="store_true",
+        help="join the files of many additions, and free the space of deleted documents",
+    )
     group.add_argument(
         "--dtype",
         choices=("float16", "float32", "int8"),

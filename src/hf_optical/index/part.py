@@ -48,8 +48,11 @@ class Part:
     def __init__(self, folder: Path, deleted: Sequence[str]):
         self.folder, self.name, self.deleted = folder, folder.name, list(deleted)
         self.vectors = TokenVectors.open(folder / _VECTORS)
+        # Mapped like the vectors, so that documents can be read after another process has compacted the index.
+        self._mapped = _map(folder / _DOCUMENTS)
+        self._metadata: Any = None
         try:
-            with pq.ParquetFile(folder / _DOCUMENTS) as file:
+            with self._open() as file:
                 self._metadata = file.metadata
                 self.ids: list[str] = file.read(["id"])["id"].to_pylist()
         except (pa.ArrowException, KeyError, ValueError) as error:
@@ -84,6 +87,12 @@ class Part:
             vectors = self.vectors[start:stop] if len(kept) == stop - start else self.vectors.take(kept)
             yield [self.ids[i] for i in kept], vectors
 
+    def kept(self) -> Iterator[tuple[IndexedDocument, Tensor]]:
+        """Documents that are not deleted, and their vectors as they are stored."""
+        for position, document in enumerate(self.documents()):
+            if self.positions.get(document.id) == position:
+                yield document, self.vectors[position]
+
     def word_counts(self) -> dict[str, int]:
         """How often words occur in the documents, deleted ones too; none in a part of an earlier version."""
         file = self.folder / _WORDS
@@ -110,8 +119,16 @@ class Part:
         return _document(row)
 
     def _open(self) -> pq.ParquetFile:
-        """A reader of its own for each call: Arrow crashes the process if threads share one, and it holds a file."""
-        return pq.ParquetFile(self.folder / _DOCUMENTS, metadata=self._metadata)
+        """A reader of its own for each call: Arrow crashes the process if threads share one."""
+        return pq.ParquetFile(pa.BufferReader(self._mapped), metadata=self._metadata)
+
+
+def _map(path: Path) -> pa.Buffer:
+    """Map a file without keeping it open."""
+    with pa.memory_map(str(path)) as file:
+        # Arrow has the system read ahead what it gives out, so take one byte, and the others from its address.
+        first = file.read_buffer(1)
+        return pa.foreign_buffer(first.address, file.size(), base=first)
 
 
 def _document(row: dict[str, Any]) -> IndexedDocument:

@@ -185,6 +185,15 @@ class Index(ABC):
             `float`: The recall that was measured. It is 1 for the exact engine.
         """
 
+    @abstractmethod
+    def compact(self) -> int | None:
+        """
+        Tidy up the files of the index after many additions and deletions. Searches find the same documents as before.
+
+        Returns:
+            `int`, *optional*: Bytes that were freed, where the engine counts them.
+        """
+
     # Reading
 
     @abstractmethod

@@ -134,6 +134,11 @@ class QdrantIndex(Index):
         self._collection.write_info(self._info())
         return measured
 
+    def compact(self) -> None:
+        """Let Qdrant merge segments, and drop deleted documents once they are many. A server does it by itself."""
+        if self._created:
+            self._collection.optimize()
+
     @torch.no_grad()
     def search(
         self,

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -17,11 +19,11 @@ from ..retrieval import Hit, TokenVectors
 from ..storage.json_files import read_json, write_json
 from ..storage.locking import shared_lock
 from ..storage.safety import inside
-from ..storage.staging import recover, staged_directory
+from ..storage.staging import discard, recover, staged_directory
 from .conditions import MetadataTable
-from .documents import IndexedDocument
+from .documents import IndexedDocument, next_number
 from .part import Part, write_part
-from .protocol import Chunk, Index, list_of_ids
+from .protocol import CHUNK, Chunk, Index, list_of_ids
 from .recall import Block
 from .settings import IndexSettings
 
@@ -39,8 +41,8 @@ class RetrievalIndex(Index):
 
     The folder holds `index.json` and a folder `part-00000`, `part-00001`, ... for the documents that were added
     together, with `vectors.safetensors`, `documents.parquet` and `words.json`. Vectors are mapped from disk, so an
-    index may be larger than memory. Adding and deleting documents never rewrites a part. If writing is interrupted,
-    the folder holds either the old index or the new one.
+    index may be larger than memory. Adding and deleting documents never rewrites a part; [`~RetrievalIndex.compact`]
+    joins small parts. If writing is interrupted, the folder holds either the old index or the new one.
 
     Vectors take two bytes a number (`"float16"`), four (`"float32"`) or one (`"int8"`, as in [`TokenVectors.to`]).
 
@@ -95,7 +97,7 @@ class RetrievalIndex(Index):
 
     def delete(self, ids: Iterable[str]) -> None:
         """
-        Delete documents, so that they are no longer found. Their vectors stay on disk.
+        Delete documents, so that they are no longer found. They stay on disk until [`~RetrievalIndex.compact`].
 
         Raises:
             KeyError: If an id is not in the index. Then nothing is deleted.
@@ -118,6 +120,44 @@ class RetrievalIndex(Index):
         """Do nothing: there is nothing to train. Returns 1, the recall of an exact search."""
         check_number("recall", recall, above=0, at_most=1)
         return 1.0
+
+    def compact(self) -> int:
+        """
+        Join small parts, and remove deleted documents from the disk.
+
+        Call it after hundreds of additions, because each part slows searches down, or after deleting many documents.
+        Vectors are copied bit by bit. Scores may change by rounding, below 1e-5, because they are computed in other
+        blocks.
+
+        Parts of 2,500 documents or more are rewritten only if documents in them were deleted. New parts have at most
+        5,000 documents, which are in memory together. Until the end, the disk holds the old parts too. Other processes
+        go on reading what they opened, and wait before they write.
+
+        Returns:
+            `int`: Bytes that were freed.
+        """
+        if not self.parts and not (self.folder / INDEX_FILE).exists():  # nothing was added yet
+            return 0
+        freed = 0
+        with self._writing() as staged:
+            names, listed = [part.name for part in self.parts], []
+            for stays, run in groupby(self.parts, lambda part: not part.deleted and 2 * len(part.ids) >= CHUNK):
+                parts = list(run)
+                if stays or (len(parts) == 1 and not parts[0].deleted):
+                    listed += [(part.name, len(part.ids), part.deleted) for part in parts]
+                    continue
+                kept = (each for part in parts for each in part.kept())
+                while chunk := list(islice(kept, CHUNK)):
+                    documents, vectors = zip(*chunk, strict=True)
+                    names.append(_name_after(names))
+                    write_part(staged / names[-1], documents, TokenVectors.from_list(vectors))
+                    listed.append((names[-1], len(documents), []))
+                    freed -= _size(staged / names[-1])
+                for part in parts:
+                    discard(staged / part.name)
+                    freed += _size(part.folder)
+            self._write_index_file(staged, listed)
+        return freed
 
     @torch.no_grad()
     def search(
@@ -148,8 +188,10 @@ class RetrievalIndex(Index):
 
     def word_counts(self) -> dict[str, int]:
         """How often words occur in the documents: 50,000 words of each part at most."""
+        # The files of parts that another process has compacted are gone; its own parts count the same words.
+        there = all(part.folder.is_dir() for part in self.parts)
         counts: Counter[str] = Counter()
-        for part in self.parts:
+        for part in self.parts if there else self.open(self.folder).parts:
             counts.update(part.word_counts())
         return dict(counts)
 
@@ -172,7 +214,7 @@ class RetrievalIndex(Index):
             listed = [(part.name, len(part.ids), part.deleted) for part in self.parts]
             for documents, vectors in chunks:
                 self._check_new([document.id for document in documents])
-                name = f"part-{len(listed):05}"
+                name = _name_after(each for each, *_ in listed)
                 write_part(staged / name, documents, vectors.to(_DTYPES[self.settings.dtype]))
                 listed.append((name, len(documents), []))
             self._write_index_file(staged, listed)
@@ -220,8 +262,8 @@ class RetrievalIndex(Index):
                 self.settings, self.parts = _read_index(self.folder)
             with staged_directory(self.folder) as staged:
                 yield staged
-        self._forget_metadata()
-        self.settings, self.parts = _read_index(self.folder)
+            self._forget_metadata()
+            self.settings, self.parts = _read_index(self.folder)
 
     def _write_index_file(self, staged: Path, parts: Sequence[tuple[str, int, list[str]]]) -> None:
         listed = [{"name": name, "documents": count, "deleted": deleted} for name, count, deleted in parts]
@@ -241,4 +283,21 @@ def _read_index(folder: Path) -> tuple[IndexSettings, list[Part]]:
         parts = [Part(inside(folder, each["name"], file), each["deleted"]) for each in stored["parts"]]
     except KeyError as error:
         raise OSError(f"{file} is damaged (it lacks {error}); build the index again") from error
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OSError(
+            error.errno,
+            f"the index in {folder} has {len(stored['parts'])} parts, too many for the limit of open files; raise the "
+            "limit once (ulimit -n) and compact the index",
+        ) from error
     return settings, parts
+
+
+def _name_after(names: Iterable[str]) -> str:
+    """Name of the next part. Numbers of parts that were compacted are not used again while there are later ones."""
+    return f"part-{next_number(name.removeprefix('part-') for name in names):05}"
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
