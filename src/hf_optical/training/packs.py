@@ -112,7 +112,7 @@ class PackMaker:
     def add_without_misaligned(
         self, methods: list[Method], pairs: dict[str, Dataset]
     ) -> tuple[dict[str, OpticalProcessor], dict[str, float], dict[str, Dataset]]:
-        """As [`~PackMaker.add`], but leave out misaligned pairs, which are returned without them."""
+        """As [`~PackMaker.add`], but without misaligned pairs; also return the pairs that remain."""
         added = self.add(pairs)
         # New words tell which pairs are misaligned. If some are, the words are learned again without these.
         kept = aligned_pairs(self.args, methods, pairs, self.model, added[0], self.teacher, self.teacher_processor)
