@@ -159,7 +159,10 @@ def test_commands_run(page, folder):
         if "--resume_from_checkpoint" in command:  # something must have stopped
             assert run_hf_optical(*command[:-2], *short).returncode == 0
         # The runner starts in the repository, so paths are made absolute.
-        absolute = [str(folder / part) if (folder / part).exists() or "outputs/" in part else part for part in command]
+        absolute = [
+            str(folder / part) if "*" in part or "outputs/" in part or (folder / part).exists() else part
+            for part in command
+        ]
         result = run_hf_optical(*absolute, *(short if command[0] == "train" else []))
         assert result.returncode == 0, f"{command}: {result.stderr[-2000:]}"
 
