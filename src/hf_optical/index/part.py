@@ -19,6 +19,7 @@ from ..bitext.frequency import count_written
 from ..retrieval import Hit, TokenVectors
 from ..retrieval.search import best_documents
 from ..storage.json_files import read_json, write_json
+from ..storage.mapping import map_file
 from .documents import IndexedDocument
 from .recall import Block
 
@@ -49,7 +50,7 @@ class Part:
         self.folder, self.name, self.deleted = folder, folder.name, list(deleted)
         self.vectors = TokenVectors.open(folder / _VECTORS)
         # Mapped like the vectors, so that documents can be read after another process has compacted the index.
-        self._mapped = _map(folder / _DOCUMENTS)
+        self._mapped = map_file(folder / _DOCUMENTS)
         self._metadata: Any = None
         try:
             with self._open() as file:
@@ -121,14 +122,6 @@ class Part:
     def _open(self) -> pq.ParquetFile:
         """A reader of its own for each call: Arrow crashes the process if threads share one."""
         return pq.ParquetFile(pa.BufferReader(self._mapped), metadata=self._metadata)
-
-
-def _map(path: Path) -> pa.Buffer:
-    """Map a file without keeping it open."""
-    with pa.memory_map(str(path)) as file:
-        # Arrow has the system read ahead what it gives out, so take one byte, and the others from its address.
-        first = file.read_buffer(1)
-        return pa.foreign_buffer(first.address, file.size(), base=first)
 
 
 def _document(row: dict[str, Any]) -> IndexedDocument:

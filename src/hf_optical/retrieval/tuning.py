@@ -132,8 +132,8 @@ def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterab
     new = embedding.vocabulary(name) if isinstance(embedding, LanguageEmbedding) else None
     if new is None:
         raise ValueError(
-            f"the pack for {language!r} has no new words to make queries from; pass dictionary, or to `hf-optical tune` "
-            "--dictionary or --train_file"
+            f"the pack for {language!r} has no new words to make queries from; pass dictionary, or to `hf-optical "
+            "tune` --dictionary or --train_file"
         )
     tokenizer = retriever.processor.tokenizer
     found: dict[str, int] = {}

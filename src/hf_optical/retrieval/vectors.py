@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..checks import check_choice, check_shape
+from ..storage.mapping import map_file
 from ..storage.staging import staged_directory
 
 
@@ -171,9 +171,8 @@ class TokenVectors:
             OSError: If the file does not exist or does not hold token vectors.
         """
         try:
-            with Path(path).open("rb") as file:
-                # safetensors maps files for writing, which the system refuses for a file larger than memory.
-                content = torch.from_numpy(np.asarray(_Mapped(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))))
+            # safetensors maps files for writing, which the system refuses for a file larger than memory.
+            content = torch.from_numpy(np.asarray(_Mapped(map_file(Path(path)))))
             start = 8 + int.from_bytes(content[:8].numpy(), "little")
             header = json.loads(content[8:start].numpy().tobytes())
             values, lengths = (_tensor(content[start:], header[name]) for name in ("values", "lengths"))
@@ -263,7 +262,7 @@ def _end_to_end(vectors: Sequence[Tensor]) -> Tensor:
 class _Mapped:
     """The bytes of a mapped file, declared writable, or torch would warn in all threads about read-only memory."""
 
-    def __init__(self, file: mmap.mmap):
+    def __init__(self, file: Any):
         self.bytes = np.frombuffer(file, np.uint8)
         self.__array_interface__ = {**self.bytes.__array_interface__, "data": (self.bytes.ctypes.data, False)}
 
