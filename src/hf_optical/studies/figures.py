@@ -234,7 +234,8 @@ def _plot_curves(
 
 def _labelled(figure: Figure, x: str, y: str) -> Figure:
     figure.supxlabel(x, fontsize=9)
-    figure.supylabel(y, fontsize=9)
+    # Wrapped to the height; a character of 9 points takes about 0.07 inches.
+    figure.supylabel(textwrap.fill(y, int(figure.get_figheight() / 0.075)), fontsize=9)
     return figure
 
 
