@@ -121,7 +121,6 @@ def test_failing_shard_is_reported_by_file_and_line_and_the_others_are_kept(tmp_
     assert ids_of(tmp_path / "out") == ALL
 
 
-@pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
 def test_vectors_that_are_no_numbers_are_reported_by_their_line(tiny, tmp_path):
     write_corpus(tmp_path / "corpus")
     model = OpticalModel.from_pretrained(tiny)
@@ -135,6 +134,7 @@ def test_vectors_that_are_no_numbers_are_reported_by_their_line(tiny, tmp_path):
     assert not (tmp_path / "out" / "_versions").exists()
 
 
+@pytest.mark.promise("Stopping anywhere", "An encoding run that was killed continues with the shards that are left.")
 def test_killed_run_continues_with_the_shards_that_are_left(tiny, tmp_path):
     sizes = (120, 120)
     arguments = (write_corpus(tmp_path / "corpus", sizes), tmp_path / "out", tiny)
