@@ -19,7 +19,7 @@ A dictionary (MUSE's format) adds words to those of the sentence pairs, or does 
 
     accelerate launch examples/distill.py --language bem --dictionary bem-en.txt --eval_dir BEIR_FOLDER
 
-The rivals of transport: `--method greedy`, `sentence`, `code_switch` or `hybrid`.
+Other objectives than transport: `--method greedy`, `sentence`, `code_switch`, `ranking`, `hybrid` or `ot_ranking`.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from hf_optical import (
 from hf_optical.cli import main
 from hf_optical.cli.main import COMMANDS
 from hf_optical.index import RetrievalIndex
+from hf_optical.methods import method_names
 from hf_optical.retrieval.tuning import STRENGTHS
 
 
@@ -85,6 +86,12 @@ def test_options_in_the_help_of_train_exist(capsys):
     main(["train", "--help"])
     shown = re.findall(r"^  (--\w+)", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(shown) > 12 and not [option for option in shown if f"{option} " not in every]
+
+
+def test_help_of_train_names_every_method(capsys):
+    main(["train", "--help"])
+    (text,) = re.findall(r"--method NAME +(.*)", capsys.readouterr().out)
+    assert [name for name in re.findall(r"\w+", text) if name not in ("default", "or")] == method_names()
 
 
 def test_module_is_the_command(monkeypatch, capsys):
