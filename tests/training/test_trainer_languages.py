@@ -22,7 +22,7 @@ from hf_optical import (
 )
 from hf_optical.hub.language_names import named_code
 from hf_optical.languages import activate
-from hf_optical.training.report import measure_references, results_text, with_references
+from hf_optical.training.report import measure_references, questions_text, results_text, with_references
 
 
 TEXTS = ["Habari za asubuhi?", "?inagn in ikamas ay ieB", "The bus is late."]
@@ -253,6 +253,17 @@ def test_report_has_the_only_language_with_evaluation_data(make_two, evaluators,
     text = results_text(results, "lo", ["sw", "lo"])
     assert all(row in text for row in ("before", "after", "gap closed"))
     assert results_text(results, "sw", ["sw", "lo"]) == ""
+
+
+def test_reported_documents_without_title_begin_with_their_text(make_two):
+    trainer = make_two(evaluate_on_pairs=True)  # sentences have no titles
+    evaluator = trainer.retrieval_evaluators["lo"]
+    trainer.set_language("lo")
+    found = evaluator.search(trainer.model, trainer.processors["lo"], top_k=2)
+    text = questions_text(trainer, "lo", {query: hits[1:] for query, hits in found.items()}, count=2)
+    shown = [line[11:-3] for line in text.splitlines() if line.startswith(("  before ", "   after "))]
+    assert len(shown) == 4
+    assert all(any(document.text.startswith(part) for document in evaluator.dataset.corpus.values()) for part in shown)
 
 
 def test_evaluators_also_run_for_languages_without_sentence_pairs(make_two, evaluators, two_held_out):

@@ -95,7 +95,8 @@ def questions_text(trainer: OTDistillationTrainer, language: str, before: dict[s
         for label, hits in (("before", before), ("after", after)):
             document = dataset.corpus[first(hits, query_id)]
             mark = "+" if is_correct(hits, query_id) else "-"
-            lines.append(f"  {label:>6} {mark} {document.title}: {document.text[:90]}...")
+            title = f"{document.title}: " if document.title else ""
+            lines.append(f"  {label:>6} {mark} {title}{document.text[:90]}...")
     return "\n".join(lines)
 
 
