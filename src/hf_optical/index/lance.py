@@ -73,9 +73,11 @@ class LanceIndex(Index):
     tokens in it, and scores the best of them by [`maxsim`] of their stored vectors. Documents that were added later
     are searched exactly. Before training, all documents are.
 
-    Every change is a new version of the dataset; readers go on with the version that they opened. Several processes
-    may add documents at the same time. A process that is killed leaves the version before, and files that
-    [`~LanceIndex.compact`] removes.
+    Every change is a new version of the dataset; readers go on with the version that they opened. A process that is
+    killed leaves the version before, and files that [`~LanceIndex.compact`] removes.
+
+    Several processes may add documents at the same time. In a folder they take turns. Object storage (`s3://...`) has
+    no lock, so two of them may give the same number to documents without ids; give the documents ids there.
 
     A search needs memory for the trained index, about `dim / 8` bytes a token with `bits=1`.
 
