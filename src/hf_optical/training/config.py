@@ -69,7 +69,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             ([`PairRanking`]). `"hybrid"`: `"ot"` and `"code_switch"`. `"ot_ranking"`: `"ot"` and `"ranking"`. Or the
             name of your own [`Method`].
         alternate (`bool`, defaults to `False`):
-            With several methods (`"hybrid"`): take them in turns, one a step, instead of all in every step.
+            With several methods (`"hybrid"`, `"ot_ranking"`): take them in turns, one a step, instead of all in every
+            step.
         side (`str`, defaults to `"query"`):
             Role in which the sentences are encoded: `"query"`, `"document"` or `"both"`.
         align_special_tokens (`bool`, defaults to `False`):
@@ -185,7 +186,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     cache_teacher: bool | None = option(None, "Keep the teacher's vectors on disk. Default: with more than one epoch.")
     teacher_cache_dir: str | None = option(None, "Folder of this cache. Default: the cache folder of `datasets`.")
     method: str = option("ot", "Training objective.", method_names())
-    alternate: bool = option(False, "With --method hybrid: alternate between transport and ranking, step by step.")
+    alternate: bool = option(False, "With --method hybrid or ot_ranking: take transport and ranking in turns.")
     keep_misaligned: bool = option(False, "Train on sentence pairs that are probably no translations too.")
     train_all_weights: bool = option(False, "Train all weights instead of a LoRA adapter.")
     dictionary: list[str] | None = option(
