@@ -7,7 +7,27 @@ from tiny import MINILM, demo_pairs
 
 from hf_optical import OpticalModel, OpticalProcessor
 from hf_optical.bitext import rank_by_cost
-from hf_optical.bitext.misaligned import _probabilities
+from hf_optical.bitext.misaligned import _probabilities, pair_costs
+from hf_optical.bitext.reading import read_sentences
+
+
+def test_parts_that_fit_into_memory_give_the_same_costs(tiny_model, tiny_processor, monkeypatch):
+    rows = [{"translation": {"en": pair["en"], "xx": pair["sw"]}} for pair in demo_pairs()[:40]]
+    readers = (tiny_model, tiny_processor, tiny_model, tiny_processor, "xx")
+    # The center of the costs is that of the first sentences.
+    monkeypatch.setattr("hf_optical.bitext.reading._SAMPLE", 15)
+    whole = pair_costs(Dataset.from_list(rows), *readers)
+    sizes = []
+
+    def counted(model, processor, texts, *args, **kwargs):
+        sizes.append(len(texts))
+        return read_sentences(model, processor, texts, *args, **kwargs)
+
+    monkeypatch.setattr("hf_optical.bitext.misaligned.read_sentences", counted)
+    monkeypatch.setattr("hf_optical.bitext.misaligned._AT_A_TIME", 15)
+    parts = pair_costs(Dataset.from_list(rows), *readers)
+    assert sizes == [15, 15, 15, 15, 10, 10]
+    np.testing.assert_allclose(parts.costs, whole.costs, atol=1e-3)
 
 
 def test_shuffled_pairs_are_ranked_first():

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..model import OpticalModel, OpticalProcessor
+from .frequency import inverse_document_frequency
 from .loading import check_languages, iter_sentences
 from .reading import fitted_loss, other_rows, pair_costs_of, read_sentences
 
@@ -20,6 +21,8 @@ _SAME = 0.25
 # misaligned, and the estimate is not exact.
 _FEWEST = 0.4
 _ITERATIONS = 200
+# Pairs whose vectors are in memory at a time: about 0.4 GB of 384 numbers in half precision.
+_AT_A_TIME = 10_000
 
 
 @dataclass(eq=False)
@@ -109,15 +112,23 @@ def pair_costs(
     Arguments as in [`rank_by_cost`].
     """
     check_languages(pairs, (language, teacher_language))
-    new, english = ([*iter_sentences(pairs, code)] for code in (language, teacher_language))
-    sides = []
-    for model, reader, texts in ((student, processor, new), (teacher, teacher_processor, english)):
-        sides.append(read_sentences(model, reader, texts, batch_size=batch_size, show_progress=show_progress))
-    loss = fitted_loss(sides[1])
-    costs, unrelated = (
-        pair_costs_of(loss, sides[0], teacher_side, batch_size).double().numpy()
-        for teacher_side in (sides[1], [sides[1][row] for row in other_rows(sides[1])])
-    )
+    readers = ((student, processor, language), (teacher, teacher_processor, teacher_language))
+    weights = [inverse_document_frequency(reader, iter_sentences(pairs, code)) for _, reader, code in readers]
+    loss, found = None, []
+    for start in range(0, len(pairs), _AT_A_TIME):
+        part = pairs.select(range(start, min(start + _AT_A_TIME, len(pairs))))
+        own, translations = (
+            read_sentences(
+                *(model, reader, [*iter_sentences(part, code)], each),
+                batch_size=batch_size,
+                show_progress=show_progress,
+            )
+            for (model, reader, code), each in zip(readers, weights, strict=True)
+        )
+        loss = loss or fitted_loss(translations)
+        others = [translations[row] for row in other_rows(translations)]
+        found.append([pair_costs_of(loss, own, side, batch_size).double().numpy() for side in (translations, others)])
+    costs, unrelated = map(np.concatenate, zip(*found, strict=True))
     return PairCosts(costs, *_probabilities(costs, unrelated))
 
 

@@ -44,12 +44,17 @@ def read_sentences(
     model: OpticalModel,
     processor: OpticalProcessor,
     texts: list[str],
+    weights: Tensor | None = None,
     *,
     batch_size: int = 64,
     show_progress: bool = False,
 ) -> list[ReadSentence]:
-    """Encode sentences as queries, with the active language pack of the model."""
-    weights = inverse_document_frequency(processor, texts)
+    """
+    Encode sentences as queries, with the active language pack of the model.
+
+    `weights` are those of the tokens, shape `(vocabulary,)`, by default their inverse document frequency in the texts.
+    """
+    weights = inverse_document_frequency(processor, texts) if weights is None else weights
     special = special_ids(processor)
     order = sorted(range(len(texts)), key=lambda text: len(texts[text]))
     found: dict[int, ReadSentence] = {}
