@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import tiny_checkpoint, weights
-from training.conftest import trainer_maker
+from training.conftest import in_lao, trainer_maker
 from transformers import TrainerCallback
 
-from hf_optical import OTDistillationTrainer
+from hf_optical import OpticalRetriever, OTDistillationTrainer
 from hf_optical.storage.locking import run_lock
 from hf_optical.training.checkpoints import (
     SaveOnInterrupt,
@@ -86,6 +86,36 @@ def test_trainer_resumes_from_the_newest_complete_checkpoint(run, make_trainer):
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
 
 
+@pytest.mark.promise("Stopping anywhere", "A run resumes at the learning rate of the settings.")
+def test_resumed_run_has_the_learning_rate_of_the_settings(run, make_trainer):
+    trainer = make_trainer(max_steps=6, learning_rate=1e-5)
+    trainer.train(resume_from_checkpoint=str(run / "checkpoint-4"))
+    whole = make_trainer(max_steps=6, learning_rate=1e-5, output_dir=str(run / "whole"))
+    whole.train()
+    rates = [
+        {log["step"]: log["learning_rate"] for log in each.state.log_history if "loss" in log}
+        for each in (trainer, whole)
+    ]
+    assert rates[0][4] == pytest.approx(500 * rates[1][4])
+    assert [rates[0][step] for step in (5, 6)] == pytest.approx([rates[1][step] for step in (5, 6)])
+
+
+def test_student_with_another_pack_resumes(run, tiny, teacher_folder, pairs, make_trainer, tmp_path):
+    retriever = OpticalRetriever.from_pretrained(run / "checkpoint-6")
+    trainer = make_trainer(
+        student=retriever.model,
+        processing_class=retriever.processor_of("base"),
+        language="lo",
+        train_dataset=in_lao(pairs),
+        eval_dataset=None,
+        max_steps=2,
+        output_dir=str(tmp_path / "lo"),
+        **SAVING,
+    )
+    trainer.train()
+    read_weights(trainer.model, tmp_path / "lo" / "checkpoint-2", trainer.args.packs)
+
+
 @pytest.mark.promise("Stopping anywhere", "Resuming a finished run takes no further step.")
 def test_resuming_a_finished_run_takes_no_step(make_trainer, tmp_path):
     settings = {"num_train_epochs": 0.5, **SAVING, "lr_scheduler_type": "constant"}
@@ -125,7 +155,7 @@ def test_adapter_of_another_scale_raises(run, make_trainer):
     with pytest.raises(ValueError, match="trained with lora_alpha=32, but this run has lora_alpha=4; resume with"):
         make_trainer(lora_alpha=4).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="trained with r=32, lora_alpha=32, but this run has r=8, lora_alpha=8"):
-        read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2")
+        read_weights(make_trainer(lora_rank=8).model, run / "checkpoint-2", ["sw"])
 
 
 @pytest.mark.promise(
@@ -243,10 +273,10 @@ def test_resuming_without_checkpoint_starts_from_the_beginning(tmp_path, caplog)
 def test_checkpoint_of_another_language_or_base_raises(run, make_trainer, tmp_path):
     with pytest.raises(ValueError, match="checkpoint for sw, but this run trains ha"):
         other = make_trainer(language="ha", new_words=0, train_dataset=None, eval_dataset=None)
-        read_weights(other.model, run / "checkpoint-2")
+        read_weights(other.model, run / "checkpoint-2", ["ha"])
     other = tiny_checkpoint(tmp_path / "other", seed=5)
     with pytest.raises(ValueError, match=f"was trained on .*, but the student is {other}"):
-        read_weights(make_trainer(student=other).model, run / "checkpoint-2")
+        read_weights(make_trainer(student=other).model, run / "checkpoint-2", ["sw"])
 
 
 def test_checkpoint_of_several_packs_needs_all_of_them(make_two, make_trainer, tmp_path):
@@ -260,11 +290,11 @@ def test_checkpoint_of_several_packs_needs_all_of_them(make_two, make_trainer, t
     assert last_complete_checkpoint(run) == str(last)
     assert [path.name for path in pack_folders(last)] == ["lo", "sw"] and pack_folders(run) == []
     with pytest.raises(ValueError, match="checkpoint for lo, sw, but this run trains sw;"):
-        read_weights(make_trainer().model, last)
+        read_weights(make_trainer().model, last, ["sw"])
     (last / "lo" / "language_pack.json").unlink()
     assert last_complete_checkpoint(run).endswith("checkpoint-2")
     with pytest.raises(ValueError, match="checkpoint for sw, but this run trains sw, lo;"):
-        read_weights(make_two().model, last)
+        read_weights(make_two().model, last, ["sw", "lo"])
 
 
 def test_read_weights_of_a_whole_model(make_trainer, tmp_path):
@@ -272,7 +302,7 @@ def test_read_weights_of_a_whole_model(make_trainer, tmp_path):
     trainer.train()
     trainer.save_model(tmp_path / "whole")
     fresh = make_trainer(train_all_weights=True).model
-    read_weights(fresh, tmp_path / "whole")
+    read_weights(fresh, tmp_path / "whole", [])
     assert all(torch.equal(weight, weights(fresh)[name]) for name, weight in weights(trainer.model).items())
 
 

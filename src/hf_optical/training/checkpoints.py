@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
-from ..languages import LanguagePack, languages
+from ..languages import LanguagePack
 from ..languages.adapters import adapter_name
 from ..languages.pack import ADAPTER_CONFIG, PACK_CONFIG, is_pack
 from ..model import OpticalModel
@@ -149,12 +149,27 @@ class ResumableTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        read_weights(self.model, resume_from_checkpoint)
+        read_weights(self.model, resume_from_checkpoint, self.args.packs)
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
-        read_weights(self.model, str(self.state.best_model_checkpoint))
+        read_weights(self.model, str(self.state.best_model_checkpoint), self.args.packs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Resume with the learning rates of the settings, at the same point of the schedule."""
+        schedule: Any = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        rates = getattr(schedule, "base_lrs", None)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if rates is None or rates == schedule.base_lrs or self.optimizer is None or self.is_deepspeed_enabled:
+            return
+        logger.warning(
+            "The checkpoint had a learning rate of %g; the run resumes at %g.", schedule.base_lrs[0], rates[0]
+        )
+        for group, before, now in zip(self.optimizer.param_groups, schedule.base_lrs, rates, strict=True):
+            # At a rate of 0 the schedule sets the next one by the new base.
+            group["lr"], group["initial_lr"] = group["lr"] * (now / before if before else 1.0), now
+        schedule.base_lrs, schedule._last_lr = rates, [group["lr"] for group in self.optimizer.param_groups]
 
     def save_state(self) -> None:
         if self.is_world_process_zero():
@@ -253,24 +268,24 @@ def _checked_state(checkpoint: str) -> str:
     return checkpoint
 
 
-def read_weights(model: OpticalModel, folder: str | os.PathLike) -> None:
-    """Load the weights of a checkpoint into a model in training: those of its packs, or all of them."""
+def read_weights(model: OpticalModel, folder: str | os.PathLike, packs: Collection[str]) -> None:
+    """Load the weights of a checkpoint into a model that trains some of its `packs`, or, without any, all weights."""
     folders = pack_folders(folder)
     if not folders:
         model.load_state_dict(OpticalModel.from_pretrained(folder).state_dict())
         return
-    packs = [LanguagePack.from_pretrained(path) for path in folders]
-    found = sorted(pack.language for pack in packs)
-    if found != sorted(languages(model)):
+    saved = [LanguagePack.from_pretrained(path) for path in folders]
+    found = sorted(pack.language for pack in saved)
+    if found != sorted(packs):
         raise ValueError(
             f"{folder} is a checkpoint for {', '.join(found)}, but this run trains "
-            f"{', '.join(languages(model)) or 'all weights'}; choose another output_dir"
+            f"{', '.join(packs) or 'all weights'}; choose another output_dir"
         )
-    if model.projection is not None and model.fitted and packs[0].projection:
+    if model.projection is not None and model.fitted and saved[0].projection:
         # Fitted again, it may differ in the last bits.
-        model.projection.load_state_dict(packs[0].projection)
+        model.projection.load_state_dict(saved[0].projection)
     fingerprint = model.fingerprint()
-    for pack in packs:
+    for pack in saved:
         if pack.base_fingerprint != fingerprint:
             raise ValueError(f"{folder} was trained on {pack.base_model}, but the student is {model.name_or_path}")
         config = model.encoder.peft_config[adapter_name(pack.language)]
