@@ -86,3 +86,19 @@ def test_packs_that_do_not_fit_are_refused(make_trainer, relative, pairs, tmp_pa
     with pytest.raises(ValueError, match="adapts them; pass new_words=0, or a pack with new words"):
         make_trainer(init_pack=str(tmp_path / "wordless"))
     make_trainer(init_pack=str(tmp_path / "wordless"), new_words=0)
+
+
+def test_relative_with_dora_is_refused_with_a_strength_in_part(make_trainer, tmp_path, pairs):
+    dora = make_trainer(
+        peft_config=LoraConfig(target_modules=["query"], use_dora=True), output_dir=str(tmp_path / "dora")
+    )
+    dora.save_model()
+    options = {
+        "language": "zu",
+        "train_dataset": in_zu(pairs),
+        "eval_dataset": None,
+        "init_pack": str(tmp_path / "dora"),
+    }
+    for name, value in (("strength", 0.5), ("random_strength", True)):
+        with pytest.raises(ValueError, match=f"{name} must be .*DoRA cannot be applied in part"):
+            make_trainer(**options, **{name: value})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,11 +245,17 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
             raise ValueError("use_seedable_sampler must be True, or a resumed run would see other sentence pairs")
 
-    def settle_epochs(self, pairs: int) -> None:
-        """Set `num_train_epochs` by the number of sentence pairs of a pack, if it is not set."""
+    def settle_length(self, pairs: Mapping[str, Sized], trained: bool) -> None:
+        """
+        Set `num_train_epochs` by the number of sentence pairs of a pack, if it is not set; three without pairs.
+
+        If nothing is to be `trained`, the run has no step.
+        """
+        if not trained:
+            self.max_steps, self.num_train_epochs = -1, 0.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = default_epochs(pairs)
-            self._settle_cache()
+            self.num_train_epochs = default_epochs(sum(map(len, pairs.values())) // max(len(self.packs), 1))
+        self._settle_cache()
 
     def _settle_cache(self) -> None:
         if self.cache_teacher is None:
@@ -268,8 +275,10 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
                 f"shared_pack={self.shared_pack!r}, teacher_language={self.teacher_language!r}"
             )
         if self.train_all_weights:
-            check_choice("shared_pack", self.shared_pack, [None], "since train_all_weights trains no pack")
-            check_choice("init_pack", self.init_pack, [None], "since train_all_weights trains no pack")
+            without_pack: dict[str, Any] = {"shared_pack": None, "init_pack": None, "strength": None}
+            without_pack |= {"random_strength": False, "rows_from_text": False}
+            for name, value in without_pack.items():
+                check_choice(name, getattr(self, name), [value], "since train_all_weights trains no pack")
         if self.init_pack is not None:
             check_choice("fit_projection", self.fit_projection, [None, False], "since it is that of init_pack")
         check_number("sampling_temperature", self.sampling_temperature, above=0)

@@ -88,11 +88,12 @@ class PackMaker:
             `tuple`: language -> the processor with the new words of its pack, and pack -> its strength after training.
         """
         args = self.args
-        is_dora = self.peft_config is not None and self.peft_config.use_dora
+        config = self.peft_config if self.relative is None else self.relative.lora_config
+        is_dora = config is not None and config.use_dora
         if is_dora:
-            check_choice(
-                "strength", args.strength, [None, 1.0], "since an adapter with DoRA cannot be applied in part"
-            )
+            reason = "since an adapter with DoRA cannot be applied in part"
+            check_choice("strength", args.strength, [None, 1.0], reason)
+            check_choice("random_strength", args.random_strength, [False], reason)
         processors = dict.fromkeys(args.languages, self.processor)
         strengths = {}
         for pack, members in args.packs.items():
@@ -143,7 +144,7 @@ class PackMaker:
                     *(model, processor, vocabulary, texts, without_row), max_words=most, seed=args.seed
                 )
             known = add_counts(known, count_known(processor, texts))
-        if self.relative is not None:
+        if self.relative is not None and vocabulary.tokens:
             vocabulary = share_words(vocabulary, self.relative, processor.tokenizer, frequent, most)
         extended = extend_processor(processor, vocabulary.tokens, vocabulary.rules, known)
         return _Words(vocabulary, extended, base_reads)
