@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_optical import LanguagePack, OpticalRetriever, OTDistillationTrainer
 from hf_optical.languages.vocabulary import word_embedding
@@ -107,3 +108,27 @@ def test_one_entry_is_not_held_out(make_trainer, tmp_path):
     (tmp_path / "one.txt").write_text("mkoko\twater\n", encoding="utf-8")
     trainer = make_trainer(dictionary=[str(tmp_path / "one.txt")], train_dataset=None, eval_dataset=None)
     assert len(trainer.train_dataset) == 1 and trainer.eval_dataset is None
+
+
+def test_texts_without_sentences_are_named_and_words_of_a_string_refused(make_trainer, dictionary, caplog):
+    options = {"dictionary": dictionary, "train_dataset": None, "eval_dataset": None}
+    trainer = make_trainer(**options, english_texts=["A bus.", "Water!"])
+    assert "None of the 2 English texts has a sentence of 30 to 399 characters" in caplog.text
+    assert trainer.args.num_train_epochs == 0
+    with pytest.raises(TypeError, match="english_texts must be a list of strings, got one string"):
+        make_trainer(**options, english_texts="english.txt")
+    with pytest.raises(ValueError, match="english_texts must come with a dictionary and without train_dataset"):
+        make_trainer(english_texts=TEXTS)
+
+
+def test_triples_join_switched_sentences(make_trainer, dictionary):
+    triples = Dataset.from_list(
+        [{"query": "Where is the bus?", "positive": "The bus is late.", "negatives": ["Water is wet."]}] * 2
+    )
+    options = {"method": "code_switch", "dictionary": dictionary, "triples": triples, "eval_dataset": None}
+    trainer = make_trainer(**options, train_dataset=None, english_texts=TEXTS)
+    assert {"query", "positive", "negatives"} <= {*trainer.train_dataset.column_names}
+    trainer.train()
+    stream = trainer.train_dataset.to_iterable_dataset()
+    with pytest.raises(ValueError, match="triples must come with sentence pairs of known number, not a stream"):
+        make_trainer(**options | {"dictionary": None}, train_dataset=stream, max_steps=1)

@@ -44,3 +44,11 @@ def test_question_words_without_a_row_are_logged(make_trainer, evaluator, caplog
 def test_text_without_new_words_is_refused(make_trainer, held_out):
     with pytest.raises(ValueError, match="plain text .* new_words=0 adds none; leave it out"):
         make_trainer(monolingual_texts=[row["translation"]["sw"] for row in held_out], new_words=0)
+
+
+def test_text_without_pairs_or_dictionary_is_refused(make_trainer):
+    options = {"train_dataset": None, "eval_dataset": None}
+    with pytest.raises(ValueError, match="monolingual_texts in 'sw' must come with sentence pairs or a dictionary"):
+        make_trainer(**options, monolingual_texts=["Maji ni uhai."])
+    with pytest.raises(TypeError, match="monolingual_texts must be a list of strings, got one string"):
+        make_trainer(monolingual_texts="news.txt")

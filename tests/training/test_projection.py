@@ -195,3 +195,15 @@ def test_sentences_are_of_all_languages_alike():
     rows = {code: [{"translation": {"en": f"{code} {i}"}} for i in range(5000)] for code in ("sw", "lo")}
     texts = _sentences({code: Dataset.from_list(own) for code, own in rows.items()}, "en")
     assert len(texts) == 5500 and sum(text.startswith("lo") for text in texts) == 2750
+
+
+def test_dictionary_alone_fits_the_projection_on_english_texts(project, teacher_folder, tmp_path, caplog):
+    (tmp_path / "sw-en.txt").write_text("mkoko\twater\n", encoding="utf-8")
+    options = {"teacher": str(teacher_folder), "dictionary": [str(tmp_path / "sw-en.txt")]}
+    options |= {"train_dataset": None, "eval_dataset": None}
+    texts = [f"{number}: the farmer sells water at the market." for number in range(20)]
+    assert project(**options, english_texts=texts).model.fitted
+    assert not project(**options).model.fitted
+    assert "no sentences to tell whether their vectors are alike" in caplog.text
+    with pytest.raises(ValueError, match="fit_projection must be.*no sentences to fit it on"):
+        project(**options, fit_projection=True)

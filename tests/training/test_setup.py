@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_optical import OTDistillationConfig
 from hf_optical.errors import DataError
@@ -63,6 +63,7 @@ def test_pairs_come_in_any_form(make_trainer, pairs):
         "columns": Dataset.from_dict(texts),
         "frame": Dataset.from_dict(texts).to_pandas(),
         "stream": Dataset.from_dict(texts).to_iterable_dataset(),
+        "dict of splits": DatasetDict({"train": Dataset.from_dict(texts)}),
     }
     losses = {}
     for form, train_dataset in forms.items():
@@ -113,3 +114,33 @@ def test_one_sentence_pair_cannot_be_held_out(pairs, tmp_path):
     data = DataArguments(train_file=[str(tmp_path / "one.jsonl")])
     with pytest.raises(DataError, match="only one sentence pair for 'sw'.*; pass more, or --validation_file"):
         load_training_data(data, make("sw"))
+
+
+def test_stream_may_have_other_columns_and_be_given_by_language(make_trainer, pairs):
+    rows = [{**row["translation"], "language": "swh", "query": "none"} for row in pairs]
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    for given in (stream, {"sw": stream}):
+        make_trainer(train_dataset=given, max_steps=2).train()
+    with pytest.raises(ValueError, match="cache_teacher must be one of None, False.*a stream is read once"):
+        make_trainer(train_dataset=stream, max_steps=2, cache_teacher=True)
+
+
+def test_run_without_pairs_to_evaluate_on_searches_or_does_not_evaluate(make_trainer, evaluator, caplog):
+    searching = make_trainer(eval_dataset=None, retrieval_evaluator=evaluator, eval_strategy="epoch", max_steps=-1)
+    searching.train()
+    assert any("eval_map" in log for log in searching.state.log_history)
+    caplog.set_level("INFO")
+    make_trainer(
+        eval_dataset=None, eval_strategy="epoch", max_steps=1, output_dir=searching.args.output_dir + "2"
+    ).train()
+    assert "nothing to evaluate on" in caplog.text
+    with pytest.raises(ValueError, match="must be given with load_best_model_at_end"):
+        make_trainer(
+            eval_dataset=None, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, max_steps=1
+        )
+
+
+def test_settings_of_packs_are_refused_without_a_pack(make_trainer):
+    for name, value in (("strength", 0.5), ("random_strength", True), ("rows_from_text", True)):
+        with pytest.raises(ValueError, match=f"{name} must be .*train_all_weights trains no pack"):
+            make_trainer(train_all_weights=True, **{name: value})

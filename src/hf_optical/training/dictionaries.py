@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
 
 from ..bitext.entries import Entries, read_entries, switch_texts
 from ..model import OpticalProcessor
+from ..model.texts import as_texts
 from .config import OTDistillationConfig
 from .data import hold_out
 
@@ -37,16 +38,38 @@ def read_dictionaries(
     return found
 
 
+def english_sentences(texts: Sequence[str] | None) -> list[str]:
+    """
+    Cut English texts into sentences of 30 to 399 characters, and take at most four thousand at even distances.
+    """
+    if not texts:
+        return []
+    parts = (part.strip() for text in as_texts(texts, "english_texts") for part in _SENTENCE_END.split(text))
+    found = [*dict.fromkeys(part for part in parts if len(part) in _LENGTHS)]
+    if not found:
+        logger.warning(
+            "None of the %d English texts has a sentence of %d to %d characters; pass others, such as --english_file.",
+            *(len(texts), _LENGTHS[0], _LENGTHS[-1]),
+        )
+    if len(found) > _MOST:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, _MOST).astype(np.int64)]
+    return found
+
+
 def make_pairs(
-    args: OTDistillationConfig, entries: dict[str, Entries], texts: Sequence[str] | None
+    args: OTDistillationConfig, entries: dict[str, Entries], sentences: list[str]
 ) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
     """
-    Make the sentence pairs of a run without any: sentences of `texts` with words switched, to train and to hold out.
+    Make the sentence pairs of a run without any: sentences with words switched, to train and to hold out.
 
-    Without texts, the pairs are the entries themselves, and `args` are set to train no step: a word alone says nothing
-    about its context, and training on words made retrieval worse.
+    Without sentences, the pairs are the entries themselves, which are not trained on: a word alone says nothing about
+    its context, and training on words made retrieval worse.
     """
-    sentences = list(_sentences(texts or ()))
+    if not sentences:
+        logger.warning(
+            "There is no text to train on, so the new words are not trained; pass --english_file, or --eval_dir with "
+            "the documents of an index."
+        )
     train, held_out = {}, {}
     for language, own in entries.items():
         codes = language, args.teacher_language
@@ -60,24 +83,9 @@ def make_pairs(
         train[language], rest = hold_out(pairs, args.sampling_seed)
         if len(rest):
             held_out[language] = rest
-    if not sentences:
-        logger.warning(
-            "There is no text to train on, so the new words are not trained; pass --english_file, or --eval_dir with "
-            "the documents of an index."
-        )
-        args.max_steps, args.num_train_epochs = -1, 0.0
     return train, held_out
 
 
 def without_nearest_words(processor: OpticalProcessor) -> OpticalProcessor:
     """Make a processor that leaves unknown words as they are."""
     return OpticalProcessor(processor.tokenizer, word_rules=processor.word_rules, **processor.roles)
-
-
-def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """Cut texts into sentences, and take at most four thousand at even distances."""
-    found = [part.strip() for text in texts for part in _SENTENCE_END.split(text) if len(part.strip()) in _LENGTHS]
-    found = list(dict.fromkeys(found))
-    if len(found) > _MOST:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, _MOST).astype(np.int64)]
-    yield from found

@@ -15,6 +15,7 @@ from ..bitext.plain_text import check_language
 from ..evaluation import RetrievalEvaluator
 from ..languages.plain_text import words_without_row
 from ..model import OpticalProcessor
+from ..model.texts import as_texts
 from .config import OTDistillationConfig
 
 
@@ -39,12 +40,18 @@ def check_texts(
 
     Raises:
         DataError: see [`check_language`].
-        ValueError: no words are to be added.
+        ValueError: no words are to be added, or nothing tells what words mean.
     """
     if texts and not args.new_words:
         raise ValueError("plain text in the language teaches words only, but new_words=0 adds none; leave it out")
     found = {}
-    for language, own in texts.items():
+    for language, given in texts.items():
+        own = as_texts(given, "monolingual_texts")
+        if language not in pairs and not entries.get(language):
+            raise ValueError(
+                f"monolingual_texts in {language!r} must come with sentence pairs or a dictionary, since plain text "
+                "alone tells no word's meaning; pass a train_dataset or a dictionary"
+            )
         known = []
         for side, code in enumerate((language, args.teacher_language)):
             words = count_known(processor, (entry[side] for entry in entries.get(language, ())))

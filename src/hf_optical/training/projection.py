@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
 
 from ..bitext.loading import iter_sentences, sample_evenly
+from ..checks import check_choice
 from ..languages import LanguagePack
 from ..model import OpticalModel, OpticalProcessor
 from ..model.mapping import agreement, fit_map
@@ -31,18 +33,20 @@ def project_student(
     teacher: OpticalModel,
     teacher_processor: OpticalProcessor,
     pairs: dict[str, Dataset],
+    english: Sequence[str] = (),
     relative: LanguagePack | None = None,
 ) -> tuple[OpticalModel, str | None]:
     """
     Give the student a projection into the teacher's space, if `args` or the vectors of both ask for one.
 
-    With the pack of a `relative`, it is that of the pack, if this has one.
+    It is fitted on the English side of the sentence pairs, or else on `english` sentences. With the pack of a
+    `relative`, it is that of the pack, if this has one.
 
     Returns:
         `tuple[OpticalModel, str | None]`: the student, and a sentence on its projection for the card.
 
     Raises:
-        ValueError: the vectors differ in size, and there is nothing to fit a projection on, or `args` forbid it.
+        ValueError: there is nothing to fit a projection on, or the vectors differ in size and `args` forbid one.
     """
     same_size = student.embedding_dim == teacher.embedding_dim
     if relative is not None and relative.projection:
@@ -52,15 +56,20 @@ def project_student(
     if same_size and not args.fit_projection:
         if args.fit_projection is False or student.fingerprint() == teacher.fingerprint():
             return student, None
-    texts = _sentences(pairs, args.teacher_language)
-    if args.fit_projection is False or not texts:
-        if same_size:
-            return student, None
-        cure = "leave out fit_projection=False" if texts else "pass a train_dataset, or a student from fit_map"
+    texts = _sentences(pairs, args.teacher_language) or list(english)
+    if not same_size and (args.fit_projection is False or not texts):
+        cure = "pass a train_dataset or english_texts, or a student from fit_map"
         raise ValueError(
             f"the vectors of the student must have the size of the teacher's, {teacher.embedding_dim}, got "
-            f"{student.embedding_dim}; {cure}"
+            f"{student.embedding_dim}; {'leave out fit_projection=False' if texts else cure}"
         )
+    if not texts:
+        check_choice("fit_projection", args.fit_projection, [None, False], "since there are no sentences to fit it on")
+        logger.warning(
+            "Student and teacher are different models, and there are no sentences to tell whether their vectors are "
+            "alike. Pass a train_dataset or english_texts, or else check that both read English alike."
+        )
+        return student, None
     measured, fitted = texts[::_EVERY], [text for i, text in enumerate(texts) if i % _EVERY] or texts
     models = (student, processor, teacher, teacher_processor)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from transformers.trainer_utils import IntervalStrategy
 
 from ..bitext.entries import Entries
 from ..bitext.loading import iter_sentences, sample_evenly
@@ -24,16 +26,26 @@ from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
-from .dictionaries import make_pairs, read_dictionaries, without_nearest_words
+from .dictionaries import english_sentences, make_pairs, read_dictionaries, without_nearest_words
 from .distributed import from_main_process
 from .packs import PackMaker
-from .pairs import by_language, first_pairs, pairs_by_language, stream_pairs, training_texts
+from .pairs import (
+    by_language,
+    check_triples,
+    first_pairs,
+    pairs_by_language,
+    stream_of,
+    stream_pairs,
+    with_triples,
+)
 from .plain_text import check_texts
 from .projection import project_student
 from .record import RunRecord
 from .relatives import describe, open_relative
 from .sampling import join_languages
 
+
+logger = logging.getLogger(__name__)
 
 # Name of a test set made of held-out sentence pairs, on cards; and how many of them are searched.
 HELD_OUT = "held-out sentence pairs"
@@ -103,20 +115,32 @@ def prepare_run(
 ) -> PreparedRun:
     """Open the models, add the packs and prepare the sentence pairs; arguments as in [`OTDistillationTrainer`]."""
     # Check everything that needs no model before opening one.
-    stream = train_dataset if isinstance(train_dataset, IterableDataset) else None
-    given = train_dataset if stream is None else first_pairs(args, stream)
-    pairs = training_texts(args, methods, given, triples)
-    args.settle_epochs(sum(map(len, pairs.values())) // max(len(args.packs), 1))
+    stream = stream_of(args, train_dataset)
+    pairs = pairs_by_language(
+        args, "train_dataset", train_dataset if stream is None else first_pairs(args, stream), complete=True
+    )
+    check_triples(methods, triples, streamed=stream is not None)
+    for method in methods:
+        method.check(args.languages, pairs, args.teacher_language)
+    if english_texts and (pairs or not args.dictionary):
+        raise ValueError("english_texts must come with a dictionary and without train_dataset; leave them out")
+    # Without sentence pairs, those of English with words of the dictionaries switched in.
+    switched = bool(args.dictionary) and not pairs
+    sentences = english_sentences(english_texts)
+    args.settle_length(pairs, trained=not switched or bool(sentences))
     eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
     evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
+    if not switched:
+        settle_evaluation(args, bool(eval_pairs or evaluators))
 
-    models, relative, projection = open_models(
-        args, methods, model, teacher, processing_class, teacher_processing_class, pairs, peft_config
+    relative = open_relative(args, peft_config)
+    models, projection = open_models(
+        args, model, teacher, processing_class, teacher_processing_class, pairs, sentences, relative
     )
     student, processor, teacher, teacher_processor = models
+    for method in methods:
+        method.start(student)
     base_fingerprint = student.fingerprint()
-    if relative is not None:
-        relative.check_base(student)
     if args.disable_dropout:
         disable_dropout(student)
 
@@ -133,14 +157,15 @@ def prepare_run(
     if args.evaluate_on_pairs:
         others = {code: own for code, own in eval_pairs.items() if code not in evaluators}
         pair_evaluators = held_out_evaluators(args, others, teacher, teacher_processor)
-    readers, switched = processors, bool(entries) and not pairs
+    readers = processors
     if switched:
-        pairs, held_out = make_pairs(args, entries, english_texts)
+        pairs, held_out = make_pairs(args, entries, sentences)
         eval_pairs = held_out | eval_pairs
+        settle_evaluation(args, bool(eval_pairs or evaluators))
         # English words that stay must not be read as similar words of the new language.
         readers = {code: without_nearest_words(each) for code, each in processors.items()}
+    pairs = with_triples(args, pairs, triples)
     show_teacher(args, methods, pairs, teacher, teacher_processor)
-    several = len(args.languages) > 1
     joined = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
     return PreparedRun(
         student=student,
@@ -151,7 +176,7 @@ def prepare_run(
         processors=processors,
         strengths=strengths,
         train_dataset=joined if stream is None else stream_pairs(args, stream),
-        eval_dataset=(eval_pairs or None) if several else eval_pairs.get(args.languages[0]),
+        eval_dataset=eval_dataset_of(args, eval_pairs, evaluators),
         collator=make_collator(args, methods, pairs, readers, processor, teacher_processor, entries),
         evaluators=evaluators,
         pair_evaluators=pair_evaluators,
@@ -173,27 +198,49 @@ def prepare_run(
     )
 
 
+def eval_dataset_of(
+    args: OTDistillationConfig, pairs: dict[str, Dataset], evaluators: dict[str, RetrievalEvaluator]
+) -> Dataset | dict[str, Dataset] | None:
+    """The sentence pairs to evaluate on, as Trainer takes them; without any, `None` lets it refuse to evaluate."""
+    own = pairs if len(args.languages) > 1 else pairs.get(args.languages[0])
+    return own or ({} if evaluators else None)
+
+
+def settle_evaluation(args: OTDistillationConfig, possible: bool) -> None:
+    """Turn evaluation off if there is nothing to evaluate on."""
+    if possible or args.eval_strategy == "no":
+        return
+    if args.load_best_model_at_end:
+        raise ValueError(
+            "eval_dataset or retrieval_evaluator must be given with load_best_model_at_end, to find the best; pass one"
+        )
+    logger.info("There is nothing to evaluate on while training; pass an eval_dataset or a retrieval_evaluator.")
+    args.eval_strategy = IntervalStrategy.NO
+
+
 def open_models(
     args: OTDistillationConfig,
-    methods: list[Method],
     model: str | OpticalModel,
     teacher: str | OpticalModel,
     processing_class: OpticalProcessor | None,
     teacher_processing_class: OpticalProcessor | None,
     pairs: dict[str, Dataset],
-    peft_config: LoraConfig | None,
-) -> tuple[_Models, LanguagePack | None, str | None]:
-    """Open student, teacher and the pack of `init_pack`; also return a sentence on a projection that was fitted."""
+    sentences: list[str],
+    relative: LanguagePack | None,
+) -> tuple[_Models, str | None]:
+    """Open student and teacher; also return a sentence on the projection of the student, if it has one."""
     same = teacher is model
     student, processor = open_model(model, processing_class, "model", "processing_class")
     teacher_processor = teacher_processing_class or (processor if same else None)
     opened, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-    relative = open_relative(args, peft_config)
-    student, projection = project_student(args, student, processor, opened, teacher_processor, pairs, relative)
+    if relative is not None and not relative.projection:
+        relative.check_base(student)
+    readers = (student, processor, opened, teacher_processor)
+    student, projection = project_student(args, *readers, pairs, sentences, relative)
+    if relative is not None and relative.projection:
+        relative.check_base(student)
     frozen = (copy.deepcopy(opened) if same else opened).eval().requires_grad_(False)
-    for method in methods:
-        method.start(student)
-    return _Models(student, processor, frozen, teacher_processor), relative, projection
+    return _Models(student, processor, frozen, teacher_processor), projection
 
 
 def held_out_evaluators(

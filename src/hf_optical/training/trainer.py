@@ -373,7 +373,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
             `eval_ha_loss`, `eval_ha_map` and so on of each, and the former are means over the languages.
         """
         own = eval_dataset is None
-        datasets = pairs_by_language(self.args, "eval_dataset", self.eval_dataset if own else eval_dataset)
+        datasets = pairs_by_language(self.args, "eval_dataset", (self.eval_dataset or None) if own else eval_dataset)
         if not datasets and not (own and self.retrieval_evaluators):
             raise ValueError("eval_dataset must have sentence pairs to evaluate on; pass it here or to the trainer")
         if not own and self.data_collator.teacher_vectors is not None:
