@@ -233,9 +233,10 @@ def test_runs_and_queries_are_drawn_together():
 
     def resampled() -> float:
         means = []
+        drawn = [[own[draw.integers(len(own))] for _ in own] for own in runs.values()]
         for group in ("x", "y"):
             queries = draw.integers(len(runs["a"][0][group]), size=len(runs["a"][0][group]))
-            sides = [[own[draw.integers(len(own))][group][queries].mean() for _ in own] for own in runs.values()]
+            sides = [[run[group][queries].mean() for run in own] for own in drawn]
             means.append(np.mean(sides[0]) - np.mean(sides[1]))
         return np.mean(means)
 
@@ -248,6 +249,28 @@ def test_runs_and_queries_are_drawn_together():
         runs_bootstrap_test(runs["a"][:1] * 2, runs["a"]), abs=0.05
     )
     assert runs_bootstrap_test(runs["b"][:1], runs["b"][:1]) == 1.0
+
+
+def test_one_training_run_of_several_languages_counts_once():
+    draw = np.random.default_rng(0)
+    base = {code: draw.uniform(0.3, 0.7, 200) for code in ("ha", "ig", "sw", "yo")}
+    shifted = [
+        {code: values + shift + draw.normal(0, 0.01, 200) for code, values in base.items()}
+        for shift in (0.06, 0.04, -0.035)
+    ]
+    p = runs_bootstrap_test(shifted, [base])
+    # As in one language: the mean of three drawn runs is below 0 in 7 of 27 ways.
+    assert p == pytest.approx(2 * 7 / 27, abs=0.03)
+    assert p == pytest.approx(runs_bootstrap_test([run["ha"] for run in shifted], [base["ha"]]), abs=0.03)
+    assert runs_bootstrap_test(shifted, [base]) == p
+
+
+def test_resamples_are_those_of_the_test_over_runs():
+    base = system(1, 50)
+    runs = {"ot": [base + 0.2, base + 0.21], "none": [base]}
+    values = {"ot": base + 0.205, "none": base}
+    (found,) = compare_systems(values, runs=runs, permutations=99, resamples=1999)
+    assert found.p_runs == runs_bootstrap_test(runs["ot"], runs["none"], 1999) == 2 / 2000
 
 
 def test_difference_that_depends_on_the_run_is_not_significant():

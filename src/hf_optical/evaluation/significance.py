@@ -148,9 +148,11 @@ def runs_bootstrap_test(a: Runs, b: Runs, resamples: int = 10_000, seed: int = 0
 
     Queries, and independently the training runs of either system, are drawn with replacement (Saravanan, Berman and
     Sober 2020): p is twice the share of the resampled differences that have the other sign. So a difference counts
-    only if it holds for other queries and for other training runs. With groups of queries, such as languages, queries
-    and runs are drawn within each group, and the statistic is the mean of the group means. Few runs tell little about
-    their spread: three make it look about a fifth too small.
+    only if it holds for other queries and for other training runs. With groups of queries, such as languages, the
+    statistic is the mean of the group means. Queries are drawn within each group, but a run is drawn for all groups at
+    once, because one training run may teach several languages. For languages that were trained apart and share only
+    the seed of a run, this is conservative. Few runs tell little about their spread: three make it look about a
+    fifth too small.
 
     Args:
         a (`Runs`), b (`Runs`):
@@ -168,23 +170,21 @@ def runs_bootstrap_test(a: Runs, b: Runs, resamples: int = 10_000, seed: int = 0
     # What all values have in common does not change the difference. Queries get one order and are checked by this.
     ours, theirs = ([_differences(b[0], run) for run in runs] for runs in (a, b))
     generator = np.random.default_rng(seed)
+    # Drawn once for all groups, which share the training runs.
+    drawn = [generator.integers(len(runs), size=(len(runs), resamples)) for runs in (a, b)]
     differences = np.zeros(resamples)
     for group in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
         values = [np.stack(runs) for runs in group]
         queries = values[0].shape[1]
         for rows in _slices(resamples, queries):
             shares = generator.multinomial(queries, np.full(queries, 1 / queries), rows.stop - rows.start) / queries
-            means = [_mean_of_drawn_runs(runs @ shares.T, generator) for runs in values]
+            means = [
+                np.take_along_axis(runs @ shares.T, own[:, rows], 0).mean(0)
+                for runs, own in zip(values, drawn, strict=True)
+            ]
             differences[rows] += (means[1] - means[0]) / len(theirs[0])
     other = min((differences <= 1e-12).sum(), (differences >= -1e-12).sum())
     return float(min(1.0, 2 * (other + 1) / (resamples + 1)))
-
-
-def _mean_of_drawn_runs(means: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Draw as many runs as there are with replacement; `means` has shape `(runs, resamples)`."""
-    runs, resamples = means.shape
-    drawn = generator.integers(runs, size=(runs, resamples))
-    return np.take_along_axis(means, drawn, 0).mean(0)
 
 
 def bootstrap_interval(
@@ -279,8 +279,9 @@ def compare_systems(
             significant by that test too.
         alpha (`float`, defaults to 0.05): Significance level; intervals cover `1 - alpha`.
         permutations (`int`, defaults to 10000), resamples (`int`, defaults to 10000), seed (`int`, defaults to 0):
-            Options of the randomisation test and the bootstrap. With `m` comparisons, no corrected p of a sampled
-            permutation test is below `m / (permutations + 1)`: raise `permutations` for hundreds of comparisons.
+            Options of the randomisation test, and of the bootstrap of intervals and of the test over runs. With `m`
+            comparisons, no corrected p of a sampled permutation test is below `m / (permutations + 1)`, and none of
+            the test over runs is below `2 m / (resamples + 1)`: raise both for hundreds of comparisons.
 
     Returns:
         `list[Comparison]`: in the order of `values`.
@@ -305,7 +306,7 @@ def compare_systems(
             raise ValueError(f"{system!r} cannot be compared with {other!r}: {error}") from error
         interval = bootstrap_interval(a, 1 - alpha, resamples, seed, baseline=b)
         p, p_t = paired_randomisation_test(a, b, permutations, seed), paired_t_test(a, b)
-        p_runs = None if runs is None else runs_bootstrap_test(runs[system], runs[other], permutations, seed)
+        p_runs = None if runs is None else runs_bootstrap_test(runs[system], runs[other], resamples, seed)
         comparisons.append(Comparison(system, other, difference, interval, p, p_t, p, p_t, False, p_runs, p_runs))
     return correct_together(comparisons, alpha)
 

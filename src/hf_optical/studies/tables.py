@@ -340,7 +340,8 @@ def compare(cells: Sequence[Cell], measure: str) -> list[Tested]:
             rows = {method: {code: table.table[method][code] for code in table.covered(column)} for method in methods}
             if len(rows) > 1:
                 groups.append((table.test, table.corpus, column, rows))
-    # Corrected p-values cannot be below comparisons / permutations, which this keeps far from 5 %.
+    # Corrected p-values cannot be below comparisons / permutations, or twice that in the test over runs. This keeps
+    # both far from 5 %.
     permutations = max(10_000, 400 * sum(math.comb(len(rows), 2) for *_, rows in groups))
     tested = [
         Tested(test, corpus, column, result)
@@ -358,4 +359,4 @@ def _compare_rows(rows: Table, measure: str, permutations: int) -> list[Comparis
     }
     runs = {method: runs_of(row, measure) or [values[method]] for method, row in rows.items()}
     several = any(len(own) > 1 for own in runs.values())
-    return compare_systems(values, runs=runs if several else None, permutations=permutations)
+    return compare_systems(values, runs=runs if several else None, permutations=permutations, resamples=permutations)
