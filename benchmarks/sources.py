@@ -84,7 +84,8 @@ def main() -> None:
     rows = [row for row in COMPARED if needed[row.partition(",")[0]] and (args.rows is None or row in args.rows)]
     done = [json.loads(line) for line in args.output.read_text().splitlines()] if args.output.is_file() else []
     found = {run["run"]: run for run in done}
-    missing = [(row, seed) for seed, row in product(args.seeds, rows) if _name(row, seed) not in found]
+    runs = {_name(row, seed): (row, seed) for seed, row in product(args.seeds, rows)}
+    missing = {name: run for name, run in runs.items() if name not in found}
     if missing:
         data = load_beir(args.eval_dir, args.split, args.eval_corpus)
         data = sample_pool(data, args.documents) if args.documents else data
@@ -94,9 +95,9 @@ def main() -> None:
             if reference not in found:
                 hits = evaluator.search(teacher, processor, translated=translated)
                 _add(args.output, found, reference, evaluator, hits)
-        for row, seed in missing:
+        for name, (row, seed) in missing.items():
             hits, notes = _run(args, evaluator, row, seed)
-            _add(args.output, found, _name(row, seed), evaluator, hits, **notes)
+            _add(args.output, found, name, evaluator, hits, **notes)
     _show(args, rows, found)
 
 
