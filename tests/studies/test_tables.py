@@ -174,8 +174,25 @@ def test_domain_matrix_holds_languages_that_all_corpora_share():
     }
 
 
-def test_one_corpus_and_one_test_have_no_matrix():
-    assert domain_matrices(pool_seeds([record("ot", 0.5), *references(["ha"])]), MEASURE) == {}
+@pytest.mark.parametrize(
+    ("places", "is_shown"),
+    [
+        ([("ha", "questions", "news")], False),
+        ([("ha", "questions", "news"), ("es", "captions", "news")], False),
+        ([("ha", "questions", "news"), ("ha", "captions", "news")], True),
+        ([("ha", "questions", "news"), ("ha", "questions", "pairs")], True),
+        ([("ha", "questions", "news"), ("es", "captions", "pairs")], False),
+        ([("ha", "questions", "news"), ("ha", "captions", "pairs")], False),
+    ],
+)
+def test_domain_matrix_needs_cells_that_differ_in_test_or_corpus_alone(places, is_shown):
+    records = [record("ot", 0.5, language, test, corpus=corpus) for language, test, corpus in places]
+    for language, test in dict.fromkeys((language, test) for language, test, _ in places):
+        records += references([language], test)
+
+    matrices = domain_matrices(pool_seeds(records), MEASURE)
+
+    assert bool(matrices) == is_shown
 
 
 def test_language_pair_curves():

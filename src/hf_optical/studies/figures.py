@@ -166,11 +166,11 @@ def plot_domains(records: Iterable[Record], *, measure: str = "AP") -> Figure:
     A measure by training corpus (rows) and test set (columns); one panel per method.
 
     Raises:
-        ValueError: no method has a corpus with two tests or a test with two corpora.
+        ValueError: no method has a corpus with two tests in the same language, or a test with two corpora.
     """
     matrices = domain_matrices(pool_seeds(records), measure)
     if not matrices:
-        raise ValueError("records must have a corpus with two tests or a test with two corpora")
+        raise ValueError("records must have a corpus with two tests in one language, or a test with two corpora")
     corpora = list(dict.fromkeys(corpus for matrix in matrices.values() for corpus, _ in matrix))
     tests = list(dict.fromkeys(test for matrix in matrices.values() for _, test in matrix))
     values = [value for matrix in matrices.values() for value in matrix.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -243,8 +244,8 @@ def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple
     """
     Method -> (corpus, test) -> mean over the languages that all corpora of the test share.
 
-    Only methods with several tests of one corpus or several corpora of one test have a matrix. All matrices contain
-    the untrained student as corpus [`NOTHING`].
+    Only methods with several tests of one corpus in the same language, or several corpora of one test, have a matrix.
+    All matrices contain the untrained student as corpus [`NOTHING`].
     """
     tables = [headline(cells, *place) for place in places_of(cells) if place[1] is not None]
     shared: dict[str, list[str]] = {}
@@ -259,11 +260,15 @@ def domain_matrices(cells: Sequence[Cell], measure: str) -> dict[str, dict[tuple
                 matrices.setdefault(method, {})[str(own.corpus), own.test] = value
             elif value is not None and first(row).kind == "zero_shot":
                 untrained[NOTHING, own.test] = value
-    return {
-        method: untrained | matrix
-        for method, matrix in matrices.items()
-        if len(matrix) > min(len({corpus for corpus, _ in matrix}), len({test for _, test in matrix}))
-    }
+
+    def compares(matrix: Mapping[tuple[str, str], float]) -> bool:
+        """Whether two cells differ in the corpus or the test alone. Tests of different languages do not compare."""
+        return any(
+            (corpus == other) != (test == second) and set(shared[test]) & set(shared[second])
+            for (corpus, test), (other, second) in itertools.combinations(matrix, 2)
+        )
+
+    return {method: untrained | matrix for method, matrix in matrices.items() if compares(matrix)}
 
 
 def language_pair_curves(cells: Sequence[Cell], corpus: str | None, measure: str) -> tuple[Curves, bool]:
