@@ -13,6 +13,7 @@ from hf_optical.studies.tables import (
     compare,
     data_size_curves,
     domain_matrices,
+    has_several_settings,
     headline,
     language_pair_curves,
     places_of,
@@ -83,6 +84,22 @@ def test_headline_has_only_cells_of_the_largest_setting():
         "ceiling": ["ha"],
     }
     assert table["ot"]["ha"].values == whole.values and table["lexicon"]["ha"].values == words.values
+
+
+@pytest.mark.parametrize(
+    ("settings", "several"),
+    [
+        ([{"language": "ha"}, {"language": "ig"}], False),
+        ([{"language": code, "languages": ("ha", "ig")} for code in ("ha", "ig")], False),
+        ([{"size": 500}, {"size": None}], True),
+        ([{"languages": ("ha",)}, {"languages": ("ha", "ig")}], True),
+        ([{"languages": ("ha",)}, {"languages": ("ha", "ig"), "corpus": "pairs"}], False),
+    ],
+)
+def test_settings_are_several_only_within_a_language(settings, several):
+    cells = pool_seeds([*(record("ot", 0.5, **own) for own in settings), *references(["ha", "ig"])])
+
+    assert has_several_settings(cells) == several
 
 
 def test_comparisons_are_corrected_over_all_tests_and_languages():

@@ -28,6 +28,7 @@ from .tables import (
     data_size_curves,
     domain_matrices,
     first,
+    has_several_settings,
     headline,
     language_pair_curves,
     mean_over,
@@ -103,7 +104,7 @@ def introduction(results: Results) -> Content:
         "pairs": pairs,
         "queries": queries,
         "seeds": sorted({record.seed for record in results.records if record.seed is not None}),
-        "has_several_settings": len({(cell.size, cell.languages) for cell in cells if cell.learns_together}) > 1,
+        "has_several_settings": has_several_settings(cells),
     }
 
 

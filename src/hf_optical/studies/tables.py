@@ -114,6 +114,11 @@ def comparable(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cel
     return with_most_languages(at_largest_size(_at_place(cells, test, corpus)))
 
 
+def has_several_settings(cells: Sequence[Cell]) -> bool:
+    """Whether any place has cells at settings that [`comparable`] leaves out."""
+    return any(len(comparable(cells, *place)) < len(_at_place(cells, *place)) for place in places_of(cells))
+
+
 def _at_place(cells: Sequence[Cell], test: str, corpus: str | None) -> list[Cell]:
     """Cells of a test that were trained on `corpus` or not at all, in the trained languages."""
     here = [cell for cell in cells if cell.test == test and cell.corpus in (corpus, None)]
