@@ -114,6 +114,40 @@ def test_dictionaries_change_the_key(load, tmp_path):
     assert len({*before, *after}) == 4 and before[:2] == after[:2]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "translation", "model": "MODEL"},
+        {"kind": "bm25", "translator": "MODEL"},
+        {"kind": "late_interaction", "model": "MODEL"},
+        {"kind": "trained", "init_pack": "MODEL"},
+        {"kind": "untrained_pack", "init_pack": "MODEL"},
+    ],
+)
+def test_contents_of_models_that_a_method_names_change_the_key(load, tmp_path, method):
+    model = tiny_checkpoint(tmp_path / "model")
+    named = {name: str(model) if value == "MODEL" else value for name, value in method.items()}
+    before = keys(load(methods={"own": named}))
+    tiny_checkpoint(model, seed=5)
+    assert not set(before) & set(keys(load(methods={"own": named})))
+    with pytest.raises(OSError, match="no/such-model"):
+        keys(load(methods={"own": {name: value.replace("MODEL", "no/such-model") for name, value in method.items()}}))
+
+
+def test_the_pack_that_a_dense_peer_takes_new_words_from_changes_the_key(load, tmp_path):
+    pack = tiny_checkpoint(tmp_path / "pack")
+    changes = {"methods": {"peer": {"kind": "dense_peer", "new_words": 9}}, "training": {"init_pack": str(pack)}}
+    before = keys(load(**changes))
+    tiny_checkpoint(pack, seed=5)
+    assert not set(before) & set(keys(load(**changes)))
+
+
+def test_the_folder_of_a_pack_does_not_change_the_key(load, tmp_path):
+    packs = [tiny_checkpoint(tmp_path / name) for name in ("one", "two")]
+    one, two = ({"OT": {"kind": "trained", "init_pack": str(pack)}} for pack in packs)
+    assert keys(load(methods=one)) == keys(load(methods=two)) != keys(load(methods={"OT": {"kind": "trained"}}))
+
+
 def test_languages_with_equal_sources_have_their_own_data(load, tmp_path):
     rows = [json.loads(line)["translation"] for line in (DEMO / "validation.jsonl").read_text("utf-8").splitlines()]
     file = tmp_path / "all.jsonl"

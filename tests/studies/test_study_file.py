@@ -44,6 +44,21 @@ def test_paths_are_relative_to_the_file_or_to_data_dir(content, tmp_path):
         load_study(folder / "study.yaml")
 
 
+def test_folders_of_models_are_relative_to_data_dir(load):
+    config = load(
+        methods={
+            "NLLB": {"kind": "translation", "model": "retrieval"},
+            "OT": {"kind": "trained", "init_pack": "retrieval"},
+            "from the Hub": {"kind": "trained", "init_pack": "org/pack"},
+        },
+        training={"init_pack": "retrieval"},
+    )
+    found = {name: method.settings for name, method in config.methods.items()}
+    folder = str(DEMO / "retrieval")
+    assert found["NLLB"] == {"model": folder} and found["OT"] == config.training == {"init_pack": folder}
+    assert found["from the Hub"] == {"init_pack": "org/pack"}
+
+
 def test_language_sets_replace_languages(load):
     corpora = {"both": {"sw": "train.jsonl", "lo": "validation.jsonl"}}
     tests = {"pairs": {code: {"bitext": "validation.jsonl"} for code in ("sw", "lo")}}

@@ -165,9 +165,11 @@ class Inputs:
         return {"teacher": model_hash(self.config.teacher), "student": model_hash(self.config.student)}
 
     def models_of(self, method: Method) -> dict[str, str]:
-        """Hashes of the models that a method opens."""
+        """Hashes of the models that a method opens, but for the pack that it starts from."""
         own = method.settings.get("model") if method.kind in (*SHELF_KINDS, "dense_peer") else None
-        return {**self.models, "student": model_hash(own)} if own else self.models
+        translator = method.settings.get("model" if method.kind == "translation" else "translator")
+        opened = {"student": own, "translator": translator}
+        return self.models | {role: model_hash(name) for role, name in opened.items() if name}
 
 
 def _sample_queries(dataset: RetrievalDataset, count: int) -> RetrievalDataset:
@@ -207,9 +209,9 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
         given = settings = method.settings
         if method.kind in ("trained", "untrained_pack"):
             given = config.training_settings(method)
-            settings = essential(given, languages)
+            settings = _with_pack_hash(essential(given, languages))
         elif settings.get("new_words"):
-            settings = {**settings, "student": essential(config.training, languages)}
+            settings = {**settings, "student": _with_pack_hash(essential(config.training, languages))}
         for size in config.sizes:
             # With all pairs, the seed matters only to training.
             taken = None if size is None or size >= max(counts.values()) else size
@@ -290,6 +292,12 @@ def essential(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str,
     defaults = {f.name: f.default for f in fields(OTDistillationConfig) if f.default is not MISSING}
     changed = {name: value for name, value in settings.items() if name in defaults and defaults[name] != value}
     return {name: value for name, value in {**own, **changed}.items() if name not in _NEUTRAL | _FILES}
+
+
+def _with_pack_hash(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the hash of the pack that training starts from in place of its name."""
+    pack = settings.get("init_pack")
+    return {**settings, "init_pack": model_hash(pack)} if pack else settings
 
 
 def file_hash(path: Path) -> str:

@@ -237,7 +237,7 @@ TrainingSettings = create_model(  # type: ignore[call-overload]
     __base__=Settings,
     **dict.fromkeys(TRAINING_KEYS, (Any, None))
     | dict.fromkeys(_MAPPINGS, (dict[str, Any] | None, None))
-    | {"dictionary": (_dictionary, None)},
+    | {"dictionary": (_dictionary, None), "init_pack": (ModelName | None, None)},
 )
 
 # Kind of method -> its settings.
