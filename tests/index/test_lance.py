@@ -10,7 +10,7 @@ from tiny import tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.errors import DataError
-from hf_optical.index import IndexSettings, RetrievalIndex, create_index, open_index
+from hf_optical.index import IndexSettings, RetrievalIndex, create_index, open_index, protocol
 from hf_optical.index.effort import Effort
 from hf_optical.index.lance import LanceIndex
 from hf_optical.index.lance_rows import (
@@ -105,6 +105,24 @@ def test_later_columns_join_the_dataset(retriever, index):
     with pytest.raises(DataError, match="letters, digits and underscores.*first page"):
         index.add_documents([{"_id": "e", "text": "Fire.", "first page": 1}], retriever)
     assert len(index) == 4
+
+
+def test_fractions_are_not_cut_to_the_whole_numbers_of_the_first_documents(retriever, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "CHUNK", 2)
+
+    def create(values):
+        documents = [{"text": "Rain.", "price": value} for value in values]
+        return create_index(tmp_path / f"{len(list(tmp_path.iterdir()))}", retriever, documents, engine="lance")
+
+    for values, wrong in (([3, 4, 5.0, 4.99], "4.99"), ([[3], [4], [0.5], []], r"\[0.5\]")):
+        with pytest.raises(DataError, match=f"'price' must be of type .*int64.* got {wrong}"):
+            create(values)
+    nested = [{"low": 3}, {"low": 4}, {"low": 0.5}]
+    with pytest.raises(DataError, match="'price' must be of type struct<low: int64>.* got {'low': 0.5}"):
+        create(nested)
+    for values in ([3, 4, 5.0, None], [3, 4.99, 4, 0.5], [[3], [4.5], [], None]):
+        opened = create(values)
+        assert [opened.document(key).columns.get("price") for key in "0123"] == values
 
 
 def test_failed_additions_leave_the_index_as_it_was(retriever, index, tmp_path):

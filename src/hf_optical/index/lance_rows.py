@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Number
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,12 +215,15 @@ def _vectors_array(vectors: TokenVectors, kind: pa.DataType) -> pa.Array:
 
 def _column(values: list[Any], field: pa.Field) -> pa.Array:
     try:
-        return pa.array(values, field.type)
-    except (pa.ArrowException, OverflowError, TypeError) as error:
+        column = pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError, TypeError):
+        column = None
+    if column is None or any(_truncates(value, field.type) for value in values):
         wrong = next((value for value in values if not _fits(value, field.type)), None)
         raise DataError(
             f"metadata {field.name!r} must be of type {field.type}, which it has in the index, got {short_repr(wrong)}"
-        ) from error
+        )
+    return column
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
@@ -227,4 +231,17 @@ def _fits(value: Any, kind: pa.DataType) -> bool:
         pa.array([value], kind)
     except (pa.ArrowException, OverflowError, TypeError):
         return False
-    return True
+    return not _truncates(value, kind)
+
+
+def _truncates(value: Any, kind: pa.DataType) -> bool:
+    """Whether a whole number would be stored for a fraction: pyarrow raises no error for that."""
+    if value is None:
+        return False
+    if pa.types.is_integer(kind):
+        return isinstance(value, Number) and value % 1 != 0  # type: ignore[operator]
+    if pa.types.is_list(kind):
+        return any(_truncates(each, kind.value_type) for each in value)
+    if pa.types.is_struct(kind):
+        return any(_truncates(dict(value).get(field.name), field.type) for field in kind)
+    return False
