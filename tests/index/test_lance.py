@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +125,29 @@ def test_fractions_are_not_cut_to_the_whole_numbers_of_the_first_documents(retri
     for values in ([3, 4, 5.0, None], [3, 4.99, 4, 0.5], [[3], [4.5], [], None]):
         opened = create(values)
         assert [opened.document(key).columns.get("price") for key in "0123"] == values
+
+
+def test_writers_do_not_add_to_an_index_of_another_base(tmp_path):
+    settings = replace(SETTINGS, base_fingerprint="e" * 64)
+    early = LanceIndex.create(tmp_path / "index", settings)  # in the same empty folder
+    writer = LanceIndex.create(tmp_path / "index", SETTINGS)
+    writer.add(["a"], corpus(1))
+    with pytest.raises(ValueError, match="was replaced by one of another base; open it again"):
+        early.add(["b"], corpus(1))
+    shutil.rmtree(tmp_path / "index")
+    LanceIndex.create(tmp_path / "index", settings).add(["c"], corpus(1))
+    for write in (lambda: writer.add(["d"], corpus(1)), lambda: writer.delete(["c"]), writer.build, writer.compact):
+        with pytest.raises(ValueError, match="was replaced by one of another base; open it again"):
+            write()
+    with pytest.raises(ValueError, match="the index is closed; open it again"):
+        writer.search(corpus(1))
+    assert LanceIndex.open(tmp_path / "index").ids == ["c"]
+    # On the same base, the settings are those of the index that is there now.
+    early.close()
+    shutil.rmtree(tmp_path / "index")
+    LanceIndex.create(tmp_path / "index", replace(settings, base_model="moved")).add(["d"], corpus(1))
+    early.add(["e"], corpus(1))
+    assert early.settings.base_model == "moved" and early.ids == ["d", "e"]
 
 
 def test_failed_additions_leave_the_index_as_it_was(retriever, index, tmp_path):

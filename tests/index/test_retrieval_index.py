@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -124,6 +126,21 @@ def test_objects_see_what_others_added_before_they_add(retriever, index):
     other.add_documents(["Rain."], retriever)
     index.add_documents(["Fire."], retriever)
     assert RetrievalIndex.open(index.folder).ids == ["0", "1", "2", "3", "4", "other", "5", "6"]
+
+
+def test_writers_do_not_add_to_an_index_of_another_base(retriever, index):
+    settings = replace(index.settings, base_fingerprint="e" * 64)
+    shutil.rmtree(index.folder)
+    vectors = retriever.encode_documents(["Water."])
+    RetrievalIndex.create(index.folder, settings).add(["a"], vectors)
+    for write in (
+        lambda: index.add_documents(["Fire."], retriever),
+        lambda: index.delete(["a"]),
+        index.compact,
+    ):
+        with pytest.raises(ValueError, match="was replaced by one of another base; open it again"):
+            write()
+    assert RetrievalIndex.open(index.folder).ids == ["a"] and index.ids == ["0", "1", "2", "3", "4"]
 
 
 def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index):

@@ -339,12 +339,20 @@ class LanceIndex(Index):
 
     def _refresh(self) -> None:
         """See what other processes have written, before writing."""
-        if self._dataset is not None:
+        dataset = self._dataset
+        if dataset is not None:
             with readable_errors(self.uri):
-                self._dataset.checkout_latest()
+                dataset.checkout_latest()
         else:
             with suppress(FileNotFoundError):
-                self._dataset = open_dataset(self.uri)
+                dataset = open_dataset(self.uri)
+        if dataset is not None:
+            try:
+                self._renew_settings(read_settings(dataset.schema, self.uri))
+            except (OSError, ValueError):
+                self.close()  # the dataset is already that of the other index
+                raise
+        self._dataset = dataset
 
     @contextmanager
     def _lock(self) -> Iterator[None]:

@@ -92,7 +92,8 @@ class Index(ABC):
                 Values of each document. `title` and `text` are its title and text; `where` filters by the others.
 
         Raises:
-            ValueError: If the vectors have another dimension, or the numbers of ids, vectors and metadata differ.
+            ValueError: If the vectors have another dimension, the numbers of ids, vectors and metadata differ, or
+                another process has replaced the index by one of another base.
             DataError: If an id occurs twice or is already in the index, or a vector is not finite.
         """
         ids, packed = list_of_ids(ids), as_token_vectors(vectors)
@@ -133,7 +134,8 @@ class Index(ABC):
             columns (`str`): `id_column`, `text_column` and `title_column`, as in [`read_documents`].
 
         Raises:
-            ValueError: If the base of the retriever is not the one that encoded the index.
+            ValueError: If the base of the retriever is not the one that encoded the index, or another process has
+                replaced the index by one of another base.
             DataError: If there are no documents, one is invalid, or an id occurs twice or is already in the index.
         """
         retriever = retriever.indexer
@@ -334,6 +336,17 @@ class Index(ABC):
     @abstractmethod
     def _blocks(self) -> Iterator[Block]:
         """All documents, some at a time: their ids and their vectors, to be scored exactly."""
+
+    def _renew_settings(self, stored: IndexSettings) -> None:
+        """
+        Take the settings that are stored now. Call it before writing, when no other process can write.
+
+        Raises:
+            ValueError: If another process has built the index again, on another base. The vectors to add do not fit.
+        """
+        if stored.base_fingerprint != self.settings.base_fingerprint:
+            raise ValueError(f"the index in {self.uri} was replaced by one of another base; open it again")
+        self.settings = stored
 
     def _check_new(self, ids: Sequence[str]) -> None:
         """Raise `DataError` if one of `ids` is in the index."""

@@ -259,7 +259,9 @@ class RetrievalIndex(Index):
             if new and (self.folder / INDEX_FILE).exists():
                 raise FileExistsError(_EXISTS.format(self.folder))
             if not new:  # another process may have added documents
-                self.settings, self.parts = _read_index(self.folder)
+                settings, parts = _read_index(self.folder)
+                self._renew_settings(settings)
+                self.parts = parts
             with staged_directory(self.folder) as staged:
                 yield staged
             self._forget_metadata()
