@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from encoding_runs import corpus_ids, finished_shards, ids_of, start_run, wait_for, write_corpus
+from packs import make_pack
 from tiny import tiny_checkpoint
 
 from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever
@@ -53,6 +55,17 @@ def test_encoded_dataset_is_an_index(tiny, tmp_path):
         assert index.document("c5").columns == {"year": 1905}
     with pytest.raises(ValueError, match="dtype must be that of the index"):
         encode_corpus(files, tmp_path / "out", tiny, workers=ONE, add=True)
+
+
+def test_teacher_of_a_pack_encodes_the_corpus(tiny, tmp_path):
+    teacher = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "teacher", seed=5), device="cpu")
+    details = {"teacher": str(tmp_path / "teacher"), "teacher_fingerprint": teacher.model.fingerprint()}
+    replace(make_pack(tiny, "sw", seed=1), details=details).save_pretrained(tmp_path / "pack")
+    encode_corpus(write_corpus(tmp_path / "corpus"), tmp_path / "out", tmp_path / "pack", shards=2, workers=ONE)
+    rows = open_dataset(str(tmp_path / "out")).to_table()
+    expected = teacher.encode_documents([f"Rain {text}" for text in rows["text"].to_pylist()])
+    for own, other in zip(read_vectors(rows["vectors"]).to_list(), expected, strict=True):
+        assert (own.float() - other).abs().max() < 1e-3
 
 
 def test_documents_without_ids_are_numbered_through_all_files(tiny, tmp_path):

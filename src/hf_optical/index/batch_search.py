@@ -58,12 +58,7 @@ class BatchSearch:
 
     def check_base(self, model: OpticalModel) -> None:
         """Raise `ValueError` unless the documents were encoded by `model`."""
-        expected, found = self.settings.base_fingerprint, model.fingerprint()
-        if found != expected:
-            raise ValueError(
-                f"the queries must be encoded on the base of the index in {self.uri}, {self.settings.base_model} "
-                f"(fingerprint {expected[:12]}), got {model.name_or_path} (fingerprint {found[:12]})"
-            )
+        self.settings.check_base(model, self.uri)
 
     def search(
         self,

@@ -30,7 +30,7 @@ class ShardJob:
 
     Args:
         uri (`str`): The Lance dataset.
-        model (`str`, *optional*): Folder or Hub id of the base, on every machine.
+        model (`str`, *optional*): Folder or Hub id of the base, or of a pack on it, on every machine.
         settings ([`IndexSettings`]): Settings of the index, with the fingerprint that the base must have.
         schema (`pa.Schema`): Schema of the rows.
         columns ([`Columns`]): Columns to read.
@@ -134,7 +134,8 @@ class _EncodedRows:
 @lru_cache(maxsize=1)
 def _open_base(model: str | None, fingerprint: str) -> OpticalRetriever:
     """Open the base once in a process."""
-    retriever = open_retriever([model] if model else [])
+    # The documents of a pack are encoded by its teacher, if that is another model.
+    retriever = open_retriever([model] if model else []).indexer
     found = retriever.model.fingerprint()
     if found != fingerprint:
         raise ValueError(

@@ -303,14 +303,7 @@ class Index(ABC):
         """
         if model in self._checked:
             return
-        expected, found = self.settings.base_fingerprint, model.fingerprint()
-        if found != expected:
-            raise ValueError(
-                f"the queries must be encoded on the base of the index in {self.uri}, "
-                f"{self.settings.base_model or 'unnamed'} (fingerprint {expected[:12]}), got "
-                f"{model.name_or_path or 'an unnamed model'} (fingerprint {found[:12]}); open a pack of that base, or "
-                "build the index again"
-            )
+        self.settings.check_base(model, self.uri)
         self._checked.add(model)
 
     def __repr__(self) -> str:

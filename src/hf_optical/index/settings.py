@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import short_repr
+from ..model import OpticalModel
 from ..retrieval import OpticalRetriever
 
 
@@ -48,6 +49,16 @@ class IndexSettings:
             dim=retriever.model.embedding_dim,
             dtype=dtype,
         )
+
+    def check_base(self, model: OpticalModel, place: str) -> None:
+        """Raise `ValueError` unless `model` is the base that encoded the documents; `place` names the index."""
+        found = model.fingerprint()
+        if found != self.base_fingerprint:
+            raise ValueError(
+                f"the queries must be encoded on the base of the index in {place}, {self.base_model or 'unnamed'} "
+                f"(fingerprint {self.base_fingerprint[:12]}), got {model.name_or_path or 'an unnamed model'} "
+                f"(fingerprint {found[:12]}); open a pack of that base, or build the index again"
+            )
 
     def to_json(self) -> str:
         """The settings as a JSON object."""
