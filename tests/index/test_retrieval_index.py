@@ -143,6 +143,24 @@ def test_writers_do_not_add_to_an_index_of_another_base(retriever, index):
     assert RetrievalIndex.open(index.folder).ids == ["a"] and index.ids == ["0", "1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize(
+    ("uri", "engine", "named"),
+    [
+        ("s3://bucket/index", "qdrant", "lance"),
+        ("s3://bucket/index", "exact", "lance"),
+        ("gs://bucket/index", "exact", "lance"),
+        ("qdrant://localhost:6333/index", "exact", "qdrant"),
+        ("qdrant://localhost:6333/index", "lance", "qdrant"),
+    ],
+)
+def test_engines_that_a_uri_excludes_are_refused(retriever, tmp_path, monkeypatch, uri, engine, named):
+    monkeypatch.chdir(tmp_path)
+    message = f"engine must be '{named}' for {uri}, got '{engine}'; leave it out, or pass a folder"
+    with pytest.raises(ValueError, match=message):
+        create_index(uri, retriever, DOCUMENTS, engine=engine)
+    assert not list(tmp_path.iterdir())
+
+
 def test_duplicate_ids_are_refused_and_nothing_is_added(retriever, index):
     before = contents(index.folder)
     for documents in ([{"_id": "3", "text": "Again."}], [{"_id": "x", "text": "A."}, {"_id": "x", "text": "B."}]):

@@ -60,9 +60,13 @@ def create_index(
 
     Raises:
         FileExistsError: If there already is an index.
+        ValueError: If `uri` is that of another engine than `engine`, such as `s3://...` with `"exact"`.
         DataError: If a document is invalid, or two have the same id.
     """
     kind = _engine_at(uri) if engine is None else _engine(engine)
+    named = _engine_of_scheme(uri)
+    if named is not None and engine not in (None, named):
+        raise ValueError(f"engine must be {named!r} for {uri}, got {engine!r}; leave it out, or pass a folder")
     check_engine(uri, kind)
     index = kind.create(uri, IndexSettings.of(retriever, dtype or kind.dtypes[0]))
     if documents is not None:
@@ -79,13 +83,18 @@ def check_engine(uri: str | os.PathLike, kind: type[Index]) -> None:
             )
 
 
-def _engine_at(uri: str | os.PathLike) -> type[Index]:
+def _engine_of_scheme(uri: str | os.PathLike) -> str | None:
+    """The only engine for a URI such as `s3://...`; `None` for folders, where all engines work."""
     scheme, separator, _ = str(uri).partition("://")
-    if separator and scheme == "qdrant":
-        return _engine("qdrant")
+    return ("qdrant" if scheme == "qdrant" else "lance") if separator else None
+
+
+def _engine_at(uri: str | os.PathLike) -> type[Index]:
+    if named := _engine_of_scheme(uri):
+        return _engine(named)
     if (Path(uri) / "qdrant_index.json").is_file():
         return _engine("qdrant")
-    if separator or ((Path(uri) / "_versions").is_dir() and not (Path(uri) / INDEX_FILE).is_file()):
+    if (Path(uri) / "_versions").is_dir() and not (Path(uri) / INDEX_FILE).is_file():
         return _engine("lance")
     return RetrievalIndex
 
