@@ -122,6 +122,10 @@ def test_module_is_the_command(monkeypatch, capsys):
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base"], "BEIR"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "{}/base", "--documents", "9"], "--documents needs a name"),
         (["evaluate", "--pack", "{}/pack", "--benchmark", "afriqa", "--corpus", "x"], "--corpus needs a folder"),
+        (
+            ["evaluate", "--pack", "{}/pack", "--benchmark", "afriqa", "--index", "x", "--documents", "9"],
+            "--documents keeps a part .*--index searches all; leave one of them out",
+        ),
         (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
         (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
         (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),

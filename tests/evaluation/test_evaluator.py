@@ -6,12 +6,14 @@ import torch
 from ir_measures import AP, RR, R, nDCG
 from tiny import DEMO, tiny_checkpoint
 
-from hf_optical import OpticalModel, OpticalProcessor, load_beir
+from hf_optical import OpticalModel, OpticalProcessor, OpticalRetriever, load_beir
 from hf_optical.bitext.frequency import count_known
+from hf_optical.errors import DataError
 from hf_optical.evaluation import evaluator as evaluator_module
 from hf_optical.evaluation import retrieval_metrics
 from hf_optical.evaluation.datasets import Document, Query, RetrievalDataset
 from hf_optical.evaluation.evaluator import RetrievalEvaluator
+from hf_optical.index import IndexSettings, RetrievalIndex, create_index
 from hf_optical.retrieval import Hit
 
 
@@ -106,6 +108,26 @@ def test_precomputed_document_vectors_are_used(dataset, evaluator, student):
     assert given(*student) == evaluator(*student)
     with pytest.raises(ValueError, match=f"one entry for each of the {len(dataset.corpus)} documents, got 3"):
         RetrievalEvaluator(dataset, None, None, document_vectors=evaluator.document_vectors[:3])
+
+
+def test_index_of_other_documents_is_refused(dataset, teacher, tmp_path):
+    retriever = OpticalRetriever(*teacher)
+    rows = [{"_id": key, "text": text} for key, text in zip(dataset.corpus, dataset.document_texts(), strict=True)]
+    numbered = [{"_id": f"row {position}", "text": row["text"]} for position, row in enumerate(rows)]
+    index = create_index(tmp_path / "index", retriever, numbered)
+    evaluator = RetrievalEvaluator(dataset, *teacher, index=index)
+    with pytest.raises(
+        DataError, match="index must hold the documents of demo under their ids, got 'row .*; build it"
+    ):
+        evaluator(*teacher)
+    assert evaluator.search(*teacher, query_ids=[]) == {}
+    evaluator.index = RetrievalIndex.create(tmp_path / "empty", IndexSettings.of(retriever))
+    with pytest.raises(DataError, match="got no hits"):
+        evaluator(*teacher)
+    # An index may hold other documents too.
+    index.add_documents(rows, retriever)
+    evaluator.index = index
+    assert evaluator(*teacher)["map"] > 0
 
 
 def test_measures_and_depth_are_configurable(dataset, evaluator, student):

@@ -20,6 +20,8 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if args.ray and not args.index:
         parser.error("--ray searches an index; pass --index")
+    if args.documents is not None and args.index:
+        parser.error("--documents keeps a part of the documents, but --index searches all; leave one of them out")
     is_folder = Path(args.benchmark).is_dir()
     for option in ("documents", "query_language", "document_language") if is_folder else ("corpus",):
         if getattr(args, option) is not None:

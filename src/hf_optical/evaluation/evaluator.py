@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from ..bitext.frequency import count_known
 from ..checks import check_choice
+from ..errors import DataError, short_repr
 from ..model import OpticalModel, OpticalProcessor
 from ..retrieval import TokenVectors, encode_texts
 from ..retrieval.reranking import rerank
@@ -143,6 +144,7 @@ class RetrievalEvaluator:
             ValueError: `translated` is set together with `queries` or a query has no translation; `query_ids`,
                 `queries` or `candidates` has an unknown query; `queries` or `candidates` lacks a query; `weights` is
                 unknown, or the processor does not know how often words occur.
+            DataError: No query finds a document of the dataset in `index`.
         """
         query_ids = list(self.dataset.queries if query_ids is None else query_ids)
         self._check_known("query_ids", query_ids)
@@ -157,6 +159,7 @@ class RetrievalEvaluator:
         options["document_ids"] = list(self.dataset.corpus)
         if candidates is None and self.index is not None:
             hits = self.index.search(vectors, options["top_k"])
+            self._check_found(hits)
         elif candidates is None:
             hits = search(vectors, self.document_vectors, **options)
         else:
@@ -192,6 +195,15 @@ class RetrievalEvaluator:
                 model, processor, translated=translated, queries=queries, candidates=candidates, weights=weights
             )
         )
+
+    def _check_found(self, rankings: Sequence[Sequence[Hit]]) -> None:
+        """Raise `DataError` if an index holds other documents than the dataset: every measure would be 0."""
+        if rankings and not any(hit.document in self.dataset.corpus for hits in rankings for hit in hits):
+            first = next((short_repr(hit.document) for hits in rankings for hit in hits), "no hits")
+            raise DataError(
+                f"index must hold the documents of {self.dataset.name} under their ids, got {first}; build it from "
+                "the corpus of the test set"
+            )
 
     def _run(self, hits: Mapping[str, Sequence[Hit]]) -> dict[str, dict[str, float]]:
         return run_from_hits(self.dataset.drop_identical_ids(hits))
