@@ -150,6 +150,16 @@ def test_writers_do_not_add_to_an_index_of_another_base(tmp_path):
     assert early.settings.base_model == "moved" and early.ids == ["d", "e"]
 
 
+def test_index_without_documents_is_not_trained(tmp_path):
+    empty = LanceIndex.create(tmp_path / "index", SETTINGS)
+    for _ in range(2):  # before the first addition, and after everything was deleted
+        for queries in (None, corpus(2)):
+            with pytest.raises(ValueError, match="number of documents must be at least 1, got 0; add documents first"):
+                empty.build(queries=queries)
+        empty.add(keys(3), corpus(3))
+        empty.delete(keys(3))
+
+
 def test_failed_additions_leave_the_index_as_it_was(retriever, index, tmp_path):
     version = index.dataset.version
     vectors = [torch.nn.functional.normalize(torch.randn(3, retriever.model.embedding_dim), dim=1)]

@@ -208,6 +208,11 @@ def _documents(index, vectors):
     return [IndexedDocument(f"x{i}", "", "", {}) for i in range(len(vectors))]
 
 
+def test_index_without_documents_is_not_built(empty):
+    with pytest.raises(ValueError, match="number of documents must be at least 1, got 0; add documents first"):
+        empty.build()
+
+
 def test_queries_that_do_not_fit_are_refused(index, retriever, tmp_path):
     other = OpticalRetriever.from_pretrained(tiny_checkpoint(tmp_path / "other", seed=5), device="cpu")
     for reopened in (False, True):

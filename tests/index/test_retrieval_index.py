@@ -143,6 +143,14 @@ def test_writers_do_not_add_to_an_index_of_another_base(retriever, index):
     assert RetrievalIndex.open(index.folder).ids == ["a"] and index.ids == ["0", "1", "2", "3", "4"]
 
 
+def test_empty_index_has_no_document_to_delete(index, tmp_path):
+    empty = RetrievalIndex.create(tmp_path / "empty", index.settings)
+    with pytest.raises(KeyError, match="no document 'x' in the index"):
+        empty.delete(["x"])
+    empty.delete([])
+    assert not empty.folder.exists()
+
+
 @pytest.mark.parametrize(
     ("uri", "engine", "named"),
     [

@@ -148,6 +148,7 @@ class LanceIndex(Index):
         check_number("recall", recall, above=0, at_most=1)
         check_choice("bits", bits, _KINDS)
         self._refresh()
+        check_number("the number of documents", len(self), at_least=1, cure="add documents first")
         measuring = self._parts_of_documents() if queries is None else self._queries(queries, top_k)
         check_number("the number of queries", len(measuring), at_least=1)
         centroids = self._train_partitions(partitions, show_progress)

@@ -185,6 +185,9 @@ class Index(ABC):
 
         Returns:
             `float`: The recall that was measured. It is 1 for the exact engine.
+
+        Raises:
+            ValueError: If `recall` is not above 0 and at most 1, or the index of an engine to train has no documents.
         """
 
     @abstractmethod

@@ -121,8 +121,9 @@ class QdrantIndex(Index):
         The number doubles until the recall is reached. It is stored, and raised for longer rankings.
         """
         check_number("recall", recall, above=0, at_most=1)
-        self._collection.optimize()
         count = len(self)
+        check_number("the number of documents", count, at_least=1, cure="add documents first")
+        self._collection.optimize()
         packed = self._sample() if queries is None else self._queries(queries, top_k)
         exact = exact_hits(self._blocks(), packed, top_k, count if show_progress else None)
         self.candidates, measured = max(25, top_k), 0.0

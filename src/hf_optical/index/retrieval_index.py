@@ -103,6 +103,9 @@ class RetrievalIndex(Index):
             KeyError: If an id is not in the index. Then nothing is deleted.
         """
         ids = list_of_ids(ids)
+        if self._is_new:
+            self.documents(ids)  # raises the error for the first of them
+            return
         with self._writing() as staged:
             deleted = {part.name: part.deleted.copy() for part in self.parts}
             for key in dict.fromkeys(ids):
@@ -136,7 +139,7 @@ class RetrievalIndex(Index):
         Returns:
             `int`: Bytes that were freed.
         """
-        if not self.parts and not (self.folder / INDEX_FILE).exists():  # nothing was added yet
+        if self._is_new:
             return 0
         freed = 0
         with self._writing() as staged:
@@ -210,7 +213,7 @@ class RetrievalIndex(Index):
         self._forget_metadata()
 
     def _add(self, chunks: Iterator[Chunk]) -> None:
-        with self._writing(new=not self.parts and not (self.folder / INDEX_FILE).exists()) as staged:
+        with self._writing(new=self._is_new) as staged:
             listed = [(part.name, len(part.ids), part.deleted) for part in self.parts]
             for documents, vectors in chunks:
                 self._check_new([document.id for document in documents])
@@ -218,6 +221,11 @@ class RetrievalIndex(Index):
                 write_part(staged / name, documents, vectors.to(_DTYPES[self.settings.dtype]))
                 listed.append((name, len(documents), []))
             self._write_index_file(staged, listed)
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether nothing was added yet, by any process."""
+        return not self.parts and not (self.folder / INDEX_FILE).exists()
 
     def _present(self, ids: Sequence[str]) -> set[str]:
         return {key for key in ids for part in self.parts if key in part.positions}
