@@ -129,6 +129,7 @@ def test_module_is_the_command(monkeypatch, capsys):
         (["push", "nowhere", "org/name"], "nowhere must be the folder of a pack"),
         (["demo", "--pack", "nowhere", "--documents", "nowhere"], "nowhere"),
         (["serve", "--index", "nowhere", "--max_questions", "0"], "--max_questions must be at least 1, got 0"),
+        (["serve", "--index", "nowhere", "--max_questions", "2000"], "nowhere must be the folder of an index"),
         (["compare", "--config", "nowhere.yaml"], "nowhere.yaml"),
         (["train", "--language", "sw", "--train_file", "nowhere.csv"], "nowhere.csv cannot be read"),
         (["train", "--language", "sw"], "--train_file, --dataset_name or --dictionary"),

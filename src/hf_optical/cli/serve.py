@@ -23,7 +23,13 @@ def main(argv: Sequence[str]) -> None:
     with parser.input_errors():
         from ..serving import Limits, serve
 
-        limits = Limits(batch_size=args.batch_size, max_questions=args.max_questions, max_top_k=args.max_top_k)
+        limits = Limits(
+            batch_size=args.batch_size,
+            max_questions=args.max_questions,
+            max_top_k=args.max_top_k,
+            # There is no option for it, and a full request must fit.
+            max_waiting=max(Limits.max_waiting, args.max_questions),
+        )
         address = {"host": args.host, "port": args.port}
         serve(args.index, args.pack, base_model=args.base, limits=limits, token=os.environ.get(TOKEN), **address)
 
