@@ -199,6 +199,25 @@ def test_reports_are_reproducible(clear, tmp_path):
     assert matplotlib.image.imread(folder / names[1]).shape[1] == 1800
 
 
+def test_places_with_alike_names_have_their_own_files(tmp_path):
+    places = [("news", "A-b"), ("news-a", "b"), ("C++", None), ("C#", None)]
+    records = [record("ot", 0.5, "ha", test, corpus=corpus) for test, corpus in places]
+
+    text, _ = write(tmp_path, records)
+
+    names = ["news-a-b", "news-a-b-2", "c-", "c--2"]
+    assert re.findall(r"\(figures/languages-(.*)\.png\)", text) == names
+    tables = [(tmp_path / "tables" / f"{name}.tex").read_text("utf-8") for name in names]
+    assert [re.search(r"MAP on (.*?)\. Bold", table)[1] for table in tables] == [
+        "news, trained on A-b",
+        "news-a, trained on b",
+        "C++",
+        r"C\#",
+    ]
+    images = {(tmp_path / "figures" / f"languages-{name}.png").read_bytes() for name in names}
+    assert len(images) == 4
+
+
 def test_tables_for_papers_have_the_scores_of_the_report(clear):
     folder, records, text, _ = clear
     table = (folder / "tables" / "questions-news.tex").read_text("utf-8")

@@ -165,6 +165,20 @@ def test_time_estimates_are_proportional_to_work(load, store):
     assert durations.estimate(greedy.cells[0]) == pytest.approx(10.0)
 
 
+def test_rankings_with_alike_names_have_their_own_files(load, store, tmp_path):
+    methods = {"C#": {"kind": "zero_shot"}, "C/": {"kind": "ceiling"}, "c ": {"kind": "late_interaction"}}
+    study = Study(load(methods=methods, keep_runs=True), store)
+    for number, cell in enumerate(study.cells):
+        if number != 1:
+            file = store.run_file(cell.key)
+            file.parent.mkdir(exist_ok=True, parents=True)
+            file.write_text(cell.method.name)
+    study.write_runs(tmp_path / "runs")
+    found = {file.name: file.read_text() for file in (tmp_path / "runs").iterdir()}
+    # The number of a name does not depend on which cells are finished.
+    assert found == {"C-on-questions-sw.trec.gz": "C#", "c-on-questions-sw-3.trec.gz": "c "}
+
+
 def test_durations_are_readable():
     said = {0: "0 s", 89: "89 s", 100: "2 min", 5000: "83 min", 9000: "2.5 h"}
     assert {seconds: duration(seconds) for seconds in said} == said

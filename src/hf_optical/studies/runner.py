@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
 from ..errors import DataError
+from .names import free_name
 from .plan import Cell, Inputs, TestCell, TrainingCell, plan
 from .settings import StudyConfig
 from .store import Record, Store
@@ -101,11 +102,15 @@ class Study:
     def write_runs(self, folder: str | os.PathLike) -> None:
         """Copy the rankings of all finished test cells to a folder, under the names of their cells."""
         folder = Path(folder)
-        kept = [cell for cell in self.cells if isinstance(cell, TestCell) and self.store.run_file(cell.key).is_file()]
-        names = {cell.key: re.sub(r"[^\w.+-]+", "-", str(cell).removeprefix("test ")).strip("-") for cell in kept}
         folder.mkdir(parents=True, exist_ok=True)
-        for key, name in names.items():
-            shutil.copyfile(self.store.run_file(key), folder / f"{name}.trec.gz")
+        # Of all cells, so that a name does not depend on which of them are finished.
+        cells = {cell.key: cell for cell in self.cells if isinstance(cell, TestCell)}
+        taken: set[str] = set()
+        for key, cell in cells.items():
+            name = free_name(re.sub(r"[^\w.+-]+", "-", str(cell).removeprefix("test ")).strip("-"), taken)
+            taken.add(name.lower())
+            if self.store.run_file(key).is_file():
+                shutil.copyfile(self.store.run_file(key), folder / f"{name}.trec.gz")
 
     def describe(self) -> str:
         """The plan in words: number of cells, the cells to run, and their estimated time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from statistics import fmean, median, stdev
@@ -15,6 +14,7 @@ from ..hub.results import measure_label
 from . import figures
 from .kinds import DESCRIBED, REFERENCES
 from .markdown import p_value
+from .names import file_name, free_name
 from .robustness import compare_robustness, robustness_curves, robustness_scores
 from .settings import StudyConfig
 from .store import Record
@@ -66,6 +66,8 @@ class Results:
         self.tested = compare(self.cells, self.measure)
         # File name without its ending -> figure.
         self.figures: dict[str, Figure] = {}
+        # What a file shows -> its name.
+        self._files: dict[tuple[str | None, ...], str] = {}
 
     def place(self, table: Headline | Tested) -> str:
         """The test set, with the training corpus if there are several."""
@@ -77,17 +79,18 @@ class Results:
         tested = (each for each in self.tested if (each.test, each.corpus, each.column) == place)
         return [each for each in tested if method in (each.result.system, each.result.baseline)]
 
+    def file(self, *parts: str | None) -> str:
+        """A file name, without its ending, that no other parts have."""
+        if parts not in self._files:
+            self._files[parts] = free_name(file_name(*parts), self._files.values())
+        return self._files[parts]
+
     def draw(self, name: str, plot: Callable[..., Figure], **place: Any) -> str:
         """Draw a figure; the line that embeds it."""
         about = [str(value) for value in place.values() if value is not None]
-        file = file_name(name, *about)
+        file = self.file(name, *place.values())
         self.figures[file] = plot(self.records, measure=self.measure, **place)
         return f"![{name.replace('-', ' ')}: {', '.join(about) or self.label}](figures/{file}.png)"
-
-
-def file_name(*parts: str | None) -> str:
-    """A file name of names of test sets, corpora and the like, without its ending."""
-    return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)).lower()
 
 
 def introduction(results: Results) -> Content:
@@ -150,7 +153,8 @@ def score_table(results: Results, own: Headline) -> Content:
         }
     return {
         "place": results.place(own),
-        "file": file_name(own.test, own.corpus),
+        # Numbered as its figure is, so that a later report finds the tables of this one by their figures.
+        "file": results.file("languages", own.test, own.corpus).removeprefix("languages-"),
         "columns": own.columns,
         "rows": rows,
         "best": {column: next(iter(own.ranking(column, results.measure)), None) for column in own.columns},
