@@ -218,6 +218,27 @@ def test_places_with_alike_names_have_their_own_files(tmp_path):
     assert len(images) == 4
 
 
+def test_files_of_an_older_report_are_removed(tmp_path):
+    records = [record("ot", 0.5, "ha", test) for test in ("questions", "captions")]
+    write(tmp_path, records)
+    older = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
+    own = ["figures/mine.png", "figures/domains-mine.png", "tables/mine.tex", "notes.txt"]
+    for name in own:
+        (tmp_path / name).write_text("mine", "utf-8")
+
+    write(tmp_path, records[:1], notes="![mine: a figure](figures/mine.png)")
+
+    assert {"figures/domains.png", "figures/domains.pdf", "tables/captions-news.tex"} < older
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {
+        "figures/languages-questions-news.pdf",
+        "figures/languages-questions-news.png",
+        "tables/questions-news.tex",
+        *own[:3],
+    }
+    write(tmp_path, records)
+    assert all((tmp_path / name).is_file() for name in [*own, *older])
+
+
 def test_tables_for_papers_have_the_scores_of_the_report(clear):
     folder, records, text, _ = clear
     table = (folder / "tables" / "questions-news.tex").read_text("utf-8")

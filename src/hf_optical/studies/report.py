@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..hub.results import measure_label
-from ..storage.staging import staged_directory
+from ..storage.staging import discard, staged_directory
 from . import sections
 from .markdown import render
 from .papers import latex_table, results_csv, versions
@@ -18,6 +19,12 @@ from .public import public_yaml
 from .sections import Results
 from .settings import StudyConfig
 from .store import Record
+
+
+# The line of a figure, as `Results.draw` writes it. Notes may embed figures that are not the report's.
+_FIGURE = re.compile(
+    r"^!\[(languages|data size|robustness|domains|language pairs): .*\]\(figures/([\w.-]+)\.png\)$", re.MULTILINE
+)
 
 
 def write_report(
@@ -29,7 +36,8 @@ def write_report(
     These are `report.md`, `figures/` (PNG and PDF), `results.json` (all numbers of the report), `results.csv` (the
     means of every run), `tables/` (LaTeX), `versions.txt` and `study.yaml`, the study's file.
 
-    Equal records give equal files. The report calls a method better than another only if a paired randomisation test
+    Equal records give equal files. Figures and tables of an older report in the folder that this one does not have are
+    removed; other files stay. The report calls a method better than another only if a paired randomisation test
     and a paired t-test agree, after Holm's correction over all comparisons of the report.
 
     Args:
@@ -66,7 +74,21 @@ def write_report(
         numbers = json.dumps(_numbers(results, content), indent=1, ensure_ascii=False)
         (staged / "results.json").write_text(numbers + "\n", "utf-8")
         (staged / "report.md").write_text(text, "utf-8")
+        older = Path(folder) / "report.md"
+        for name in _files_of(older.read_text("utf-8", "replace")) - _files_of(text) if older.is_file() else ():
+            if (Path(folder) / name).is_file():
+                discard(staged / name)
     return Path(folder) / "report.md"
+
+
+def _files_of(report: str) -> set[str]:
+    """Figures and tables of a report. Each table has a figure of the same name."""
+    files: set[str] = set()
+    for title, name in _FIGURE.findall(report):
+        if name.startswith(title.replace(" ", "-")):
+            files |= {f"figures/{name}.png", f"figures/{name}.pdf"}
+            files |= {f"tables/{name.removeprefix('languages-')}.tex"} if title == "languages" else set()
+    return files
 
 
 def _content(results: Results, unfinished: Sequence[str]) -> dict[str, Any]:
