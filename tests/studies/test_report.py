@@ -165,6 +165,7 @@ def test_language_gap(clear):
     assert table["ot"][4:] == ["ig", f"{mean['ot', 'ha'] - mean['ot', 'ig']:+.3f}"]
     assert table["ceiling"][:3] == ["–"] * 3 and table["Method"][-1] == "high − low"
     assert results["language_gap"][0]["gap_closed"]["ha"] == pytest.approx(closed[0])
+    assert "ceilings differ" not in text
 
 
 def test_tests_of_different_languages_share_a_gap_table(tmp_path):
@@ -174,9 +175,10 @@ def test_tests_of_different_languages_share_a_gap_table(tmp_path):
         for each in (record("ot", 0.5, language, test), *references([language], test))
     ]
 
-    table = rows_of(section(write(tmp_path, records)[0], "Language gap"))
+    part = section(write(tmp_path, records)[0], "Language gap")
 
-    assert table["Method"][:3] == ["ha", "de", "mean"]
+    assert rows_of(part)["Method"][:3] == ["ha", "de", "mean"]
+    assert "whose ceilings differ: range, std and worst compare\ntest sets as well as languages." in part
 
 
 def test_reports_are_reproducible(clear, tmp_path):
@@ -358,6 +360,10 @@ def test_groups_of_languages_with_their_own_tests_are_compared_side_by_side(tmp_
     assert abs(other["result"]["gap"]) < 0.03
     assert difference["result"]["gap"] == pytest.approx(own["result"]["gap"] - other["result"]["gap"])
     assert part.count("**") == 4  # the gap of one method, and the difference
+    # A single test set is not called all tests.
+    one = [each for each in records if each.corpus == "news"]
+    _, results = write(tmp_path / "one", one, groups={"high": ["ig"], "low": ["ha"]})
+    assert {row["where"] for row in results["robustness_gap"]} == {"questions"}
     # Languages with several tests are compared within each.
     more = [*records, *(replace(each, test="captions") for each in records if each.corpus == "news")]
     text, results = write(tmp_path / "more", more, groups={"high": ["ig"], "low": ["ha"]})

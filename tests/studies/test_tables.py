@@ -15,6 +15,7 @@ from hf_optical.studies.tables import (
     domain_matrices,
     has_several_settings,
     headline,
+    joined,
     language_pair_curves,
     places_of,
     pool_seeds,
@@ -210,6 +211,15 @@ def test_domain_matrix_needs_cells_that_differ_in_test_or_corpus_alone(places, i
     matrices = domain_matrices(pool_seeds(records), MEASURE)
 
     assert bool(matrices) == is_shown
+
+
+def test_tables_are_joined_if_no_language_is_in_two_of_them():
+    one, other = {"ot": {"ha": 1, "ig": 2}, "greedy": {"ha": 3}}, {"ot": {"de": 4}}
+
+    assert joined([one, {}, other]) == {"ot": {"ha": 1, "ig": 2, "de": 4}, "greedy": {"ha": 3}}
+    assert joined([one]) is None and joined([one, {}]) is None and joined([]) is None
+    assert joined([one, {"greedy": {"ig": 5}}]) is None
+    assert one["ot"] == {"ha": 1, "ig": 2}
 
 
 def test_language_pair_curves():

@@ -9,7 +9,11 @@ from statistics import fmean
 from typing import Any
 
 from ..evaluation import RobustnessGapTest, holm, robustness_gap, robustness_gap_test
-from .tables import Cell, Curves, comparable, headline, lines_of, places_of
+from .tables import Cell, Curves, comparable, headline, lines_of
+
+
+# (perturbation, method) -> language -> strength -> cell; strength 0 is unperturbed.
+RobustnessTable = dict[tuple[str, str], dict[str, dict[float, Cell]]]
 
 
 def robustness_curves(cells: Sequence[Cell], test: str, corpus: str | None, measure: str) -> Curves:
@@ -33,9 +37,7 @@ def robustness_scores(
     }
 
 
-def robustness_cells(
-    cells: Sequence[Cell], test: str, corpus: str | None
-) -> dict[tuple[str, str], dict[str, dict[float, Cell]]]:
+def robustness_cells(cells: Sequence[Cell], test: str, corpus: str | None) -> RobustnessTable:
     """(perturbation, method) -> language -> strength -> cell; strength 0 is unperturbed."""
     perturbed = [cell for cell in comparable(cells, test, corpus) if cell.perturbation]
     unperturbed = [cell for row in headline(cells, test, corpus).table.values() for cell in row.values()]
@@ -75,26 +77,17 @@ class GapTested:
 
 
 def compare_robustness(
-    cells: Sequence[Cell], groups: Mapping[str, Sequence[str]], measure: str
+    tables: Mapping[str, RobustnessTable], groups: Mapping[str, Sequence[str]], measure: str
 ) -> dict[str, list[GapTested]]:
     """
-    Test what perturbations take from the first and the last group of languages: test set -> tests.
+    Test what perturbations take from the first and the last group of languages: place -> tests.
 
-    If every language has one test set and one training corpus, all of them are compared side by side, under `""`.
     Each method has a test of its own gap and one of the difference from that of every later method. Methods without
     results for both groups at the same strengths are left out. Holm's correction is over all tests.
     """
     if len(groups) < 2:
         return {}
     names = list(groups)
-    places = {place: robustness_cells(cells, *place) for place in places_of(cells)}
-    languages = [{code for row in found.values() for code in row} for found in places.values()]
-    tables: dict[str, dict[tuple[str, str], dict[str, dict[float, Cell]]]] = {}
-    apart = sum(map(len, languages)) == len(set().union(*languages))
-    for (test, corpus), found in places.items():
-        place = "" if apart else f"{test}, trained on {corpus}" if corpus else test
-        for key, row in found.items():
-            tables.setdefault(place, {}).setdefault(key, {}).update(row)
     ends = {name: groups[name] for name in (names[0], names[-1])}
     tested = {place: list(_gap_tests(table, ends, measure)) for place, table in tables.items()}
     every = [each.result for own in tested.values() for each in own]
@@ -110,11 +103,7 @@ def compare_robustness(
     }
 
 
-def _gap_tests(
-    table: Mapping[tuple[str, str], Mapping[str, Mapping[float, Cell]]],
-    groups: Mapping[str, Sequence[str]],
-    measure: str,
-) -> Iterator[GapTested]:
+def _gap_tests(table: RobustnessTable, groups: Mapping[str, Sequence[str]], measure: str) -> Iterator[GapTested]:
     for kind in dict.fromkeys(perturbation for perturbation, _ in table):
         rows = {method: row for (perturbation, method), row in table.items() if perturbation == kind}
         present = {code for row in rows.values() for code in row}

@@ -15,14 +15,14 @@ from . import figures
 from .kinds import DESCRIBED, REFERENCES
 from .markdown import p_value
 from .names import file_name, free_name
-from .robustness import compare_robustness, robustness_curves, robustness_scores
+from .robustness import compare_robustness, robustness_cells, robustness_curves, robustness_scores
 from .settings import StudyConfig
 from .store import Record
 from .tables import (
+    ALL_TESTS,
     NO_DIFFERENCE,
     Curves,
     Headline,
-    Table,
     Tested,
     compare,
     data_size_curves,
@@ -30,6 +30,7 @@ from .tables import (
     first,
     has_several_settings,
     headline,
+    joined,
     language_pair_curves,
     mean_over,
     places_of,
@@ -194,14 +195,9 @@ def _winner(results: Results, own: Headline, column: str) -> str | None:
 
 def language_gaps(results: Results) -> Iterator[Content]:
     tables = {results.place(own): own for own in results.headlines}
-    languages = [code for own in tables.values() for code in own.languages]
-    if len(tables) > 1 and len(set(languages)) == len(languages):
-        # With one test per language, all fit in one table.
-        joined: Table = {}
-        for own in tables.values():
-            for method, row in own.table.items():
-                joined.setdefault(method, {}).update(row)
-        tables = {"All tests": Headline("", None, joined)}
+    whole = joined(own.table for own in results.headlines)
+    if whole is not None:
+        tables = {ALL_TESTS: Headline("", None, whole)}
     for place, own in tables.items():
         means = {
             method: {code: row[code].mean(results.measure) for code in own.languages}
@@ -214,7 +210,12 @@ def language_gaps(results: Results) -> Iterator[Content]:
             found = {name: [c for c in codes if c in own.languages] for name, codes in results.config.groups.items()}
             groups = {name: codes for name, codes in found.items() if codes}
             gaps = {method: language_gap(means[low], values, means[high], groups) for method, values in means.items()}
-            about = {"place": place, "languages": own.languages, "groups": list(groups)}
+            about = {
+                "place": place,
+                "is_joined": whole is not None,
+                "languages": own.languages,
+                "groups": list(groups),
+            }
             yield {**about, "references": (low, high), "gaps": gaps}
 
 
@@ -263,9 +264,12 @@ def _robustness_rows(results: Results, own: Headline) -> Iterator[Content]:
 def robustness_gaps(results: Results) -> Iterator[Content]:
     """Whether perturbations take more from the last group of languages than from the first."""
     names = list(results.config.groups)
-    for place, tested in compare_robustness(results.cells, results.config.groups, results.measure).items():
+    tables = {results.place(own): robustness_cells(results.cells, own.test, own.corpus) for own in results.headlines}
+    whole = joined(tables.values())
+    tables = tables if whole is None else {ALL_TESTS: whole}
+    for place, tested in compare_robustness(tables, results.config.groups, results.measure).items():
         yield {
-            "place": place or "All tests",
+            "place": place,
             "groups": (names[0], names[-1]),
             "gaps": [each for each in tested if each.against is None],
             "differences": [each for each in tested if each.against is not None],

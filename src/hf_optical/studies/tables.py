@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import DataError
 from ..evaluation import (
@@ -24,6 +24,8 @@ from .store import Record
 MEAN = "mean"
 # The training corpus of the untrained student.
 NOTHING = "nothing (zero-shot)"
+# The place of a table that joins those of several test sets.
+ALL_TESTS = "All tests"
 # The verdict of a comparison without a significant difference.
 NO_DIFFERENCE = "no difference shown"
 
@@ -58,6 +60,9 @@ class Cell(Record):
 
 
 _SETTING = ("method", "kind", "corpus", "size", "languages", "language", "test", "perturbation", "strength")
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 # language -> cell, for one method
 Row = dict[str, Cell]
@@ -195,6 +200,19 @@ def by_method(cells: Iterable[Cell]) -> Table:
 
 def first(row: Row) -> Cell:
     return next(iter(row.values()))
+
+
+def joined(tables: Iterable[Mapping[Key, Mapping[str, Value]]]) -> dict[Key, dict[str, Value]] | None:
+    """One table of several (row -> language -> value); `None` if a language is in two of them, or there is one."""
+    filled = [table for table in tables if table]
+    languages = [code for table in filled for code in {code for row in table.values() for code in row}]
+    if len(filled) < 2 or len(set(languages)) < len(languages):
+        return None
+    whole: dict[Key, dict[str, Value]] = {}
+    for table in filled:
+        for key, row in table.items():
+            whole.setdefault(key, {}).update(row)
+    return whole
 
 
 def mean_over(row: Mapping[str, Cell], languages: Sequence[str], measure: str) -> float | None:
