@@ -257,7 +257,7 @@ def test_train_on_two_aligned_files(folder, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert LanguagePack.from_pretrained(tmp_path / "out").language == "sw"
-    assert "language pack is in" in result.stdout
+    assert "language pack is in" in result.stdout and "hf-optical tune" in result.stdout
 
 
 @pytest.mark.slow

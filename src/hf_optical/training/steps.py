@@ -136,7 +136,7 @@ def evaluate_and_save(run: Run) -> dict[str, float | None]:
 
 
 def report(run: Run, results: dict[str, float | None]) -> None:
-    """Print the results of every language, a few questions, and where the packs are."""
+    """Print the results of every language, a few questions, where the packs are, and what to do next."""
     if not run.trainer.is_world_process_zero():
         return
     for language in run.args.languages:
@@ -146,6 +146,8 @@ def report(run: Run, results: dict[str, float | None]) -> None:
     packs = run.args.packs
     what = "model is" if not packs else "language pack is" if len(packs) == 1 else "language packs are"
     print(f"\nThe {what} in {run.args.output_dir}")
+    if packs:
+        print("If your documents are about other topics than the pairs, let `hf-optical tune` fit the strength to them.")
 
 
 def publish(run: Run) -> None:
