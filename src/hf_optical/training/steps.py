@@ -147,7 +147,7 @@ def report(run: Run, results: dict[str, float | None]) -> None:
     what = "model is" if not packs else "language pack is" if len(packs) == 1 else "language packs are"
     print(f"\nThe {what} in {run.args.output_dir}")
     if packs:
-        print("If your documents are about other topics than the pairs, let `hf-optical tune` fit the strength to them.")
+        print("If your documents are about other topics than the pairs, `hf-optical tune` fits the strength to them.")
 
 
 def publish(run: Run) -> None:
