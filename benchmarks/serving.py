@@ -33,6 +33,7 @@ from tqdm.auto import tqdm
 
 from hf_optical.index import open_index, read_documents
 from hf_optical.retrieval import Hit, open_retriever
+from hf_optical.retrieval.processors import learn_for_search
 
 
 TOKEN = "load test"
@@ -169,6 +170,8 @@ def main() -> None:
 
     with open_index(args.index) as index:
         retriever = open_retriever(args.pack)
+        # As the service does.
+        learn_for_search(retriever, index.word_counts())
         expected = {}
         for language, file in zip(retriever.languages, args.queries, strict=True):
             texts = [each.text for each in read_documents(file)][: args.distinct]
