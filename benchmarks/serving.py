@@ -221,7 +221,9 @@ def main() -> None:
         print(problem)
     if args.output:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        content = {"machine": machine(), "seconds": seconds, **results, "problems": seen.problems[:100]}
+        # Memory is watched every second.
+        content = {"machine": machine(), "seconds": seconds, **results, "memory each half minute": seen.memory[::30]}
+        content["problems"] = seen.problems[:100]
         args.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.exit(bool(seen.outcomes["wrong"] or seen.outcomes["lost"]))
 
