@@ -18,7 +18,6 @@ same pairs, tested over questions and training runs together (`runs_bootstrap_te
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import tempfile
 from collections.abc import Mapping
@@ -29,14 +28,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from distillation import add_pair_options, add_question_options, add_run, load_questions, make_trainer, read_runs
 from harness import table
 
-from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
-from hf_optical.evaluation import RetrievalEvaluator, load_beir, runs_bootstrap_test, sample_pool
+from hf_optical import OpticalModel, OpticalProcessor, load_bitext
+from hf_optical.evaluation import RetrievalEvaluator, runs_bootstrap_test
 from hf_optical.transport import SOLVERS
 
 
-BASE = "sentence-transformers/all-MiniLM-L6-v2"
 OURS = ("ot", False)
 _BLOCKS = 3
 
@@ -65,14 +64,9 @@ def misalign(pairs: Dataset, noise: str, teacher_language: str, seed: int) -> tu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default=BASE, help="folder or Hub id of teacher and student")
-    parser.add_argument("--language", required=True)
-    parser.add_argument("--train_file", required=True, help="sentence pairs")
+    add_pair_options(parser)
     parser.add_argument("--pairs", type=int, default=3000, help="the first pairs of the file to train on")
-    parser.add_argument("--eval_dir", required=True, help="questions in BEIR layout")
-    parser.add_argument("--eval_corpus", help="their documents, if they are not in that folder")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--documents", type=int, help="search a sample of so many documents (default: all)")
+    add_question_options(parser)
     parser.add_argument(
         "--noise", nargs="+", default=["none", "shuffle:0.1", "shuffle:0.3", "shuffle:0.5", "shift:0.3"]
     )
@@ -85,8 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    done = [json.loads(line) for line in args.output.read_text().splitlines()] if args.output.is_file() else []
-    found = {run["run"]: run for run in done}
+    found = read_runs(args.output)
     cells = list(product(args.noise, args.methods, [each == "no" for each in args.filter]))
     evaluator = None
     for seed, (noise, method, keep) in product(args.seeds, cells):
@@ -94,15 +87,12 @@ def main() -> None:
         if name in found:
             continue
         if evaluator is None:
-            data = load_beir(args.eval_dir, args.split, args.eval_corpus)
-            data = sample_pool(data, args.documents) if args.documents else data
+            data = load_questions(args)
             teacher, processor = OpticalModel.from_pretrained(args.base), OpticalProcessor.from_pretrained(args.base)
             evaluator = RetrievalEvaluator(data, teacher, processor)
         found[name] = {"run": name, **_run(args, evaluator, noise, method, keep, seed)}
         print(name, {key: value for key, value in found[name].items() if key not in ("run", "average_precision")})
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with args.output.open("a") as file:
-            file.write(json.dumps(found[name]) + "\n")
+        add_run(args.output, found[name])
     _show(args, cells, found)
 
 
@@ -136,26 +126,13 @@ def _run(args: Any, evaluator: RetrievalEvaluator, noise: str, method: str, keep
     pairs, wrong = misalign(whole, noise, "en", seed)
     objective = {"method": "ot", "solver": method} if method in SOLVERS else {"method": method}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = OTDistillationTrainer(
-            args.base,
-            evaluator.teacher,
-            OTDistillationConfig(
-                language=args.language,
-                **objective,
-                keep_misaligned=keep,
-                num_train_epochs=args.epochs,
-                seed=seed,
-                output_dir=folder,
-                eval_strategy="no",
-                save_strategy="no",
-                train_sampling_strategy="group_by_length",
-                report_to=[],
-                use_cpu=True,
-                bf16=args.bf16,
-                disable_tqdm=True,
-            ),
+        trainer = make_trainer(
+            *(args, evaluator, folder),
             train_dataset=pairs,
-            teacher_processing_class=evaluator.processor,
+            **objective,
+            keep_misaligned=keep,
+            num_train_epochs=args.epochs,
+            seed=seed,
         )
         kept = set(trainer.train_dataset["index"])
         trainer.train()

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from distillation import add_question_options
 from harness import table
 
 from hf_optical import LanguagePack, OpticalRetriever
@@ -29,10 +30,7 @@ SHARES = (0.05, 0.1, 0.2, 0.3)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", required=True, help="folder or Hub id of the pack")
-    parser.add_argument("--eval_dir", required=True, help="questions in BEIR layout")
-    parser.add_argument("--eval_corpus", help="their documents, if they are not in that folder")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--documents", type=int, help="search a sample of so many documents (default: all)")
+    add_question_options(parser)
     parser.add_argument("--strengths", type=float, nargs="*", default=STRENGTHS)
     parser.add_argument("--kinds", nargs="*", choices=list(PERTURBATIONS), default=["typos", "drop_letters"])
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="shares of letters that are changed")

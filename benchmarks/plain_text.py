@@ -15,6 +15,7 @@ import argparse
 from dataclasses import replace
 
 import torch
+from distillation import add_pair_options, add_question_options
 from harness import table
 
 from hf_optical import OpticalModel, OpticalProcessor, load_bitext
@@ -43,15 +44,10 @@ from hf_optical.languages import (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or Hub id")
-    parser.add_argument("--language", required=True)
-    parser.add_argument("--train_file", required=True, help="sentence pairs")
+    add_pair_options(parser)
     parser.add_argument("--monolingual_file", required=True, help="plain text in the language")
-    parser.add_argument("--eval_dir", required=True, help="questions in BEIR layout")
-    parser.add_argument("--eval_corpus", help="their documents, if they are not in that folder")
-    parser.add_argument("--split", default="test")
+    add_question_options(parser)
     parser.add_argument("--questions", type=int, help="ask the first questions only (default: all)")
-    parser.add_argument("--documents", type=int, help="search a sample of so many documents (default: all)")
     args = parser.parse_args()
     torch.set_num_threads(1)
 

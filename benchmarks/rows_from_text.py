@@ -24,6 +24,7 @@ import argparse
 import numpy as np
 import ot
 import torch
+from distillation import add_pair_options
 from gensim.models import FastText
 from harness import table
 from sklearn.linear_model import Ridge, orthogonal_mp
@@ -31,7 +32,7 @@ from sklearn.linear_model import Ridge, orthogonal_mp
 from hf_optical import OpticalModel, OpticalProcessor, load_bitext
 from hf_optical.bitext import read_plain_text
 from hf_optical.languages import learn_vocabulary
-from hf_optical.languages.plain_text import _VECTORS, _read, _similar
+from hf_optical.languages.plain_text import _VECTORS, _read, _similar, _unit
 from hf_optical.languages.vocabulary import word_embedding
 
 
@@ -40,9 +41,7 @@ _FREQUENT = 1500
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default="sentence-transformers/all-MiniLM-L6-v2", help="folder or Hub id")
-    parser.add_argument("--language", required=True)
-    parser.add_argument("--train_file", required=True, help="sentence pairs")
+    add_pair_options(parser)
     parser.add_argument("--monolingual_file", required=True, help="plain text in the language")
     parser.add_argument("--min_count", type=int, default=5, help="words of the text that occur less are left out")
     args = parser.parse_args()
@@ -59,12 +58,9 @@ def main() -> None:
     center = np.mean([own[word] for word in known], 0)
     middle = vectors[known].mean(0)
 
-    def unit(values: np.ndarray) -> np.ndarray:
-        return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-9)
-
-    rows = unit(np.stack([own[word] for word in known]) - center)
-    source, target = unit(vectors[known] - middle), unit(vectors[out] - middle)
-    truth = unit(np.stack([own[word] for word in out]) - center)
+    rows = _unit(np.stack([own[word] for word in known]) - center)
+    source, target = _unit(vectors[known] - middle), _unit(vectors[out] - middle)
+    truth = _unit(np.stack([own[word] for word in out]) - center)
 
     def turn(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         left, _, right = np.linalg.svd(a.T @ b, full_matrices=False)
@@ -84,7 +80,7 @@ def main() -> None:
     ids = processor.tokenizer(english, add_special_tokens=False)["input_ids"]
     tokens = np.argsort(-np.bincount(np.concatenate(ids), minlength=len(weight)))[:_FREQUENT]
     frequent = [word for word, _ in counts.most_common() if word in vectors][:_FREQUENT]
-    a, b = unit(vectors[frequent] - middle), unit(weight[tokens] - weight[tokens].mean(0))
+    a, b = _unit(vectors[frequent] - middle), _unit(weight[tokens] - weight[tokens].mean(0))
     uniform = ot.unif(len(a)), ot.unif(len(b))
     plan = ot.gromov.entropic_gromov_wasserstein(
         a @ a.T, b @ b.T, *uniform, "square_loss", epsilon=5e-3, max_iter=20, solver="PPA"
@@ -100,11 +96,11 @@ def main() -> None:
     pieces = [processor.tokenizer(word, add_special_tokens=False)["input_ids"] for word in out]
     found["pieces"] = np.stack([weight[each].mean(0) for each in pieces]) - center
     for name in ("procrustes", "ridge, penalty 10", "nearest", "OMP, 10 words"):
-        found[f"{name} and similar word"] = unit(found[name]) + unit(found["similar word"])
+        found[f"{name} and similar word"] = _unit(found[name]) + _unit(found["similar word"])
 
     lines = []
     for name, made in found.items():
-        cosines = (unit(made) * truth).sum(1)
+        cosines = (_unit(made) * truth).sum(1)
         lines.append([name, *(float(each.mean()) for each in (cosines, cosines[has_similar], cosines[~has_similar]))])
     print(f"{len(known)} words with a row, {len(out)} held out, of which {has_similar.sum()} have a similar one")
     print(table(["", "all", "with a similar word", "without"], lines))

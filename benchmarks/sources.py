@@ -17,7 +17,6 @@ training runs together (`runs_bootstrap_test`).
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 from collections.abc import Mapping
@@ -28,15 +27,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset, concatenate_datasets
+from distillation import add_pair_options, add_question_options, add_run, load_questions, make_trainer, read_runs
 from harness import table
 
-from hf_optical import OpticalModel, OpticalProcessor, OTDistillationConfig, OTDistillationTrainer, load_bitext
+from hf_optical import OpticalModel, OpticalProcessor, load_bitext
 from hf_optical.bitext import learn_dictionary, rank_by_cost, read_plain_text
-from hf_optical.evaluation import RetrievalEvaluator, load_beir, runs_bootstrap_test, sample_pool
+from hf_optical.evaluation import RetrievalEvaluator, runs_bootstrap_test
 from hf_optical.retrieval.translation import LexiconTranslator
 
 
-BASE = "sentence-transformers/all-MiniLM-L6-v2"
 TEACHER_LANGUAGE = "en"
 # Row -> the row that it is compared with.
 COMPARED = {
@@ -55,18 +54,13 @@ _LENGTHS = range(30, 300)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", default=BASE, help="folder or Hub id of teacher and student")
-    parser.add_argument("--language", required=True)
-    parser.add_argument("--train_file", help="sentence pairs")
+    add_pair_options(parser, pairs_required=False)
     parser.add_argument("--pairs", type=int, help="the first pairs of the file (default: all)")
     parser.add_argument("--dictionary", help="dictionary in MUSE's format")
     parser.add_argument("--init_pack", help="folder or Hub id of another language's pack")
     parser.add_argument("--monolingual_file", help="plain text in the language, to translate")
     parser.add_argument("--sentences", type=int, default=4000, help="sentences of the plain text to translate")
-    parser.add_argument("--eval_dir", required=True, help="questions in BEIR layout")
-    parser.add_argument("--eval_corpus", help="their documents, if they are not in that folder")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--documents", type=int, help="search a sample of so many documents (default: all)")
+    add_question_options(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--bf16", action="store_true", help="train in bf16")
     parser.add_argument("--rows", nargs="+", choices=list(COMPARED), help="default: all that the sources allow")
@@ -82,15 +76,12 @@ def main() -> None:
         "back-translated": args.monolingual_file and args.train_file,
     }
     rows = [row for row in COMPARED if needed[row.partition(",")[0]] and (args.rows is None or row in args.rows)]
-    done = [json.loads(line) for line in args.output.read_text().splitlines()] if args.output.is_file() else []
-    found = {run["run"]: run for run in done}
+    found = read_runs(args.output)
     runs = {_name(row, seed): (row, seed) for seed, row in product(args.seeds, rows)}
     missing = {name: run for name, run in runs.items() if name not in found}
     if missing:
-        data = load_beir(args.eval_dir, args.split, args.eval_corpus)
-        data = sample_pool(data, args.documents) if args.documents else data
         teacher, processor = OpticalModel.from_pretrained(args.base), OpticalProcessor.from_pretrained(args.base)
-        evaluator = RetrievalEvaluator(data, teacher, processor)
+        evaluator = RetrievalEvaluator(load_questions(args), teacher, processor)
         for reference, translated in (("base", False), ("human translations", True)):
             if reference not in found:
                 hits = evaluator.search(teacher, processor, translated=translated)
@@ -111,9 +102,7 @@ def _add(
     each = evaluator.measure_each(hits)["map"]
     found[name] = {"run": name, **evaluator.measure(hits), **notes, "average_precision": each}
     print(name, round(found[name]["map"], 4), notes, flush=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("a") as file:
-        file.write(json.dumps(found[name]) + "\n")
+    add_run(output, found[name])
 
 
 def _run(args: argparse.Namespace, evaluator: RetrievalEvaluator, row: str, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -133,38 +122,16 @@ def _run(args: argparse.Namespace, evaluator: RetrievalEvaluator, row: str, seed
     if source == "related pack":
         settings["init_pack"] = args.init_pack
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(args, evaluator, pairs, folder, seed, **settings)
+        english = evaluator.dataset.document_texts() if pairs is None else None
+        trainer = make_trainer(
+            args, evaluator, folder, train_dataset=pairs, english_texts=english, seed=seed, **settings
+        )
         if state == "trained":
             trainer.train()
         trainer.set_language(args.language)
         hits = evaluator.search(trainer.model, trainer.processors[args.language])
         words = len(trainer.processors[args.language].tokenizer) - len(evaluator.processor.tokenizer)
     return hits, {"new words": words, "steps": trainer.state.global_step, "made": 0 if made is None else len(made)}
-
-
-def _trainer(
-    args: argparse.Namespace, evaluator: RetrievalEvaluator, pairs: Any, folder: str, seed: int, **settings: Any
-) -> OTDistillationTrainer:
-    return OTDistillationTrainer(
-        args.base,
-        evaluator.teacher,
-        OTDistillationConfig(
-            language=args.language,
-            **settings,
-            seed=seed,
-            output_dir=folder,
-            eval_strategy="no",
-            save_strategy="no",
-            train_sampling_strategy="group_by_length",
-            report_to=[],
-            use_cpu=True,
-            bf16=args.bf16,
-            disable_tqdm=True,
-        ),
-        train_dataset=pairs,
-        english_texts=evaluator.dataset.document_texts() if pairs is None else None,
-        teacher_processing_class=evaluator.processor,
-    )
 
 
 def _back_translated(args: argparse.Namespace, evaluator: RetrievalEvaluator, pairs: Any, seed: int) -> Dataset:
@@ -181,7 +148,7 @@ def _back_translated(args: argparse.Namespace, evaluator: RetrievalEvaluator, pa
     rows = [{args.language: own, TEACHER_LANGUAGE: other} for own, other in zip(texts, english, strict=True)]
     made = Dataset.from_dict({"translation": rows})
     with tempfile.TemporaryDirectory() as folder:
-        trainer = _trainer(args, evaluator, pairs, folder, seed)
+        trainer = make_trainer(args, evaluator, folder, train_dataset=pairs, seed=seed)
         trainer.train()
         trainer.set_language(args.language)
         ranked = rank_by_cost(
