@@ -233,11 +233,9 @@ def open_models(
     student, processor = open_model(model, processing_class, "model", "processing_class")
     teacher_processor = teacher_processing_class or (processor if same else None)
     opened, teacher_processor = open_model(teacher, teacher_processor, "teacher", "teacher_processing_class")
-    if relative is not None and not relative.projection:
-        relative.check_base(student)
     readers = (student, processor, opened, teacher_processor)
     student, projection = project_student(args, *readers, pairs, sentences, relative)
-    if relative is not None and relative.projection:
+    if relative is not None:
         relative.check_base(student)
     frozen = (copy.deepcopy(opened) if same else opened).eval().requires_grad_(False)
     return _Models(student, processor, frozen, teacher_processor), projection
