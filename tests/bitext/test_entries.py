@@ -73,6 +73,7 @@ def test_switched_texts_are_pairs_with_their_originals():
         {"en": texts[0], "sw": "The mtoto drinks maji."},
         {"en": texts[2], "sw": "maji in the nyumba"},
     ]
-    assert pairs["index"] == [0, 1] and len(set(pairs.column_names) ^ {"translation", "index", "length"}) == 0
+    assert pairs["index"] == [0, 1] and pairs["switched"] == [True, True]
+    assert {*pairs.column_names} == {"translation", "index", "length", "switched"}
     with pytest.raises(DataError, match="no word of the dictionary"):
         switch_texts(["Nothing here."], ENTRIES, "sw")

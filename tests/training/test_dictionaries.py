@@ -117,8 +117,48 @@ def test_texts_without_sentences_are_named_and_words_of_a_string_refused(make_tr
     assert trainer.args.num_train_epochs == 0
     with pytest.raises(TypeError, match="english_texts must be a list of strings, got one string"):
         make_trainer(**options, english_texts="english.txt")
-    with pytest.raises(ValueError, match="english_texts must come with a dictionary and without train_dataset"):
-        make_trainer(english_texts=TEXTS)
+    with pytest.raises(ValueError, match="english_texts must come with a dictionary or with sentence pairs"):
+        make_trainer(train_dataset=None, english_texts=TEXTS)
+
+
+@pytest.mark.parametrize("method", ["ot", "hybrid"])
+def test_english_sentences_join_the_pairs(make_trainer, dictionary, pairs, held_out, tmp_path, method):
+    """Their words are switched by what the pairs and the dictionary teach; nothing else of the run knows them."""
+    trainer = make_trainer(
+        method=method,
+        dictionary=dictionary,
+        train_dataset=pairs,
+        eval_dataset=held_out,
+        english_texts=[*TEXTS, "Zanzibars are warm."],
+        switch_probability=1.0,
+        num_train_epochs=1,
+    )
+    rows = trainer.train_dataset
+    made = [row["translation"] for row in rows if row["switched"]]
+    assert len(rows) == len(pairs) + len(made) and len(set(rows["index"])) == len(rows)
+    assert [row["translation"]["en"] for row in rows][: len(pairs)] == [each["en"] for each in pairs["translation"]]
+    assert all("mkoko" in row["sw"] for row in made if "water" in row["en"])
+    assert rows_of(trainer).keys() == rows_of(make_trainer(dictionary=dictionary, train_dataset=pairs)).keys()
+    trainer.train()
+    trainer.save_model()
+    trainer.create_model_card()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert f"- **Sentence pairs:** {len(pairs)}" in card and f"- **Sentences:** {len(made)} in English" in card
+
+
+def test_switched_sentences_are_read_as_written(make_trainer, pairs):
+    """An English word that stays is not read as a similar word of the new language, beside pairs or alone."""
+    trainer = make_trainer(train_dataset=pairs, english_texts=TEXTS)
+    rows, processor = trainer.train_dataset.to_list(), trainer.processors["sw"]
+    word = next(iter(rows_of(trainer))) + "x"
+    assert processor.nearest_words(f"{word}") != word
+    translation = {"en": "a bus", "sw": f"{word} bus"}
+    own, switched = ({**rows[0], "translation": translation, "switched": flag} for flag in (False, True))
+    together, alone = trainer.data_collator([own, switched, own]), trainer.data_collator([switched])
+    ids = alone["student"]["input_ids"][0]
+    assert ids.tolist() == trainer.base_processor.as_written()([translation["sw"]], "query")["input_ids"][0].tolist()
+    assert together["student"]["input_ids"][1, : len(ids)].tolist() == ids.tolist()
+    assert together["student"]["input_ids"][0].tolist() != together["student"]["input_ids"][1].tolist()
 
 
 def test_triples_join_switched_sentences(make_trainer, dictionary):

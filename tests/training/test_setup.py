@@ -141,6 +141,6 @@ def test_run_without_pairs_to_evaluate_on_searches_or_does_not_evaluate(make_tra
 
 
 def test_settings_of_packs_are_refused_without_a_pack(make_trainer):
-    for name, value in (("strength", 0.5), ("random_strength", True), ("rows_from_text", True)):
+    for name, value in (("strength", 0.5), ("rows_from_text", True)):
         with pytest.raises(ValueError, match=f"{name} must be .*train_all_weights trains no pack"):
             make_trainer(train_all_weights=True, **{name: value})

@@ -110,7 +110,7 @@ def words_of_entries(entries: Entries, tokenizer: PreTrainedTokenizerBase) -> li
 
 def switch_texts(
     texts: Iterable[str],
-    entries: Entries,
+    entries: Entries | Dictionary,
     language: str,
     teacher_language: str = "en",
     *,
@@ -120,29 +120,40 @@ def switch_texts(
     """
     Make sentence pairs of texts of the teacher's language: each with a copy, words of which are switched by `entries`.
 
-    Texts without a word to switch are left out.
+    Texts without a word to switch are left out. The column `switched` tells a method that most words of such a
+    sentence are those of the teacher's language, so that none is read as a similar word of the new one.
 
     Args:
         texts (iterable of `str`): texts of the teacher's language, a few sentences at most.
-        entries (`list[tuple[str, str]]`): from [`read_entries`].
+        entries (`list[tuple[str, str]]` or [`Dictionary`]):
+            From [`read_entries`], or a dictionary from the teacher's language to the new one.
         language (`str`), teacher_language (`str`, defaults to `"en"`): language codes.
         probability (`float`, defaults to 0.5), seed (`int` or `str`, defaults to 0): as in [`CodeSwitcher`].
 
     Returns:
-        `datasets.Dataset` with the columns of [`load_bitext`].
+        `datasets.Dataset` with the columns of [`load_bitext`] and `switched`.
 
     Raises:
         DataError: no text contains a word of the dictionary.
     """
-    switch = CodeSwitcher(switching_dictionary(entries), probability, seed)
+    dictionary = entries if isinstance(entries, Dictionary) else switching_dictionary(entries)
+    switch = CodeSwitcher(dictionary, probability, seed)
     rows: list[dict[str, Any]] = []
     for text in texts:
         if (switched := switch(text)) != text:
             pair = {teacher_language: text, language: switched}
-            rows.append({"translation": pair, "index": len(rows), "length": len(text) + len(switched)})
+            row = {"translation": pair, "index": len(rows), "length": len(text) + len(switched)}
+            rows.append({**row, "switched": True})
     if not rows:
         raise DataError(f"the {teacher_language!r} texts contain no word of the dictionary; check both")
     return Dataset.from_list(rows)
+
+
+def without_switched(pairs: Dataset) -> Dataset:
+    """Leave out the sentence pairs that [`switch_texts`] made."""
+    if "switched" not in pairs.column_names:
+        return pairs
+    return pairs.select([row for row, switched in enumerate(pairs["switched"]) if not switched])
 
 
 def _without_remarks(text: str) -> str:

@@ -21,7 +21,7 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
         "language": ("CODE", "language to teach, or several"),
         "train_file": ("FILE", "sentence pairs: CSV, TSV, JSON lines, Parquet, TMX, or aligned text files"),
         "dictionary": ("FILE", "dictionaries in MUSE's format, with sentence pairs or without"),
-        "english_file": ("FILE", "texts to learn from with a dictionary alone (default: those of --eval_dir)"),
+        "english_file": ("FILE", "documents to search, to train for (default: those of --eval_dir)"),
         "dataset_name": ("ID", "dataset on the Hub, in place of the files"),
         "student_column": ("NAME", "column in the new language, if its name is not the code"),
         "teacher_column": ("NAME", "column in English, if its name is not the code"),

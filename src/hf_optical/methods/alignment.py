@@ -157,7 +157,7 @@ class NoisyPairReader(PairReader):
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Blocks:
         blocks = super().__call__(rows)
         typed = [self.mistype(row["translation"][self.data.language]) for row in rows]
-        blocks.student["noisy"] = self.tokenize(self.data.student, typed)
+        blocks.student["noisy"] = self.tokenize_new(rows, typed)
         return blocks
 
 

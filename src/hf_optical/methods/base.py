@@ -206,6 +206,7 @@ class PairReader:
     def __post_init__(self) -> None:
         # Workers of a data loader need the processors alone.
         self.data = LanguageData(**{**vars(self.data), "pairs": None, "entries": None})
+        self.as_written = self.data.student.as_written()
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> Blocks:
         new, english = (
@@ -213,13 +214,28 @@ class PairReader:
             for language in (self.data.language, self.data.teacher_language)
         )
         return Blocks(
-            student={"pairs": self.tokenize(self.data.student, new)},
+            student={"pairs": self.tokenize_new(rows, new)},
             teacher={"pairs": self.tokenize(self.data.teacher, english)},
+        )
+
+    def tokenize_new(self, rows: Sequence[dict[str, Any]], texts: list[str]) -> Inputs:
+        """Tokenise the texts of rows for the student, one of each, as [`~PairReader.tokenize`] does."""
+        processor = self.data.student
+        switched = [bool(row.get("switched")) for row in rows]
+        if not any(switched):
+            return self.tokenize(processor, texts)
+        # English words that stay must not be read as similar words of the new language.
+        readers = [self.as_written if each else processor for each in switched]
+        return self._stack(
+            [read([text], role) for role in self.roles for read, text in zip(readers, texts, strict=True)], processor
         )
 
     def tokenize(self, processor: OpticalProcessor, texts: list[str]) -> Inputs:
         """Tokenise texts in every role; the `token_mask` leaves what is aligned."""
-        batch = processor.pad([processor(texts, role) for role in self.roles])
+        return self._stack([processor(texts, role) for role in self.roles], processor)
+
+    def _stack(self, batches: list[Inputs], processor: OpticalProcessor) -> Inputs:
+        batch = processor.pad(batches)
         if not self.align_special_tokens:
             batch["token_mask"] = words_mask(batch["input_ids"], batch["token_mask"], special_ids(processor))
         return batch

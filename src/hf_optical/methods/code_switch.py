@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bitext.code_switching import CodeSwitcher
 from ..bitext.dictionaries import Dictionary, learn_dictionary
-from ..bitext.entries import switching_dictionary
+from ..bitext.entries import switching_dictionary, without_switched
 from ..bitext.loading import iter_sentences
 from ..checks import check_choice, check_number
 from ..errors import DataError
@@ -83,7 +83,8 @@ class CodeSwitch(Method):
         if data.entries:
             dictionary = switching_dictionary(data.entries)
         elif data.pairs is not None:
-            dictionary = learn_dictionary(data.pairs, data.student.tokenizer, language, data.teacher_language)
+            pairs = without_switched(data.pairs)
+            dictionary = learn_dictionary(pairs, data.student.tokenizer, language, data.teacher_language)
         else:
             raise ValueError("code switching learns its words from train_dataset; pass it, or a dictionary")
         if data.pairs is not None:
@@ -101,7 +102,7 @@ class CodeSwitch(Method):
         if settings.switch_side != "query":
             switch_document = CodeSwitcher(dictionary, settings.switch_probability, f"{settings.seed} document")
         # An English word that stays must not be read as a word of the new language that is spelled like it.
-        processor = OpticalProcessor(data.student.tokenizer, **data.student.roles)
+        processor = data.student.as_written()
         labels = settings.ranking_target == "labels"
         return CodeSwitchedRanking(
             processor, switch_query, switch_document, labels, data.teacher, data.teacher_language

@@ -225,6 +225,12 @@ class OpticalProcessor(PushToHub):
         processor.add_known_words({"documents": counts})
         return processor
 
+    def as_written(self) -> OpticalProcessor:
+        """Create a processor that reads no word as a similar one and repairs nothing."""
+        processor = copy.copy(self)
+        processor.nearest_words = None
+        return processor
+
     def _make_nearest_words(self, words: Sequence[str], known_words: KnownWords | None) -> NearestWords:
         return NearestWords(words, self.tokenizer, known_words=known_words, instead=self.word_rules < 3)
 

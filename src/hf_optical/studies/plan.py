@@ -35,7 +35,7 @@ from .store import key_of
 
 
 # Settings that name files, which are hashed, and settings that do not change the trained weights.
-_FILES = {"dictionary", "triples"}
+_FILES = {"dictionary", "triples", "english_file"}
 _NEUTRAL = {
     "dataloader_num_workers",
     "dataloader_pin_memory",

@@ -230,7 +230,7 @@ class DensePeerSettings(Settings):
 
 
 # Settings of a trained method that are not those of its training.
-_NOT_OF_TRAINING = {"triples", "test_strength"}
+_NOT_OF_TRAINING = {"triples", "english_file", "test_strength"}
 _dictionary = Annotated[dict[str, DataFile] | Any, Field(union_mode="left_to_right")]
 TrainingSettings = create_model(  # type: ignore[call-overload]
     "TrainingSettings",
@@ -248,6 +248,7 @@ KINDS: dict[str, type[Settings]] = {
         "TrainedSettings",
         __base__=TrainingSettings,
         triples=(DataFile | None, None),
+        english_file=(dict[str, DataFile] | None, None),
         test_strength=(Annotated[Any, AfterValidator(_known_strength)], None),
     ),
     "lexicon": LexiconSettings,
@@ -367,8 +368,9 @@ def dictionary_files(settings: Mapping[str, Any]) -> dict[str, str]:
 def method_files(settings: Mapping[str, Any]) -> list[Path]:
     """Files that a method reads in addition to the sentence pairs."""
     triples = [settings["triples"]] if settings.get("triples") else []
+    english = (settings.get("english_file") or {}).values()
     runs = [file for files in (settings.get("files") or {}).values() for file in files.values()]
-    return [Path(path) for path in [*dictionary_files(settings).values(), *triples, *runs]]
+    return [Path(path) for path in [*dictionary_files(settings).values(), *triples, *english, *runs]]
 
 
 def load_pairs(file: Path, language: str) -> Dataset:

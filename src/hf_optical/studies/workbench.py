@@ -26,6 +26,7 @@ from ..retrieval.bm25 import BM25, english_stemmer
 from ..retrieval.search import Hit, search
 from ..retrieval.translation import LexiconTranslator, Seq2SeqTranslator
 from ..training import OTDistillationTrainer
+from ..training.data import read_english
 from ..training.projection import project_student
 from ..training.teacher import TeacherVectors
 from .peers import Encoders, dense_vectors, late_interaction_encoders, open_dense, sentence_encoders, train_dense_peer
@@ -155,6 +156,8 @@ class Workbench:
             cache_teacher=True,
             teacher_cache_dir=str(self.store.teacher_cache),
         )
+        files = settings.get("english_file") or {}
+        english = dict.fromkeys(files[code] for code in cell.languages if code in files)
         trainer = OTDistillationTrainer(
             model=OpticalModel.from_pretrained(self.config.student).to(args.device),
             teacher=self.teacher.model,
@@ -163,6 +166,7 @@ class Workbench:
             processing_class=OpticalProcessor.from_pretrained(self.config.student),
             teacher_processing_class=self.teacher.processor,
             triples=load_triples(settings["triples"]) if settings.get("triples") else None,
+            english_texts=[text for file in english for text in read_english(file)],
         )
         trainer.remove_callback(PrinterCallback)
         return trainer

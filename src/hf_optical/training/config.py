@@ -98,8 +98,11 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Dictionaries in MUSE's format, from the new language to English or the other way round
             ([`read_entries`]). One language may have several; of several languages each has one. Their words join the
             vocabulary ([`learn_vocabulary`]), with sentence pairs or without; code switching switches by them,
-            in place of a dictionary learned from the pairs ([`learn_dictionary`]). Without sentence pairs, the student
-            reads English texts with words switched (`switch_probability`), and the teacher the originals.
+            in place of a dictionary learned from the pairs ([`learn_dictionary`]).
+        switched_sentences (`int`, defaults to 4000):
+            Most sentences of `english_texts`, such as the documents to search, that are trained on beside the sentence
+            pairs or without any: the student reads them with words switched into the language
+            (`switch_probability`), the teacher as they are.
         ranking_target (`str`, defaults to `"teacher"`), ranking_temperature (`float`, defaults to 0.2):
             The ranking to learn: the teacher's scores, or with `"labels"` the relevant document first; see
             [`RankingLoss`]. The documents are those of the batch, so this loss depends on the batch size of a device,
@@ -138,8 +141,6 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Strength of the finished pack ([`set_strength`]), with which it is evaluated. Steps of training always
             apply the whole adapter. Defaults to 0.5 where the base finds most translations among held-out pairs by
             itself ([`~hf_optical.training.word_choice.choose_words`]), else to 1.
-        random_strength (`bool`, defaults to `False`):
-            Train every step with a strength drawn between 0 and 1, so that the pack is good at every strength.
         evaluate_on_pairs (`bool`, defaults to `True`):
             Whether a language without a `retrieval_evaluator` is evaluated by search among its held-out sentence
             pairs: the sentence in the new language is the question, its translation the document to find.
@@ -193,6 +194,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
     dictionary: list[str] | None = option(
         None, "Dictionaries of the new language and English, in MUSE's format; with or without sentence pairs."
     )
+    switched_sentences: int = option(
+        4000, "Most sentences of the English texts to read with words switched, beside the sentence pairs."
+    )
     rows_from_text: bool = option(False, "Learn rows for words of --monolingual_file that nothing else taught.")
     init_pack: str | None = option(None, "Folder or Hub id of a related language's pack to start from.")
     new_words: int | None = option(
@@ -210,7 +214,6 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         None,
         "Share of the adapter that the pack applies, 0 to 2. Default: 0.5 if the base reads the language, else 1.",
     )
-    random_strength: bool = option(False, "Train with a random strength of the adapter at every step.")
     evaluate_on_pairs: bool = option(
         True, "Search among the held-out sentence pairs if a language has no retrieval set."
     )
@@ -222,6 +225,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         if self.new_words is None:
             self.new_words = 0 if self.train_all_weights else 8000
         check_number("strength", 1.0 if self.strength is None else self.strength, at_least=0, at_most=STRONGEST)
+        check_number("switched_sentences", self.switched_sentences, at_least=0, cure="pass 0 for none")
         check_number("new_words", self.new_words, at_least=0, at_most=0 if self.train_all_weights else None)
         self._check_dictionary()
         for name, (value, reason) in _FIXED.items():
@@ -245,16 +249,18 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
             raise ValueError("use_seedable_sampler must be True, or a resumed run would see other sentence pairs")
 
-    def settle_length(self, pairs: Mapping[str, Sized], trained: bool) -> None:
+    def settle_length(self, pairs: Mapping[str, Sized], sentences: int = 0) -> None:
         """
-        Set `num_train_epochs` by the number of sentence pairs of a pack, if it is not set; three without pairs.
+        Set `num_train_epochs`, if it is not set, by the sentences that a pack is trained on.
 
-        If nothing is to be `trained`, the run has no step.
+        These are its sentence pairs and as many English `sentences` with words switched. Without any, the run has no
+        step.
         """
-        if not trained:
+        if not (pairs or sentences):
             self.max_steps, self.num_train_epochs = -1, 0.0
         if self.num_train_epochs is None:
-            self.num_train_epochs = default_epochs(sum(map(len, pairs.values())) // max(len(self.packs), 1))
+            own = sum(map(len, pairs.values())) // max(len(self.packs), 1)
+            self.num_train_epochs = default_epochs(own + sentences)
         self._settle_cache()
 
     def _settle_cache(self) -> None:
@@ -276,7 +282,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             )
         if self.train_all_weights:
             without_pack: dict[str, Any] = {"shared_pack": None, "init_pack": None, "strength": None}
-            without_pack |= {"random_strength": False, "rows_from_text": False}
+            without_pack["rows_from_text"] = False
             for name, value in without_pack.items():
                 check_choice(name, getattr(self, name), [value], "since train_all_weights trains no pack")
         if self.init_pack is not None:

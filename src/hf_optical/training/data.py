@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,13 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 
 from ..bitext import filter_bitext, load_bitext, load_triples, read_plain_text
+from ..bitext.sources import READERS
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
+from ..index.documents import read_documents
 from ..options import option
 from ..retrieval.opening import DEFAULT_BASE
-from ..storage.data_files import read_lines
+from ..storage.data_files import file_ending, read_lines
 from ..storage.fetching import public_name
 from .config import OTDistillationConfig
 
@@ -50,8 +53,8 @@ class DataArguments:
     teacher_column: str | None = option(None, "Column of the teacher's language, likewise.")
     english_file: str | None = option(
         None,
-        "English texts, one a line, whose words --dictionary switches if there are no sentence pairs. Default: the "
-        "documents of the retrieval set.",
+        "English texts to train on with words switched: documents as for `hf-optical index`, or one text a line. "
+        "Default: the documents of the retrieval set.",
     )
     monolingual_file: list[str] | None = option(
         None, "Plain text in the new language, a sentence or paragraph a line. One a language, or one."
@@ -72,9 +75,7 @@ class DataArguments:
         None, "Licence of the sentence pairs, for the card. Default: that of the Hub dataset."
     )
     dictionary_license: str | None = option(None, "Licence of the dictionaries, for the card.")
-    english_license: str | None = option(
-        None, "Licence of the English texts that --dictionary switches, for the card."
-    )
+    english_license: str | None = option(None, "Licence of the English texts with words switched, for the card.")
     monolingual_license: str | None = option(None, "Licence of the plain text, for the card.")
     license: str | None = option(None, "Licence of the trained pack, for the card: an identifier such as apache-2.0.")
     note: str | None = option(None, "A sentence at the top of the card.")
@@ -103,7 +104,7 @@ class TrainingData:
         retrieval (`dict[str, RetrievalDataset]`): test sets; empty if there are none.
         triples (`Dataset`, *optional*): English queries with documents.
         monolingual (`dict[str, list[str]]`): plain text in the language.
-        english (`list[str]`, *optional*): English texts whose words a dictionary switches, without sentence pairs.
+        english (`list[str]`, *optional*): English texts to train on with words switched.
     """
 
     train: dict[str, Dataset]
@@ -137,12 +138,11 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         if args.dictionary is None:
             raise DataError("there are no sentence pairs; pass --train_file, --dataset_name or --dictionary")
         sources = {}
-    elif data.english_file:
-        raise DataError("--english_file is for a --dictionary without sentence pairs; leave one of them out")
     validation_files = for_each(args.languages, "validation_file", data.validation_file)
     loaded = TrainingData({}, {}, {}, {}, load_retrieval(data, args))
-    if not sources:
-        _load_without_pairs(data, args, loaded)
+    for language, file in validation_files.items():
+        if file is not None and not sources:
+            loaded.validation[language], _ = _pairs(data, args, language, file, "validation")
     for language, source in sources.items():
         pairs, counts = _pairs(data, args, language, source, "train")
         if validation_files[language] is not None:
@@ -162,8 +162,10 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
             "bitext_license": data.bitext_license or (None if Path(source).exists() else hub_license(source)),
         }
         loaded.details[language] = {name: value for name, value in known.items() if value}
+    english = _load_english(data, args, loaded)
     for language in args.languages:
         given = {"license": data.license, "note": data.note, "dictionary_license": data.dictionary_license}
+        given |= english
         loaded.details.setdefault(language, {}).update({name: value for name, value in given.items() if value})
     for language, file in for_each(args.languages, "monolingual_file", data.monolingual_file).items():
         if file is not None:
@@ -175,24 +177,29 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
     return loaded
 
 
-def _load_without_pairs(data: DataArguments, args: OTDistillationConfig, loaded: TrainingData) -> None:
-    """Load the English texts that a dictionary switches, and sentence pairs to evaluate on, if there are any."""
-    validation_files = for_each(args.languages, "validation_file", data.validation_file)
-    for language, file in validation_files.items():
-        if file is not None:
-            loaded.validation[language], _ = _pairs(data, args, language, file, "validation")
-    source: str | None = None
+def _load_english(data: DataArguments, args: OTDistillationConfig, loaded: TrainingData) -> dict[str, str | None]:
+    """Load the English texts to switch words in; return what a card says of them."""
+    if not args.switched_sentences:
+        return {}
     if data.english_file:
-        loaded.english = [text for _, text in read_lines(Path(data.english_file))]
+        loaded.english = read_english(data.english_file)
         source = public_name(data.english_file)
     elif loaded.retrieval:
         # The same corpus is usually that of all languages.
         texts = (text for dataset in loaded.retrieval.values() for text in dataset.document_texts())
         loaded.english = list(dict.fromkeys(texts))
         source = f"the documents of {', '.join(dict.fromkeys(each.name for each in loaded.retrieval.values()))}"
-    known = {"english": source, "english_license": data.english_license}
-    for language in args.languages:
-        loaded.details[language] = {name: value for name, value in known.items() if value}
+    else:
+        return {}
+    return {"english": source, "english_license": data.english_license}
+
+
+def read_english(file: str | os.PathLike) -> list[str]:
+    """Read English texts: documents in any form that [`read_documents`] takes, or plain text, one a line."""
+    path = Path(file)
+    if path.is_file() and file_ending(path) not in READERS:
+        return [text for _, text in read_lines(path)]
+    return [document.full_text for document in read_documents(file)]
 
 
 def load_retrieval(data: DataArguments, args: OTDistillationConfig) -> dict[str, RetrievalDataset]:

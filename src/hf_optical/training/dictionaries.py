@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
+from ..bitext.dictionaries import learn_dictionary
 from ..bitext.entries import Entries, read_entries, switch_texts
+from ..errors import DataError
 from ..model import OpticalProcessor
 from ..model.texts import as_texts
 from .config import OTDistillationConfig
@@ -18,8 +22,10 @@ from .data import hold_out
 
 logger = logging.getLogger(__name__)
 
-# Sentences of the teacher's language that are switched, and the lengths of those, in characters.
-_MOST, _LENGTHS = 4000, range(30, 400)
+# Columns of `load_bitext`.
+_COLUMNS = ["translation", "index", "length"]
+# Lengths of sentences that are switched, in characters.
+_LENGTHS = range(30, 400)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 
 
@@ -38,11 +44,9 @@ def read_dictionaries(
     return found
 
 
-def english_sentences(texts: Sequence[str] | None) -> list[str]:
-    """
-    Cut English texts into sentences of 30 to 399 characters, and take at most four thousand at even distances.
-    """
-    if not texts:
+def english_sentences(texts: Sequence[str] | None, most: int) -> list[str]:
+    """Cut English texts into sentences of 30 to 399 characters, and take some at even distances if there are more."""
+    if not (texts and most):
         return []
     parts = (part.strip() for text in as_texts(texts, "english_texts") for part in _SENTENCE_END.split(text))
     found = [*dict.fromkeys(part for part in parts if len(part) in _LENGTHS)]
@@ -51,9 +55,40 @@ def english_sentences(texts: Sequence[str] | None) -> list[str]:
             "None of the %d English texts has a sentence of %d to %d characters; pass others, such as --english_file.",
             *(len(texts), _LENGTHS[0], _LENGTHS[-1]),
         )
-    if len(found) > _MOST:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, _MOST).astype(np.int64)]
+    if len(found) > most:
+        found = [found[i] for i in np.linspace(0, len(found) - 1, most).astype(np.int64)]
     return found
+
+
+def add_switched(
+    args: OTDistillationConfig,
+    pairs: dict[str, Dataset],
+    entries: dict[str, Entries],
+    sentences: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Dataset]:
+    """
+    Add sentences of the teacher's language with words switched to the sentence pairs.
+
+    The words are those that word alignment learns from the pairs and the entries of dictionaries together.
+    """
+    joined = {}
+    for language, own in pairs.items():
+        codes = language, args.teacher_language
+        rows = own.select_columns(_COLUMNS).to_list()
+        try:
+            known = Dataset.from_list([*rows, *_rows_of_entries(entries.get(language, []), *codes)])
+            dictionary = learn_dictionary(known, tokenizer, *codes)
+            made = switch_texts(sentences, dictionary, *codes, probability=args.switch_probability, seed=args.seed)
+        except DataError as error:
+            logger.warning("No English sentence joins the pairs of %s: %s.", language, error)
+            joined[language] = own
+            continue
+        logger.info("%d English sentences with words of %s switched in join the pairs.", len(made), language)
+        first = max(own["index"]) + 1
+        rows += [{**row, "index": first + row["index"]} for row in made.to_list()]
+        joined[language] = Dataset.from_list([{"switched": False, **row} for row in rows])
+    return joined
 
 
 def make_pairs(
@@ -77,15 +112,17 @@ def make_pairs(
             pairs = switch_texts(sentences, own, *codes, probability=args.switch_probability, seed=args.seed)
             logger.info("%d sentences with words of %s switched in.", len(pairs), language)
         else:
-            rows = [{args.teacher_language: english, language: word} for word, english in own]
-            lengths = [sum(map(len, row.values())) for row in rows]
-            pairs = Dataset.from_dict({"translation": rows, "index": range(len(rows)), "length": lengths})
+            pairs = Dataset.from_list(_rows_of_entries(own, *codes))
         train[language], rest = hold_out(pairs, args.sampling_seed)
         if len(rest):
             held_out[language] = rest
     return train, held_out
 
 
-def without_nearest_words(processor: OpticalProcessor) -> OpticalProcessor:
-    """Make a processor that leaves unknown words as they are."""
-    return OpticalProcessor(processor.tokenizer, word_rules=processor.word_rules, **processor.roles)
+def _rows_of_entries(entries: Entries, language: str, teacher_language: str) -> list[dict[str, Any]]:
+    """Entries as sentence pairs, in the columns of [`load_bitext`]."""
+    pairs = [{teacher_language: english, language: word} for word, english in entries]
+    return [
+        {"translation": pair, "index": index, "length": sum(map(len, pair.values()))}
+        for index, pair in enumerate(pairs)
+    ]

@@ -93,7 +93,6 @@ class PackMaker:
         if is_dora:
             reason = "since an adapter with DoRA cannot be applied in part"
             check_choice("strength", args.strength, [None, 1.0], reason)
-            check_choice("random_strength", args.random_strength, [False], reason)
         processors = dict.fromkeys(args.languages, self.processor)
         strengths = {}
         for pack, members in args.packs.items():

@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from .. import __version__
-from ..bitext.entries import Entries
+from ..bitext.entries import Entries, without_switched
 from ..evaluation import RetrievalEvaluator, bootstrap_interval, gap_closed
 from ..methods import Method, name_of, turns
 from ..model import OpticalModel
@@ -40,8 +40,8 @@ class RunRecord:
 
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
     `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
-    `entries` are those of dictionaries; `text_words` counts the words of plain text; `switched` says that dictionaries
-    made the `pairs` from English sentences; `projection` describes one that was fitted for the student, `init_pack`
+    `entries` are those of dictionaries; `text_words` counts the words of plain text; `from_dictionary` says that
+    dictionaries made all `pairs`; `projection` describes one that was fitted for the student, `init_pack`
     the pack that the run started from.
     """
 
@@ -56,7 +56,7 @@ class RunRecord:
         streamed: bool = False,
         entries: Mapping[str, Entries] | None = None,
         text_words: Mapping[str, int] | None = None,
-        switched: bool = False,
+        from_dictionary: bool = False,
         projection: str | None = None,
         init_pack: str | None = None,
     ):
@@ -70,16 +70,17 @@ class RunRecord:
         for language, own in pairs.items():
             listed = (entries or {}).get(language, [])
             # A switched sentence is mostly in the letters of the teacher's language.
-            texts = [word for word, _ in listed] or [row[language] for row in own[:10_000]["translation"]]
+            translated = without_switched(own)
+            texts = [word for word, _ in listed] or [row[language] for row in translated[:10_000]["translation"]]
             facts: dict[str, Any] = {"scripts": scripts_of(texts)}
             if listed:
                 facts["entries"] = len(listed)
             if text_words and language in text_words:
                 facts["text_words"] = text_words[language]
-            if switched and args.num_train_epochs:
-                facts["sentences"] = len(own)
-            elif not (switched or streamed):
-                facts["pairs"] = len(own)
+            if len(own) > len(translated) and args.num_train_epochs:
+                facts["sentences"] = len(own) - len(translated)
+            if not (from_dictionary or streamed):
+                facts["pairs"] = len(translated)
             self._facts[language] = facts
         # Language -> the step after which the student was measured, and the result.
         self._measured: dict[str, tuple[int, dict[str, Any]]] = {}

@@ -26,7 +26,7 @@ from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
 from .config import OTDistillationConfig
-from .dictionaries import english_sentences, make_pairs, read_dictionaries, without_nearest_words
+from .dictionaries import add_switched, english_sentences, make_pairs, read_dictionaries
 from .distributed import from_main_process
 from .packs import PackMaker
 from .pairs import (
@@ -122,15 +122,18 @@ def prepare_run(
     check_triples(methods, triples, streamed=stream is not None)
     for method in methods:
         method.check(args.languages, pairs, args.teacher_language)
-    if english_texts and (pairs or not args.dictionary):
-        raise ValueError("english_texts must come with a dictionary and without train_dataset; leave them out")
-    # Without sentence pairs, those of English with words of the dictionaries switched in.
-    switched = bool(args.dictionary) and not pairs
-    sentences = english_sentences(english_texts)
-    args.settle_length(pairs, trained=not switched or bool(sentences))
+    if english_texts and (stream is not None or not (pairs or args.dictionary)):
+        raise ValueError(
+            "english_texts must come with a dictionary or with sentence pairs of known number, which tell what words "
+            "to switch; pass one of them"
+        )
+    # Without sentence pairs, dictionaries make them from English sentences.
+    from_dictionary = bool(args.dictionary) and not pairs
+    sentences = english_sentences(english_texts, args.switched_sentences)
+    args.settle_length(pairs, len(sentences))
     eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
     evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
-    if not switched:
+    if not from_dictionary:
         settle_evaluation(args, bool(eval_pairs or evaluators))
 
     relative = open_relative(args, peft_config)
@@ -157,13 +160,12 @@ def prepare_run(
     if args.evaluate_on_pairs:
         others = {code: own for code, own in eval_pairs.items() if code not in evaluators}
         pair_evaluators = held_out_evaluators(args, others, teacher, teacher_processor)
-    readers = processors
-    if switched:
+    if from_dictionary:
         pairs, held_out = make_pairs(args, entries, sentences)
         eval_pairs = held_out | eval_pairs
         settle_evaluation(args, bool(eval_pairs or evaluators))
-        # English words that stay must not be read as similar words of the new language.
-        readers = {code: without_nearest_words(each) for code, each in processors.items()}
+    elif sentences:
+        pairs = add_switched(args, pairs, entries, sentences, processor.tokenizer)
     pairs = with_triples(args, pairs, triples)
     show_teacher(args, methods, pairs, teacher, teacher_processor)
     joined = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
@@ -177,7 +179,7 @@ def prepare_run(
         strengths=strengths,
         train_dataset=joined if stream is None else stream_pairs(args, stream),
         eval_dataset=eval_dataset_of(args, eval_pairs, evaluators),
-        collator=make_collator(args, methods, pairs, readers, processor, teacher_processor, entries),
+        collator=make_collator(args, methods, pairs, processors, processor, teacher_processor, entries),
         evaluators=evaluators,
         pair_evaluators=pair_evaluators,
         text_words=text_words,
@@ -191,7 +193,7 @@ def prepare_run(
             streamed=stream is not None,
             entries=entries,
             text_words=text_words,
-            switched=switched,
+            from_dictionary=from_dictionary,
             projection=projection,
             init_pack=None if relative is None else describe(relative, args.init_pack or ""),
         ),

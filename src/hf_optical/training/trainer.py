@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -86,8 +85,10 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         loss (`nn.Module`, *optional*):
             Used in place of the method's alignment loss; called like a [`PairLoss`], with `reduction="none"` set.
         english_texts (sequence of `str`, *optional*):
-            With `args.dictionary` and without `train_dataset`: texts in the teacher's language, whose sentences the
-            student reads with words switched by the dictionary. Without them the new words are not trained.
+            Texts in the teacher's language, best the documents to search. Their sentences are trained on beside the
+            pairs: the student reads them with words switched into the language, by `args.dictionary` and what word
+            alignment learns from the pairs, the teacher as they are. With a dictionary and without `train_dataset`
+            they are all that is trained on.
         triples (`datasets.Dataset`, *optional*):
             With code switching: English queries and documents to rank, from [`load_triples`]. By default the English
             sentences of the pairs. Each sentence pair gets one, the same in every epoch, so the number of steps stays
@@ -239,11 +240,7 @@ class OTDistillationTrainer(PairLoadingTrainer, ResumableTrainer):
         if not self.args.packs:
             return
         pack = self.args.pack_of(language)
-        strength = self._strengths[pack]
-        if self.model.training:
-            # The same in every process, and in a resumed run.
-            draws = random.Random(f"{self.args.seed} {self.state.global_step}")
-            strength = draws.random() if self.args.random_strength else 1.0
+        strength = 1.0 if self.model.training else self._strengths[pack]
         if strength_of(self.model, pack) != strength:
             set_strength(self.model, pack, strength)
 
