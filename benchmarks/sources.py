@@ -4,9 +4,9 @@ What does a pack learn from each source: a dictionary, sentence pairs, both, a r
     python benchmarks/sources.py --language sw --dictionary sw-en.txt --train_file ntrex/sw.jsonl.gz \\
         --eval_dir questions/sw --eval_corpus corpus.jsonl.gz --split dev --seeds 1 2 3 --output outputs/sources.jsonl
 
-Each source is measured with its new words alone and after training with the trainer's defaults. With a dictionary
-alone, training takes the documents with words switched. `--init_pack` adds the pairs as learned from the pack of
-another language, and `--monolingual_file` adds back-translation: sentences of plain text, translated word by word,
+Each source is measured with its new words alone and after training with the trainer's defaults: on the pairs, on the
+pairs and the documents with words switched, or with a dictionary alone on these documents. `--init_pack` adds the
+pairs as learned from the pack of another language, and `--monolingual_file` adds back-translation: sentences of plain text, translated word by word,
 the half with the lowest transported cost, beside the pairs.
 
 Each line of the output is a run; those that it has already are not repeated. The table at the end has means over the
@@ -43,10 +43,13 @@ COMPARED = {
     "dictionary, trained": "dictionary, words only",
     "pairs, words only": None,
     "pairs, trained": "pairs, words only",
+    "pairs, trained with documents": "pairs, trained",
     "both, words only": "pairs, words only",
     "both, trained": "pairs, trained",
+    "both, trained with documents": "both, trained",
     "related pack, words only": "pairs, words only",
     "related pack, trained": "pairs, trained",
+    "related pack, trained with documents": "related pack, trained",
     "back-translated, trained": "pairs, trained",
 }
 _LENGTHS = range(30, 300)
@@ -122,11 +125,12 @@ def _run(args: argparse.Namespace, evaluator: RetrievalEvaluator, row: str, seed
     if source == "related pack":
         settings["init_pack"] = args.init_pack
     with tempfile.TemporaryDirectory() as folder:
-        english = evaluator.dataset.document_texts() if pairs is None else None
+        documents = pairs is None or state == "trained with documents"
+        english = evaluator.dataset.document_texts() if documents else None
         trainer = make_trainer(
             args, evaluator, folder, train_dataset=pairs, english_texts=english, seed=seed, **settings
         )
-        if state == "trained":
+        if state != "words only":
             trainer.train()
         trainer.set_language(args.language)
         hits = evaluator.search(trainer.model, trainer.processors[args.language])

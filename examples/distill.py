@@ -19,6 +19,8 @@ A dictionary (MUSE's format) adds words to those of the sentence pairs, or does 
 
     accelerate launch examples/distill.py --language bem --dictionary bem-en.txt --eval_dir BEIR_FOLDER
 
+The documents of `--eval_dir`, or of `--english_file`, join the pairs, with words switched into the language.
+
 Other objectives than transport: `--method greedy`, `sentence`, `code_switch`, `ranking`, `hybrid` or `ot_ranking`.
 """
 
@@ -37,6 +39,8 @@ DEMO = [
     *("--validation_file", str(DATA / "validation.jsonl")),
     *("--eval_dir", str(DATA / "retrieval")),
     *("--num_train_epochs", "10"),
+    # The passages would double the time.
+    *("--switched_sentences", "0"),
     *("--bitext_license", "cc0-1.0"),
     "--note",
     "A demonstration: the sentence pairs and the questions are machine-written and not checked by a native speaker. "

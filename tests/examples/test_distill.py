@@ -76,6 +76,8 @@ def test_run_writes_results_card_and_pack(small, tiny, tmp_path):
 
     pack = LanguagePack.from_pretrained(out)
     assert pack.language == "sw" and pack.details["pairs"] == 720 and pack.details["scripts"] == ["Latin"]
+    # The documents join the pairs, with words switched.
+    assert 200 < pack.details["sentences"] < 1000 and pack.details["english"] == "the documents of questions/dev"
     own = pack.details["results"]["sw"]
     assert (own["queries"], own["gap_closed"]) == (96, results["gap_closed"])
     for measure in MEASURES:

@@ -58,6 +58,14 @@ def everything(run):
     return run(methods=EVERY, perturbations={"typos": [0.5], "code_mixing": [0.9]})
 
 
+def test_english_sentences_join_the_pairs(run, store):
+    """Documents of one method change its training alone, and their contents are part of its key."""
+    documents = {"kind": "trained", "english_file": {"sw": "retrieval/corpus.jsonl"}}
+    study = run(methods={"OT": {"kind": "trained"}, "documents": documents}, training={"num_train_epochs": 1})
+    steps = {cell.method.name: store.read(cell.key)["steps"] for cell in study.cells if isinstance(cell, TrainingCell)}
+    assert steps["documents"] > 2 * steps["OT"]
+
+
 def per_query(dataset, hits, measures):
     return per_query_metrics(dataset.qrels, run_from_hits(hits), measures)
 

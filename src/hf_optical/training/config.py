@@ -19,8 +19,8 @@ from .distributed import check_strategy
 
 # Sampling strategies that keep a batch in one language.
 _STRATEGIES = ("random", "group_by_length")
-# Longer training on this many sentence pairs (220 steps) makes packs worse on questions of other topics.
-_ENOUGH_PAIRS = 7000
+# Longer training on this many sentences (63 steps) makes packs worse on questions about other topics.
+_ENOUGH = 2000
 # Settings of Trainer with a fixed value, and the reason.
 _FIXED = {
     "remove_unused_columns": (False, "the collator needs the sentences"),
@@ -33,9 +33,9 @@ _FIXED = {
 }
 
 
-def default_epochs(pairs: int) -> float:
-    """Passes over the sentence pairs of a pack, by their number."""
-    return float(min(max(round(_ENOUGH_PAIRS / max(pairs, 1)), 1), 3))
+def default_epochs(sentences: int) -> float:
+    """Passes over the sentences of a pack, by their number."""
+    return float(min(max(round(_ENOUGH / max(sentences, 1)), 1), 3))
 
 
 @dataclass(repr=False)  # TrainingArguments' own hides the Hub token
@@ -148,8 +148,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             Turn off the student's own dropout during training, since its targets are exact.
 
     Defaults that differ from `TrainingArguments`: `output_dir` is `outputs/LANGUAGE`, `learning_rate` 2e-3 (1e-4 with
-    `train_all_weights`), `num_train_epochs` 3, but 2 with more than 2,800 sentence pairs a pack and 1 from 4,700 on (3
-    with `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20,
+    `train_all_weights`), `num_train_epochs` 3, but 2 from 800 sentences a pack on and 1 from 1,334 on (3 with
+    `train_all_weights`), `warmup_steps` 0.05, `per_device_train_batch_size` 32, `logging_steps` 20,
     `eval_strategy` and `save_strategy` `"epoch"`, `save_total_limit` 2, `hub_strategy` `"end"`.
     `eval_do_concat_batches`, `batch_eval_metrics` and `include_for_metrics` are refused: custom metrics are not
     supported. `dataloader_drop_last` applies to training only.
@@ -161,7 +161,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         accelerator_config: Any = None
 
     num_train_epochs: float | None = option(  # type: ignore[assignment]
-        None, "Passes over the sentence pairs. Default: 3, fewer with more than 2,800 pairs, and 1 from 4,700 on."
+        None, "Passes over the sentence pairs. Default: 3, 2 from 800 sentences on, and 1 from 1,334 on."
     )
     learning_rate: float | None = option(None, "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights.")  # type: ignore[assignment]
     warmup_steps: float = option(0.05, "Steps of linear warm-up, or their ratio if below 1.")
