@@ -6,8 +6,8 @@ What does a pack learn from each source: a dictionary, sentence pairs, both, a r
 
 Each source is measured with its new words alone and after training with the trainer's defaults: on the pairs, on the
 pairs and the documents with words switched, or with a dictionary alone on these documents. `--init_pack` adds the
-pairs as learned from the pack of another language, and `--monolingual_file` adds back-translation: sentences of plain text, translated word by word,
-the half with the lowest transported cost, beside the pairs.
+pairs as learned from the pack of another language, and `--monolingual_file` adds back-translation: sentences of plain
+text, translated word by word, the half with the lowest transported cost, beside the pairs.
 
 Each line of the output is a run; those that it has already are not repeated. The table at the end has means over the
 seeds, and tests of what each row adds to the row of its source before training, or to the pairs, over questions and
