@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ from tiny import REPOSITORY, demo_pairs, tiny_checkpoint
 
 from hf_optical import OpticalRetriever
 from hf_optical.index import Index, create_index, open_index
+from hf_optical.languages import LanguagePack
+from hf_optical.model import OpticalProcessor
 from hf_optical.serving import Limits, create_app, serve
 
 
@@ -195,6 +199,43 @@ def test_packs_come_and_go_while_questions_are_answered(tiny, folder, retriever,
                 done.set()
             changing.result()
         assert refused and client.ask("GET", "/health")[1] == {"status": "ok", "languages": ["ha", "yo"], "waiting": 0}
+
+
+def test_refused_questions_keep_no_closed_pack_in_memory(retriever, index, monkeypatch):
+    processor, encode = weakref.ref(retriever.processor_of("ha")), OpticalProcessor.encode_checked
+
+    def close(*args):
+        if "ha" in retriever.languages:
+            retriever.remove_language("ha")
+        return encode(*args)
+
+    monkeypatch.setattr(OpticalProcessor, "encode_checked", close)
+    gc.disable()  # Python seldom looks for reference cycles, so there must be none
+    try:
+        with served(create_app(retriever, index)) as client:
+            status, answer = client.search([("water", "ha")])
+            assert status == 422 and "no pack for language 'ha' is open" in answer["detail"]
+            end = time.monotonic() + 10
+            while processor() is not None and time.monotonic() < end:
+                time.sleep(0.01)
+            assert processor() is None
+    finally:
+        gc.enable()
+
+
+def test_one_thread_opens_all_packs(client, monkeypatch):
+    threads = []
+
+    def open_slowly(*args, **kwargs):
+        threads.append(threading.current_thread())
+        time.sleep(0.1)
+        raise FileNotFoundError("none")
+
+    monkeypatch.setattr(LanguagePack, "from_pretrained", open_slowly)
+    with ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda _: client.ask("POST", "/packs", {"pack": "none"}), range(4)))
+    assert answers == [(404, {"detail": "none"})] * 4
+    assert len(threads) == 4 and len(set(threads)) == 1
 
 
 def test_requests_beyond_the_limits_are_refused(client):

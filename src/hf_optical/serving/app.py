@@ -2,6 +2,7 @@ import asyncio
 import math
 import secrets
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from ..errors import error_summary
 from ..index import Index, IndexedDocument
 from ..languages import LanguagePack
 from ..retrieval import Hit, OpticalRetriever
-from .batching import Batcher, Overloaded, Search, Stopped
+from .batching import Batcher, Overloaded, Refused, Search, Stopped, message_of
 from .limits import Limits
 from .metrics import Metrics
 from .middleware import LimitBody, Measure
@@ -60,6 +61,8 @@ def create_app(
     limits = limits or Limits()
     metrics = Metrics()
     batcher = Batcher(retriever, index, limits, metrics)
+    # One thread opens all packs, since glibc keeps freed memory for each thread, and opening takes tens of megabytes.
+    opener = ThreadPoolExecutor(1, "hf_optical-packs")
     default_language = retriever.language
     metrics.waiting.set_function(lambda: batcher.waiting)
     metrics.packs.set_function(lambda: len(retriever.languages))
@@ -97,8 +100,8 @@ def create_app(
             )
         except (Overloaded, Stopped) as error:
             raise HTTPException(503, str(error), {"Retry-After": "1"}) from error
-        except (KeyError, ValueError) as error:
-            raise HTTPException(422, _message(error)) from error
+        except Refused as error:
+            raise HTTPException(422, str(error)) from error
         ids = list(dict.fromkeys(str(hit.document) for hits in rankings for hit in hits)) if request.documents else []
         documents = dict(zip(ids, await run_in_threadpool(index.documents, ids), strict=True))
         return SearchResponse(
@@ -112,24 +115,27 @@ def create_app(
     async def packs() -> Packs:
         return Packs(languages=retriever.languages)
 
-    # Not async: FastAPI runs these in a thread, while questions go on being answered.
+    def add_pack(request: PackRequest) -> None:
+        pack = LanguagePack.from_pretrained(request.pack, revision=request.revision)
+        retriever.add_language(pack.language, pack)
+
     @app.post("/packs", status_code=201, dependencies=[Depends(check_token)])
-    def open_pack(request: PackRequest) -> Packs:
+    async def open_pack(request: PackRequest) -> Packs:
         try:
-            pack = LanguagePack.from_pretrained(request.pack, revision=request.revision)
-            retriever.add_language(pack.language, pack)
+            await asyncio.wrap_future(opener.submit(add_pack, request))
         except OSError as error:
             raise HTTPException(404, error_summary(error)) from error
         except ValueError as error:
             raise HTTPException(409, error_summary(error)) from error
         return Packs(languages=retriever.languages)
 
+    # Not async: FastAPI runs this in a thread, while questions go on being answered.
     @app.delete("/packs/{language}", dependencies=[Depends(check_token)])
     def close_pack(language: str) -> Packs:
         try:
             retriever.remove_language(language)
         except (KeyError, ValueError) as error:
-            raise HTTPException(404, _message(error)) from error
+            raise HTTPException(404, message_of(error)) from error
         return Packs(languages=retriever.languages)
 
     @app.get("/health", responses={503: {"model": Health}})
@@ -148,7 +154,3 @@ def create_app(
 def _found(hit: Hit, document: IndexedDocument | None) -> FoundDocument:
     fields = document._asdict() if document is not None else {"id": hit.document}
     return FoundDocument(**fields, score=hit.score if math.isfinite(hit.score) else None)
-
-
-def _message(error: Exception) -> str:
-    return error_summary(error.args[0] if isinstance(error, KeyError) and error.args else error)

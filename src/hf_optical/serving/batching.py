@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..errors import error_summary
 from ..index import Index
 from ..retrieval import Hit, OpticalRetriever
 from .limits import Limits
@@ -22,6 +23,10 @@ class Overloaded(RuntimeError):
 
 class Stopped(RuntimeError):
     """The batcher takes no more requests."""
+
+
+class Refused(ValueError):
+    """A search asks for a pack that is not open, or has an invalid condition."""
 
 
 @dataclass(eq=False)
@@ -148,7 +153,16 @@ class Batcher:
                 search.answer.set_result([next(rankings)[: search.top_k] for _ in search.questions])
 
 
+def message_of(error: Exception) -> str:
+    """The message of an error in one line, without the quotes of a `KeyError`."""
+    return error_summary(error.args[0] if isinstance(error, KeyError) and error.args else error)
+
+
 def _fail(searches: Iterable[Search], error: Exception) -> None:
+    if isinstance(error, (KeyError, ValueError)):
+        # The traceback refers to the searches and to the processor of a closed pack. In an answer it would be part of
+        # a cycle, so that many megabytes per pack would stay until Python looks for cycles, which it rarely does.
+        error = Refused(message_of(error))
     for search in searches:
         if not search.answer.done():
             search.answer.set_exception(error)
