@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -202,6 +203,33 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(empty, retriever):
     with pytest.raises(KeyError, match="no document 'zzz'"):
         empty.documents(["a", "zzz"])
     assert empty.ids == ["a"]
+
+
+def test_writers_do_not_add_to_an_index_of_another_base(empty, retriever):
+    collection, settings = empty._collection, replace(empty.settings, base_fingerprint="e" * 64)
+    vectors = retriever.encode_documents(["Rain."])
+    early = QdrantIndex.create_in(collection, settings, empty.uri)  # in the same empty place
+    empty.add(["a"], vectors)
+    with pytest.raises(ValueError, match="was replaced by one of another base; open it again"):
+        early.add(["b"], vectors)
+    collection.drop()
+    with pytest.raises(FileNotFoundError, match="there is no index at"):
+        empty.add(["b"], vectors)
+    QdrantIndex.create_in(collection, settings, empty.uri).add(["c"], vectors)
+    for write in (lambda: empty.add(["d"], vectors), lambda: empty.delete(["c"]), empty.build):
+        with pytest.raises(ValueError, match="was replaced by one of another base; open it again"):
+            write()
+    with pytest.raises(ValueError, match="the index is closed; open it again"):
+        empty.search(vectors)
+    assert QdrantIndex.open_in(collection, empty.uri).ids == ["c"]
+    # On the same base, the settings and columns are those of the index that is there now.
+    collection.drop()
+    late = QdrantIndex.create_in(collection, settings, empty.uri)
+    first = QdrantIndex.create_in(collection, replace(settings, base_model="moved"), empty.uri)
+    first.add(["d"], vectors, [{"n": 1}])
+    late.add(["e"], vectors, [{"year": 1999}])
+    assert late.settings.base_model == "moved" and sorted(late.ids) == ["d", "e"]
+    assert [hit.document for hit in late.search(vectors, where="n = 1")[0]] == ["d"]
 
 
 def _documents(index, vectors):

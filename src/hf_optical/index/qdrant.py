@@ -101,6 +101,7 @@ class QdrantIndex(Index):
     def delete(self, ids: Iterable[str]) -> None:
         """Delete documents. Raises `KeyError` if an id is not in the index; then nothing is deleted."""
         keys = {_key(each): each for each in list_of_ids(ids)}
+        self._refresh()
         missing = [keys[key] for key in keys.keys() - self._payloads(list(keys)).keys()]
         if missing:
             raise KeyError(f"there is no document {short_repr(missing[0])} in the index at {self.uri}")
@@ -121,6 +122,7 @@ class QdrantIndex(Index):
         The number doubles until the recall is reached. It is stored, and raised for longer rankings.
         """
         check_number("recall", recall, above=0, at_most=1)
+        self._refresh()
         count = len(self)
         check_number("the number of documents", count, at_least=1, cure="add documents first")
         self._collection.optimize()
@@ -195,6 +197,7 @@ class QdrantIndex(Index):
         self._collection.close()
 
     def _add(self, chunks: Iterator[Chunk]) -> None:
+        self._refresh()
         created, written = self._created, []
         try:
             for documents, vectors in chunks:
@@ -218,6 +221,22 @@ class QdrantIndex(Index):
             elif written:
                 self._collection.delete(written)
             raise
+
+    def _refresh(self) -> None:
+        """See what other processes have written, before writing."""
+        try:
+            stored = self.open_in(self._collection, self.uri)
+        except FileNotFoundError:
+            if self._created:
+                raise
+            return
+        try:
+            self._renew_settings(stored.settings)
+        except ValueError:
+            super().close()  # the collection is already that of the other index
+            raise
+        self._created, self.candidates = True, stored.candidates
+        self._columns, self._muvera = stored._columns, stored._muvera
 
     def _points(self, documents: Sequence[IndexedDocument], vectors: TokenVectors) -> Iterator[Point]:
         for start in range(0, len(documents), _POINTS):
