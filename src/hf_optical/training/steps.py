@@ -147,7 +147,10 @@ def report(run: Run, results: dict[str, float | None]) -> None:
     what = "model is" if not packs else "language pack is" if len(packs) == 1 else "language packs are"
     print(f"\nThe {what} in {run.args.output_dir}")
     if packs:
-        print("If your documents are about other topics than the pairs, `hf-optical tune` fits the strength to them.")
+        print(
+            "If your documents are about other topics than the pairs, train again with them as --english_file, or fit "
+            "the strength to them with `hf-optical tune`."
+        )
 
 
 def publish(run: Run) -> None:
