@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from packs import make_pack, retriever_with
@@ -28,7 +30,10 @@ def test_fitted_projection_keeps_most_of_the_inner_products():
 @pytest.mark.parametrize("projection_dim", [None, 24])
 def test_small_vectors_are_projections_also_those_of_packs(tmp_path, projection_dim):
     base = tiny_checkpoint(tmp_path / "base", projection_dim=projection_dim)
-    retriever = retriever_with(base, {"sw": make_pack(base, "sw", seed=0, words=["mzuqo"])})
+    pack = make_pack(base, "sw", seed=0, words=["mzuqo"])
+    # The base is its own teacher, as in training.
+    pack = replace(pack, details={**pack.details, "teacher_fingerprint": pack.base_fingerprint})
+    retriever = retriever_with(base, {"sw": pack})
     before = retriever.encode_queries(QUERIES, language="sw")
     small = reduce_dimension(retriever, TEXTS, 8)
     projection = fit_projection(torch.cat(retriever.encode_documents(TEXTS)), 8)
@@ -37,12 +42,14 @@ def test_small_vectors_are_projections_also_those_of_packs(tmp_path, projection_
         expected = [torch.nn.functional.normalize(vectors @ projection.T, dim=1) for vectors in own]
         for vectors, wanted in zip(small.encode_queries(QUERIES, language=language), expected, strict=True):
             assert torch.allclose(vectors, wanted, atol=1e-5)
+    assert small.indexer is small and small.encode_documents(TEXTS[:1])[0].shape[1] == 8
     small.learn_spelling(TEXTS)
     assert not retriever.processor.known_words and not retriever.processor_of("sw").known_words
     assert all(map(torch.equal, retriever.encode_queries(QUERIES, language="sw"), before))
     small.save_pretrained(tmp_path / "small")
     assert OpticalModel.from_pretrained(tmp_path / "small").embedding_dim == 8
     opened = OpticalRetriever.from_pretrained(tmp_path / "small", device="cpu")
+    assert opened.indexer is opened
     expected = small.encode_queries(QUERIES, language="sw")
     assert all(map(torch.equal, opened.encode_queries(QUERIES, language="sw"), expected))
 

@@ -91,7 +91,12 @@ def reduce_dimension(
         small._packs = dict(retriever._packs)
     _project(small, fit_projection(vectors, dim))
     fingerprint = small.model.fingerprint()
-    small._packs = {code: replace(pack, base_fingerprint=fingerprint) for code, pack in small._packs.items()}
+    # The teacher of the packs was the base, which this one replaces.
+    packs = {code: replace(pack, base_fingerprint=fingerprint) for code, pack in small._packs.items()}
+    small._packs = {
+        code: replace(pack, details={**pack.details, "teacher_fingerprint": fingerprint})
+        for code, pack in packs.items()
+    }
     return small
 
 
