@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -173,13 +174,13 @@ def runs_bootstrap_test(a: Runs, b: Runs, resamples: int = 10_000, seed: int = 0
     # Drawn once for all groups, which share the training runs.
     drawn = [generator.integers(len(runs), size=(len(runs), resamples)) for runs in (a, b)]
     differences = np.zeros(resamples)
-    for group in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
+    for place, group in enumerate(zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)):
         values = [np.stack(runs) for runs in group]
         queries = values[0].shape[1]
         for rows in _slices(resamples, queries):
-            shares = generator.multinomial(queries, np.full(queries, 1 / queries), rows.stop - rows.start) / queries
+            shares = _drawn_queries(queries, rows.stop - rows.start, (seed, place, rows.start)).T / queries
             means = [
-                np.take_along_axis(runs @ shares.T, own[:, rows], 0).mean(0)
+                np.take_along_axis(runs @ shares, own[:, rows], 0).mean(0)
                 for runs, own in zip(values, drawn, strict=True)
             ]
             differences[rows] += (means[1] - means[0]) / len(theirs[0])
@@ -375,6 +376,17 @@ def _random_swaps(queries: int, permutations: int, seed: int) -> Iterator[np.nda
     for rows in _slices(permutations, queries):
         drawn = generator.integers(256, size=(rows.stop - rows.start, -(-queries // 8)), dtype=np.uint8)
         yield np.unpackbits(drawn, axis=1, count=queries).astype(np.float64)
+
+
+@lru_cache(maxsize=64)
+def _drawn_queries(queries: int, resamples: int, seed: tuple[int, ...]) -> np.ndarray:
+    """
+    How often each query is drawn in each resample, of shape `(resamples, queries)`.
+
+    Drawing takes most of the time of a test, and all comparisons of a report draw from the same numbers of queries.
+    """
+    counts = np.random.default_rng(seed).multinomial(queries, np.full(queries, 1 / queries), resamples)
+    return counts.astype(np.min_scalar_type(queries))
 
 
 def _slices(rows: int, columns: int) -> Iterator[slice]:
