@@ -117,7 +117,7 @@ def test_texts_without_sentences_are_named_and_words_of_a_string_refused(make_tr
     assert trainer.args.num_train_epochs == 0
     with pytest.raises(TypeError, match="english_texts must be a list of strings, got one string"):
         make_trainer(**options, english_texts="english.txt")
-    with pytest.raises(ValueError, match="english_texts must come with a dictionary or with sentence pairs"):
+    with pytest.raises(ValueError, match="english_texts must come with sentence pairs or a dictionary"):
         make_trainer(train_dataset=None, english_texts=TEXTS)
 
 
@@ -137,7 +137,8 @@ def test_english_sentences_join_the_pairs(make_trainer, dictionary, pairs, held_
     made = [row["translation"] for row in rows if row["switched"]]
     assert len(rows) == len(pairs) + len(made) and len(set(rows["index"])) == len(rows)
     assert [row["translation"]["en"] for row in rows][: len(pairs)] == [each["en"] for each in pairs["translation"]]
-    assert all("mkoko" in row["sw"] for row in made if "water" in row["en"])
+    # The dictionary adds words and phrases that the pairs do not have.
+    assert all("uzi mwekundu" in row["sw"] for row in made if "lake" in row["en"])
     assert rows_of(trainer).keys() == rows_of(make_trainer(dictionary=dictionary, train_dataset=pairs)).keys()
     trainer.train()
     trainer.save_model()
@@ -172,3 +173,21 @@ def test_triples_join_switched_sentences(make_trainer, dictionary):
     stream = trainer.train_dataset.to_iterable_dataset()
     with pytest.raises(ValueError, match="triples must come with sentence pairs of known number, not a stream"):
         make_trainer(**options | {"dictionary": None}, train_dataset=stream, max_steps=1)
+
+
+def test_a_language_without_switched_sentences_keeps_its_pairs(make_trainer, two, two_held_out, caplog):
+    """The other one's sentences stay marked, and columns of the caller stay."""
+    pairs = {code: own.add_column("score", [0.5] * len(own)) for code, own in two.items()}
+    texts = [f"The bus number {number} is late and nobody knows when it comes." for number in range(40)]
+    options = {"language": ["sw", "lo"], "eval_dataset": two_held_out, "switch_probability": 1.0}
+    trainer = make_trainer(train_dataset=pairs, english_texts=texts, **options)
+    rows = trainer.train_dataset
+    marked = [row["language"] for row in rows if row["switched"]]
+    assert marked.count("sw") == 40 and {"score", "switched"} <= {*rows.column_names}
+    alone = make_trainer(train_dataset=two, english_texts=["Zzz qqq xxx yyy vvv www zzz qqq."], **options)
+    assert "No English sentence joins the pairs of sw" in caplog.text and not any(alone.train_dataset["switched"])
+
+
+def test_sentences_that_no_method_reads_do_not_join(make_trainer, pairs, triples):
+    trainer = make_trainer(method="code_switch", train_dataset=pairs, triples=triples, english_texts=TEXTS)
+    assert len(trainer.train_dataset) == len(pairs)

@@ -34,7 +34,7 @@ GROUPS: dict[str, dict[str, tuple[str | None, str]]] = {
         "method": ("NAME", "ot (default), greedy, sentence, code_switch, ranking, hybrid or ot_ranking"),
     },
     "training": {
-        "num_train_epochs": ("N", "passes over the sentence pairs (default: 3, 2 from 800 pairs on, 1 from 1,334)"),
+        "num_train_epochs": ("N", "passes over the sentences (default: 3, 2 from 800 on, 1 from 1,334)"),
         "per_device_train_batch_size": ("N", "sentence pairs per device and step (default: 32)"),
         "learning_rate": ("RATE", "default: 2e-3"),
         "bf16": (None, "train in mixed precision"),

@@ -68,7 +68,7 @@ def write_card(
             `teacher`, `teacher_revision`, `teacher_fingerprint`, `teacher_language`, `projection` (how one was
             fitted), `init_pack` (the pack of a related language that it started from), `bitext`, `bitext_license`,
             `pairs` (`int`), `entries` of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english`
-            texts whose words those switch, `english_license`, `text_words` (`int`) of plain text in the language,
+            texts with words switched, `english_license`, `text_words` (`int`) of plain text in the language,
             `monolingual` (its source), `monolingual_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds`
             (`float`), `hardware`, `base_dtype` (if not float32), `license` (a licence identifier of the Hub), `note`
             (plain text), and `results`: language ->

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -225,10 +226,14 @@ class PairReader:
         if not any(switched):
             return self.tokenize(processor, texts)
         # English words that stay must not be read as similar words of the new language.
-        readers = [self.as_written if each else processor for each in switched]
-        return self._stack(
-            [read([text], role) for role in self.roles for read, text in zip(readers, texts, strict=True)], processor
-        )
+        order = sorted(range(len(rows)), key=switched.__getitem__)
+        own = [texts[row] for row in order if not switched[row]]
+        others = [texts[row] for row in order if switched[row]]
+        readers = [(read, part) for read, part in ((processor, own), (self.as_written, others)) if part]
+        batch = self._stack([read(part, role) for role in self.roles for read, part in readers], processor)
+        places = torch.tensor(order).argsort()
+        rows_of_roles = torch.cat([places + role * len(rows) for role in range(len(self.roles))])
+        return {name: values[rows_of_roles] for name, values in batch.items()}
 
     def tokenize(self, processor: OpticalProcessor, texts: list[str]) -> Inputs:
         """Tokenise texts in every role; the `token_mask` leaves what is aligned."""

@@ -71,6 +71,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(batcher.close)
+        opener.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="hf_optical", version=__version__, description=__doc__ or "", lifespan=lifespan)
     app.add_middleware(LimitBody, limit=limits.max_bytes)

@@ -223,9 +223,10 @@ def _training_cells(config: StudyConfig, inputs: Inputs, method: Method) -> Iter
                     "settings": {name: value for name, value in settings.items() if name not in _FILES},
                     "read": [
                         (name, file_hash(path))
-                        for name in sorted(_FILES & given.keys())
+                        for name in sorted((_FILES - {"english_file"}) & given.keys())
                         for path in method_files({name: given[name]})
                     ],
+                    **_english_hashes(given, languages),
                     "languages": list(languages),
                     "files": [inputs.pairs_hash(corpus, code) for code in languages],
                     "size": taken,
@@ -276,6 +277,13 @@ def _perturbations(config: StudyConfig, method: Method) -> list[tuple[str | None
     """Kinds and strengths, first none. Human translations and rankings from files are not perturbed."""
     kinds = {} if method.human_translations or method.kind == "run" else config.perturbations
     return [(None, 0.0), *((kind, strength) for kind, strengths in kinds.items() for strength in strengths)]
+
+
+def _english_hashes(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
+    """The English texts of a training run; nothing without any, as before there were some."""
+    files = settings.get("english_file") or {}
+    own = [(code, file_hash(existing(files[code]))) for code in languages if code in files]
+    return {"english": own} if own else {}
 
 
 def essential(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:

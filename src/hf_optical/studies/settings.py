@@ -339,8 +339,11 @@ def training_arguments(settings: Mapping[str, Any], languages: Iterable[str], **
     """The configuration of one training run of a study."""
     if settings.get("test_strength") is not None and settings.get("train_all_weights"):
         raise ValueError("test_strength must be left out with train_all_weights, since there is no adapter then")
-    settings = {name: value for name, value in settings.items() if name not in _NOT_OF_TRAINING}
     languages = list(languages)
+    english = settings.get("english_file") or {}
+    if english and (missing := [code for code in languages if code not in english]):
+        raise ValueError(f"english_file has no file for {', '.join(missing)}; add one for each language")
+    settings = {name: value for name, value in settings.items() if name not in _NOT_OF_TRAINING}
     files = dictionary_files(settings)
     if files:
         missing = [code for code in languages if code not in files]

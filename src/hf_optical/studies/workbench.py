@@ -157,7 +157,7 @@ class Workbench:
             teacher_cache_dir=str(self.store.teacher_cache),
         )
         files = settings.get("english_file") or {}
-        english = dict.fromkeys(files[code] for code in cell.languages if code in files)
+        english = dict.fromkeys(files[code] for code in cell.languages if files)
         trainer = OTDistillationTrainer(
             model=OpticalModel.from_pretrained(self.config.student).to(args.device),
             teacher=self.teacher.model,

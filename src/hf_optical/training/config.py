@@ -161,7 +161,7 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         accelerator_config: Any = None
 
     num_train_epochs: float | None = option(  # type: ignore[assignment]
-        None, "Passes over the sentence pairs. Default: 3, 2 from 800 sentences on, and 1 from 1,334 on."
+        None, "Passes over the sentences, pairs and English ones. Default: 3, 2 from 800 on, and 1 from 1,334 on."
     )
     learning_rate: float | None = option(None, "Initial learning rate. Default: 2e-3 for LoRA, 1e-4 for all weights.")  # type: ignore[assignment]
     warmup_steps: float = option(0.05, "Steps of linear warm-up, or their ratio if below 1.")
@@ -249,18 +249,16 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         if self.accelerator_config and not self.accelerator_config.use_seedable_sampler:
             raise ValueError("use_seedable_sampler must be True, or a resumed run would see other sentence pairs")
 
-    def settle_length(self, pairs: Mapping[str, Sized], sentences: int = 0) -> None:
+    def settle_length(self, pairs: Mapping[str, Sized], trained: bool = True) -> None:
         """
         Set `num_train_epochs`, if it is not set, by the sentences that a pack is trained on.
 
-        These are its sentence pairs and as many English `sentences` with words switched. Without any, the run has no
-        step.
+        If nothing is to be `trained`, the run has no step.
         """
-        if not (pairs or sentences):
+        if not trained:
             self.max_steps, self.num_train_epochs = -1, 0.0
         if self.num_train_epochs is None:
-            own = sum(map(len, pairs.values())) // max(len(self.packs), 1)
-            self.num_train_epochs = default_epochs(own + sentences)
+            self.num_train_epochs = default_epochs(sum(map(len, pairs.values())) // max(len(self.packs), 1))
         self._settle_cache()
 
     def _settle_cache(self) -> None:

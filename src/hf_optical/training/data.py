@@ -140,8 +140,8 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
         sources = {}
     validation_files = for_each(args.languages, "validation_file", data.validation_file)
     loaded = TrainingData({}, {}, {}, {}, load_retrieval(data, args))
-    for language, file in validation_files.items():
-        if file is not None and not sources:
+    for language, file in ({} if sources else validation_files).items():
+        if file is not None:
             loaded.validation[language], _ = _pairs(data, args, language, file, "validation")
     for language, source in sources.items():
         pairs, counts = _pairs(data, args, language, source, "train")
@@ -180,6 +180,8 @@ def load_training_data(data: DataArguments, args: OTDistillationConfig) -> Train
 def _load_english(data: DataArguments, args: OTDistillationConfig, loaded: TrainingData) -> dict[str, str | None]:
     """Load the English texts to switch words in; return what a card says of them."""
     if not args.switched_sentences:
+        if data.english_file:
+            raise DataError("--english_file has no use with --switched_sentences 0; leave one of them out")
         return {}
     if data.english_file:
         loaded.english = read_english(data.english_file)
@@ -197,7 +199,7 @@ def _load_english(data: DataArguments, args: OTDistillationConfig, loaded: Train
 def read_english(file: str | os.PathLike) -> list[str]:
     """Read English texts: documents in any form that [`read_documents`] takes, or plain text, one a line."""
     path = Path(file)
-    if path.is_file() and file_ending(path) not in READERS:
+    if path.is_file() and file_ending(path) not in (*READERS, ".zip"):
         return [text for _, text in read_lines(path)]
     return [document.full_text for document in read_documents(file)]
 

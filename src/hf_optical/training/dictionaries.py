@@ -5,27 +5,30 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow.compute as pc
+from datasets import Dataset, Features, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from ..bitext.dictionaries import learn_dictionary
-from ..bitext.entries import Entries, read_entries, switch_texts
+from ..bitext.dictionaries import Dictionary, learn_dictionary
+from ..bitext.entries import Entries, read_entries, switch_texts, switching_dictionary, without_switched
 from ..errors import DataError
 from ..model import OpticalProcessor
 from ..model.texts import as_texts
 from .config import OTDistillationConfig
 from .data import hold_out
+from .distributed import from_main_process
 
 
 logger = logging.getLogger(__name__)
 
-# Columns of `load_bitext`.
-_COLUMNS = ["translation", "index", "length"]
 # Lengths of sentences that are switched, in characters.
 _LENGTHS = range(30, 400)
+# Of more texts than these for each sentence, a part is looked at.
+_TEXTS_A_SENTENCE = 10
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 
 
@@ -48,7 +51,10 @@ def english_sentences(texts: Sequence[str] | None, most: int) -> list[str]:
     """Cut English texts into sentences of 30 to 399 characters, and take some at even distances if there are more."""
     if not (texts and most):
         return []
-    parts = (part.strip() for text in as_texts(texts, "english_texts") for part in _SENTENCE_END.split(text))
+    texts = as_texts(texts, "english_texts")
+    # Cutting all documents of a large index would take minutes.
+    texts = texts[:: max(1, len(texts) // (_TEXTS_A_SENTENCE * most))]
+    parts = (part.strip() for text in texts for part in _SENTENCE_END.split(text))
     found = [*dict.fromkeys(part for part in parts if len(part) in _LENGTHS)]
     if not found:
         logger.warning(
@@ -70,25 +76,46 @@ def add_switched(
     """
     Add sentences of the teacher's language with words switched to the sentence pairs.
 
-    The words are those that word alignment learns from the pairs and the entries of dictionaries together.
+    The words are those that word alignment learns from the pairs, and for others the entries of dictionaries.
     """
     joined = {}
     for language, own in pairs.items():
-        codes = language, args.teacher_language
-        rows = own.select_columns(_COLUMNS).to_list()
-        try:
-            known = Dataset.from_list([*rows, *_rows_of_entries(entries.get(language, []), *codes)])
-            dictionary = learn_dictionary(known, tokenizer, *codes)
-            made = switch_texts(sentences, dictionary, *codes, probability=args.switch_probability, seed=args.seed)
-        except DataError as error:
-            logger.warning("No English sentence joins the pairs of %s: %s.", language, error)
-            joined[language] = own
-            continue
-        logger.info("%d English sentences with words of %s switched in join the pairs.", len(made), language)
-        first = max(own["index"]) + 1
-        rows += [{**row, "index": first + row["index"]} for row in made.to_list()]
-        joined[language] = Dataset.from_list([{"switched": False, **row} for row in rows])
+        if "switched" not in own.column_names:
+            own = own.add_column("switched", [False] * len(own))
+        joined[language] = own
+        # One process decides how many sentences there are, for all.
+        known = entries.get(language, [])
+        rows = from_main_process(partial(_switch, args, language, own, known, sentences, tokenizer))
+        if rows:
+            joined[language] = concatenate_datasets([own, Dataset.from_list(rows).cast(_features(own, rows))])
+            logger.info("%d English sentences with words of %s switched in join the pairs.", len(rows), language)
     return joined
+
+
+def _switch(
+    args: OTDistillationConfig,
+    language: str,
+    pairs: Dataset,
+    entries: Entries,
+    sentences: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[dict[str, Any]]:
+    codes = language, args.teacher_language
+    first = pc.max(pairs.data["index"]).as_py() + 1
+    try:
+        dictionary = learn_dictionary(without_switched(pairs), tokenizer, *codes)
+        if others := [(word, english) for word, english in entries if english not in dictionary]:
+            dictionary = Dictionary({**switching_dictionary(others), **dictionary}, dictionary.normalize)
+        made = switch_texts(sentences, dictionary, *codes, probability=args.switch_probability, seed=args.seed)
+    except DataError as error:
+        logger.warning("No English sentence joins the pairs of %s: %s.", language, error)
+        return []
+    return [{**row, "index": first + row["index"]} for row in made.to_list()]
+
+
+def _features(pairs: Dataset, rows: list[dict[str, Any]]) -> Features:
+    """The types of the pairs, for rows that lack columns of the caller."""
+    return Features({name: pairs.features[name] for name in rows[0]})
 
 
 def make_pairs(
@@ -112,17 +139,10 @@ def make_pairs(
             pairs = switch_texts(sentences, own, *codes, probability=args.switch_probability, seed=args.seed)
             logger.info("%d sentences with words of %s switched in.", len(pairs), language)
         else:
-            pairs = Dataset.from_list(_rows_of_entries(own, *codes))
+            rows = [{args.teacher_language: english, language: word} for word, english in own]
+            lengths = [sum(map(len, row.values())) for row in rows]
+            pairs = Dataset.from_dict({"translation": rows, "index": range(len(rows)), "length": lengths})
         train[language], rest = hold_out(pairs, args.sampling_seed)
         if len(rest):
             held_out[language] = rest
     return train, held_out
-
-
-def _rows_of_entries(entries: Entries, language: str, teacher_language: str) -> list[dict[str, Any]]:
-    """Entries as sentence pairs, in the columns of [`load_bitext`]."""
-    pairs = [{teacher_language: english, language: word} for word, english in entries]
-    return [
-        {"translation": pair, "index": index, "length": sum(map(len, pair.values()))}
-        for index, pair in enumerate(pairs)
-    ]

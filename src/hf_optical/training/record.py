@@ -125,9 +125,15 @@ class RunRecord:
             "teacher_language": args.teacher_language,
             "steps": step,
             "settings": settings,
-            **_merged([{**self._facts.get(code, {}), **self.details.get(code, {})} for code in languages]),
+            **_merged([self._sources(code) for code in languages]),
             **{name: value for name, value in known.items() if value is not None},
         }
+
+    def _sources(self, language: str) -> dict[str, Any]:
+        """What a language was trained on; English texts only if sentences of them were."""
+        facts = self._facts.get(language, {})
+        unused = () if "sentences" in facts else ("english", "english_license")
+        return facts | {name: value for name, value in self.details.get(language, {}).items() if name not in unused}
 
     def _settings(self, languages: list[str]) -> dict[str, Any]:
         """The settings that the methods use."""
@@ -148,6 +154,8 @@ class RunRecord:
         if args.dictionary is not None:
             files = args.dictionary_files
             settings["dictionary"] = ", ".join(Path(file).name for language in languages for file in files[language])
+        if any("sentences" in self._facts.get(language, {}) for language in languages):
+            settings["switch_probability"] = args.switch_probability
         if self.triples:
             settings["triples"] = self.triples
         return settings

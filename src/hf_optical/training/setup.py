@@ -21,7 +21,7 @@ from ..bitext.entries import Entries
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import LanguagePack
-from ..methods import DistillationCollator, LanguageData, Method
+from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
 from ..retrieval.encoding import encode_texts
@@ -122,15 +122,15 @@ def prepare_run(
     check_triples(methods, triples, streamed=stream is not None)
     for method in methods:
         method.check(args.languages, pairs, args.teacher_language)
-    if english_texts and (stream is not None or not (pairs or args.dictionary)):
+    if english_texts and stream is not None:
+        raise ValueError("english_texts cannot join a stream of sentence pairs; leave one of them out")
+    if english_texts and not (pairs or args.dictionary):
         raise ValueError(
-            "english_texts must come with a dictionary or with sentence pairs of known number, which tell what words "
-            "to switch; pass one of them"
+            "english_texts must come with sentence pairs or a dictionary, which tell what words to switch; pass one"
         )
     # Without sentence pairs, dictionaries make them from English sentences.
     from_dictionary = bool(args.dictionary) and not pairs
     sentences = english_sentences(english_texts, args.switched_sentences)
-    args.settle_length(pairs, len(sentences))
     eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
     evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
     if not from_dictionary:
@@ -164,8 +164,10 @@ def prepare_run(
         pairs, held_out = make_pairs(args, entries, sentences)
         eval_pairs = held_out | eval_pairs
         settle_evaluation(args, bool(eval_pairs or evaluators))
-    elif sentences:
+    elif sentences and not (triples is not None and all(isinstance(method, CodeSwitch) for method in methods)):
+        # A method that ranks triples alone would not read them.
         pairs = add_switched(args, pairs, entries, sentences, processor.tokenizer)
+    args.settle_length(pairs, trained=not from_dictionary or bool(sentences))
     pairs = with_triples(args, pairs, triples)
     show_teacher(args, methods, pairs, teacher, teacher_processor)
     joined = join_languages(pairs) if len(pairs) > 1 else pairs.get(args.languages[0])
