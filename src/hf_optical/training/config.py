@@ -49,8 +49,9 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             each language. Required.
         shared_pack (`str`, *optional*): Code of one pack for all languages, instead of one for each.
         sampling_temperature (`float`, defaults to 1.0):
-            With several languages: one with `n` pairs and switched sentences gets batches in proportion to `n ** (1 / sampling_temperature)`
-            (arXiv 1907.05019). 1 samples in proportion to size; higher values favour small languages.
+            With several languages: one with `n` pairs and switched sentences gets batches in proportion to
+            `n ** (1 / sampling_temperature)` (arXiv 1907.05019). 1 samples in proportion to size; higher values favour
+            small languages.
         fit_projection (`bool`, *optional*):
             Whether the student is given a projection into the space of the teacher, fitted in closed form on the
             English sentences before training ([`~hf_optical.model.mapping.fit_map`]). By default, if their
@@ -91,8 +92,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             between the teacher's own tokens ([`Geometry`]), which is 0.01 for all-MiniLM-L6-v2.
         switch_probability (`float`, defaults to 0.5), switch_side (`str`, defaults to `"query"`):
             The probability that a known word of an English text is switched. And with code switching the texts:
-            `"query"`, `"document"` or `"both"`. Documents that are not switched are read by the teacher, like those of the index. A query and a
-            document with the same words are switched independently. The result depends on the text and the seed
+            `"query"`, `"document"` or `"both"`. Documents that are not switched are read by the teacher, like those of
+            the index. A query and a document with the same words are switched independently. The result depends on the text and the seed
             alone, so it is the same in every epoch.
         dictionary (`str` or `list[str]`, *optional*):
             Dictionaries in MUSE's format, from the new language to English or the other way round
