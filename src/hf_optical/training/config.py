@@ -93,8 +93,8 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
         switch_probability (`float`, defaults to 0.5), switch_side (`str`, defaults to `"query"`):
             The probability that a known word of an English text is switched. And with code switching the texts:
             `"query"`, `"document"` or `"both"`. Documents that are not switched are read by the teacher, like those of
-            the index. A query and a document with the same words are switched independently. The result depends on the text and the seed
-            alone, so it is the same in every epoch.
+            the index. A query and a document with the same words are switched independently. The result depends on the
+            text and the seed alone, so it is the same in every epoch.
         dictionary (`str` or `list[str]`, *optional*):
             Dictionaries in MUSE's format, from the new language to English or the other way round
             ([`read_entries`]). One language may have several; of several languages each has one. Their words join the
