@@ -282,7 +282,7 @@ def _perturbations(config: StudyConfig, method: Method) -> list[tuple[str | None
 def _english_hashes(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str, Any]:
     """The English texts of a training run; nothing without any, as before there were some."""
     files = settings.get("english_file") or {}
-    own = [(code, file_hash(existing(files[code]))) for code in languages if code in files]
+    own = [(code, file_hash(existing(Path(files[code])))) for code in languages if code in files]
     return {"english": own} if own else {}
 
 
