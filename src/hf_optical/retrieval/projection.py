@@ -92,10 +92,9 @@ def reduce_dimension(
     _project(small, fit_projection(vectors, dim))
     fingerprint = small.model.fingerprint()
     # The teacher of the packs was the base, which this one replaces.
-    packs = {code: replace(pack, base_fingerprint=fingerprint) for code, pack in small._packs.items()}
     small._packs = {
-        code: replace(pack, details={**pack.details, "teacher_fingerprint": fingerprint})
-        for code, pack in packs.items()
+        code: replace(pack, base_fingerprint=fingerprint, details={**pack.details, "teacher_fingerprint": fingerprint})
+        for code, pack in small._packs.items()
     }
     return small
 

@@ -41,8 +41,8 @@ class RunRecord:
     `triples` is the number of queries with documents that are ranked in place of sentences; `streamed` says that
     `pairs` are only the first ones of a stream; `lora_rank` is that of an adapter that the settings do not describe;
     `entries` are those of dictionaries; `text_words` counts the words of plain text; `from_dictionary` says that
-    dictionaries made all `pairs`; `projection` describes one that was fitted for the student, `init_pack`
-    the pack that the run started from.
+    dictionaries made all `pairs`; `projection` describes one that was fitted for the student, `init_pack` the pack
+    that the run started from.
     """
 
     def __init__(
