@@ -274,6 +274,16 @@ def test_errors_are_the_last_line_behind_a_quiet_launcher(folder):
     assert "Traceback" not in result.stderr
 
 
+def test_base_makes_one_that_packs_are_trained_on(folder, tmp_path, capsys):
+    (tmp_path / "corpus.csv").write_text("text\nthe water is cold and clear today\nthe market is open\n")
+    arguments = ["base", "--model", str(folder / "base"), "--corpus", str(tmp_path / "corpus.csv")]
+    assert "pass --center, --dimension or both" in failure(capsys, *arguments, "--output", str(tmp_path / "base"))
+    main([*arguments, "--center", "--dimension", "4", "--output", str(tmp_path / "base")])
+    assert "vectors of 4 numbers" in capsys.readouterr().out
+    retriever = OpticalRetriever.from_pretrained(tmp_path / "base")
+    assert retriever.model.embedding_dim == 4 and retriever.model.projection.bias is not None
+
+
 def test_tune_translates_by_a_dictionary_where_the_pack_has_no_words(folder, tmp_path, capsys):
     pack = LanguagePack.from_pretrained(folder / "pack")
     replace(pack, vocabulary=None).save_pretrained(tmp_path / "pack")

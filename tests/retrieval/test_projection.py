@@ -8,7 +8,7 @@ from packs import make_pack, retriever_with
 from tiny import demo_pairs, tiny_checkpoint
 
 from hf_optical import OpticalModel, OpticalRetriever
-from hf_optical.retrieval import fit_projection, reduce_dimension
+from hf_optical.retrieval import BASE, center_vectors, fit_projection, reduce_dimension
 
 
 TEXTS = [pair["en"] for pair in demo_pairs()[:60]]
@@ -61,3 +61,41 @@ def test_impossible_dimensions_are_refused(tiny):
             reduce_dimension(retriever, TEXTS, dim)
     with pytest.raises(ValueError, match="pass more texts"):
         reduce_dimension(retriever, ["rain"], 30)
+
+
+@pytest.mark.parametrize("projection_dim", [None, 24])
+def test_centered_vectors_have_no_common_part_also_those_of_packs(tmp_path, projection_dim):
+    base = tiny_checkpoint(tmp_path / "base", projection_dim=projection_dim)
+    pack = make_pack(base, "sw", seed=0, words=["mzuqo"])
+    pack = replace(pack, details={**pack.details, "teacher_fingerprint": pack.base_fingerprint})
+    retriever = retriever_with(base, {"sw": pack})
+    centered = center_vectors(retriever, TEXTS, batch_size=7)
+    states = {}
+    retriever.model.encoder.register_forward_hook(lambda _, inputs, output: states.update(own=output))
+
+    def read(processor, texts, role):
+        """The vectors before they are normalised, and the tokens that take part."""
+        inputs = processor(texts, role)
+        mask = inputs["token_mask"].bool()
+        retriever.model(**inputs)
+        own = states["own"].last_hidden_state
+        return (own if projection_dim is None else own @ retriever.model.projection.weight.T)[mask]
+
+    retriever.set_language(BASE)
+    with torch.no_grad():
+        mean = torch.cat([read(retriever.processor, [text], "document") for text in TEXTS]).mean(0)
+        for language in (BASE, "sw"):
+            retriever.set_language(language)
+            expected = read(retriever.processor_of(language), QUERIES, "query") - mean
+            own = torch.cat(centered.encode_queries(QUERIES, language=language))
+            assert torch.allclose(own, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
+    centered.save_pretrained(tmp_path / "centered")
+    opened = OpticalRetriever.from_pretrained(tmp_path / "centered", device="cpu")
+    assert all(map(torch.equal, opened.encode_documents(TEXTS[:3]), centered.encode_documents(TEXTS[:3])))
+    # A base that is centered already stays as it is, and can be made smaller.
+    again = center_vectors(centered, TEXTS)
+    own, others = (torch.cat(each.encode_documents(TEXTS[:3])) for each in (again, centered))
+    assert torch.allclose(own, others, atol=1e-5)
+    assert reduce_dimension(centered, TEXTS, 8).model.embedding_dim == 8
+    with pytest.raises(ValueError, match="pass documents with text"):
+        center_vectors(retriever, [])

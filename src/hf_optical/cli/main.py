@@ -13,6 +13,7 @@ from .parser import Parser
 COMMANDS = {
     "train": "teach a retriever a language from sentence pairs",
     "compare": "run a study of several methods and write a report",
+    "base": "center the vectors of a base, or make them smaller",
     "index": "encode documents and keep them in a folder",
     "encode": "encode a large corpus on many machines",
     "search": "find documents for questions",

@@ -4,7 +4,7 @@ from .bm25 import BM25, english_stemmer
 from .encoding import encode_texts
 from .maxsim import maxsim
 from .opening import DEFAULT_BASE, open_retriever
-from .projection import fit_projection, reduce_dimension
+from .projection import center_vectors, fit_projection, reduce_dimension
 from .reader import BASE
 from .reranking import rerank
 from .retriever import OpticalRetriever
@@ -26,6 +26,7 @@ __all__ = [
     "Seq2SeqTranslator",
     "TokenVectors",
     "apply_weights",
+    "center_vectors",
     "encode_texts",
     "english_stemmer",
     "fit_projection",

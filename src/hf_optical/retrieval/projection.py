@@ -1,4 +1,4 @@
-"""Smaller token vectors: a projection of the base, fitted by principal components."""
+"""Another base from the same encoder: token vectors that are centered, or smaller."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..checks import check_number
-from ..languages.adapters import lock_of
+from ..languages.adapters import lock_of, use_language
+from ..model import OpticalModel
 from ..model.texts import as_texts
 from .retriever import OpticalRetriever
 
@@ -32,6 +34,46 @@ def fit_projection(vectors: Tensor, dim: int) -> Tensor:
         moments += (block.float().T @ block.float()).double()
     components = torch.linalg.eigh(moments).eigenvectors  # the largest last
     return components[:, -dim:].T.flip(0).float().contiguous()
+
+
+def center_vectors(
+    retriever: OpticalRetriever,
+    texts: Iterable[str],
+    *,
+    batch_size: int = 32,
+    show_progress: bool = False,
+) -> OpticalRetriever:
+    """
+    Copy a retriever and subtract the mean from its token vectors, so that they differ more.
+
+    The token vectors of encoders that were trained for sentence vectors lie in a narrow cone: any two of them are
+    similar ([`Geometry`]). A linear layer with a bias after the encoder, or the bias of the layer that is there,
+    subtracts their mean. It becomes part of the base, as in [`reduce_dimension`].
+
+    Args:
+        retriever ([`OpticalRetriever`]): The retriever.
+        texts (iterable of `str`): Some hundred documents, such as the first ones of the corpus.
+        batch_size (`int`, defaults to 32), show_progress (`bool`, defaults to `False`): As in [`encode_texts`].
+
+    Raises:
+        ValueError: If the texts have no token, or the packs search the index of another teacher.
+
+    Example:
+
+    ```python
+    >>> from hf_optical.retrieval import OpticalRetriever, center_vectors
+
+    >>> retriever = OpticalRetriever.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    >>> centered = center_vectors(retriever, ["The Nile is a river.", "Bread is baked from flour."])
+    >>> centered.model.config.projection_bias
+    True
+    ```
+    """
+    texts = as_texts(texts)
+    _check_teacher(retriever)
+    mean = _mean_state(retriever, texts, batch_size, show_progress)
+    weight, _ = _projection_of(retriever.model)
+    return _with_base(retriever, weight, -weight @ mean)
 
 
 def reduce_dimension(
@@ -71,46 +113,75 @@ def reduce_dimension(
     ```
     """
     texts = as_texts(texts)
-    if retriever.teacher is not None:
-        raise ValueError(
-            f"the open packs search the index of {retriever.teacher.name_or_path}, not of their base; reduce that "
-            "model first, and train packs with the result as teacher"
-        )
+    _check_teacher(retriever)
     check_number("dim", dim, at_least=1, at_most=retriever.model.embedding_dim - 1)
     vectors = torch.cat(
         retriever.encode_documents(texts, batch_size=batch_size, show_progress=show_progress)
         or [torch.empty(0, retriever.model.embedding_dim)]
     )
     check_number("the number of tokens in texts", len(vectors), at_least=dim, cure="pass more texts")
+    projection = fit_projection(vectors, dim).double()
+    weight, bias = _projection_of(retriever.model)
+    return _with_base(retriever, projection @ weight, None if bias is None else projection @ bias)
+
+
+def _check_teacher(retriever: OpticalRetriever) -> None:
+    if retriever.teacher is not None:
+        raise ValueError(
+            f"the open packs search the index of {retriever.teacher.name_or_path}, not of their base; change that "
+            "model first, and train packs with the result as teacher"
+        )
+
+
+@torch.no_grad()
+def _mean_state(retriever: OpticalRetriever, texts: list[str], batch_size: int, show_progress: bool) -> Tensor:
+    """Mean of the hidden states of all tokens that take part in matching, as the base reads documents."""
+    model, processor = retriever.model, retriever.processor
+    total, count = torch.zeros(model.config.encoder_config.hidden_size, dtype=torch.float64), 0
+    starts = range(0, len(texts), batch_size)
+    for start in tqdm(starts, desc="Finding the mean vector", unit="batch", disable=not show_progress):
+        inputs = processor.encode_checked(texts[start : start + batch_size], "document")
+        mask = inputs.pop("token_mask")
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        with use_language(model, None):
+            states = model.encoder(**inputs).last_hidden_state
+        found = states[mask.bool()].double().cpu()
+        total, count = total + found.sum(0), count + len(found)
+    check_number("the number of tokens in texts", count, at_least=1, cure="pass documents with text")
+    return total / count
+
+
+def _projection_of(model: OpticalModel) -> tuple[Tensor, Tensor | None]:
+    """The linear layer after the encoder in double precision; without one, the identity."""
+    if model.projection is None:
+        return torch.eye(model.embedding_dim, dtype=torch.float64), None
+    layer = model.projection
+    return layer.weight.detach().double().cpu(), None if layer.bias is None else layer.bias.detach().double().cpu()
+
+
+def _with_base(retriever: OpticalRetriever, weight: Tensor, bias: Tensor | None) -> OpticalRetriever:
+    """Copy a retriever and its packs, with another projection after the encoder."""
     with lock_of(retriever.model):
-        small = copy.copy(retriever)
-        small.model = copy.deepcopy(retriever.model)
+        copied = copy.copy(retriever)
+        copied.model = copy.deepcopy(retriever.model)
         # Each retriever learns words of its own documents.
-        small.processor = copy.copy(retriever.processor)
-        small._processors = {code: copy.copy(own) for code, own in retriever._processors.items()}
-        small._packs = dict(retriever._packs)
-    _project(small, fit_projection(vectors, dim))
-    fingerprint = small.model.fingerprint()
+        copied.processor = copy.copy(retriever.processor)
+        copied._processors = {code: copy.copy(own) for code, own in retriever._processors.items()}
+        copied._packs = dict(retriever._packs)
+    _project(copied.model, weight, bias)
+    fingerprint = copied.model.fingerprint()
     # The teacher of the packs was the base, which this one replaces.
-    small._packs = {
+    copied._packs = {
         code: replace(pack, base_fingerprint=fingerprint, details={**pack.details, "teacher_fingerprint": fingerprint})
-        for code, pack in small._packs.items()
+        for code, pack in copied._packs.items()
     }
-    return small
+    return copied
 
 
-def _project(retriever: OpticalRetriever, projection: Tensor) -> None:
-    """Put a projection `(dim, old_dim)` after that of the model."""
-    model, old = retriever.model, retriever.model.projection
-    weight, bias = projection.double(), None
-    if old is not None:
-        weight = weight @ old.weight.detach().double().cpu()
-        bias = None if old.bias is None else projection.double() @ old.bias.detach().double().cpu()
+def _project(model: OpticalModel, weight: Tensor, bias: Tensor | None) -> None:
+    """Replace the layer after the encoder by one with the weight `(dim, hidden)` and the bias `(dim,)`."""
     layer = nn.Linear(weight.shape[1], len(weight), bias=bias is not None)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if bias is not None:
-            layer.bias.copy_(bias)
+    layer.load_state_dict({"weight": weight.float()} | ({} if bias is None else {"bias": bias.float()}))
     model.projection = layer.to(model.device, model.dtype)
     model.config.projection_dim, model.config.projection_bias = len(weight), bias is not None
     # It is another base, which has no name until it is saved.
