@@ -44,7 +44,7 @@ def test_hybrid_may_alternate(make_trainer):
     [
         ({"method": "magic"}, "method must be one of 'ot', 'greedy', .*, got 'magic'"),
         ({"alternate": True}, "alternate must be False, got True; since method='ot' is only one method"),
-        ({"dictionary": ["a.txt"], "new_words": 0}, "dictionary must be None, got .*method='ot' has no use for it"),
+        ({"dictionary": ["a.txt"], "new_words": 0}, "dictionary must be left out, since new_words=0"),
         (
             {"dictionary": ["a.txt"], "language": ["sw", "lo"]},
             "number of files in dictionary must be 2, got 1; one a language",

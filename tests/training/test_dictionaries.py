@@ -147,6 +147,17 @@ def test_english_sentences_join_the_pairs(make_trainer, dictionary, pairs, held_
     assert f"- **Sentence pairs:** {len(pairs)}" in card and f"- **Sentences:** {len(made)} in English" in card
 
 
+def test_dictionary_switches_words_where_none_are_added(make_trainer, dictionary, pairs):
+    trainer = make_trainer(dictionary=dictionary, train_dataset=pairs, english_texts=TEXTS, new_words=0)
+    assert any(row["switched"] and "uzi mwekundu" in row["translation"]["sw"] for row in trainer.train_dataset)
+    trainer = make_trainer(
+        dictionary=dictionary, train_dataset=None, eval_dataset=None, english_texts=TEXTS, new_words=0
+    )
+    trainer.train()
+    assert trainer.state.global_step
+    assert len(trainer.processors["sw"].tokenizer) == len(trainer.base_processor.tokenizer)
+
+
 def test_switched_sentences_are_read_as_written(make_trainer, pairs):
     """An English word that stays is not read as a similar word of the new language, beside pairs or alone."""
     trainer = make_trainer(train_dataset=pairs, english_texts=TEXTS)

@@ -305,9 +305,6 @@ class OTDistillationConfig(AlignmentSettings, CodeSwitchSettings, AnchorSettings
             return
         if isinstance(self.dictionary, (str, os.PathLike)):
             self.dictionary = [os.fspath(self.dictionary)]
-        if not self.new_words and not any(issubclass(each, CodeSwitch) for each in method_classes(self.method)):
-            reason = f"since new_words=0 adds no words and method={self.method!r} has no use for it"
-            check_choice("dictionary", self.dictionary, [None], reason)
         if len(self.languages) > 1:
             check_choice(
                 "number of files in dictionary", len(self.dictionary), [len(self.languages)], "one a language"

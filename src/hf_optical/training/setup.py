@@ -131,6 +131,12 @@ def prepare_run(
     # Without sentence pairs, dictionaries make them from English sentences.
     from_dictionary = bool(args.dictionary) and not pairs
     sentences = english_sentences(english_texts, args.switched_sentences)
+    switches = bool(sentences) or any(isinstance(method, CodeSwitch) for method in methods)
+    if args.dictionary and not (args.new_words or switches):
+        raise ValueError(
+            "dictionary must be left out, since new_words=0 adds no words and there is no English text to switch "
+            "words in; or pass english_texts (--english_file)"
+        )
     eval_pairs = pairs_by_language(args, "eval_dataset", eval_dataset)
     evaluators = by_language(args, "retrieval_evaluator", retrieval_evaluator)
     if not from_dictionary:
