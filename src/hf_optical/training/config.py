@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from ..checks import check_choice, check_number
 from ..languages.adapters import adapter_name
 from ..languages.strength import STRONGEST
-from ..methods import AlignmentSettings, AnchorSettings, CodeSwitch, CodeSwitchSettings, method_classes, method_names
+from ..methods import AlignmentSettings, AnchorSettings, CodeSwitchSettings, method_classes, method_names
 from ..options import option
 from .distributed import check_strategy
 
