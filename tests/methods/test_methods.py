@@ -4,8 +4,10 @@ import pytest
 import torch
 from datasets import Dataset
 
+from hf_optical import OpticalRetriever
 from hf_optical.losses import GreedyAlignmentLoss, SentenceMSELoss
 from hf_optical.methods import Greedy, OptimalTransport
+from hf_optical.retrieval import center_vectors
 
 
 @pytest.mark.parametrize("method", ["greedy", "sentence", "ranking", "hybrid"])
@@ -30,6 +32,16 @@ def test_eval_loss_is_the_mean_of_the_loss_of_each_pair(make_trainer, held_out):
                 english = teacher(**processors[1].queries([pair["en"]])).embeddings
             expected.append(loss(new, english).item())
         assert trainer.evaluate()["eval_loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-6)
+
+
+def test_vectors_that_are_much_alike_are_told(make_trainer, tiny, pairs, tmp_path, caplog):
+    retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
+    english = [pair["en"] for pair in pairs["translation"]]
+    center_vectors(retriever, english).save_pretrained(tmp_path / "centered")
+    for teacher, told in ((tiny, True), (tmp_path / "centered", False)):
+        caplog.clear()
+        make_trainer(teacher=teacher)
+        assert ("hf-optical base --center" in caplog.text) == told
 
 
 def test_hybrid_may_alternate(make_trainer):
