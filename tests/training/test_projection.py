@@ -179,7 +179,7 @@ def test_teacher_that_is_missing_or_another_model_raises(project, tiny, small_te
 def test_dimension_is_not_reduced_apart_from_the_teacher(project, tmp_path):
     project().save_model()
     retriever = OpticalRetriever.from_pretrained(tmp_path / "run", device="cpu")
-    with pytest.raises(ValueError, match="reduce that model first, and train packs with the result as teacher"):
+    with pytest.raises(ValueError, match="change that model first, and train packs with the result as teacher"):
         reduce_dimension(retriever, DOCUMENTS, 8)
 
 
