@@ -278,6 +278,9 @@ def test_base_makes_one_that_packs_are_trained_on(folder, tmp_path, capsys):
     (tmp_path / "corpus.csv").write_text("text\nthe water is cold and clear today\nthe market is open\n")
     arguments = ["base", "--model", str(folder / "base"), "--corpus", str(tmp_path / "corpus.csv")]
     assert "pass --center, --dimension or both" in failure(capsys, *arguments, "--output", str(tmp_path / "base"))
+    for option, value in (("--dimension", "0"), ("--dimension", "32"), ("--documents", "-1"), ("--batch_size", "0")):
+        message = failure(capsys, *arguments, "--center", option, value, "--output", str(tmp_path / "base"))
+        assert f"{option} must be" in message
     main([*arguments, "--center", "--dimension", "4", "--output", str(tmp_path / "base")])
     assert "vectors of 4 numbers" in capsys.readouterr().out
     retriever = OpticalRetriever.from_pretrained(tmp_path / "base")

@@ -38,9 +38,13 @@ def test_vectors_that_are_much_alike_are_told(make_trainer, tiny, pairs, tmp_pat
     retriever = OpticalRetriever.from_pretrained(tiny, device="cpu")
     english = [pair["en"] for pair in pairs["translation"]]
     center_vectors(retriever, english).save_pretrained(tmp_path / "centered")
-    for teacher, told in ((tiny, True), (tmp_path / "centered", False)):
+    for teacher, method, told in (
+        (tiny, "ot", True),
+        (tiny, "sentence", True),
+        (tmp_path / "centered", "ot", False),
+    ):
         caplog.clear()
-        make_trainer(teacher=teacher)
+        make_trainer(teacher=teacher, method=method, center_costs=False)
         assert ("hf-optical base --center" in caplog.text) == told
 
 

@@ -7,7 +7,7 @@ import torch
 from packs import make_pack, retriever_with
 from tiny import demo_pairs, tiny_checkpoint
 
-from hf_optical import OpticalModel, OpticalRetriever
+from hf_optical import LanguagePack, OpticalModel, OpticalRetriever
 from hf_optical.retrieval import BASE, center_vectors, fit_projection, reduce_dimension
 
 
@@ -67,9 +67,12 @@ def test_impossible_dimensions_are_refused(tiny):
 def test_centered_vectors_have_no_common_part_also_those_of_packs(tmp_path, projection_dim):
     base = tiny_checkpoint(tmp_path / "base", projection_dim=projection_dim)
     pack = make_pack(base, "sw", seed=0, words=["mzuqo"])
-    pack = replace(pack, details={**pack.details, "teacher_fingerprint": pack.base_fingerprint})
+    known = {"teacher": str(base), "teacher_fingerprint": pack.base_fingerprint, "results": {"sw": {}}}
+    pack = replace(pack, details={**pack.details, **known})
     retriever = retriever_with(base, {"sw": pack})
+    retriever.model.train()
     centered = center_vectors(retriever, TEXTS, batch_size=7)
+    retriever.model.eval()
     states = {}
     retriever.model.encoder.register_forward_hook(lambda _, inputs, output: states.update(own=output))
 
@@ -90,6 +93,11 @@ def test_centered_vectors_have_no_common_part_also_those_of_packs(tmp_path, proj
             own = torch.cat(centered.encode_queries(QUERIES, language=language))
             assert torch.allclose(own, torch.nn.functional.normalize(expected, dim=1), atol=1e-5)
     centered.save_pretrained(tmp_path / "centered")
+    # Neither the model nor the pack names the base that it was.
+    saved = LanguagePack.from_pretrained(tmp_path / "centered" / "language_packs" / "sw")
+    assert not saved.base_model and not {"teacher", "results"} & saved.details.keys()
+    assert saved.base_fingerprint == saved.details["teacher_fingerprint"] == centered.model.fingerprint()
+    assert centered.model.name_or_path == str(tmp_path / "centered")
     opened = OpticalRetriever.from_pretrained(tmp_path / "centered", device="cpu")
     assert all(map(torch.equal, opened.encode_documents(TEXTS[:3]), centered.encode_documents(TEXTS[:3])))
     # A base that is centered already stays as it is, and can be made smaller.
@@ -99,3 +107,5 @@ def test_centered_vectors_have_no_common_part_also_those_of_packs(tmp_path, proj
     assert reduce_dimension(centered, TEXTS, 8).model.embedding_dim == 8
     with pytest.raises(ValueError, match="pass documents with text"):
         center_vectors(retriever, [])
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        center_vectors(retriever, TEXTS, batch_size=-1)

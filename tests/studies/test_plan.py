@@ -168,7 +168,9 @@ def test_only_settings_that_affect_training_enter_the_key():
     kept = essential({"method": "greedy", "use_cpu": True, "max_steps": 3}, ("sw",))
     # Our own defaults may change between versions.
     assert kept["method"] == "greedy" and kept["epsilon"] == OTDistillationConfig(language="sw").epsilon
-    assert kept["max_steps"] == 3 and kept["learning_rate"] == 2e-3 and "num_train_epochs" in kept
+    assert kept["max_steps"] == 3 and kept["learning_rate"] == 2e-3 and kept["num_train_epochs"] == 3
+    assert essential({"num_train_epochs": 2.0}, ("sw",))["num_train_epochs"] == 2
+    assert essential({}, ("sw",))["num_train_epochs"] == {"sentences": 2000, "at_most": 3}
     assert not {"use_cpu", "output_dir", "language", "seed", "weight_decay"} & kept.keys()
 
 

@@ -119,6 +119,10 @@ def test_texts_without_sentences_are_named_and_words_of_a_string_refused(make_tr
         make_trainer(**options, english_texts="english.txt")
     with pytest.raises(ValueError, match="english_texts must come with sentence pairs or a dictionary"):
         make_trainer(train_dataset=None, english_texts=TEXTS)
+    with pytest.raises(ValueError, match="english_texts has no use with switched_sentences=0"):
+        make_trainer(**options, english_texts=TEXTS, switched_sentences=0)
+    with pytest.raises(ValueError, match="english_texts has no sentence to switch words in"):
+        make_trainer(**options, english_texts=["A bus."], new_words=0)
 
 
 @pytest.mark.parametrize("method", ["ot", "hybrid"])
@@ -181,6 +185,9 @@ def test_triples_join_switched_sentences(make_trainer, dictionary):
     trainer = make_trainer(**options, train_dataset=None, english_texts=TEXTS)
     assert {"query", "positive", "negatives"} <= {*trainer.train_dataset.column_names}
     trainer.train()
+    alone = make_trainer(**options, train_dataset=None)
+    alone.train()
+    assert alone.state.global_step
     stream = trainer.train_dataset.to_iterable_dataset()
     with pytest.raises(ValueError, match="triples must come with sentence pairs of known number, not a stream"):
         make_trainer(**options | {"dictionary": None}, train_dataset=stream, max_steps=1)
@@ -197,6 +204,28 @@ def test_a_language_without_switched_sentences_keeps_its_pairs(make_trainer, two
     assert marked.count("sw") == 40 and {"score", "switched"} <= {*rows.column_names}
     alone = make_trainer(train_dataset=two, english_texts=["Zzz qqq xxx yyy vvv www zzz qqq."], **options)
     assert "No English sentence joins the pairs of sw" in caplog.text and not any(alone.train_dataset["switched"])
+    made = {**two, "lo": two["lo"].add_column("switched", [True] * len(two["lo"]))}
+    rows = make_trainer(train_dataset=made, **options).train_dataset
+    assert all(row["switched"] == (row["language"] == "lo") for row in rows)
+
+
+def test_dictionary_switches_words_if_the_pairs_teach_none(make_trainer, dictionary, pairs):
+    # All these pairs are marked, so that none is aligned.
+    own = pairs.select(range(1)).add_column("switched", [True])
+    trainer = make_trainer(
+        dictionary=dictionary, train_dataset=own, eval_dataset=None, english_texts=TEXTS, switch_probability=1.0
+    )
+    assert any(row["switched"] and "uzi mwekundu" in row["translation"]["sw"] for row in trainer.train_dataset)
+
+
+def test_card_of_a_stream_with_a_dictionary_does_not_say_that_it_read_no_sentence(
+    make_trainer, dictionary, pairs, tmp_path
+):
+    for stream in (None, pairs.to_iterable_dataset()):
+        trainer = make_trainer(dictionary=dictionary, train_dataset=stream, eval_dataset=None, max_steps=1)
+        trainer.create_model_card()
+        card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+        assert ("without a sentence in" in card) == (stream is None)
 
 
 def test_sentences_that_no_method_reads_do_not_join(make_trainer, pairs, triples):

@@ -149,6 +149,11 @@ def switch_texts(
     return Dataset.from_list(rows)
 
 
+def mark_switched(pairs: Dataset) -> Dataset:
+    """Add the column `switched`, unless it is there: [`switch_texts`] made none of the sentence pairs."""
+    return pairs if "switched" in pairs.column_names else pairs.add_column("switched", [False] * len(pairs))
+
+
 def without_switched(pairs: Dataset) -> Dataset:
     """Leave out the sentence pairs that [`switch_texts`] made."""
     if "switched" not in pairs.column_names:

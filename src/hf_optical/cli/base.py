@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from .parser import Parser
+from .parser import Parser, columns
 
 
 DESCRIPTION = """\
@@ -15,29 +15,36 @@ documents with.
 
 Center a base that was trained for sentence vectors. It is another base than before: encode the documents again.
 """
+# Documents on whose vectors the length of the mean is measured.
+_SAMPLE = 100
 
 
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not (args.center or args.dimension):
+    if not args.center and args.dimension is None:
         parser.error("pass --center, --dimension or both")
-    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     options = {"batch_size": args.batch_size, "show_progress": True}
     with parser.input_errors():
+        from ..checks import check_number
         from ..index.documents import read_documents
         from ..losses import Geometry
         from ..retrieval import center_vectors, open_retriever, reduce_dimension
 
-        documents = itertools.islice(read_documents(args.corpus, **columns), args.documents)
+        for name in ("documents", "batch_size"):
+            check_number(name, getattr(args, name), at_least=1)
+        documents = itertools.islice(read_documents(args.corpus, **columns(args)), args.documents)
         texts = [document.full_text for document in documents]
         retriever = open_retriever([args.model])
+        if args.dimension is not None:
+            check_number("dimension", args.dimension, at_least=1, at_most=retriever.model.embedding_dim - 1)
         if args.center:
             retriever = center_vectors(retriever, texts, **options)
-        if args.dimension:
+        if args.dimension is not None:
             retriever = reduce_dimension(retriever, texts, args.dimension, **options)
         retriever.save_pretrained(args.output)
-        length = Geometry.of(retriever.encode_documents(texts[: args.batch_size])).mean.norm().item()
+        sample = texts[:: max(1, len(texts) // _SAMPLE)]
+        length = Geometry.of(retriever.encode_documents(sample, batch_size=args.batch_size)).mean.norm().item()
     print(f"The base in {args.output} has vectors of {retriever.model.embedding_dim} numbers")
     print(f"Their mean has a length of {length:.2f}, where 0 is centered and 1 is a single direction")
 
@@ -52,7 +59,5 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("documents, of which the first are read")
     group.add_argument("--corpus", required=True, metavar="FILE", help="documents, as in `hf-optical index`")
     group.add_argument("--documents", type=int, default=1000, metavar="N", help="how many (default: 1000)")
-    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
-    group.add_argument("--id_column", metavar="NAME", help="column of the ids (default: _id or id)")
+    parser.add_columns(group)
     return parser

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .parser import Parser
+from .parser import Parser, columns
 
 
 DESCRIPTION = """\
@@ -20,7 +20,6 @@ It needs extras: pip install "hf_optical[lance,ray]"
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     options = {name: getattr(args, name) for name in ("shards", "add", "restart", "dtype", "batch_size")}
     with parser.input_errors():
         from ..index.encoding_run import ShardsFailed, encode_corpus
@@ -28,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
 
         options["workers"] = Workers(args.ray, args.processes)
         try:
-            count = encode_corpus(args.corpus, args.output, args.model, show_progress=True, **options, **columns)
+            count = encode_corpus(args.corpus, args.output, args.model, show_progress=True, **options, **columns(args))
         except ShardsFailed as error:
             sys.exit(f"error: {error}")
     print(f"{count:,} documents were encoded into {args.output}")
@@ -44,11 +43,7 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="CSV, TSV, JSON lines or Parquet files, compressed or not, or quoted patterns",
     )
-    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
-    group.add_argument(
-        "--id_column", metavar="NAME", help="column of the ids (default: _id or id; otherwise documents are numbered)"
-    )
+    parser.add_columns(group)
     group = parser.add_argument_group("dataset")
     group.add_argument("--output", required=True, metavar="URI", help="folder or s3://BUCKET/NAME of the dataset")
     group.add_argument("--add", action="store_true", help="add the documents to the dataset that is there")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .parser import Parser
+from .parser import Parser, columns
 
 
 DESCRIPTION = """\
@@ -25,8 +25,7 @@ def main(argv: Sequence[str]) -> None:
     for option in ("engine", "dtype"):
         if getattr(args, option) and not new:
             parser.error(f"--{option} is for a new index; leave it out")
-    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
-    options = {"batch_size": args.batch_size, "show_progress": True, **columns}
+    options = {"batch_size": args.batch_size, "show_progress": True, **columns(args)}
     with parser.input_errors():
         from ..index import RetrievalIndex, create_index, open_index
         from ..retrieval import open_retriever
@@ -58,11 +57,7 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="CSV, TSV, JSON lines or Parquet file, compressed or not, folder in BEIR layout, or Hub dataset",
     )
-    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
-    group.add_argument(
-        "--id_column", metavar="NAME", help="column of the ids (default: _id or id; otherwise documents are numbered)"
-    )
+    parser.add_columns(group)
     group = parser.add_argument_group("index")
     group.add_argument(
         "--output", required=True, metavar="URI", help="folder of the index, s3://... or qdrant://HOST:PORT/COLLECTION"

@@ -15,6 +15,11 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, width=110)
 
 
+def columns(args: argparse.Namespace) -> dict[str, str | None]:
+    """The columns of documents that [`Parser.add_columns`] named, as arguments of [`read_documents`]."""
+    return {name: getattr(args, name) for name in ("id_column", "text_column", "title_column")}
+
+
 class Parser(argparse.ArgumentParser):
     """An `argparse` parser of a subcommand, whose errors are one line."""
 
@@ -26,6 +31,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"error: {message}; see `{self.prog} --help`\n")
+
+    def add_columns(self, group: argparse._ArgumentGroup) -> None:
+        """Add the options that name the columns of documents."""
+        group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
+        group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
+        group.add_argument(
+            "--id_column",
+            metavar="NAME",
+            help="column of the ids (default: _id or id; otherwise documents are numbered)",
+        )
 
     @contextmanager
     def input_errors(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .parser import Parser
+from .parser import Parser, columns
 
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _WIDTH = 110
 def main(argv: Sequence[str]) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
-    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
         from ..index import open_index, search_documents
         from ..retrieval import open_retriever
@@ -51,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
             if args.where:
                 parser.error("--where needs --index")
             found = search_documents(
-                retriever, args.corpus, args.question, args.top_k, language, args.weights, **columns
+                retriever, args.corpus, args.question, args.top_k, language, args.weights, **columns(args)
             )
     for question, hits in zip(args.question, found, strict=True):
         print(as_json(question, language, hits) if args.json else as_text(question, hits))
@@ -81,9 +80,7 @@ def make_parser() -> Parser:
         "--index", metavar="URI", help="index made by `hf-optical index`: a folder, s3://... or qdrant://..."
     )
     source.add_argument("--corpus", metavar="FILE", help="documents to encode now, as in `hf-optical index`")
-    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
-    group.add_argument("--id_column", metavar="NAME", help="column of the ids (default: _id or id)")
+    parser.add_columns(group)
     group.add_argument(
         "--where", metavar="CONDITION", help='condition on the other columns in SQL, such as "year >= 1990"'
     )

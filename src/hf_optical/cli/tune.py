@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .parser import Parser
+from .parser import Parser, columns
 
 
 DESCRIPTION = """\
@@ -23,7 +23,6 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     if not (args.output or os.path.isdir(args.pack)):
         parser.error("a pack from the Hub needs --output")
-    columns = {"id_column": args.id_column, "text_column": args.text_column, "title_column": args.title_column}
     with parser.input_errors():
         from ..bitext import learn_dictionary, load_bitext, read_entries
         from ..bitext.entries import switching_dictionary
@@ -34,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
 
         pack = LanguagePack.from_pretrained(args.pack)
         retriever = open_retriever([args.pack], args.base)
-        texts = [document.full_text for document in read_documents(args.corpus, **columns)]
+        texts = [document.full_text for document in read_documents(args.corpus, **columns(args))]
         english = pack.details.get("teacher_language") or "en"
         tokenizer, dictionary = retriever.processor.tokenizer, None
         pairs = load_bitext(args.train_file, pack.language, english) if args.train_file else None
@@ -59,7 +58,5 @@ def make_parser() -> Parser:
     parser.add_argument("--train_file", metavar="FILE", help="sentence pairs, as in `hf-optical train`")
     group = parser.add_argument_group("documents, of which a thousand are sampled")
     group.add_argument("--corpus", required=True, metavar="FILE", help="documents, as in `hf-optical index`")
-    group.add_argument("--text_column", default="text", metavar="NAME", help="column of the texts (default: text)")
-    group.add_argument("--title_column", default="title", metavar="NAME", help="column of titles (default: title)")
-    group.add_argument("--id_column", metavar="NAME", help="column of the ids (default: _id or id)")
+    parser.add_columns(group)
     return parser

@@ -67,11 +67,11 @@ def write_card(
             Where the weights come from, as in [`LanguagePack`]. All entries are optional, and a `str` unless noted:
             `teacher`, `teacher_revision`, `teacher_fingerprint`, `teacher_language`, `projection` (how one was
             fitted), `init_pack` (the pack of a related language that it started from), `bitext`, `bitext_license`,
-            `pairs` (`int`), `entries` of dictionaries (`int`), `dictionary_license`, `sentences` (`int`) of `english`
-            texts with words switched, `english_license`, `text_words` (`int`) of plain text in the language,
-            `monolingual` (its source), `monolingual_license`, `scripts` (`list[str]`), `settings` (`dict`), `seconds`
-            (`float`), `hardware`, `base_dtype` (if not float32), `license` (a licence identifier of the Hub), `note`
-            (plain text), and `results`: language ->
+            `pairs` (`int`), `entries` of dictionaries (`int`), `from_dictionary` (`bool`: without pairs),
+            `dictionary_license`, `sentences` (`int`) of `english` texts with words switched, `english_license`,
+            `text_words` (`int`) of plain text in the language, `monolingual` (its source), `monolingual_license`,
+            `scripts` (`list[str]`), `settings` (`dict`), `seconds` (`float`), `hardware`, `base_dtype` (if not
+            float32), `license` (a licence identifier of the Hub), `note` (plain text), and `results`: language ->
             `{"dataset": str, "queries": int, "level": float, "measures": {"map": {"trained": float, "interval":
             [float, float], "zero_shot": float, "ceiling": float}, ...}, "gap_closed": float}`. Results must have
             `dataset`, `queries` and `measures`, and each measure `trained`. An unknown method in `settings` is not
@@ -153,8 +153,8 @@ def _training(details: dict[str, Any]) -> dict[str, Any]:
     """Training data, settings, method and citations."""
     settings, bitext, seconds = details.get("settings") or {}, details.get("bitext"), details.get("seconds")
     names = (
-        *("bitext_license", "pairs", "entries", "dictionary_license", "sentences", "english", "english_license"),
-        *("text_words", "monolingual", "monolingual_license"),
+        *("bitext_license", "pairs", "entries", "from_dictionary", "dictionary_license"),
+        *("sentences", "english", "english_license", "text_words", "monolingual", "monolingual_license"),
         *("scripts", "hardware", "projection", "init_pack", "license", "note"),
     )
     method = card_text(settings, prose(_teacher_language(details)), span(settings.get("loss")))

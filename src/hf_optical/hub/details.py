@@ -17,7 +17,7 @@ _NAMES = ("teacher", "teacher_revision", "teacher_fingerprint", "teacher_languag
 _SOURCES = ("dictionary_license", "english", "english_license", "monolingual", "monolingual_license")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys((*_NAMES, *_SOURCES, "hardware", "base_dtype", "projection", "init_pack", "license", "note"), str),
-    **{"languages": [str], "scripts": [str], "seconds": Real},
+    **{"languages": [str], "scripts": [str], "seconds": Real, "from_dictionary": bool},
     **dict.fromkeys(("pairs", "entries", "sentences", "text_words"), Integral),
     **{"settings": {"method": str}, "results": dict},
 }

@@ -17,6 +17,7 @@ from ..retrieval.weights import Weights
 # Usual names of the column of ids, the first of which is BEIR's.
 _ID_COLUMNS = ("_id", "id")
 _CORPUS = "corpus.jsonl"
+NAME_COLUMNS = "name the columns with `text_column` and `id_column`"
 
 
 class IndexedDocument(NamedTuple):
@@ -78,7 +79,7 @@ def read_documents(
             row,
             [text_column, *([id_column] if id_column else [])],
             f"{place} has no column",
-            "; name the columns with `text_column` and `id_column`",
+            f"; {NAME_COLUMNS}",
         )
         key = id_column or next((column for column in _ID_COLUMNS if row.get(column) is not None), None)
         yield IndexedDocument(

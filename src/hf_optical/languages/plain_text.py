@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import regex
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -17,13 +16,13 @@ from ..checks import import_optional
 from ..model import OpticalModel, OpticalProcessor
 from ..model.added_words import composing_normalizer
 from ..model.nearest_words import NearestWords, are_one_token
+from ..model.texts import split_sentences
 from ..model.words import find_words
 from .vocabulary import Vocabulary, word_embedding
 
 
 logger = logging.getLogger(__name__)
 
-_SENTENCE_END = regex.compile(r"(?<=[.!?])\s+")
 # Words with rows, below which the two spaces cannot be mapped; every fifth of them is held out.
 _FEWEST_ANCHORS, _EVERY, _FEWEST_HELD_OUT = 500, 5, 10
 _LONGEST = 32
@@ -205,7 +204,7 @@ def _read(texts: Iterable[str], processor: OpticalProcessor) -> tuple[list[list[
     names: Counter[str] = Counter()
     sentences = []
     for text in texts:
-        for sentence in _SENTENCE_END.split(text):
+        for sentence in split_sentences(text):
             words = []
             for word in find_words(sentence):
                 if word.has_letter and word.spaced and len(word.text) <= _LONGEST:

@@ -28,9 +28,6 @@ MARGINALS = ("uniform", "idf")
 PRECISION = {"max_iterations", "tolerance"}
 # Epsilon as a part of the spread of costs: 0.01 for all-MiniLM-L6-v2.
 RELATIVE_EPSILON = 0.053
-# Length of the mean of unit vectors from which on they lie in a narrow cone: .15 for all-MiniLM-L6-v2, .79 for
-# multilingual-e5-small.
-_CONE = 0.5
 PAIR = "the frozen teacher reads the {teacher_language} sentence, the student its translation; the loss is "
 
 
@@ -191,12 +188,6 @@ class OptimalTransport(Alignment):
             geometry, loss = self._fitted[language]
             centered = "centered" if self.settings.center_costs else "not centered"
             logger.info("%s: costs (%s) have a spread of %.3f; %s.", language, centered, geometry.spread, loss.solver)
-            if (length := geometry.mean.norm().item()) > _CONE:
-                logger.warning(
-                    "The token vectors of the teacher are much alike: their mean has a length of %.2f. `hf-optical "
-                    "base --center` makes a base of it that often finds more, whose index is another one.",
-                    length,
-                )
 
     def used_settings(self) -> dict[str, Any]:
         if self.custom_loss:

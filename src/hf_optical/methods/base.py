@@ -156,9 +156,6 @@ class Method:
     def __init__(self, settings: Any):
         self.settings = settings
 
-    def check(self, languages: list[str], texts: dict[str, Dataset], teacher_language: str) -> None:
-        """Check what the method was given, before anything takes time; `texts` may lack languages."""
-
     def start(self, student: OpticalModel) -> None:
         """Look at the student before packs are added to it."""
 

@@ -123,9 +123,6 @@ class CodeSwitch(Method):
         losses = self.loss(queries.embeddings, documents.embeddings, queries.mask, documents.mask, target)
         return {"ranking": self.settings.ranking_weight * losses}
 
-    def used_settings(self) -> dict[str, Any]:
-        return {name: value for name, value in super().used_settings().items() if value is not None}
-
     @classmethod
     def describe(cls, settings: dict[str, Any], **names: str) -> str:
         target = "as the frozen teacher ranks them"

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..checks import check_number
 from ..errors import DataError
-from .modeling_optical import OpticalModel
+from .modeling_optical import OpticalModel, evaluating
 from .processing_optical import OpticalProcessor
 from .texts import as_texts
 
@@ -139,26 +139,20 @@ def _paired(
     # Nearest words would shift the characters.
     readers = [each.nearest_words for each in (processor, teacher_processor) if each.nearest_words is not None]
     texts = [text for text in texts if text.strip() and all(read(text) == text for read in readers)]
-    modes = [(model, model.training) for model in (student, teacher)]
-    for model, _ in modes:
-        model.eval()
-    try:
-        with tqdm(total=len(texts), desc="Fitting a projection", unit="text", disable=not show_progress) as progress:
-            for start in range(0, len(texts), _BATCH):
-                batch = texts[start : start + _BATCH]
-                own = _read(student, processor, batch, role, hidden)
-                others = _read(teacher, teacher_processor, batch, role)
-                spans = (token_spans(each, batch, role) for each in (processor, teacher_processor))
-                for text, (left, right) in enumerate(zip(*spans, strict=True)):
-                    shares = _overlap(left, right)
-                    paired = shares.sum(1) > 0
-                    shares = shares[paired] / shares[paired].sum(1, keepdim=True)
-                    if paired.any():
-                        yield own[text, : len(left)][paired], shares @ others[text, : len(right)]
-                progress.update(len(batch))
-    finally:
-        for model, mode in modes:
-            model.train(mode)
+    progress = tqdm(total=len(texts), desc="Fitting a projection", unit="text", disable=not show_progress)
+    with progress, evaluating(student, teacher):
+        for start in range(0, len(texts), _BATCH):
+            batch = texts[start : start + _BATCH]
+            own = _read(student, processor, batch, role, hidden)
+            others = _read(teacher, teacher_processor, batch, role)
+            spans = (token_spans(each, batch, role) for each in (processor, teacher_processor))
+            for text, (left, right) in enumerate(zip(*spans, strict=True)):
+                shares = _overlap(left, right)
+                paired = shares.sum(1) > 0
+                shares = shares[paired] / shares[paired].sum(1, keepdim=True)
+                if paired.any():
+                    yield own[text, : len(left)][paired], shares @ others[text, : len(right)]
+            progress.update(len(batch))
 
 
 def _read(

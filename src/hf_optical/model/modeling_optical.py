@@ -334,3 +334,16 @@ def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Copy the weights of a part of the model for a file, under their names without the prefix."""
     own = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     return {name: weight.detach().cpu().contiguous().clone() for name, weight in own.items()}
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Turn dropout off in models while the context is open."""
+    training = [model for model in models if model.training]
+    for model in training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model in training:
+            model.train()

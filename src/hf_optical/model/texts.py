@@ -14,6 +14,8 @@ from ..errors import DataError
 # Control and formatting characters, such as zero-width ones, and all kinds of spaces.
 _INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# A sentence ends after these signs; after the Latin ones only if a space follows.
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 _REPAIR = 'text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
 # Nested dictionaries and lists: deeper than any description of a model.
 _MAX_DEPTH = 50
@@ -60,6 +62,11 @@ def _unwritable(value: Any, place: str, depth: int) -> Iterator[str]:
             return
         for name, child in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unwritable(child, f"{place}.{name}".lstrip("."), depth + 1)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text into sentences, by their last signs and by lines."""
+    return [part for part in map(str.strip, _SENTENCE_END.split(text)) if part]
 
 
 def is_blank(text: str) -> bool:

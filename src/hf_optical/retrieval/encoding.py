@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_number
 from ..model import OpticalModel, OpticalProcessor
+from ..model.modeling_optical import evaluating
 from ..model.texts import as_texts
 from .reader import LanguageReader
 from .vectors import TokenVectors
@@ -55,12 +56,8 @@ def encode_texts(
     texts = as_texts(texts)
     check_choice("role", role, ("query", "document"))
     check_number("batch_size", batch_size, at_least=1)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return encode_checked(model, processor, texts, role, batch_size, show_progress, dtype)
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ from tqdm.auto import tqdm
 
 from ..checks import check_number
 from ..languages.adapters import lock_of, use_language
+from ..languages.pack import LanguagePack
 from ..model import OpticalModel
+from ..model.modeling_optical import evaluating
 from ..model.texts import as_texts
 from .retriever import OpticalRetriever
 
@@ -70,6 +72,7 @@ def center_vectors(
     ```
     """
     texts = as_texts(texts)
+    check_number("batch_size", batch_size, at_least=1)
     _check_teacher(retriever)
     mean = _mean_state(retriever, texts, batch_size, show_progress)
     weight, _ = _projection_of(retriever.model)
@@ -138,14 +141,15 @@ def _mean_state(retriever: OpticalRetriever, texts: list[str], batch_size: int, 
     """Mean of the hidden states of all tokens that take part in matching, as the base reads documents."""
     model, processor = retriever.model, retriever.processor
     total, count = torch.zeros(model.config.encoder_config.hidden_size, dtype=torch.float64), 0
+    texts = sorted(texts, key=len)  # batches of similar lengths have little padding
     starts = range(0, len(texts), batch_size)
     for start in tqdm(starts, desc="Finding the mean vector", unit="batch", disable=not show_progress):
         inputs = processor.encode_checked(texts[start : start + batch_size], "document")
         mask = inputs.pop("token_mask")
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-        with use_language(model, None):
+        with use_language(model, None), evaluating(model):
             states = model.encoder(**inputs).last_hidden_state
-        found = states[mask.bool()].double().cpu()
+        found = states[mask.bool()].cpu().double()
         total, count = total + found.sum(0), count + len(found)
     check_number("the number of tokens in texts", count, at_least=1, cure="pass documents with text")
     return total / count
@@ -156,7 +160,7 @@ def _projection_of(model: OpticalModel) -> tuple[Tensor, Tensor | None]:
     if model.projection is None:
         return torch.eye(model.embedding_dim, dtype=torch.float64), None
     layer = model.projection
-    return layer.weight.detach().double().cpu(), None if layer.bias is None else layer.bias.detach().double().cpu()
+    return layer.weight.detach().cpu().double(), None if layer.bias is None else layer.bias.detach().cpu().double()
 
 
 def _with_base(retriever: OpticalRetriever, weight: Tensor, bias: Tensor | None) -> OpticalRetriever:
@@ -170,12 +174,21 @@ def _with_base(retriever: OpticalRetriever, weight: Tensor, bias: Tensor | None)
         copied._packs = dict(retriever._packs)
     _project(copied.model, weight, bias)
     fingerprint = copied.model.fingerprint()
-    # The teacher of the packs was the base, which this one replaces.
-    copied._packs = {
-        code: replace(pack, base_fingerprint=fingerprint, details={**pack.details, "teacher_fingerprint": fingerprint})
-        for code, pack in copied._packs.items()
-    }
+    copied._packs = {code: _moved(pack, fingerprint) for code, pack in copied._packs.items()}
     return copied
+
+
+def _moved(pack: LanguagePack, fingerprint: str) -> LanguagePack:
+    """A pack on another base, which has no name yet. It is the teacher too, and nothing was measured with it."""
+    gone = ("teacher", "teacher_revision", "results")
+    details = {name: value for name, value in pack.details.items() if name not in gone}
+    return replace(
+        pack,
+        base_model="",
+        base_revision=None,
+        base_fingerprint=fingerprint,
+        details={**details, "teacher_fingerprint": fingerprint},
+    )
 
 
 def _project(model: OpticalModel, weight: Tensor, bias: Tensor | None) -> None:

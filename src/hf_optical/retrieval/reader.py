@@ -8,6 +8,7 @@ from torch import Tensor
 from ..languages.adapters import check_added, lock_of, strength_of, use_language, use_strength
 from ..languages.strength import Strength
 from ..model import OpticalModel, OpticalOutput, OpticalProcessor
+from ..model.modeling_optical import evaluating
 
 
 BASE = "base"
@@ -54,15 +55,8 @@ class LanguageReader:
             # Token ids of another pack stand for other words.
             if self._processor_of(self.language) is not self.processor:
                 raise KeyError(f"the pack for {self.language!r} was closed during encoding; encode the texts again")
-            was_training = self.model.training
-            if was_training:
-                self.model.eval()
-            try:
-                with use_strength(self.model, pack, self.strength):
-                    return self.model(**inputs)
-            finally:
-                if was_training:
-                    self.model.train()
+            with evaluating(self.model), use_strength(self.model, pack, self.strength):
+                return self.model(**inputs)
 
 
 def pack_of(language: str) -> str | None:

@@ -171,7 +171,11 @@ class OpticalRetriever(PushToHub):
             ValueError: If the base was changed after a pack was opened on it, as by `retriever.model.bfloat16()`.
             OSError: If the disk is full or the folder cannot be written.
         """
-        folder = Path(save_directory)
+        self._save(Path(save_directory))
+        if not self.model.name_or_path:  # as for one that was merged, or has another projection
+            self.model.name_or_path = os.path.abspath(save_directory)
+
+    def _save(self, folder: Path) -> None:
         if is_pack(folder):
             raise FileExistsError(f"{folder} holds a language pack, which would hide the base; choose another folder")
         with lock_of(self.model):
@@ -185,7 +189,7 @@ class OpticalRetriever(PushToHub):
 
     def _save_for_hub(self, folder: Path, repo_id: str) -> None:
         with lock_of(self.model):
-            self.save_pretrained(folder)
+            self._save(folder)
             packs = dict(self._packs)
         write_cards(folder, self.model, packs, self._merged, repo_id)
 

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import regex
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -17,7 +16,7 @@ from ..checks import check_length, check_not_empty, check_number
 from ..languages.adapters import adapter_name
 from ..languages.strength import Strength, check_strength
 from ..languages.vocabulary import LanguageEmbedding, word_embedding
-from ..model.texts import as_texts, is_blank
+from ..model.texts import as_texts, is_blank, split_sentences
 from ..model.words import find_words
 from .encoding import encode_checked
 from .maxsim import maxsim
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from .retriever import OpticalRetriever
 
 STRENGTHS: tuple[Strength, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-# A sentence ends after these signs and a space.
-_SENTENCE_END = regex.compile(r"(?<=[.!?。！？])\s+|\n+")
 # Words of a sentence that a query is made from, and of the query.
 _FEWEST, _MOST, _QUERY = 6, 30, 6
 # Mean log-probability by which a higher strength may be worse than the best and still be chosen.
@@ -159,7 +156,7 @@ def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterab
 
 def _draw_sentence(text: str, draws: random.Random) -> str:
     """Draw a sentence of usual length; if there is none, take the first words of the text."""
-    sentences = [each for each in _SENTENCE_END.split(text) if _FEWEST <= len(each.split()) <= _MOST]
+    sentences = [each for each in split_sentences(text) if _FEWEST <= len(each.split()) <= _MOST]
     return draws.choice(sentences) if sentences else " ".join(text.split()[:_MOST])
 
 

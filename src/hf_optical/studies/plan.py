@@ -18,7 +18,7 @@ from ..evaluation import RetrievalDataset
 from ..evaluation.benchmarks import sample_pool
 from ..storage.fetching import local_folder
 from ..training import OTDistillationConfig
-from ..training.config import default_epochs
+from ..training.config import ENOUGH_SENTENCES, MOST_EPOCHS, default_epochs
 from .settings import (
     SAMPLE_SEED,
     SHELF_KINDS,
@@ -297,6 +297,8 @@ def essential(settings: dict[str, Any], languages: tuple[str, ...]) -> dict[str,
     classes = [cls for cls in OTDistillationConfig.__mro__ if cls not in TrainingArguments.__mro__]
     names = {name for cls in classes for name in inspect.get_annotations(cls)} & TRAINING_KEYS
     own = {name: getattr(args, name) for name in sorted(names)}
+    if args.num_train_epochs is None:
+        own["num_train_epochs"] = {"sentences": ENOUGH_SENTENCES, "at_most": MOST_EPOCHS}
     defaults = {f.name: f.default for f in fields(OTDistillationConfig) if f.default is not MISSING}
     changed = {name: value for name, value in settings.items() if name in defaults and defaults[name] != value}
     return {name: value for name, value in {**own, **changed}.items() if name not in _NEUTRAL | _FILES}

@@ -19,8 +19,9 @@ from .distributed import check_strategy
 
 # Sampling strategies that keep a batch in one language.
 _STRATEGIES = ("random", "group_by_length")
-# Longer training on this many sentences (63 steps) makes packs worse on questions about other topics.
-_ENOUGH = 2000
+# Training on more sentences than these (63 steps) makes packs worse on questions about other topics. Studies keep both
+# numbers in their keys.
+ENOUGH_SENTENCES, MOST_EPOCHS = 2000, 3
 # Settings of Trainer with a fixed value, and the reason.
 _FIXED = {
     "remove_unused_columns": (False, "the collator needs the sentences"),
@@ -35,7 +36,7 @@ _FIXED = {
 
 def default_epochs(sentences: int) -> float:
     """Passes over the sentences of a pack, by their number."""
-    return float(min(max(round(_ENOUGH / max(sentences, 1)), 1), 3))
+    return float(min(max(round(ENOUGH_SENTENCES / max(sentences, 1)), 1), MOST_EPOCHS))
 
 
 @dataclass(repr=False)  # TrainingArguments' own hides the Hub token

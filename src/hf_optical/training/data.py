@@ -16,7 +16,7 @@ from ..bitext import filter_bitext, load_bitext, load_triples, read_plain_text
 from ..bitext.sources import READERS
 from ..errors import DataError
 from ..evaluation import RetrievalDataset, load_beir
-from ..index.documents import read_documents
+from ..index.documents import NAME_COLUMNS, read_documents
 from ..options import option
 from ..retrieval.opening import DEFAULT_BASE
 from ..storage.data_files import file_ending, read_lines
@@ -201,7 +201,10 @@ def read_english(file: str | os.PathLike) -> list[str]:
     path = Path(file)
     if path.is_file() and file_ending(path) not in (*READERS, ".zip"):
         return [text for _, text in read_lines(path)]
-    return [document.full_text for document in read_documents(file)]
+    try:
+        return [document.full_text for document in read_documents(file)]
+    except DataError as error:
+        raise DataError(str(error).replace(NAME_COLUMNS, "call the column of the texts `text`")) from error
 
 
 def load_retrieval(data: DataArguments, args: OTDistillationConfig) -> dict[str, RetrievalDataset]:

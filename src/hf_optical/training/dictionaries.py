@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,10 +13,10 @@ from datasets import Dataset, Features, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..bitext.dictionaries import Dictionary, learn_dictionary
-from ..bitext.entries import Entries, read_entries, switch_texts, switching_dictionary, without_switched
+from ..bitext.entries import Entries, mark_switched, read_entries, switch_texts, switching_dictionary, without_switched
 from ..errors import DataError
 from ..model import OpticalProcessor
-from ..model.texts import as_texts
+from ..model.texts import as_texts, split_sentences
 from .config import OTDistillationConfig
 from .data import hold_out
 from .distributed import from_main_process
@@ -29,7 +28,6 @@ logger = logging.getLogger(__name__)
 _LENGTHS = range(30, 400)
 # Of more texts than these for each sentence, a part is looked at.
 _TEXTS_A_SENTENCE = 10
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？।])\s*|\n+")
 
 
 def read_dictionaries(
@@ -54,7 +52,7 @@ def english_sentences(texts: Sequence[str] | None, most: int) -> list[str]:
     texts = as_texts(texts, "english_texts")
     # Cutting all documents of a large index would take minutes.
     texts = texts[:: max(1, len(texts) // (_TEXTS_A_SENTENCE * most))]
-    parts = (part.strip() for text in texts for part in _SENTENCE_END.split(text))
+    parts = (part for text in texts for part in split_sentences(text))
     found = [*dict.fromkeys(part for part in parts if len(part) in _LENGTHS)]
     if not found:
         logger.warning(
@@ -80,9 +78,7 @@ def add_switched(
     """
     joined = {}
     for language, own in pairs.items():
-        if "switched" not in own.column_names:
-            own = own.add_column("switched", [False] * len(own))
-        joined[language] = own
+        joined[language] = own = mark_switched(own)
         # One process decides how many sentences there are, for all.
         known = entries.get(language, [])
         rows = from_main_process(partial(_switch, args, language, own, known, sentences, tokenizer))
@@ -103,14 +99,24 @@ def _switch(
     codes = language, args.teacher_language
     first = pc.max(pairs.data["index"]).as_py() + 1
     try:
-        dictionary = learn_dictionary(without_switched(pairs), tokenizer, *codes)
-        if others := [(word, english) for word, english in entries if english not in dictionary]:
-            dictionary = Dictionary({**switching_dictionary(others), **dictionary}, dictionary.normalize)
+        dictionary = _join(partial(learn_dictionary, without_switched(pairs), tokenizer, *codes), entries)
         made = switch_texts(sentences, dictionary, *codes, probability=args.switch_probability, seed=args.seed)
     except DataError as error:
         logger.warning("No English sentence joins the pairs of %s: %s.", language, error)
         return []
     return [{**row, "index": first + row["index"]} for row in made.to_list()]
+
+
+def _join(learn: Callable[[], Dictionary], entries: Entries) -> Dictionary:
+    """The translations learned from sentence pairs, and for other words those of the entries."""
+    try:
+        learned = learn()
+    except DataError:
+        if not entries:
+            raise
+        return switching_dictionary(entries)  # too few pairs to learn a word from
+    others = [(word, english) for word, english in entries if english not in learned]
+    return Dictionary({**(switching_dictionary(others) if others else {}), **learned}, learned.normalize)
 
 
 def _features(pairs: Dataset, rows: list[dict[str, Any]]) -> Features:
@@ -127,11 +133,6 @@ def make_pairs(
     Without sentences, the pairs are the entries themselves, which are not trained on: a word alone says nothing about
     its context, and training on words made retrieval worse.
     """
-    if not sentences:
-        logger.warning(
-            "There is no text to train on, so the new words are not trained; pass --english_file, or --eval_dir with "
-            "the documents of an index."
-        )
     train, held_out = {}, {}
     for language, own in entries.items():
         codes = language, args.teacher_language

@@ -62,6 +62,7 @@ class RunRecord:
     ):
         self.args, self.methods, self.teacher = args, methods, teacher
         self.triples, self.lora_rank, self.projection, self.init_pack = triples, lora_rank, projection, init_pack
+        self.from_dictionary = from_dictionary
         self._teacher_fingerprint = teacher.fingerprint()
         self.references: dict[str, dict[str, dict[str, float]]] = {}
         self.details: dict[str, dict[str, Any]] = {}
@@ -113,6 +114,7 @@ class RunRecord:
             "teacher_revision": self.teacher.revision,
             "projection": self.projection,
             "init_pack": self.init_pack,
+            "from_dictionary": self.from_dictionary or None,
             "seconds": self.seconds,
             "hardware": hardware(args) if self.seconds else None,
             "results": {name: result for name, result in self.results(step).items() if name in languages},

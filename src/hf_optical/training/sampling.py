@@ -12,9 +12,17 @@ from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from ..bitext.entries import mark_switched
+
 
 def join_languages(pairs: dict[str, Dataset]) -> Dataset:
-    """Concatenate the sentence pairs of all languages, in the columns that all have and a column `language`."""
+    """
+    Concatenate the sentence pairs of all languages, in the columns that all have and a column `language`.
+
+    Where some have a column `switched`, the others hold no switched sentence.
+    """
+    if any("switched" in own.column_names for own in pairs.values()):
+        pairs = {language: mark_switched(own) for language, own in pairs.items()}
     first, *others = pairs.values()
     columns = [name for name in first.column_names if all(name in other.column_names for other in others)]
     joined = {name: [value for dataset in pairs.values() for value in dataset[name]] for name in columns}

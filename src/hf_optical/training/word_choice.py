@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
@@ -80,9 +79,7 @@ def choose_words(
         return read_sentences(model, processor, texts, batch_size=batch_size, show_progress=show_progress)
 
     translations = read(teacher, teacher_processor, english)
-    in_pieces = copy.copy(processor)
-    in_pieces.nearest_words = None
-    ranks = [_reciprocal_rank(read(model, in_pieces, sentences), translations)]
+    ranks = [_reciprocal_rank(read(model, processor.as_written(), sentences), translations)]
     embedding = language_embedding(model)
     embedding.add(_CANDIDATES, vocabulary)
     embedding.activate(_CANDIDATES)
