@@ -10,7 +10,7 @@ from torch import nn
 
 from ..model import OpticalModel
 from .adapters import activate, adapter_name, languages
-from .vocabulary import LanguageEmbedding, word_embedding
+from .vocabulary import LanguageEmbedding, vocabulary_of, word_embedding
 
 
 def merge_language(model: OpticalModel, language: str) -> OpticalModel:
@@ -36,7 +36,7 @@ def merge_language(model: OpticalModel, language: str) -> OpticalModel:
         if not layer.merged:
             layer.merge()
     embedding = word_embedding(merged)
-    added = embedding.vocabulary(adapter_name(language)) if isinstance(embedding, LanguageEmbedding) else None
+    added = vocabulary_of(merged, adapter_name(language))
     unwrap(merged)
     if added is not None:
         weight = torch.cat([embedding.weight.detach()[: added.first_id], added.rows.to(embedding.weight.device)])

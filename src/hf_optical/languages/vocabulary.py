@@ -99,6 +99,12 @@ def word_embedding(model: OpticalModel) -> nn.Embedding:
     return getattr(module, "base_layer", module)
 
 
+def vocabulary_of(model: OpticalModel, name: str) -> Vocabulary | None:
+    """The new words of an adapter in a model, if it has any."""
+    embedding = word_embedding(model)
+    return embedding.vocabulary(name) if isinstance(embedding, LanguageEmbedding) else None
+
+
 def language_embedding(model: OpticalModel) -> LanguageEmbedding:
     """Return the word embeddings with room for languages, which replace the base's at the first call."""
     embedding = word_embedding(model)

@@ -15,7 +15,7 @@ from ..bitext import Dictionary
 from ..checks import check_length, check_not_empty, check_number
 from ..languages.adapters import adapter_name
 from ..languages.strength import Strength, check_strength
-from ..languages.vocabulary import LanguageEmbedding, word_embedding
+from ..languages.vocabulary import vocabulary_of, word_embedding
 from ..model.texts import as_texts, is_blank, split_sentences
 from ..model.words import find_words
 from .encoding import encode_checked
@@ -31,7 +31,7 @@ STRENGTHS: tuple[Strength, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Words of a sentence that a query is made from, and of the query.
 _FEWEST, _MOST, _QUERY = 6, 30, 6
 # Mean log-probability by which a higher strength may be worse than the best and still be chosen.
-_MARGIN = 0.03
+_MARGIN = 0.01
 # Cosine of the embeddings of a new word and of the word of the base that it stands for.
 _MIN_SIMILARITY = 0.5
 
@@ -63,8 +63,9 @@ def strength_scores(
         corpus (iterable of `str`): Documents that will be searched, in the language of the base.
         strengths (sequence of `float` or `tuple[float, float]`): The strengths to score, as in [`set_strength`].
         dictionary ([`Dictionary`], *optional*):
-            From the language of the corpus to `language`. By default each word is translated to the new word of the
-            pack with the most similar embedding. Words without a translation stay as they are.
+            From the language of the corpus to `language`, for a pack without new words. Otherwise each word is
+            translated to the new word of the pack with the most similar embedding, which chooses better. Words without
+            a translation stay as they are.
         document_vectors ([`TokenVectors`], *optional*):
             Vectors of the corpus by the model of the index, in its order. By default the documents are encoded by the
             base, or the teacher of the packs if that is another model.
@@ -79,7 +80,7 @@ def strength_scores(
     Raises:
         KeyError: If no pack for `language` is open.
         ValueError: If a strength is not from 0 to 2, `corpus` has fewer than two documents with text, or the pack has
-            no new words and no `dictionary` is given.
+            no new words for those of the corpus and no `dictionary` is given.
     """
     texts = as_texts(corpus, "corpus")
     strengths = [check_strength(strength) for strength in strengths]
@@ -94,8 +95,12 @@ def strength_scores(
     draws = random.Random(seed)
     sample = draws.sample(filled, min(max_documents, len(filled)))
     sentences = [_draw_sentence(texts[position], draws) for position in sample[:max_queries]]
+    dictionary = dictionary_of_pack(retriever, language, sentences) or dictionary
     if dictionary is None:
-        dictionary = dictionary_of_pack(retriever, language, sentences)
+        raise ValueError(
+            f"the pack for {language!r} has no new words to make queries of the corpus from; pass dictionary, or to "
+            "`hf-optical tune` --dictionary or --train_file, or documents in the language of the base"
+        )
     translated = [dictionary.replace(sentence, lambda entries: entries[0][0]) for sentence in sentences]
     queries = [_draw_words(sentence, draws) for sentence in translated]
     if document_vectors is None:
@@ -118,20 +123,15 @@ def choose_strength(scores: Mapping[Strength, Tensor]) -> Strength:
     return [strength for strength, mean in means.items() if mean >= max(means.values()) - _MARGIN][-1]
 
 
-def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterable[str]) -> Dictionary:
+def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterable[str]) -> Dictionary | None:
     """
     Translate the words of texts in the language of the base by the new words of a pack with the nearest embeddings.
 
-    Raises:
-        ValueError: If the pack has no new words, or none of them is near a word of the texts.
+    `None` if the pack has no new words, or none of them is near a word of the texts.
     """
-    embedding, name = word_embedding(retriever.model), adapter_name(language)
-    new = embedding.vocabulary(name) if isinstance(embedding, LanguageEmbedding) else None
+    new = vocabulary_of(retriever.model, adapter_name(language))
     if new is None:
-        raise ValueError(
-            f"the pack for {language!r} has no new words to make queries from; pass dictionary, or to `hf-optical "
-            "tune` --dictionary or --train_file"
-        )
+        return None
     tokenizer = retriever.processor.tokenizer
     found: dict[str, int] = {}
     words = sorted({word.text for text in texts for word in find_words(text) if word.has_letter})
@@ -141,17 +141,14 @@ def dictionary_of_pack(retriever: OpticalRetriever, language: str, texts: Iterab
         for word, ids in zip(words, pieces, strict=True):
             if len(ids) == 1 and ids != [tokenizer.unk_token_id]:
                 found.setdefault(word, ids[0])
-    rows = normalize(embedding.weight.detach()[list(found.values())].float(), dim=1).cpu()
+    rows = normalize(word_embedding(retriever.model).weight.detach()[list(found.values())].float(), dim=1).cpu()
     similarity, nearest = (rows @ normalize(new.rows.float(), dim=1).T).max(1)
     entries = {
         word: [(new.tokens[index], 1.0)]
         for word, cosine, index in zip(found, similarity.tolist(), nearest.tolist(), strict=True)
         if cosine >= _MIN_SIMILARITY
     }
-    if not entries:
-        cure = "pass the dictionary, or documents in the language of the base"
-        raise ValueError(f"corpus must have words that the pack for {language!r} translates, found none; {cure}")
-    return Dictionary(entries)
+    return Dictionary(entries) if entries else None
 
 
 def _draw_sentence(text: str, draws: random.Random) -> str:
