@@ -338,7 +338,7 @@ class OpticalRetriever(PushToHub):
         Choose the strength of a pack for a corpus, without queries or judgements, and set it.
 
         Translations word by word favour low strengths. So the last of `strengths` is chosen whose mean score is at
-        most 0.01 below the best.
+        most 0.02 below the best.
 
         Args:
             language (`str`): Language of an open pack.

@@ -31,7 +31,7 @@ STRENGTHS: tuple[Strength, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Words of a sentence that a query is made from, and of the query.
 _FEWEST, _MOST, _QUERY = 6, 30, 6
 # Mean log-probability by which a higher strength may be worse than the best and still be chosen.
-_MARGIN = 0.01
+_MARGIN = 0.02
 # Cosine of the embeddings of a new word and of the word of the base that it stands for.
 _MIN_SIMILARITY = 0.5
 
