@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import exit_on_error
 
@@ -15,7 +15,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, width=110)
 
 
-def columns(args: argparse.Namespace) -> dict[str, str | None]:
+def columns(args: argparse.Namespace) -> dict[str, Any]:
     """The columns of documents that [`Parser.add_columns`] named, as arguments of [`read_documents`]."""
     return {name: getattr(args, name) for name in ("id_column", "text_column", "title_column")}
 
