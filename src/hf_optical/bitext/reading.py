@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..losses import Geometry, OTAlignmentLoss
+from ..losses import OTAlignmentLoss
+from ..losses.geometry import mean_vector
 from ..model import OpticalModel, OpticalProcessor
 from ..model.special_tokens import special_ids, words_mask
 from .frequency import inverse_document_frequency
@@ -82,7 +83,7 @@ def other_rows(sentences: Sequence[ReadSentence]) -> list[int]:
 
 def fitted_loss(teacher: Sequence[ReadSentence]) -> OTAlignmentLoss:
     """The transport loss of each pair, centered by the teacher's vectors."""
-    center = Geometry.of([sentence.vectors for sentence in teacher[:_SAMPLE]]).mean
+    center = mean_vector([sentence.vectors for sentence in teacher[:_SAMPLE]])
     return OTAlignmentLoss(center=center, reduction="none")
 
 

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     with parser.input_errors():
         from ..checks import check_number
         from ..index.documents import read_documents
-        from ..losses import Geometry
+        from ..losses.geometry import mean_vector
         from ..retrieval import center_vectors, open_retriever, reduce_dimension
 
         for name in ("documents", "batch_size"):
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
             retriever = reduce_dimension(retriever, texts, args.dimension, **options)
         retriever.save_pretrained(args.output)
         sample = texts[:: max(1, len(texts) // _SAMPLE)]
-        length = Geometry.of(retriever.encode_documents(sample, batch_size=args.batch_size)).mean.norm().item()
+        length = mean_vector(retriever.encode_documents(sample, batch_size=args.batch_size)).norm().item()
     print(f"The base in {args.output} has vectors of {retriever.model.embedding_dim} numbers")
     print(f"Their mean has a length of {length:.2f}, where 0 is centered and 1 is a single direction")
 

@@ -43,8 +43,7 @@ class Geometry:
         Raises:
             ValueError: there are no sentences.
         """
-        check_number("number of sentences", len(sentences), at_least=1)
-        units = [unit_vectors(each.float().unsqueeze(0))[0] for each in sentences]
+        units = _unit_vectors(sentences)
         mean = torch.cat(units).mean(0) * center
         squares, count = 0.0, 0
         for each in units:
@@ -58,3 +57,18 @@ class Geometry:
     def epsilon(self, relative: float) -> float:
         """Epsilon of a size relative to the spread, rounded to one digit; at least 1e-4."""
         return max(float(f"{relative * self.spread:.0e}"), 1e-4)
+
+
+def mean_vector(sentences: Sequence[Tensor]) -> Tensor:
+    """
+    The mean of the unit vectors of sentences, each of shape `(tokens, dim)`. Its length is 1 if all are the same.
+
+    Raises:
+        ValueError: there are no sentences.
+    """
+    return torch.cat(_unit_vectors(sentences)).mean(0)
+
+
+def _unit_vectors(sentences: Sequence[Tensor]) -> list[Tensor]:
+    check_number("number of sentences", len(sentences), at_least=1)
+    return [unit_vectors(each.float().unsqueeze(0))[0] for each in sentences]

@@ -21,7 +21,7 @@ from ..bitext.entries import Entries
 from ..bitext.loading import iter_sentences, sample_evenly
 from ..evaluation import RetrievalEvaluator, from_bitext
 from ..languages import LanguagePack
-from ..losses import Geometry
+from ..losses.geometry import mean_vector
 from ..methods import CodeSwitch, DistillationCollator, LanguageData, Method
 from ..model import OpticalModel, OpticalProcessor
 from ..model.texts import is_blank
@@ -328,7 +328,7 @@ def show_teacher(
             return encode_texts(teacher.to(args.device), processor, sample, "query").to_list()
 
         if sentences := from_main_process(read) if sample else []:
-            lengths.append(Geometry.of(sentences).mean.norm().item())
+            lengths.append(mean_vector(sentences).norm().item())
             for method in methods:
                 method.see_teacher(language, sentences)
     if lengths and max(lengths) > _CONE:
