@@ -7,7 +7,9 @@ import torch
 from datasets import Dataset
 
 from hf_optical import LanguagePack, OpticalRetriever, OTDistillationTrainer
+from hf_optical.errors import DataError
 from hf_optical.languages.vocabulary import word_embedding
+from hf_optical.training.data import read_english
 
 
 WORDS = {"zabibu": ["bus", "the"], "mkoko": ["water"], "uzi mwekundu": ["lake"]}
@@ -123,6 +125,12 @@ def test_texts_without_sentences_are_named_and_words_of_a_string_refused(make_tr
         make_trainer(**options, english_texts=TEXTS, switched_sentences=0)
     with pytest.raises(ValueError, match="english_texts has no sentence to switch words in"):
         make_trainer(**options, english_texts=["A bus."], new_words=0)
+
+
+def test_english_file_without_a_column_of_texts_names_a_cure_that_training_has(tmp_path):
+    (tmp_path / "archive.csv").write_text("body\nThe bus is late.\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no column 'text', only body; call the column of the texts `text`"):
+        read_english(tmp_path / "archive.csv")
 
 
 @pytest.mark.parametrize("method", ["ot", "hybrid"])

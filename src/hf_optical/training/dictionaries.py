@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -99,7 +99,7 @@ def _switch(
     codes = language, args.teacher_language
     first = pc.max(pairs.data["index"]).as_py() + 1
     try:
-        dictionary = _join(partial(learn_dictionary, without_switched(pairs), tokenizer, *codes), entries)
+        dictionary = _learn(pairs, entries, tokenizer, *codes)
         made = switch_texts(sentences, dictionary, *codes, probability=args.switch_probability, seed=args.seed)
     except DataError as error:
         logger.warning("No English sentence joins the pairs of %s: %s.", language, error)
@@ -107,10 +107,10 @@ def _switch(
     return [{**row, "index": first + row["index"]} for row in made.to_list()]
 
 
-def _join(learn: Callable[[], Dictionary], entries: Entries) -> Dictionary:
+def _learn(pairs: Dataset, entries: Entries, tokenizer: PreTrainedTokenizerBase, *codes: str) -> Dictionary:
     """The translations learned from sentence pairs, and for other words those of the entries."""
     try:
-        learned = learn()
+        learned = learn_dictionary(without_switched(pairs), tokenizer, *codes)
     except DataError:
         if not entries:
             raise
